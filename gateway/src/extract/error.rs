@@ -1,0 +1,51 @@
+use super::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
+
+/// Why a request body does not say which model is meant. All of these are the
+/// client's mistakes and answered with 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    #[error("the request body is empty; send a JSON object with a 'model' field")]
+    Empty,
+    #[error("the request body is UTF-16 or UTF-32; send UTF-8")]
+    WideEncoding,
+    #[error("the request body must be a JSON object")]
+    NotAnObject,
+    #[error("the request body is not valid JSON: {0}")]
+    Malformed(&'static str),
+    #[error("the request body ends before its JSON object does")]
+    Truncated,
+    #[error("the request body nests deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    #[error("you must provide a 'model' field")]
+    ModelMissing,
+    #[error("'model' must be a string")]
+    ModelNotAString,
+    #[error("'model' must not be empty")]
+    ModelEmpty,
+    #[error("'model' is longer than {MAX_MODEL_NAME_BYTES} bytes")]
+    ModelTooLong,
+    #[error("'model' contains characters that no model name has")]
+    ModelCharacters,
+    #[error("'model' is given twice with different values")]
+    ModelConflict,
+}
+
+impl BodyError {
+    /// The member of the body that is at fault, as OpenAI's `error.param`.
+    pub fn param(self) -> Option<&'static str> {
+        match self {
+            Self::ModelMissing
+            | Self::ModelNotAString
+            | Self::ModelEmpty
+            | Self::ModelTooLong
+            | Self::ModelCharacters
+            | Self::ModelConflict => Some("model"),
+            Self::Empty
+            | Self::WideEncoding
+            | Self::NotAnObject
+            | Self::Malformed(_)
+            | Self::Truncated
+            | Self::TooDeep => None,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Reads the `model` field out of a request body while the body streams in.
+//!
+//! The decision is made at the first certain moment; the scan goes on to the
+//! end of the root object, because the engines' parsers take the *last* of
+//! several `model` members: a gateway that stopped at the first would authorise
+//! one model and let another run.
+
+mod error;
+mod framing;
+mod model_name;
+mod scanner;
+mod string;
+
+pub use error::BodyError;
+pub use framing::check_scannable;
+pub use model_name::{MAX_MODEL_NAME_BYTES, ModelName};
+pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! JSON strings, byte by byte, resumable anywhere.
+
+use memchr::memchr2;
+
+use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
+
+/// What one byte of a string meant once its escapes are resolved.
+pub(super) enum Piece {
+    /// Inside an escape: more bytes are needed.
+    Pending,
+    /// A byte of the content (of UTF-8, or of an escape that is one ASCII character).
+    Byte(u8),
+    /// A `\uXXXX` escape: a UTF-16 code unit.
+    Unit(u16),
+    /// The closing quote.
+    End,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Escape {
+    #[default]
+    None,
+    Backslash,
+    Unicode {
+        digits: u8,
+        unit: u16,
+    },
+}
+
+/// Resolves the escapes of one string.
+#[derive(Debug, Default)]
+pub(super) struct Unescape(Escape);
+
+impl Unescape {
+    pub(super) fn push(&mut self, byte: u8) -> Result<Piece, BodyError> {
+        const BAD_ESCAPE: BodyError = BodyError::Malformed("unknown escape in a string");
+        match self.0 {
+            Escape::None => Ok(match byte {
+                b'"' => Piece::End,
+                b'\\' => {
+                    self.0 = Escape::Backslash;
+                    Piece::Pending
+                }
+                other => Piece::Byte(other),
+            }),
+            Escape::Backslash => {
+                self.0 = Escape::None;
+                Ok(Piece::Byte(match byte {
+                    b'"' | b'\\' | b'/' => byte,
+                    b'b' => 0x08,
+                    b'f' => 0x0c,
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'u' => {
+                        self.0 = Escape::Unicode { digits: 0, unit: 0 };
+                        return Ok(Piece::Pending);
+                    }
+                    _ => return Err(BAD_ESCAPE),
+                }))
+            }
+            Escape::Unicode { digits, unit } => {
+                let digit = char::from(byte).to_digit(16).ok_or(BAD_ESCAPE)?;
+                let unit = unit << 4 | digit as u16;
+                if digits < 3 {
+                    self.0 = Escape::Unicode { digits: digits + 1, unit };
+                    return Ok(Piece::Pending);
+                }
+                self.0 = Escape::None;
+                Ok(Piece::Unit(unit))
+            }
+        }
+    }
+
+    /// Whether the next byte starts a new character of the content.
+    pub(super) fn is_between(&self) -> bool {
+        matches!(self.0, Escape::None)
+    }
+}
+
+/// Compares a key, as it arrives, with `model`.
+#[derive(Debug, Default)]
+pub(super) struct KeyMatcher {
+    unescape: Unescape,
+    matched: usize,
+    differs: bool,
+}
+
+pub(super) enum KeyStep {
+    More,
+    /// It is another key and no escape is pending: the rest can be skipped quickly.
+    Other,
+    End {
+        is_model: bool,
+    },
+}
+
+impl KeyMatcher {
+    const KEY: &[u8] = b"model";
+
+    pub(super) fn push(&mut self, byte: u8) -> Result<KeyStep, BodyError> {
+        let content = match self.unescape.push(byte)? {
+            Piece::Pending => return Ok(KeyStep::More),
+            Piece::End => {
+                return Ok(KeyStep::End { is_model: !self.differs && self.matched == Self::KEY.len() });
+            }
+            Piece::Byte(byte) => u16::from(byte),
+            Piece::Unit(unit) => unit,
+        };
+        if Self::KEY.get(self.matched).is_some_and(|&expected| u16::from(expected) == content) {
+            self.matched += 1;
+        } else {
+            self.differs = true;
+        }
+        Ok(if self.differs && self.unescape.is_between() { KeyStep::Other } else { KeyStep::More })
+    }
+}
+
+/// Decodes the value of `model`.
+#[derive(Debug, Default)]
+pub(super) struct ValueDecoder {
+    unescape: Unescape,
+    high_surrogate: Option<u16>,
+    decoded: Vec<u8>,
+}
+
+impl ValueDecoder {
+    /// The name, once its closing quote has been pushed.
+    pub(super) fn push(&mut self, byte: u8) -> Result<Option<ModelName>, BodyError> {
+        match self.unescape.push(byte)? {
+            Piece::Pending => return Ok(None),
+            Piece::Unit(unit) => self.push_unit(unit)?,
+            Piece::Byte(_) | Piece::End if self.high_surrogate.is_some() => {
+                return Err(BodyError::ModelCharacters);
+            }
+            Piece::Byte(byte) => self.decoded.push(byte),
+            Piece::End => return ModelName::decoded(std::mem::take(&mut self.decoded)).map(Some),
+        }
+        if self.decoded.len() > MAX_MODEL_NAME_BYTES {
+            return Err(BodyError::ModelTooLong);
+        }
+        Ok(None)
+    }
+
+    fn push_unit(&mut self, unit: u16) -> Result<(), BodyError> {
+        let is_high = (0xd800..0xdc00).contains(&unit);
+        let (first, second) = match self.high_surrogate.take() {
+            None if is_high => {
+                self.high_surrogate = Some(unit);
+                return Ok(());
+            }
+            None => (unit, None),
+            Some(high) => (high, Some(unit)),
+        };
+        for decoded in char::decode_utf16([first].into_iter().chain(second)) {
+            let decoded = decoded.map_err(|_| BodyError::ModelCharacters)?;
+            self.decoded.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Where the content of a skipped string goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skip {
+    Inside,
+    AfterBackslash,
+    Ended,
+}
+
+/// Skips the content of a string up to and including its closing quote; gives the bytes used.
+#[inline]
+pub(super) fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
+    let mut at = usize::from(from == Skip::AfterBackslash);
+    loop {
+        let Some(rest) = bytes.get(at..) else { return (bytes.len(), Skip::AfterBackslash) };
+        let Some(found) = memchr2(b'"', b'\\', rest) else { return (bytes.len(), Skip::Inside) };
+        at += found;
+        if bytes[at] == b'"' {
+            return (at + 1, Skip::Ended);
+        }
+        // The escaped byte is never looked at, so `\"` and `\\` end nothing.
+        at += 2;
+    }
+}

@@ -1,0 +1,2 @@
+//! forebay-gateway, the data plane.
+fn main() {}
