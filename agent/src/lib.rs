@@ -1,0 +1,20 @@
+//! What the other parts of Forebay share with the node agent: the telemetry
+//! contract ([`telemetry`]) and the Kubernetes resources everything reads
+//! ([`resources`]).
+
+#[cfg(feature = "node")]
+pub mod kernel;
+#[cfg(feature = "resources")]
+pub mod resources;
+
+/// `forebay.telemetry.v1`, as generated from `proto/`.
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+pub mod telemetry {
+    tonic::include_proto!("forebay.telemetry.v1");
+}

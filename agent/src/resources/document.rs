@@ -1,0 +1,193 @@
+//! From the text of one file to objects: YAML documents or JSON, one object or
+//! a `List` each.
+
+use std::sync::Arc;
+
+use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{AgentgatewayPolicy, InferencePool, ObjectKey, ObjectMap, Problem, Snapshot};
+
+/// Where kubectl puts an object that names no namespace.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Adds what `text` holds to `snapshot`; what cannot be taken becomes a problem.
+/// `file` is the name that problems give.
+pub(super) fn read_file(file: &str, text: &str, snapshot: &mut Snapshot) {
+    if file.ends_with(".json") {
+        match serde_json::from_str::<Value>(text) {
+            Ok(value) => read_value(file, value, snapshot),
+            Err(error) => {
+                snapshot.problems.push(Problem {
+                    place: file.into(),
+                    object: None,
+                    message: error.to_string(),
+                });
+            }
+        }
+        return;
+    }
+    for document in yaml_documents(text) {
+        let place = format!("{file} document {} (line {})", document.number, document.first_line);
+        match serde_yaml_ng::from_str::<Value>(document.text) {
+            Ok(value) => read_value(&place, value, snapshot),
+            Err(error) => snapshot.problems.push(Problem { place, object: None, message: error.to_string() }),
+        }
+    }
+}
+
+struct YamlDocument<'a> {
+    /// From 1, counting only documents that hold something.
+    number: usize,
+    first_line: usize,
+    text: &'a str,
+}
+
+/// Splits at lines that begin with `---`, as Kubernetes' own reader does, so
+/// that a syntax error ends with its document.
+fn yaml_documents(text: &str) -> Vec<YamlDocument<'_>> {
+    let mut documents = Vec::new();
+    let (mut start, mut offset, mut first_line) = (0, 0, 1);
+    let mut push = |text, first_line| {
+        if holds_something(text) {
+            documents.push(YamlDocument { number: documents.len() + 1, first_line, text });
+        }
+    };
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if line.starts_with("---") {
+            push(&text[start..offset], first_line);
+            (start, first_line) = (offset + line.len(), index + 2);
+        }
+        offset += line.len();
+    }
+    push(&text[start..], first_line);
+    documents
+}
+
+fn holds_something(document: &str) -> bool {
+    document.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn read_value(place: &str, value: Value, snapshot: &mut Snapshot) {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+        snapshot.problems.push(Problem {
+            place: place.into(),
+            object: None,
+            message: "not a Kubernetes object: apiVersion and kind must be set".into(),
+        });
+        return;
+    };
+    if api_version == "v1" && kind == "List" {
+        if let Value::Object(mut list) = value
+            && let Some(Value::Array(items)) = list.remove("items")
+        {
+            for (index, item) in items.into_iter().enumerate() {
+                // A list in a list is no Kubernetes object, and recursion would be unbounded.
+                if item.get("kind").and_then(Value::as_str) != Some("List") {
+                    read_value(&format!("{place} item {}", index + 1), item, snapshot);
+                }
+            }
+        }
+        return;
+    }
+    let name = value.pointer("/metadata/name").and_then(Value::as_str);
+    let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
+    let object = match (namespace, name) {
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+        (_, None) => kind.clone(),
+    };
+    if let Err(message) = insert(&api_version, &kind, value, snapshot) {
+        snapshot.problems.push(Problem { place: place.into(), object: Some(object), message });
+    }
+}
+
+/// Kinds that nobody here reads are no mistake, and left alone; an unknown
+/// version of a kind that somebody reads is one.
+fn insert(api_version: &str, kind: &str, value: Value, snapshot: &mut Snapshot) -> Result<(), String> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let supported = |versions: &[&str]| match versions.contains(&version) {
+        true => Ok(()),
+        false => Err(format!("version {version} is not supported; use {}", versions.join(" or "))),
+    };
+    match (group, kind) {
+        ("gateway.networking.k8s.io", "GatewayClass") => {
+            supported(&["v1", "v1beta1"])?;
+            let class: GatewayClass = typed(value)?;
+            add(&mut snapshot.gateway_classes, key(&class.metadata, false)?, class)
+        }
+        ("gateway.networking.k8s.io", "Gateway") => {
+            supported(&["v1", "v1beta1"])?;
+            let gateway: Gateway = typed(value)?;
+            add(&mut snapshot.gateways, key(&gateway.metadata, true)?, gateway)
+        }
+        ("gateway.networking.k8s.io", "HTTPRoute") => {
+            supported(&["v1", "v1beta1"])?;
+            let route: HttpRoute = typed(value)?;
+            add(&mut snapshot.http_routes, key(&route.metadata, true)?, route)
+        }
+        ("gateway.networking.k8s.io", "ReferenceGrant") => {
+            supported(&["v1", "v1beta1"])?;
+            let grant: ReferenceGrant = typed(value)?;
+            add(&mut snapshot.reference_grants, key(&grant.metadata, true)?, grant)
+        }
+        ("inference.networking.k8s.io", "InferencePool") => {
+            supported(&["v1"])?;
+            let pool: InferencePool = typed(value)?;
+            pool.spec.validate()?;
+            add(&mut snapshot.inference_pools, key(&pool.metadata, true)?, pool)
+        }
+        ("agentgateway.dev", "AgentgatewayPolicy") => {
+            supported(&["v1alpha1"])?;
+            let policy: AgentgatewayPolicy = typed(value)?;
+            add(&mut snapshot.agentgateway_policies, key(&policy.metadata, true)?, policy)
+        }
+        ("", "Pod") => core(value, &mut snapshot.pods),
+        ("", "Service") => core(value, &mut snapshot.services),
+        ("", "ConfigMap") => core(value, &mut snapshot.config_maps),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            supported(&["v1"])?;
+            core(value, &mut snapshot.endpoint_slices)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The core kinds are all namespaced and check their own version.
+fn core<T>(value: Value, objects: &mut ObjectMap<T>) -> Result<(), String>
+where
+    T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>,
+{
+    let object: T = typed(value)?;
+    let key = key(object.metadata(), true)?;
+    add(objects, key, object)
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().iter().next() {
+        Some(_) => format!("{}: {}", error.path(), error.inner()),
+        None => error.inner().to_string(),
+    })
+}
+
+fn key(metadata: &ObjectMeta, namespaced: bool) -> Result<ObjectKey, String> {
+    let name = metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name must be set")?;
+    let namespace = match namespaced {
+        true => metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
+        false => String::new(),
+    };
+    Ok(ObjectKey { namespace, name })
+}
+
+fn add<T>(objects: &mut ObjectMap<T>, key: ObjectKey, object: T) -> Result<(), String> {
+    if objects.contains_key(&key) {
+        return Err("defined twice; the first definition is used".into());
+    }
+    objects.insert(key, Arc::new(object));
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! The Kubernetes objects that every part of Forebay reads, in one store.
+//!
+//! A provider (today [`folder`]) fills the [`Store`]; readers take an immutable
+//! [`Snapshot`] and are told by [`Store::subscribe`] when there is a newer one.
+//! Nothing above the store can tell which provider feeds it.
+
+mod agentgateway_policy;
+mod document;
+mod endpoints;
+pub mod folder;
+mod inference_pool;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    agentgateway_policy::{
+        AgentgatewayPolicy, AgentgatewayPolicySpec, HeaderTransformation, PolicyTargetRef, TrafficPhase,
+        TrafficPolicy, Transformation, TransformationSide,
+    },
+    endpoints::PoolEndpoint,
+    inference_pool::{
+        AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
+        InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
+    },
+    store::{ObjectKey, ObjectMap, Problem, Snapshot, Store},
+};
+pub use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+pub use k8s_openapi::api::{
+    core::v1::{ConfigMap, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
