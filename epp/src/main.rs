@@ -1,0 +1,2 @@
+//! forebay-epp, the endpoint picker.
+fn main() {}

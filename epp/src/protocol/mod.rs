@@ -1,0 +1,28 @@
+//! The Endpoint Picker Protocol of the Gateway API Inference Extension: Envoy's
+//! ext_proc messages, and the names that carry the protocol in them (proposal
+//! 004, v1.0.0). The gateway's side uses the same messages and names.
+
+pub mod proto;
+
+/// The endpoints to try, best first: `ip:port[,ip:port…]`. A request header set
+/// by the picker, and the key of the same value in [`METADATA_LB`].
+pub const DESTINATION_ENDPOINT: &str = "x-gateway-destination-endpoint";
+/// The endpoints that may be picked; key in [`METADATA_SUBSET_HINT`].
+pub const DESTINATION_ENDPOINT_SUBSET: &str = "x-gateway-destination-endpoint-subset";
+/// The endpoint that produced the response; key in [`METADATA_LB`], from the
+/// gateway with the response headers.
+pub const DESTINATION_ENDPOINT_SERVED: &str = "x-gateway-destination-endpoint-served";
+
+/// The `model` of the request body, as the client sent it.
+pub const MODEL_NAME: &str = "x-gateway-model-name";
+/// The base model that `model` maps to; what HTTPRoutes match on.
+pub const BASE_MODEL_NAME: &str = "x-gateway-base-model-name";
+
+/// Metadata namespace of the picked and of the served endpoint.
+pub const METADATA_LB: &str = "envoy.lb";
+/// Metadata namespace of the subset hint.
+pub const METADATA_SUBSET_HINT: &str = "envoy.lb.subset_hint";
+
+/// Bytes of body in one streamed reply. Envoy takes less than 64 KiB; this is
+/// what the ecosystem's pickers send.
+pub const MAX_STREAMED_BODY_BYTES: usize = 62_000;

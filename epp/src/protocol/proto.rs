@@ -1,0 +1,25 @@
+//! The ext_proc messages, generated from `proto/`, in one flat module.
+
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/ext_proc.rs"));
+}
+
+pub use generated::envoy::{
+    config::core::v3::{
+        HeaderMap, HeaderValue, HeaderValueOption, Metadata, header_value_option::HeaderAppendAction,
+    },
+    extensions::filters::http::ext_proc::v3::{
+        ProcessingMode,
+        processing_mode::{BodySendMode, HeaderSendMode},
+    },
+    service::ext_proc::v3::*,
+    r#type::v3::HttpStatus,
+};
+pub use prost_types::{ListValue, Struct, Value, value::Kind};
