@@ -1,0 +1,229 @@
+//! The two packet programs: from an IP packet to a segment of a known connection.
+
+use core::{hint::black_box, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes,
+    },
+    programs::SkBuffContext,
+};
+use forebay_agent_ebpf::{
+    framing::{Connection, Payload, Segment},
+    maps::{EndpointKey, Stat},
+};
+
+use crate::{
+    record,
+    tables::{CONNECTIONS, ENDPOINTS, count, is_watched},
+};
+
+const IPPROTO_TCP: u8 = 6;
+const TCP_LISTEN: u32 = 10;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+
+/// How deep a pod's cgroup may lie below the root (kubelet's own is at most 4; a
+/// nested node, as kind's, adds as many again).
+const MAX_CGROUP_DEPTH: i32 = 10;
+
+#[inline(always)]
+pub(crate) fn ingress(ctx: &SkBuffContext) -> Option<()> {
+    let skb = ctx.skb.skb;
+    let packet = Packet::parse(skb)?;
+    if !is_watched(packet.destination) || packet.is_silent() {
+        return None;
+    }
+    count(Stat::Segments);
+    let cookie = cookie(skb);
+    let connection = match CONNECTIONS.get_ptr_mut(&cookie) {
+        Some(connection) => connection,
+        None => begin(skb, &packet, cookie)?,
+    };
+    // SAFETY: a map value; ingress writes only its own half (see `framing`).
+    let connection = unsafe { &mut *connection };
+    let now_ns = now_ns();
+    connection.ingress(packet.segment, &packet.payload, now_ns);
+    record::ingress(connection, now_ns);
+    Some(())
+}
+
+#[inline(always)]
+pub(crate) fn egress(ctx: &SkBuffContext) -> Option<()> {
+    let skb = ctx.skb.skb;
+    let packet = Packet::parse(skb)?;
+    if !is_watched(packet.source) || packet.is_silent() {
+        return None;
+    }
+    count(Stat::Segments);
+    let connection = CONNECTIONS.get_ptr_mut(&cookie(skb))?;
+    // SAFETY: a map value; egress writes only its own half (see `framing`).
+    let connection = unsafe { &mut *connection };
+    let now_ns = now_ns();
+    connection.egress(packet.segment, &packet.payload, now_ns);
+    record::egress(connection, now_ns);
+    Some(())
+}
+
+/// A connection is followed from its first payload on.
+#[inline(always)]
+fn begin(skb: *mut __sk_buff, packet: &Packet, cookie: u64) -> Option<*mut Connection> {
+    if packet.segment.length == 0 || cookie == 0 {
+        return None;
+    }
+    // SAFETY: the context is valid for the whole program; the verifier checks both.
+    let socket = unsafe { (*skb).__bindgen_anon_2.sk };
+    if !socket.is_null() && unsafe { (*socket).state } == TCP_LISTEN {
+        count(Stat::OnListener);
+        return None;
+    }
+    let Some(slot) = slot(skb, packet.destination) else {
+        count(Stat::NoSlot);
+        return None;
+    };
+    // SAFETY: a zeroed connection is a fresh one.
+    if CONNECTIONS.insert(&cookie, unsafe { FRESH.assume_init_ref() }, 0).is_err() {
+        count(Stat::ConnectionsFull);
+        return None;
+    }
+    let connection = CONNECTIONS.get_ptr_mut(&cookie)?;
+    // SAFETY: a map value; no other segment of this connection can be earlier.
+    unsafe {
+        (*connection).slot = slot;
+        (*connection).remote_port = packet.source;
+    }
+    Some(connection)
+}
+
+/// Too large for a program's 512 bytes of stack.
+static FRESH: MaybeUninit<Connection> = MaybeUninit::zeroed();
+
+/// The endpoint of the cgroup that the socket was made in, or of one above it:
+/// containers have cgroups of their own below the pod's.
+#[inline(always)]
+fn slot(skb: *mut __sk_buff, port: u16) -> Option<u32> {
+    // SAFETY: helpers on a valid context.
+    let own = unsafe { bpf_skb_cgroup_id(skb) };
+    if let Some(slot) = lookup(own, port) {
+        return Some(slot);
+    }
+    for level in 1..MAX_CGROUP_DEPTH {
+        // SAFETY: as above; 0 beyond the socket's own depth.
+        let id = unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
+        if id == 0 {
+            return None;
+        }
+        if let Some(slot) = lookup(id, port) {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn lookup(cgroup_id: u64, port: u16) -> Option<u32> {
+    // SAFETY: the value is a plain number that the agent replaces as a whole.
+    unsafe { ENDPOINTS.get(&EndpointKey::new(cgroup_id, port)) }.copied()
+}
+
+#[inline(always)]
+fn cookie(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: a helper on a valid context.
+    unsafe { bpf_get_socket_cookie(skb.cast()) }
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A TCP packet at layer 3, as these hooks see it.
+struct Packet {
+    source: u16,
+    destination: u16,
+    segment: Segment,
+    payload: SkbPayload,
+}
+
+impl Packet {
+    #[inline(always)]
+    fn parse(skb: *mut __sk_buff) -> Option<Self> {
+        // SAFETY: the context is valid.
+        let length = unsafe { (*skb).len };
+        let version = load::<1>(skb, 0)?[0] >> 4;
+        let transport = if version == 4 {
+            let head: [u8; 12] = load(skb, 0)?;
+            // Only the first fragment has the TCP header; TCP is never fragmented
+            // in practice, so fragments are not followed at all.
+            let fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff;
+            if head[9] != IPPROTO_TCP || fragment != 0 {
+                return None;
+            }
+            u32::from(head[0] & 0xf) * 4
+        } else if version == 6 {
+            // Extension headers before TCP do not occur on pod networks.
+            if load::<1>(skb, 6)?[0] != IPPROTO_TCP {
+                return None;
+            }
+            40
+        } else {
+            return None;
+        };
+        let head: [u8; 14] = load(skb, transport)?;
+        let start = transport + u32::from(head[12] >> 4) * 4;
+        Some(Self {
+            source: u16::from_be_bytes([head[0], head[1]]),
+            destination: u16::from_be_bytes([head[2], head[3]]),
+            segment: Segment {
+                seq: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+                length: length.saturating_sub(start),
+                fin: head[13] & FIN != 0,
+                rst: head[13] & RST != 0,
+            },
+            payload: SkbPayload { skb, start },
+        })
+    }
+
+    /// Nothing in it that framing could care about.
+    #[inline(always)]
+    fn is_silent(&self) -> bool {
+        self.segment.length == 0 && !self.segment.fin && !self.segment.rst
+    }
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is as long as is said.
+    let result = unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+    if result == 0 { Some(bytes) } else { None }
+}
+
+struct SkbPayload {
+    skb: *mut __sk_buff,
+    start: u32,
+}
+
+impl Payload for SkbPayload {
+    #[inline(always)]
+    fn word(&self, offset: u32, count: u32) -> u64 {
+        let mut word = 0_u64;
+        let at = self.start + offset;
+        if count >= 8 {
+            // SAFETY: eight bytes into eight bytes. A failed load leaves zeros.
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), at, (&raw mut word).cast(), 8) };
+            return word;
+        }
+        // The compiler knows that zero cannot come here and drops the check; the
+        // verifier does not know and wants it.
+        let count = black_box(count);
+        if count > 0 && count < 8 {
+            // SAFETY: fewer than eight bytes into eight.
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), at, (&raw mut word).cast(), count) };
+        }
+        word
+    }
+}

@@ -1,0 +1,132 @@
+//! From what a segment changed to the endpoint's numbers.
+
+use core::hint::black_box;
+
+use aya_ebpf::helpers::bpf_ringbuf_output;
+use forebay_agent_ebpf::{
+    framing::{Connection, Effects},
+    histogram::bucket,
+    maps::{Event, EventKind, Histogram, LATENCY_KINDS, Latency, Load, Stat},
+};
+
+use crate::tables::{EVENTS, LATENCIES, LOADS, count};
+
+#[inline(always)]
+pub(crate) fn ingress(connection: &Connection, now_ns: u64) -> Option<()> {
+    let effects = &connection.request.effects;
+    let load = LOADS.get_ptr_mut(connection.slot)?;
+    // SAFETY: a map value; all writers add atomically.
+    let load = unsafe { &mut *load };
+    add(&mut load.bytes_in, effects.bytes);
+    add(&mut load.lost_framing, effects.lost);
+    add(&mut load.opaque_connections, effects.opaque);
+    add(&mut load.other_requests, effects.other);
+    if effects.started != 0 {
+        add(&mut load.in_flight, effects.started);
+        add(&mut load.started, effects.started);
+        load.changed_ns = now_ns;
+        emit(connection, EventKind::Started, effects.started, 0, effects, now_ns);
+    }
+    aborted(connection, load, effects, now_ns);
+    Some(())
+}
+
+#[inline(always)]
+pub(crate) fn egress(connection: &Connection, now_ns: u64) -> Option<()> {
+    let effects = &connection.response.effects;
+    let load = LOADS.get_ptr_mut(connection.slot)?;
+    // SAFETY: a map value; all writers add atomically.
+    let load = unsafe { &mut *load };
+    add(&mut load.bytes_out, effects.bytes);
+    add(&mut load.lost_framing, effects.lost);
+    add(&mut load.chunks, effects.chunks);
+    add(&mut load.responses_2xx, effects.responses_2xx);
+    add(&mut load.responses_4xx, effects.responses_4xx);
+    add(&mut load.responses_5xx, effects.responses_5xx);
+    if effects.itl_ns != 0 {
+        sample(connection.slot, Latency::Itl, effects.itl_ns);
+    }
+    if effects.ttft_ns != 0 {
+        sample(connection.slot, Latency::Ttft, effects.ttft_ns);
+        emit(connection, EventKind::FirstBody, 1, effects.ttft_ns, effects, now_ns);
+    }
+    if effects.finished != 0 {
+        sample(connection.slot, Latency::Duration, effects.duration_ns);
+        add(&mut load.finished, effects.finished);
+        subtract(&mut load.in_flight, effects.finished);
+        load.changed_ns = now_ns;
+        emit(connection, EventKind::Finished, effects.finished, effects.duration_ns, effects, now_ns);
+    }
+    aborted(connection, load, effects, now_ns);
+    Some(())
+}
+
+#[inline(always)]
+fn aborted(connection: &Connection, load: &mut Load, effects: &Effects, now_ns: u64) {
+    if effects.aborted != 0 {
+        add(&mut load.aborted, effects.aborted);
+        subtract(&mut load.in_flight, effects.aborted);
+        load.changed_ns = now_ns;
+        emit(connection, EventKind::Aborted, effects.aborted, 0, effects, now_ns);
+    }
+}
+
+#[inline(always)]
+fn emit(connection: &Connection, kind: EventKind, requests: u32, elapsed_ns: u64, effects: &Effects, now_ns: u64) {
+    let event = Event {
+        at_ns: now_ns,
+        elapsed_ns,
+        slot: connection.slot,
+        kind: kind as u32,
+        remote_port: connection.remote_port,
+        status: effects.status as u16,
+        count: requests,
+    };
+    // SAFETY: the record lives through the call; its size is its type's.
+    let result = unsafe {
+        bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            (&raw const event).cast_mut().cast(),
+            size_of::<Event>() as u64,
+            0,
+        )
+    };
+    if result != 0 {
+        count(Stat::EventsDropped);
+    }
+}
+
+#[inline(always)]
+fn sample(slot: u32, kind: Latency, duration_ns: u64) {
+    let Some(histogram) = LATENCIES.get_ptr_mut(slot * LATENCY_KINDS + kind as u32) else {
+        return;
+    };
+    // SAFETY: a map value; all writers add atomically.
+    let histogram: &mut Histogram = unsafe { &mut *histogram };
+    // The compiler knows the bound and drops the check; the verifier wants it.
+    let index = black_box(bucket(duration_ns)) as usize;
+    if let Some(bucket) = histogram.counts.get_mut(index) {
+        add(bucket, 1);
+    }
+    add_wide(&mut histogram.sum_ns, duration_ns);
+}
+
+#[inline(always)]
+fn add(counter: &mut u64, amount: u32) {
+    if amount != 0 {
+        add_wide(counter, u64::from(amount));
+    }
+}
+
+#[inline(always)]
+fn subtract(counter: &mut u64, amount: u32) {
+    add_wide(counter, u64::from(amount).wrapping_neg());
+}
+
+#[inline(always)]
+fn add_wide(counter: &mut u64, amount: u64) {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+    // SAFETY: an aligned place in a map value. Relaxed is BPF's plain `lock add`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
+}

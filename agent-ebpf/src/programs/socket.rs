@@ -1,0 +1,41 @@
+//! A socket's end: what segments did not say (a killed peer, a time-out) shows here.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+    },
+    helpers::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
+    programs::SockOpsContext,
+};
+
+use crate::{
+    record,
+    tables::{CONNECTIONS, is_watched},
+};
+
+#[inline(always)]
+pub(crate) fn changed(ctx: &SockOpsContext) -> Option<()> {
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            if is_watched(ctx.local_port() as u16) {
+                // Only sockets that ask for it are told about; a refusal leaves
+                // the connection to the agent's sweep.
+                let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+            }
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
+            // SAFETY: a helper on a valid context.
+            let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+            let connection = CONNECTIONS.get_ptr_mut(&cookie)?;
+            // SAFETY: a map value; the socket is locked, so egress is not running.
+            let connection = unsafe { &mut *connection };
+            connection.gone();
+            // SAFETY: no arguments.
+            record::egress(connection, unsafe { bpf_ktime_get_boot_ns() });
+            let _ = CONNECTIONS.remove(&cookie);
+        }
+        _ => {}
+    }
+    Some(())
+}

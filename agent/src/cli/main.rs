@@ -1,0 +1,2 @@
+//! forebay, the command line.
+fn main() {}

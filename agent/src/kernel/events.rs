@@ -1,0 +1,47 @@
+//! The ring of request events: what wakes the agent.
+
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use forebay_agent_ebpf::maps::Event;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Request events from the kernel, in order.
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Events {
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        // SAFETY: the ring owns its descriptor and keeps it for as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        Ok(Self { ring: ring.map_err(io::Error::from)? })
+    }
+
+    /// Waits for events and hands all there are to `each`.
+    pub async fn next(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
+        loop {
+            let mut guard = self.ring.readable_mut().await?;
+            let ring = guard.get_inner_mut();
+            let mut any = false;
+            while let Some(item) = ring.next() {
+                if let Some(event) = parse(&item) {
+                    each(event);
+                    any = true;
+                }
+            }
+            guard.clear_ready();
+            if any {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: as long as an `Event`, which is plain numbers; read without alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}

@@ -1,0 +1,2 @@
+//! forebay-agent, the node daemon.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The stage the parts run on.
