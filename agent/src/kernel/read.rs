@@ -50,6 +50,11 @@ impl Kernel {
         })
     }
 
+    /// Connections that the programs follow now.
+    pub fn connections_followed(&self) -> Result<usize, MapError> {
+        self.connections.keys().try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
     /// Puts a GPU's sample beside the kernel's maps, for readers on the node.
     pub fn write_gpu(&mut self, index: u32, sample: GpuSample) -> Result<(), MapError> {
         self.gpus.set(index, sample, 0)

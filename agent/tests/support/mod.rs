@@ -145,3 +145,33 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// A bpffs of this test's own, unmounted at the end; `None` (and said so) where
+/// mounting is not allowed.
+pub fn bpffs(test: &str) -> Option<BpfMount> {
+    let folder = tempfile::Builder::new().prefix(&format!("forebay-{test}-")).tempdir().unwrap();
+    let mounted = std::process::Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).output();
+    match mounted {
+        Ok(output) if output.status.success() => Some(BpfMount { folder }),
+        _ => {
+            println!("skipped: cannot mount a bpffs");
+            None
+        }
+    }
+}
+
+pub struct BpfMount {
+    folder: tempfile::TempDir,
+}
+
+impl BpfMount {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for BpfMount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.folder.path()).status();
+    }
+}

@@ -1,0 +1,524 @@
+//! Conversations played in every split, against what they mean.
+
+use std::{string::String, vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::{Connection, Effects, Segment};
+
+const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+const GET: &str = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nserver: uvicorn\r\nTransfer-Encoding: Chunked\r\n\r\n";
+const SIZED: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Client(String),
+    Server(String),
+    ClientFin,
+    ClientRst,
+    ServerFin,
+}
+
+use Turn::{Client, ClientFin, ClientRst, Server, ServerFin};
+
+fn client(text: &str) -> Turn {
+    Client(text.into())
+}
+
+fn server(text: &str) -> Turn {
+    Server(text.into())
+}
+
+/// Everything that a conversation's segments changed, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    started: u32,
+    finished: u32,
+    aborted: u32,
+    other: u32,
+    chunks: u32,
+    classes: [u32; 3],
+    opaque: u32,
+    lost: u32,
+    bytes: u32,
+    /// Times of the first content, on the player's clock (one tick a turn).
+    first_content: u64,
+}
+
+impl Sum {
+    fn add(&mut self, effects: &Effects, now_ns: u64) {
+        self.started += effects.started;
+        self.finished += effects.finished;
+        self.aborted += effects.aborted;
+        self.other += effects.other;
+        self.chunks += effects.chunks;
+        self.classes[0] += effects.responses_2xx;
+        self.classes[1] += effects.responses_4xx;
+        self.classes[2] += effects.responses_5xx;
+        self.opaque += effects.opaque;
+        self.lost += effects.lost;
+        self.bytes += effects.bytes;
+        if effects.ttft_ns != 0 {
+            self.first_content = now_ns;
+        }
+    }
+}
+
+/// Plays segments into a connection as a network would.
+struct Player {
+    connection: Connection,
+    client_seq: u32,
+    server_seq: u32,
+    now_ns: u64,
+    sum: Sum,
+}
+
+impl Player {
+    fn new() -> Self {
+        // Sequence numbers wrap in every test.
+        Self {
+            connection: Connection::default(),
+            client_seq: u32::MAX - 20,
+            server_seq: u32::MAX - 50,
+            now_ns: 0,
+            sum: Sum::default(),
+        }
+    }
+
+    fn ingress(&mut self, seq: u32, bytes: &[u8], fin: bool, rst: bool) {
+        let segment = Segment { seq, length: bytes.len() as u32, fin, rst };
+        self.connection.ingress(segment, bytes, self.now_ns);
+        self.sum.add(&self.connection.request.effects, self.now_ns);
+    }
+
+    fn egress(&mut self, seq: u32, bytes: &[u8], fin: bool) {
+        let segment = Segment { seq, length: bytes.len() as u32, fin, rst: false };
+        self.connection.egress(segment, bytes, self.now_ns);
+        self.sum.add(&self.connection.response.effects, self.now_ns);
+    }
+
+    fn turn(&mut self, turn: &Turn, mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
+        self.now_ns += 1_000;
+        match turn {
+            Client(text) => {
+                for piece in cut(text.as_bytes()) {
+                    self.ingress(self.client_seq, &piece, false, false);
+                    self.client_seq = self.client_seq.wrapping_add(piece.len() as u32);
+                }
+            }
+            Server(text) => {
+                for piece in cut(text.as_bytes()) {
+                    self.egress(self.server_seq, &piece, false);
+                    self.server_seq = self.server_seq.wrapping_add(piece.len() as u32);
+                }
+            }
+            ClientFin => self.ingress(self.client_seq, b"", true, false),
+            ClientRst => self.ingress(self.client_seq, b"", false, true),
+            ServerFin => self.egress(self.server_seq, b"", true),
+        }
+    }
+}
+
+fn whole(bytes: &[u8]) -> Vec<Vec<u8>> {
+    vec![bytes.to_vec()]
+}
+
+fn bytewise(bytes: &[u8]) -> Vec<Vec<u8>> {
+    bytes.iter().map(|byte| vec![*byte]).collect()
+}
+
+fn play(turns: &[Turn], cut: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> (Sum, Connection) {
+    let mut player = Player::new();
+    for turn in turns {
+        player.turn(turn, &cut);
+    }
+    (player.sum, player.connection)
+}
+
+/// Conversations, each with what it means.
+fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
+    let events = "5\r\ndata:\r\n5\r\ndata:\r\n0\r\n\r\n";
+    let stream = |body: &str| std::format!("{CHUNKED}{body}");
+    vec![
+        (
+            "a chunked stream",
+            vec![client(POST), server(&stream(events))],
+            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "the head alone is no content",
+            vec![client(POST), server(CHUNKED), server(events)],
+            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+        ),
+        (
+            "comments are no content",
+            vec![
+                client(POST),
+                server(CHUNKED),
+                server("e\r\n: keep-alive\n\n\r\n"),
+                server("e\r\n: keep-alive\n\n\r\n"),
+                server(events),
+            ],
+            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 5_000, ..Sum::default() },
+        ),
+        (
+            "a comment and content in one chunk",
+            vec![client(POST), server(CHUNKED), server("9\r\n: a\n\ndata\r\n0\r\n\r\n")],
+            Sum { started: 1, finished: 1, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+        ),
+        (
+            "an error reply with a length",
+            vec![client(POST), server(SIZED)],
+            Sum { started: 1, finished: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "keep-alive",
+            vec![client(POST), server(SIZED), client(POST), server(&stream(events)), client(GET), server(SIZED)],
+            Sum {
+                started: 2,
+                finished: 2,
+                other: 1,
+                chunks: 2,
+                classes: [1, 1, 0],
+                first_content: 4_000,
+                ..Sum::default()
+            },
+        ),
+        (
+            "a probe is not counted",
+            vec![client(GET), server(SIZED)],
+            Sum { other: 1, ..Sum::default() },
+        ),
+        (
+            "HEAD has no body",
+            vec![
+                client("HEAD / HTTP/1.1\r\n\r\n"),
+                server("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"),
+                client(POST),
+                server(SIZED),
+            ],
+            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 4_000, ..Sum::default() },
+        ),
+        (
+            "100 Continue is not the answer",
+            vec![
+                client("POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"),
+                server("HTTP/1.1 100 Continue\r\n\r\n"),
+                client("{}"),
+                server(SIZED),
+            ],
+            Sum { started: 1, finished: 1, classes: [0, 1, 0], first_content: 4_000, ..Sum::default() },
+        ),
+        (
+            "a body that ends with the connection",
+            vec![client(POST), server("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi"), ServerFin],
+            Sum { started: 1, finished: 1, classes: [1, 0, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "204 has no body",
+            vec![client(POST), server("HTTP/1.1 204 No Content\r\n\r\n")],
+            Sum { started: 1, finished: 1, classes: [1, 0, 0], ..Sum::default() },
+        ),
+        (
+            "an empty body",
+            vec![client(POST), server("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")],
+            Sum { started: 1, finished: 1, classes: [0, 0, 1], ..Sum::default() },
+        ),
+        (
+            "a chunked request with extensions and trailers",
+            vec![
+                client("POST / HTTP/1.1\r\ntransfer-encoding:gzip, chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"),
+                server(SIZED),
+                client(GET),
+                server(SIZED),
+            ],
+            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "a chunked response with extensions and trailers",
+            vec![client(POST), server(&stream("4 ;q\r\ndata\r\n0\r\nTrailer: 1\r\n\r\n")), client(GET), server(SIZED)],
+            Sum {
+                started: 1,
+                finished: 1,
+                other: 1,
+                chunks: 1,
+                classes: [1, 0, 0],
+                first_content: 2_000,
+                ..Sum::default()
+            },
+        ),
+        (
+            "pipelined requests",
+            vec![client(POST), client(POST), client(GET), server(SIZED), server(SIZED), server(SIZED)],
+            Sum { started: 2, finished: 2, other: 1, classes: [0, 2, 0], first_content: 5_000, ..Sum::default() },
+        ),
+        (
+            "the client leaves in the middle",
+            vec![client(POST), server(CHUNKED), server("5\r\ndata:\r\n"), ClientFin, server("5\r\ndata:\r\n0\r\n\r\n")],
+            Sum { started: 1, aborted: 1, chunks: 2, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+        ),
+        (
+            "the client resets before the answer",
+            vec![client(POST), ClientRst],
+            Sum { started: 1, aborted: 1, ..Sum::default() },
+        ),
+        (
+            "the server dies in the middle",
+            vec![client(POST), server(CHUNKED), server("5\r\nda"), ServerFin],
+            Sum { started: 1, aborted: 1, chunks: 1, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+        ),
+        (
+            "an answer before the body's end, then the rest",
+            vec![
+                client("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345"),
+                server(SIZED),
+                client("67890"),
+                client(GET),
+                server(SIZED),
+            ],
+            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "names that only begin like the ones that matter",
+            vec![
+                client(
+                    "POST / HTTP/1.1\r\nContent-Lengthy: 99\r\nTransfer-Encodings: chunked\r\ncontent\r\nt\r\nc:\r\n\
+                     CONTENT-LENGTH:\t2 \r\n\r\n{}",
+                ),
+                server(SIZED),
+            ],
+            Sum { started: 1, finished: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "generated text that looks like framing",
+            vec![
+                client(POST),
+                server(&stream("2d\r\ndata: HTTP/1.1 200 OK\r\n0\r\n\r\nPOST / HTTP/1.\n\n\r\n0\r\n\r\n")),
+            ],
+            Sum { started: 1, finished: 1, chunks: 1, classes: [1, 0, 0], first_content: 2_000, ..Sum::default() },
+        ),
+        (
+            "HTTP/2 is opaque",
+            vec![client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), server("\0\0\0\x04"), ClientFin],
+            Sum { opaque: 1, ..Sum::default() },
+        ),
+        (
+            "TLS is opaque",
+            vec![client("\x16\x03\x01 and so on"), server("\x16"), ClientFin],
+            Sum { opaque: 1, ..Sum::default() },
+        ),
+        (
+            "an upgraded connection is busy until it closes",
+            vec![client(POST), server("HTTP/1.1 101 Switching Protocols\r\n\r\n"), server("frames"), ServerFin],
+            Sum { started: 1, finished: 1, first_content: 3_000, ..Sum::default() },
+        ),
+    ]
+}
+
+/// Bytes are checked apart: they are the same in every split.
+fn without_bytes(sum: Sum) -> Sum {
+    Sum { bytes: 0, ..sum }
+}
+
+#[test]
+fn the_corpus_means_what_it_says_however_it_is_cut() {
+    for (name, turns, expected) in corpus() {
+        assert_eq!(without_bytes(play(&turns, whole).0), expected, "{name}");
+        assert_eq!(without_bytes(play(&turns, bytewise).0), expected, "{name}, byte by byte");
+        for size in 2..40 {
+            let cut = |bytes: &[u8]| bytes.chunks(size).map(<[u8]>::to_vec).collect();
+            assert_eq!(without_bytes(play(&turns, cut).0), expected, "{name}, in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn neighbouring_turns_of_one_side_may_share_a_segment() {
+    for (name, turns, expected) in corpus() {
+        let mut merged: Vec<Turn> = Vec::new();
+        for turn in turns {
+            match (merged.last_mut(), turn) {
+                (Some(Client(before)), Client(text)) => before.push_str(&text),
+                (Some(Server(before)), Server(text)) => before.push_str(&text),
+                (_, turn) => merged.push(turn),
+            }
+        }
+        // Merging moves content to an earlier turn; all counts stay.
+        let timeless = |sum: Sum| Sum { first_content: 0, ..without_bytes(sum) };
+        assert_eq!(timeless(play(&merged, whole).0), timeless(expected), "{name}");
+    }
+}
+
+#[test]
+fn a_full_segment_of_small_events_is_followed_to_its_end() {
+    let mut body = String::from(CHUNKED);
+    let mut chunks = 0;
+    while body.len() < 65_000 {
+        body.push_str("22\r\ndata: {\"choices\":[{\"delta\":{}}]}\n\n\r\n");
+        chunks += 1;
+    }
+    body.push_str("0\r\n\r\n");
+    let (sum, _) = play(&[client(POST), Server(body)], whole);
+    assert_eq!((sum.finished, sum.chunks, sum.lost), (1, chunks, 0));
+}
+
+#[test]
+fn what_is_too_much_for_one_segment_loses_framing_and_finds_the_end() {
+    let mut body = String::from(CHUNKED);
+    while body.len() < 120_000 {
+        body.push_str("1\r\nx\r\n");
+    }
+    body.push_str("0\r\n\r\n");
+    let (sum, _) = play(&[client(POST), Server(body), client(POST), server(SIZED)], whole);
+    assert_eq!((sum.started, sum.finished, sum.aborted), (2, 2, 0));
+    assert!(sum.lost > 0);
+}
+
+#[test]
+fn too_deep_a_pipeline_turns_opaque_and_leaves_nothing_in_flight() {
+    let turns: Vec<Turn> = (0..20).map(|_| client(POST)).collect();
+    let (sum, connection) = play(&turns, whole);
+    assert_eq!((sum.started, sum.aborted, sum.opaque), (8, 8, 1));
+    assert_eq!(connection.begun, connection.ended);
+}
+
+#[test]
+fn a_segment_that_overtakes_another_inside_a_body_costs_nothing() {
+    let mut player = Player::new();
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 3000\r\n\r\n";
+    let body = [b'x'; 1000];
+    let seq = player.client_seq;
+    let first = seq.wrapping_add(head.len() as u32);
+    player.ingress(seq, head, false, false);
+    player.ingress(first, &body, false, false);
+    player.ingress(first.wrapping_add(2000), &body, false, false);
+    player.ingress(first.wrapping_add(1000), &body, false, false);
+    player.client_seq = first.wrapping_add(3000);
+    player.turn(&server(SIZED), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.lost), (2, 2, 0));
+}
+
+#[test]
+fn a_request_whose_first_segment_comes_late_is_counted_once() {
+    let mut player = Player::new();
+    player.turn(&client(GET), whole);
+    player.turn(&server(SIZED), whole);
+    let (first, rest) = POST.as_bytes().split_at(40);
+    let seq = player.client_seq;
+    player.ingress(seq.wrapping_add(40), rest, false, false);
+    player.ingress(seq, first, false, false);
+    player.client_seq = seq.wrapping_add(POST.len() as u32);
+    player.turn(&server(SIZED), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (2, 2, 0));
+}
+
+#[test]
+fn what_was_open_when_watching_began_is_left_alone() {
+    let mut player = Player::new();
+    player.turn(&server("5\r\ndata:\r\n0\r\n\r\n"), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.lost), (1, 1, 0));
+}
+
+#[test]
+fn a_vanished_socket_ends_what_was_open() {
+    let (_, mut connection) = play(&[client(POST), client(POST)], whole);
+    connection.gone();
+    assert_eq!(connection.response.effects.aborted, 2);
+    assert!(connection.is_closed());
+    connection.gone();
+    assert_eq!(connection.response.effects.aborted, 0);
+}
+
+fn cuts(bytes: &[u8], at: &[prop::sample::Index]) -> Vec<Vec<u8>> {
+    let mut places: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
+    places.extend([0, bytes.len()]);
+    places.sort_unstable();
+    places.dedup();
+    places.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Any split, with any segments sent again (whole, or starting earlier), says
+    /// what one piece says, bytes included.
+    #[test]
+    fn splits_and_retransmits_change_nothing(
+        which in any::<prop::sample::Index>(),
+        at in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        again in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..6),
+    ) {
+        let corpus = corpus();
+        let (name, turns, _) = &corpus[which.index(corpus.len())];
+        let (expected, _) = play(turns, whole);
+
+        let mut player = Player::new();
+        for turn in turns {
+            player.turn(turn, |bytes| cuts(bytes, &at));
+            let (text, end, is_client) = match turn {
+                Client(text) => (text.as_bytes(), player.client_seq, true),
+                Server(text) => (text.as_bytes(), player.server_seq, false),
+                _ => continue,
+            };
+            for (start, _) in &again {
+                let tail = &text[start.index(text.len())..];
+                let seq = end.wrapping_sub(tail.len() as u32);
+                if is_client {
+                    player.ingress(seq, tail, false, false);
+                } else {
+                    player.egress(seq, tail, false);
+                }
+            }
+        }
+        if expected.opaque != 0 {
+            // How much is read before that shows depends on the split.
+            player.sum.bytes = expected.bytes;
+        }
+        prop_assert_eq!(player.sum, expected, "{}", name);
+    }
+
+    /// No bytes, sequence numbers or flags can make it panic, or break
+    /// `started = finished + aborted + in_flight`.
+    #[test]
+    fn nothing_breaks_the_balance(
+        segments in prop::collection::vec(
+            (any::<bool>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..40), any::<prop::sample::Index>(), 0..40u8),
+            0..60,
+        ),
+    ) {
+        let corpus = corpus();
+        let mut player = Player::new();
+        for (is_client, jump, noise, which, flags) in segments {
+            let (_, turns, _) = &corpus[which.index(corpus.len())];
+            let known: Vec<u8> = turns.iter().filter_map(|turn| match (turn, is_client) {
+                (Client(text), true) | (Server(text), false) => Some(text.clone()),
+                _ => None,
+            }).collect::<String>().into_bytes();
+            let bytes = if flags & 1 == 0 { known } else { noise };
+            let shift = i32::from(jump as i8) / 32;
+            let length = bytes.len() as u32;
+            player.now_ns += 1_000;
+            if is_client {
+                let seq = player.client_seq.wrapping_add_signed(shift);
+                player.ingress(seq, &bytes, flags == 2, flags == 4);
+                player.client_seq = seq.wrapping_add(length);
+            } else {
+                let seq = player.server_seq.wrapping_add_signed(shift);
+                player.egress(seq, &bytes, flags == 6);
+                player.server_seq = seq.wrapping_add(length);
+            }
+            let connection = &player.connection;
+            let open = (connection.ended..connection.begun)
+                .filter(|index| connection.pending[(index % super::MAX_PENDING) as usize].flags & 1 != 0)
+                .count() as u32;
+            prop_assert_eq!(player.sum.started, player.sum.finished + player.sum.aborted + open);
+        }
+    }
+}
