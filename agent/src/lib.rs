@@ -3,9 +3,12 @@
 //! ([`resources`]).
 
 #[cfg(feature = "node")]
+pub mod discover;
+#[cfg(feature = "node")]
 pub mod kernel;
 #[cfg(feature = "resources")]
 pub mod resources;
+pub mod telemetry_client;
 
 /// `forebay.telemetry.v1`, as generated from `proto/`.
 #[allow(
