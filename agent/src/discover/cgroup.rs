@@ -1,0 +1,181 @@
+//! Pods' cgroups, found by the paths that the kubelet gives them.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How deep below the root a pod's cgroup is looked for: the kubelet's own paths
+/// have at most 3 levels, a nested node (kind, k3s in a container) adds a few.
+const MAX_DEPTH: usize = 8;
+
+/// The cgroup2 hierarchy: `/sys/fs/cgroup` on a unified host,
+/// `/sys/fs/cgroup/unified` on a hybrid one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupRoot(PathBuf);
+
+impl CgroupRoot {
+    /// The first cgroup2 mount of this process's mount table.
+    pub fn find() -> io::Result<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        Self::in_mount_table(&table)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
+    }
+
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `… <mount point> <options> [tags…] - cgroup2 …` (proc(5), mountinfo).
+    fn in_mount_table(table: &str) -> Option<Self> {
+        table.lines().find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            let mount_point = before.split(' ').nth(4)?;
+            (after.split(' ').next() == Some("cgroup2")).then(|| Self(PathBuf::from(mount_point)))
+        })
+    }
+
+    /// All pods' cgroups there are, by the kubelet's name for the pod.
+    pub fn pods(&self) -> io::Result<PodCgroups> {
+        let mut found = PodCgroups::default();
+        walk(&self.0, MAX_DEPTH, false, &mut found.by_uid)?;
+        Ok(found)
+    }
+}
+
+/// Where each pod's cgroup is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodCgroups {
+    by_uid: HashMap<String, PathBuf>,
+}
+
+impl PodCgroups {
+    pub fn get(&self, cgroup_uid: &str) -> Option<&Path> {
+        self.by_uid.get(cgroup_uid).map(PathBuf::as_path)
+    }
+}
+
+fn walk(
+    folder: &Path,
+    depth: usize,
+    in_kubepods: bool,
+    found: &mut HashMap<String, PathBuf>,
+) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = match entry {
+            Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => entry,
+            // Gone since the folder was opened.
+            _ => continue,
+        };
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let path = entry.path();
+        if in_kubepods && let Some(uid) = pod_uid(name) {
+            found.insert(uid, path);
+        } else if depth > 1 {
+            let inside = in_kubepods || name.contains("kubepods");
+            match walk(&path, depth - 1, inside, found) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The pod that a folder's name speaks of:
+/// - cgroupfs driver: `pod<uid>`
+/// - systemd driver: `kubepods[-<qos>]-pod<uid, - as _>.slice`
+fn pod_uid(name: &str) -> Option<String> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod")?.1.replace('_', "-"),
+        None => name.strip_prefix("pod")?.to_owned(),
+    };
+    let is_uid = !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_uid.then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_both_drivers_give_the_uid() {
+        let uid = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
+        for name in [
+            format!("pod{uid}"),
+            format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_")),
+            format!("kubepods-besteffort-pod{}.slice", uid.replace('-', "_")),
+            format!("kubepods-pod{}.slice", uid.replace('-', "_")),
+            format!("kubelet-kubepods-pod{}.slice", uid.replace('-', "_")),
+        ] {
+            assert_eq!(pod_uid(&name).as_deref(), Some(uid), "{name}");
+        }
+        let hash = "1f9b3c0a5d7e4b2f8a6c9d0e1f2a3b4c";
+        assert_eq!(pod_uid(&format!("kubepods-burstable-pod{hash}.slice")).as_deref(), Some(hash));
+    }
+
+    #[test]
+    fn other_names_give_none() {
+        for name in [
+            "kubepods.slice",
+            "kubepods-besteffort.slice",
+            "burstable",
+            "besteffort",
+            "cri-containerd-0123.scope",
+            "pod",
+            "podruntime.slice",
+            "system.slice",
+        ] {
+            assert_eq!(pod_uid(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn pods_are_found_in_every_layout_and_nothing_else_is() {
+        let root = tempfile::tempdir().unwrap();
+        let uid = |n: u32| format!("00000000-0000-4000-8000-{n:012}");
+        let slice = |n: u32| uid(n).replace('-', "_");
+        let layouts = [
+            (1, format!("kubepods/burstable/pod{}/{}", uid(1), "a".repeat(64))),
+            (2, format!("kubepods/pod{}/{}", uid(2), "b".repeat(64))),
+            (
+                3,
+                format!(
+                    "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice/cri-containerd-{}.scope",
+                    slice(3),
+                    "c".repeat(64)
+                ),
+            ),
+            (4, format!("kubepods.slice/kubepods-pod{}.slice/crio-{}.scope/container", slice(4), "d".repeat(64))),
+            (5, format!("docker.slice/node.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{}.slice", slice(5))),
+            (6, format!("system.slice/pod{}", uid(6))),
+        ];
+        for (_, path) in &layouts {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        let pods = CgroupRoot::at(root.path()).pods().unwrap();
+        for (n, path) in &layouts[..5] {
+            let found = pods.get(&uid(*n)).unwrap_or_else(|| panic!("{path} was not found"));
+            assert!(root.path().join(path).starts_with(found), "{path}: found {}", found.display());
+        }
+        assert_eq!(pods.get(&uid(6)), None, "not the kubelet's");
+        assert_eq!(pods.by_uid.len(), 5);
+    }
+
+    #[test]
+    fn the_mount_is_found_on_unified_and_hybrid_hosts() {
+        let hybrid = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
+                      31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:5 - cgroup2 cgroup2 rw\n\
+                      32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert_eq!(CgroupRoot::in_mount_table(hybrid), Some(CgroupRoot::at("/sys/fs/cgroup/unified")));
+        let unified = "29 22 0:25 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(CgroupRoot::in_mount_table(unified), Some(CgroupRoot::at("/sys/fs/cgroup")));
+        assert_eq!(CgroupRoot::in_mount_table("1 1 0:1 / / rw - ext4 /dev/a rw\n"), None);
+    }
+}

@@ -1,0 +1,56 @@
+//! This node's pods that belong to an InferencePool.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::resources::{ObjectKey, Snapshot};
+
+/// The kubelet names a static pod's cgroup after this annotation, not after the
+/// uid that the API server gave its mirror.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
+/// A pod of this node that some pool selects, Ready or not: it is watched from its
+/// first moment on, so that its first request is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    pub key: ObjectKey,
+    pub uid: String,
+    /// What the kubelet calls the pod in cgroup paths.
+    pub cgroup_uid: String,
+    pub ip: Option<IpAddr>,
+    /// Target ports of all pools that select it, ascending.
+    pub ports: Vec<u16>,
+}
+
+/// The pods of `node_name` in any pool, ordered by name.
+pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
+    let mut pods = BTreeMap::<&ObjectKey, LocalPod>::new();
+    for (pool_key, pool) in &snapshot.inference_pools {
+        for (key, pod) in &snapshot.pods {
+            let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node_name);
+            let selected = key.namespace == pool_key.namespace
+                && pod.metadata.labels.as_ref().is_some_and(|labels| pool.spec.selector.matches(labels));
+            let Some(uid) = pod.metadata.uid.clone().filter(|_| here && selected) else { continue };
+            let local = pods.entry(key).or_insert_with(|| LocalPod {
+                key: key.clone(),
+                cgroup_uid: pod
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(CONFIG_HASH))
+                    .unwrap_or(&uid)
+                    .clone(),
+                uid,
+                ip: pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
+                ports: Vec::new(),
+            });
+            local.ports.extend(pool.spec.target_ports.iter().map(|port| port.number.get()));
+        }
+    }
+    pods.into_values()
+        .map(|mut pod| {
+            pod.ports.sort_unstable();
+            pod.ports.dedup();
+            pod
+        })
+        .collect()
+}
