@@ -5,7 +5,11 @@
 #[cfg(feature = "node")]
 pub mod discover;
 #[cfg(feature = "node")]
+pub mod engine;
+#[cfg(feature = "node")]
 pub mod kernel;
+#[cfg(feature = "node")]
+pub mod publish;
 #[cfg(feature = "resources")]
 pub mod resources;
 pub mod telemetry_client;

@@ -116,7 +116,7 @@ fn head_is_over(connection: &mut Connection, now_ns: u64) {
             half.effects.responses_5xx += 1;
         } else if status >= 400 {
             half.effects.responses_4xx += 1;
-        } else if status >= 200 && status < 300 {
+        } else if (200..300).contains(&status) {
             half.effects.responses_2xx += 1;
         }
     }

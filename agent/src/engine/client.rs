@@ -1,0 +1,92 @@
+//! One kept-open HTTP connection to one engine.
+
+use std::net::SocketAddr;
+
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::{
+    body::Bytes,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinSet};
+
+/// vLLM's `/metrics` has about 60 KB; many models and adapters multiply it.
+const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// Why an engine gave no answer, in a line for an operator.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("cannot connect to {0}: {1}")]
+    Connect(SocketAddr, std::io::Error),
+    #[error("{path} broke off: {source}")]
+    Http { path: &'static str, source: hyper::Error },
+    #[error("{path} answered {status}")]
+    Status { path: &'static str, status: StatusCode },
+    #[error("{path} is larger than {MAX_BODY_BYTES} bytes")]
+    TooLarge { path: &'static str },
+    #[error("{path} broke off in the body")]
+    Body { path: &'static str },
+}
+
+pub(super) struct EngineClient {
+    address: SocketAddr,
+    connection: Option<SendRequest<Empty<Bytes>>>,
+    /// The connection's own task; gone with this value.
+    driver: JoinSet<()>,
+}
+
+impl EngineClient {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { address, connection: None, driver: JoinSet::new() }
+    }
+
+    /// The body of a 200 answer. A kept connection that the engine has closed in
+    /// the meantime is opened again once.
+    pub(super) async fn get(&mut self, path: &'static str) -> Result<Bytes, FetchError> {
+        let reused = self.connection.is_some();
+        match self.try_get(path).await {
+            Err(FetchError::Http { .. }) if reused => self.try_get(path).await,
+            result => result,
+        }
+    }
+
+    async fn try_get(&mut self, path: &'static str) -> Result<Bytes, FetchError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) if !connection.is_closed() => connection,
+            _ => self.connect(path).await?,
+        };
+        let http = |source| FetchError::Http { path, source };
+        connection.ready().await.map_err(http)?;
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = http::Uri::from_static(path);
+        let host = header::HeaderValue::from_maybe_shared(Bytes::from(self.address.to_string()));
+        if let Ok(host) = host {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let response = connection.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { FetchError::TooLarge { path } } else { FetchError::Body { path } }
+        })?;
+        self.connection = Some(connection);
+        if status != StatusCode::OK {
+            return Err(FetchError::Status { path, status });
+        }
+        Ok(body.to_bytes())
+    }
+
+    async fn connect(&mut self, path: &'static str) -> Result<SendRequest<Empty<Bytes>>, FetchError> {
+        let stream =
+            TcpStream::connect(self.address).await.map_err(|error| FetchError::Connect(self.address, error))?;
+        let (connection, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| FetchError::Http { path, source })?;
+        self.driver.abort_all();
+        self.driver = JoinSet::new();
+        self.driver.spawn(async move {
+            // Its errors come out of the request that meets them.
+            let _ = driver.await;
+        });
+        Ok(connection)
+    }
+}

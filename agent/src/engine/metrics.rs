@@ -1,0 +1,139 @@
+//! The few families of vLLM's `/metrics` that matter here, out of the fifty
+//! kilobytes there are (Prometheus text, exposition format 0.0.4).
+
+use crate::telemetry::EngineLoad;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MetricsError {
+    #[error("/metrics has no vllm:num_requests_running: is it a vLLM server?")]
+    NotVllm,
+}
+
+/// Reads a scrape. Several engines (data parallel ranks behind one port) are added
+/// up; the KV cache usage is that of the fullest. Older names are understood.
+pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, MetricsError> {
+    let mut load = EngineLoad { measured_boottime_ns, ..EngineLoad::default() };
+    let mut is_vllm = false;
+    for line in text.lines() {
+        let Some(line) = line.strip_prefix("vllm:") else { continue };
+        let Some((name, labels, value)) = split_sample(line) else { continue };
+        match name {
+            "num_requests_running" => {
+                is_vllm = true;
+                load.running += value as u32;
+            }
+            "num_requests_waiting" => load.waiting += value as u32,
+            "kv_cache_usage_perc" | "gpu_cache_usage_perc" => {
+                load.kv_cache_usage = Some(load.kv_cache_usage.unwrap_or(0.0).max(value));
+            }
+            "prompt_tokens_total" => load.prompt_tokens += value as u64,
+            "generation_tokens_total" => load.generation_tokens += value as u64,
+            "prefix_cache_queries_total" | "gpu_prefix_cache_queries_total" => {
+                load.prefix_cache_queries += value as u64;
+            }
+            "prefix_cache_hits_total" | "gpu_prefix_cache_hits_total" => load.prefix_cache_hits += value as u64,
+            "num_preemptions_total" => load.preemptions += value as u64,
+            "request_success_total" => load.requests_succeeded += value as u64,
+            "cache_config_info" => {
+                load.block_size_tokens = label(labels, "block_size").and_then(|it| it.parse().ok());
+                load.num_gpu_blocks = label(labels, "num_gpu_blocks").and_then(|it| it.parse().ok());
+            }
+            _ => {}
+        }
+    }
+    if is_vllm { Ok(load) } else { Err(MetricsError::NotVllm) }
+}
+
+/// `name{labels} value [timestamp]`; labels without their braces.
+fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
+    let name_end = line.find(['{', ' '])?;
+    let (name, rest) = line.split_at(name_end);
+    let (labels, rest) = match rest.strip_prefix('{') {
+        // A value may hold a brace, so the last one closes.
+        Some(rest) => rest.rsplit_once('}')?,
+        None => ("", rest),
+    };
+    let value: f64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    (value.is_finite() && value >= 0.0).then_some((name, labels, value))
+}
+
+/// A label's value, where it has no escapes (those asked for here are numbers).
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = labels;
+    loop {
+        let (key, after) = rest.split_once("=\"")?;
+        let (value, after) = after.split_once('"')?;
+        if key.trim_start_matches(',').trim() == name {
+            return Some(value);
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRAPE: &str = r#"# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="Qwen/Qwen3-0.6B"} 8.0
+vllm:num_requests_waiting{engine="0",model_name="Qwen/Qwen3-0.6B"} 3.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 3.0
+vllm:kv_cache_usage_perc{engine="0",model_name="Qwen/Qwen3-0.6B"} 0.25
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 2186.0
+vllm:prefix_cache_queries_created{engine="0",model_name="m"} 1.7953683726434708e+09
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 128.0
+vllm:prompt_tokens_total{engine="0",model_name="m"} 2.5e+03
+vllm:generation_tokens_total{engine="0",model_name="m"} 4118.0
+vllm:num_preemptions_total{engine="0",model_name="m"} 2.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 4.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 5.0
+vllm:cache_config_info{_block_size_resolved="True",block_size="128",odd="a}b",num_gpu_blocks="8192",engine="0"} 1.0
+http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
+"#;
+
+    #[test]
+    fn a_scrape_of_vllm_is_read() {
+        let load = parse(SCRAPE, 7).unwrap();
+        assert_eq!(
+            load,
+            EngineLoad {
+                measured_boottime_ns: 7,
+                running: 8,
+                waiting: 3,
+                kv_cache_usage: Some(0.25),
+                prompt_tokens: 2500,
+                generation_tokens: 4118,
+                prefix_cache_queries: 2186,
+                prefix_cache_hits: 128,
+                preemptions: 2,
+                requests_succeeded: 9,
+                block_size_tokens: Some(128),
+                num_gpu_blocks: Some(8192),
+                models: Vec::new(),
+            }
+        );
+    }
+
+    #[test]
+    fn engines_behind_one_port_add_up() {
+        let two = "vllm:num_requests_running{engine=\"0\"} 2\nvllm:num_requests_running{engine=\"1\"} 3\n\
+                   vllm:kv_cache_usage_perc{engine=\"0\"} 0.9\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.1\n";
+        let load = parse(two, 0).unwrap();
+        assert_eq!((load.running, load.kv_cache_usage), (5, Some(0.9)));
+    }
+
+    #[test]
+    fn what_is_not_measured_is_absent() {
+        let load = parse("vllm:num_requests_running 0\n", 0).unwrap();
+        assert_eq!((load.kv_cache_usage, load.block_size_tokens), (None, None));
+    }
+
+    #[test]
+    fn another_program_is_told_apart() {
+        assert_eq!(parse("up 1\n", 0), Err(MetricsError::NotVllm));
+        for noise in ["vllm:", "vllm:num_requests_running", "vllm:x{", "vllm:x{}", "vllm:num_requests_running{} NaN"] {
+            assert_eq!(parse(noise, 0), Err(MetricsError::NotVllm), "{noise}");
+        }
+    }
+}
