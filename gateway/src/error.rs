@@ -44,8 +44,8 @@ pub enum Error {
     BodyTooLarge { limit_bytes: u64 },
     #[error("no byte of the request body came for {}", humane(*waited))]
     BodyTimeout { waited: Duration },
-    #[error("the request body broke off: {0}")]
-    BodyBroken(#[source] hyper::Error),
+    #[error("the framing of the request body is broken")]
+    BodyBroken,
     #[error("the client went away")]
     ClientGone,
     #[error("the model `{0}` does not exist")]
@@ -103,7 +103,7 @@ impl Error {
             | Self::NoHost
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout { .. }
-            | Self::BodyBroken(_)
+            | Self::BodyBroken
             | Self::ClientGone
             | Self::UnknownModel(_)
             | Self::UnknownModelInPath(_)
@@ -127,7 +127,7 @@ impl Error {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
+            Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::CompressedBody | Self::MultipartBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -157,7 +157,7 @@ impl Error {
             Self::NoHost => "no_host",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyTimeout { .. } => "body_timeout",
-            Self::BodyBroken(_) => "body_broken",
+            Self::BodyBroken => "body_broken",
             Self::ClientGone => "client_closed_request",
             Self::UnknownModel(_) | Self::UnknownModelInPath(_) => "model_not_found",
             Self::NoRoute => "route_not_found",

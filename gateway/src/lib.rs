@@ -1,11 +1,23 @@
 //! Forebay's data plane.
 //!
-//! The modules are the steps of a request: [`accept`], [`extract`], `route`,
-//! `pick`, `forward`, [`answer`]; `observe` watches all of them.
+//! The modules are the steps of a request: `accept`, [`extract`], `route`,
+//! `pick`, `forward`, [`answer`]; `request` is the way through them and
+//! `observe` watches all of it. A request is one task, from its first byte to its answer's last.
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod answer;
+mod config;
 mod error;
 pub mod extract;
+mod forward;
+mod gateway;
+mod hold;
+mod observe;
+mod pick;
+mod request;
+mod route;
 
+pub use config::Config;
 pub use error::{Error, PickerFault, Retry, Source};
+pub use gateway::{Gateway, StartError};

@@ -1,3 +1,8 @@
 //! What goes back to the client.
 
+mod body;
 pub mod error;
+mod models;
+
+pub(crate) use body::AnswerBody;
+pub(crate) use models::{ModelLists, find_model, list_models};

@@ -1,0 +1,100 @@
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::AnswerBody;
+
+/// Most headers of a request.
+const MAX_HEADERS: usize = 100;
+/// Largest head of a request, and largest piece of its body read at once.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// From the first byte of a head to its last, and from one request to the next.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests at one time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 1024;
+/// An HTTP/2 body is held anyway: windows that let it come without stops.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Answers requests.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// `port`: the one that the listener's resource names.
+    fn handle(
+        self: Arc<Self>,
+        port: u16,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<AnswerBody>> + Send;
+}
+
+/// Serves one client until it leaves; after `drain`, until its running requests have ended or `drain_timeout` is over.
+pub(super) async fn serve(
+    stream: TcpStream,
+    port: u16,
+    handler: Arc<impl Handler>,
+    drain: CancellationToken,
+    drain_timeout: Duration,
+    tasks: TaskTracker,
+) {
+    let gone = CancellationToken::new();
+    let _ends_streams = gone.clone().drop_guard();
+    let mut builder = auto::Builder::new(StreamTasks { tasks, gone });
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(Duration::from_secs(30));
+    let service = service_fn(|request| {
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(handler.handle(port, request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => Ok(ended),
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(drain_timeout, connection).await
+        }
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client's connection ended early"),
+        Err(_) => tracing::info!("a connection was closed with a request running: the drain timeout is over"),
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection; they end with it.
+#[derive(Clone, Debug)]
+struct StreamTasks {
+    tasks: TaskTracker,
+    gone: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for StreamTasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let gone = self.gone.clone();
+        self.tasks.spawn(async move { gone.run_until_cancelled_owned(stream).await });
+    }
+}

@@ -1,0 +1,164 @@
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Handler, serve};
+
+/// Most connections of clients at one time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 65_536;
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The open ports, kept in step with the Gateways.
+#[derive(Debug)]
+pub(crate) struct Listeners<H> {
+    handler: Arc<H>,
+    bind_address: IpAddr,
+    port_map: HashMap<u16, u16>,
+    drain_timeout: Duration,
+    tasks: TaskTracker,
+    open: HashMap<u16, Open>,
+    places: Arc<Semaphore>,
+    connections: Gauge,
+}
+
+#[derive(Debug)]
+struct Open {
+    address: SocketAddr,
+    drain: CancellationToken,
+}
+
+impl<H: Handler> Listeners<H> {
+    /// `tasks` owns the accepting and the connections.
+    pub(crate) fn new(
+        handler: Arc<H>,
+        bind_address: IpAddr,
+        port_map: HashMap<u16, u16>,
+        drain_timeout: Duration,
+        tasks: TaskTracker,
+        connections: Gauge,
+    ) -> Self {
+        Self {
+            handler,
+            bind_address,
+            port_map,
+            drain_timeout,
+            tasks,
+            open: HashMap::new(),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            connections,
+        }
+    }
+
+    /// Opens and closes so that exactly `ports` are open; those that cannot be opened are given back with the
+    /// reason. Closing stops accepting at once and drains the connections.
+    pub(crate) async fn set(&mut self, ports: &BTreeSet<u16>) -> Vec<(SocketAddr, io::Error)> {
+        self.open.retain(|port, open| {
+            let stays = ports.contains(port);
+            if !stays {
+                open.drain.cancel();
+                tracing::info!(address = %open.address, "listener closed");
+            }
+            stays
+        });
+        let mut failed = Vec::new();
+        for port in ports {
+            if self.open.contains_key(port) {
+                continue;
+            }
+            let address = SocketAddr::new(self.bind_address, self.port_map.get(port).copied().unwrap_or(*port));
+            match self.listen(*port, address).await {
+                Ok(open) => {
+                    tracing::info!(address = %open.address, "listener opened");
+                    self.open.insert(*port, open);
+                }
+                Err(error) => failed.push((address, error)),
+            }
+        }
+        failed
+    }
+
+    /// The open addresses, by the port that the listener's resource names.
+    pub(crate) fn addresses(&self) -> HashMap<u16, SocketAddr> {
+        self.open.iter().map(|(port, open)| (*port, open.address)).collect()
+    }
+
+    async fn listen(&self, port: u16, address: SocketAddr) -> io::Result<Open> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let drain = CancellationToken::new();
+        let accepting = accept(Accepting {
+            listener,
+            port,
+            handler: self.handler.clone(),
+            drain: drain.clone(),
+            drain_timeout: self.drain_timeout,
+            tasks: self.tasks.clone(),
+            places: self.places.clone(),
+            connections: self.connections.clone(),
+        });
+        self.tasks.spawn(accepting);
+        Ok(Open { address, drain })
+    }
+}
+
+impl<H> Drop for Listeners<H> {
+    fn drop(&mut self) {
+        for open in self.open.values() {
+            open.drain.cancel();
+        }
+    }
+}
+
+struct Accepting<H> {
+    listener: TcpListener,
+    port: u16,
+    handler: Arc<H>,
+    drain: CancellationToken,
+    drain_timeout: Duration,
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    connections: Gauge,
+}
+
+async fn accept<H: Handler>(it: Accepting<H>) {
+    loop {
+        let accepted = async {
+            let place = it.places.clone().acquire_owned().await;
+            (place, it.listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = it.drain.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a client was gone before it was served");
+            continue;
+        }
+        let serving =
+            serve(stream, it.port, it.handler.clone(), it.drain.clone(), it.drain_timeout, it.tasks.clone());
+        let connections = it.connections.clone();
+        connections.inc();
+        it.tasks.spawn(async move {
+            serving.await;
+            connections.dec();
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,136 @@
+use http::{HeaderMap, HeaderName, header};
+
+use crate::Error;
+
+/// Internal headers by their whole name, in lower case with dashes.
+const INTERNAL: [&str; 4] =
+    ["x-prefiller-host-port", "x-encoder-hosts-ports", "x-data-parallel-host-port", "x-kv-cache-source-host-port"];
+/// Of the headers with these prefixes, those about destinations and models are the gateway's and the
+/// picker's; objectives, fairness ids and SLOs are the client's to set.
+const INTERNAL_PREFIXES: [&str; 2] = ["x-gateway-", "x-llm-d-"];
+const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-name", "rewrite"];
+
+/// Checks and cleans a request's headers before anything else looks at them: what belongs to the
+/// client's connection, and what only gateways and pickers may say.
+pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
+    // A request with both is the classic way to smuggle another one past a proxy (RFC 9112, 6.1).
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Error::AmbiguousLength);
+    }
+    remove_hop_by_hop(headers);
+    // The body's first bytes are asked for by reading them; the length is set anew from the body.
+    headers.remove(header::EXPECT);
+    headers.remove(header::CONTENT_LENGTH);
+    let internal: Vec<HeaderName> = headers.keys().filter(|name| is_internal(name.as_str())).cloned().collect();
+    for name in internal {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Removes the headers of RFC 9110, 7.6.1, and those that `Connection` names.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // Naming the host would leave the request without one.
+            .filter(|name| *name != header::HOST)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// Servers that turn dashes into underscores (CGI, WSGI) make no difference between the two.
+fn is_internal(name: &str) -> bool {
+    if !name.starts_with("x-") && !name.starts_with("x_") {
+        return false;
+    }
+    let name = name.replace('_', "-");
+    INTERNAL.contains(&name.as_str())
+        || INTERNAL_PREFIXES
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix))
+            .any(|rest| INTERNAL_WORDS.iter().any(|word| rest.contains(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(names: &[&'static str]) -> HeaderMap {
+        names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn internal_headers_go_in_every_spelling() {
+        let mut all = headers(&[
+            "x-gateway-model-name",
+            "x_gateway_base_model_name",
+            "x-gateway-base_model-name",
+            "x-gateway-model-name-rewrite",
+            "x-gateway-destination-endpoint",
+            "x-gateway-destination-endpoint-subset",
+            "x-gateway-destination-endpoint-served",
+            "x-llm-d-model-name-rewrite",
+            "x-llm-d-destination-endpoint",
+            "x-prefiller-host-port",
+            "x_encoder_hosts_ports",
+            "x-data-parallel-host-port",
+            "x-kv-cache-source-host-port",
+            "x-gateway-inference-objective",
+            "x-llm-d-inference-fairness-id",
+            "x-request-id",
+            "authorization",
+        ]);
+        sanitise(&mut all).unwrap();
+        assert_eq!(
+            names(&all),
+            ["x-gateway-inference-objective", "x-llm-d-inference-fairness-id", "x-request-id", "authorization"]
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_there() {
+        let mut all = headers(&["host", "te", "upgrade", "x-mine", "x-kept", "expect", "keep-alive"]);
+        all.insert(header::CONNECTION, HeaderValue::from_static("x-mine, Host"));
+        sanitise(&mut all).unwrap();
+        assert_eq!(names(&all), ["host", "x-kept"]);
+    }
+
+    #[test]
+    fn two_lengths_are_refused() {
+        let mut all = headers(&["content-length", "transfer-encoding"]);
+        assert!(matches!(sanitise(&mut all), Err(Error::AmbiguousLength)));
+    }
+}

@@ -1,0 +1,100 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::forward::PooledBody;
+use crate::observe::Record;
+use crate::pick::Session;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    /// The gateway's own.
+    Whole(Option<Bytes>),
+    /// A pod's, passed on frame by frame as it comes.
+    Upstream(Box<UpstreamAnswer>),
+}
+
+/// A pod's response on its way to the client. Dropped before its end, because the client has left,
+/// it takes with it the connection to the pod and the picker's stream.
+#[derive(Debug)]
+pub(crate) struct UpstreamAnswer {
+    body: PooledBody,
+    session: Option<Session>,
+    record: Record,
+}
+
+impl AnswerBody {
+    pub(crate) fn whole(body: Bytes) -> Self {
+        Self::Whole((!body.is_empty()).then_some(body))
+    }
+
+    pub(crate) fn upstream(body: PooledBody, session: Option<Session>, record: Record) -> Self {
+        let mut answer = UpstreamAnswer { body, session, record };
+        answer.finish_if_ended();
+        Self::Upstream(Box::new(answer))
+    }
+}
+
+impl UpstreamAnswer {
+    fn finish_if_ended(&mut self) {
+        if self.body.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.record.whole();
+        if let Some(session) = self.session.take() {
+            session.finish();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let answer = match self.get_mut() {
+            Self::Whole(body) => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Self::Upstream(answer) => answer,
+        };
+        let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    answer.record.body_bytes(data.len());
+                }
+                answer.finish_if_ended();
+            }
+            Some(Err(error)) => {
+                tracing::info!(%error, "a model server broke off its response");
+                answer.record.answering(StatusCode::BAD_GATEWAY);
+                answer.finish();
+            }
+            None => answer.finish(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_none(),
+            Self::Upstream(answer) => answer.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Upstream(answer) => answer.body.size_hint(),
+        }
+    }
+}

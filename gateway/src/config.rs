@@ -1,0 +1,114 @@
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the gateway is told at its start; all else comes from the resources.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "forebay-gateway", version, about)]
+pub struct Config {
+    /// Folder with the Kubernetes manifests to serve; reloaded when it changes.
+    #[arg(long, env = "FOREBAY_RESOURCES", value_name = "DIR")]
+    pub resources: PathBuf,
+
+    /// Gateways of this class are served.
+    #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
+    pub gateway_class: String,
+
+    /// Address the Gateways' ports are opened on.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub bind_address: IpAddr,
+
+    /// Metrics and health.
+    #[arg(long, default_value = "0.0.0.0:9100", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+
+    /// Most bytes of one request body held while a pod is chosen.
+    #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]
+    pub hold_request_bytes: u64,
+
+    /// Most bytes of all request bodies held at one time.
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub hold_total_bytes: u64,
+
+    /// Longest wait for the next bytes of a request body, seconds.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub client_body_timeout: Duration,
+
+    /// Longest wait for the endpoint picker once it has all it needs, seconds.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    pub picker_timeout: Duration,
+
+    /// Longest wait for a connection to a model server, seconds.
+    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    pub connect_timeout: Duration,
+
+    /// Longest wait for the head of a model server's response, seconds. Generous: prefill may queue.
+    #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
+    pub first_byte_timeout: Duration,
+
+    /// How long an unused connection to a model server is kept, seconds. Below the 5 s
+    /// after which uvicorn, vLLM's server, closes it from its side.
+    #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
+    pub upstream_idle_timeout: Duration,
+
+    /// How long running requests may take to finish after SIGTERM, or after their listener was removed, seconds.
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    pub drain_timeout: Duration,
+
+    /// Opens another port than the Gateway's listener names: `8080=18080`, or `8080=0` for any free one.
+    #[arg(long = "map-port", value_name = "LISTENER=PORT", value_parser = port_pair)]
+    pub map_ports: Vec<(u16, u16)>,
+}
+
+impl Config {
+    /// The defaults of the command line, for embedding.
+    pub fn new(resources: impl Into<PathBuf>) -> Self {
+        use clap::Parser as _;
+        let mut config = Self::parse_from(["forebay-gateway", "--resources", "."]);
+        config.resources = resources.into();
+        config
+    }
+
+    pub(crate) fn port_map(&self) -> HashMap<u16, u16> {
+        self.map_ports.iter().copied().collect()
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+fn port_pair(text: &str) -> Result<(u16, u16), String> {
+    text.split_once('=')
+        .and_then(|(listener, port)| Some((listener.parse().ok()?, port.parse().ok()?)))
+        .ok_or_else(|| "LISTENER=PORT with two port numbers is needed, as in 8080=18080".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Config::command().debug_assert();
+        assert_eq!(Config::new("/etc/forebay").picker_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn ports_and_seconds_are_checked() {
+        let parse = |flag: &str| Config::try_parse_from(["forebay-gateway", "--resources", ".", flag]);
+        assert_eq!(parse("--map-port=8080=0").unwrap().port_map()[&8080], 0);
+        assert!(parse("--map-port=8080").is_err());
+        assert_eq!(parse("--drain-timeout=0.5").unwrap().drain_timeout, Duration::from_millis(500));
+        for bad in ["0", "-1", "x", "inf"] {
+            assert!(parse(&format!("--drain-timeout={bad}")).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_agent::resources::folder::{self, FolderProvider};
+use forebay_agent::resources::{Snapshot, Store};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::Listeners;
+use crate::answer::ModelLists;
+use crate::config::Config;
+use crate::forward::{Forwarder, Pool};
+use crate::hold::HoldBudget;
+use crate::observe::{Health, Metrics, Record, serve_admin};
+use crate::pick::Picker;
+use crate::request::Proxy;
+use crate::route::compile;
+
+/// Between attempts to open a listener whose port was taken.
+const BIND_AGAIN: Duration = Duration::from_secs(2);
+
+/// Why a gateway could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("--resources {path}: {source}")]
+    Resources { path: String, source: folder::Error },
+    #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
+    Admin { address: SocketAddr, source: io::Error },
+}
+
+/// A running gateway. It ends with [`Gateway::shutdown`]; dropped, it stops accepting and drains behind the caller's back.
+#[derive(Debug)]
+pub struct Gateway {
+    admin_address: SocketAddr,
+    state: watch::Receiver<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _resources: FolderProvider,
+}
+
+/// What the controlling task has brought about.
+#[derive(Clone, Debug, Default)]
+struct State {
+    generation: u64,
+    addresses: HashMap<u16, SocketAddr>,
+}
+
+impl Gateway {
+    /// Returns when the resources have been loaded and the listeners that can be opened are open.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store = Store::new();
+        let resources = folder::start(&config.resources, store.clone()).await.map_err(|source| {
+            StartError::Resources { path: config.resources.display().to_string(), source }
+        })?;
+        let admin = |source| StartError::Admin { address: config.admin_listen, source };
+        let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
+        let admin_address = admin_listener.local_addr().map_err(admin)?;
+
+        let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Health::default());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let pool = Arc::new(Pool::new(config.upstream_idle_timeout));
+        let proxy = Arc::new(Proxy {
+            table: Default::default(),
+            budget: HoldBudget::new(
+                config.hold_request_bytes,
+                config.hold_total_bytes,
+                metrics.hold_bytes.clone(),
+            ),
+            picker: Picker::new(
+                metrics.clone(),
+                config.picker_timeout,
+                config.client_body_timeout,
+                tasks.clone(),
+            ),
+            forwarder: Forwarder::new(
+                pool.clone(),
+                metrics.clone(),
+                config.connect_timeout,
+                config.first_byte_timeout,
+            ),
+            models: ModelLists::new(pool.clone()),
+            metrics: metrics.clone(),
+            client_body_timeout: config.client_body_timeout,
+            unknown_label: Record::unknown_label(),
+        });
+        let listeners = Listeners::new(
+            proxy.clone(),
+            config.bind_address,
+            config.port_map(),
+            config.drain_timeout,
+            tasks.clone(),
+            metrics.connections.clone(),
+        );
+        let (state, mut observed) = watch::channel(State::default());
+        let controller =
+            Controller { class: config.gateway_class, store, proxy, listeners, health: health.clone(), state, problems: BTreeSet::new() };
+        tasks.spawn(controller.run(stop.clone()));
+        tasks.spawn(sweep(pool, stop.clone()));
+        tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone(), tasks.clone()));
+        // The controller is there as long as `stop` is not called; it cannot end before its first turn.
+        drop(observed.wait_for(|state| state.generation > 0).await);
+        Ok(Self { admin_address, state: observed, stop, tasks, _resources: resources })
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The open addresses, by the port that the listener's resource names.
+    pub fn addresses(&self) -> HashMap<u16, SocketAddr> {
+        self.state.borrow().addresses.clone()
+    }
+
+    /// Waits until the routes of a later generation of the resources are in force.
+    pub async fn changed(&mut self) {
+        drop(self.state.changed().await);
+    }
+
+    /// Stops accepting, lets running requests end within the drain timeout, then closes what is left.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Keeps routes, pickers and listeners in step with the resources.
+struct Controller {
+    class: String,
+    store: Arc<Store>,
+    proxy: Arc<Proxy>,
+    listeners: Listeners<Proxy>,
+    health: Arc<Health>,
+    state: watch::Sender<State>,
+    problems: BTreeSet<String>,
+}
+
+impl Controller {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut generations = self.store.subscribe();
+        loop {
+            generations.mark_unchanged();
+            let snapshot = self.store.snapshot();
+            let all_open = self.apply(&snapshot).await;
+            let again = async {
+                if all_open { std::future::pending().await } else { tokio::time::sleep(BIND_AGAIN).await }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = generations.changed() => if changed.is_err() { break },
+                () = again => {}
+            }
+        }
+        self.health.set_ready(false);
+    }
+
+    /// False if a listener could not be opened.
+    async fn apply(&mut self, snapshot: &Snapshot) -> bool {
+        let table = compile(snapshot, &self.class);
+        for problem in table.problems.difference(&self.problems) {
+            tracing::warn!("{problem}");
+        }
+        self.problems.clone_from(&table.problems);
+        let ports = table.ports.keys().copied().collect();
+        self.proxy.picker.set_addresses(&table.picker_addresses());
+        self.proxy.models.retain(&table.pools);
+        // Routes first: a new listener's first request finds them.
+        self.proxy.table.store(Arc::new(table));
+        let failed = self.listeners.set(&ports).await;
+        for (address, error) in &failed {
+            tracing::warn!(%address, %error, "a listener cannot be opened; it is tried again");
+        }
+        self.health.set_ready(failed.is_empty());
+        self.state.send_replace(State { generation: snapshot.generation, addresses: self.listeners.addresses() });
+        failed.is_empty()
+    }
+}
+
+/// Closes connections to model servers before these do.
+async fn sweep(pool: Arc<Pool>, stop: CancellationToken) {
+    let mut turns = tokio::time::interval(pool.sweep_interval());
+    while stop.run_until_cancelled(turns.tick()).await.is_some() {
+        pool.sweep();
+    }
+}

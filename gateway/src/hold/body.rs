@@ -1,0 +1,209 @@
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::Hold;
+use crate::Error;
+use crate::extract::{BodyError, ModelName, ModelScanner};
+
+/// Why the rest of a client's body cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RestError {
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("the client's body broke off")]
+    Broken,
+    #[error("the client went away")]
+    ClientGone,
+}
+
+impl From<RestError> for Error {
+    fn from(error: RestError) -> Self {
+        match error {
+            RestError::Body(error) => Self::Body(error),
+            RestError::Broken => Self::BodyBroken,
+            RestError::ClientGone => Self::ClientGone,
+        }
+    }
+}
+
+/// What has not come yet of a client's body, watched by the scanner as it comes.
+#[derive(Debug)]
+struct Rest {
+    incoming: Incoming,
+    /// None for requests whose body says nothing about a model.
+    scanner: Option<ModelScanner>,
+}
+
+impl Rest {
+    /// The next bytes, never empty; the frame that ends the body is given out
+    /// only after the scan of the whole body has passed.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RestError>>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) else {
+                return Poll::Ready(self.finish().err().map(Err));
+            };
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) if error.is_incomplete_message() || error.is_canceled() => {
+                    return Poll::Ready(Some(Err(RestError::ClientGone)));
+                }
+                Err(_) => return Poll::Ready(Some(Err(RestError::Broken))),
+            };
+            // Trailers of a request mean nothing to an engine.
+            let Ok(data) = frame.into_data() else { continue };
+            if data.is_empty() {
+                continue;
+            }
+            if let Some(scanner) = &mut self.scanner
+                && let Err(error) = scanner.feed(&data)
+            {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            if self.incoming.is_end_stream()
+                && let Err(error) = self.finish()
+            {
+                return Poll::Ready(Some(Err(error)));
+            }
+            return Poll::Ready(Some(Ok(data)));
+        }
+    }
+
+    fn finish(&self) -> Result<(), RestError> {
+        self.scanner.as_ref().map_or(Ok(()), |scanner| Ok(scanner.finish()?))
+    }
+}
+
+/// The frames of a request body that have come, and the rest that has not.
+#[derive(Debug)]
+pub(crate) struct HeldBody {
+    frames: Vec<Bytes>,
+    model: Option<ModelName>,
+    /// What the picker wants sent in place of the body.
+    replacement: Vec<Bytes>,
+    hold: Hold,
+    rest: Option<Rest>,
+}
+
+impl HeldBody {
+    /// `scan`: look for the model.
+    pub(crate) fn new(incoming: Incoming, hold: Hold, scan: bool) -> Result<Self, Error> {
+        let ended = incoming.is_end_stream();
+        if ended && scan {
+            return Err(BodyError::Empty.into());
+        }
+        hold.check_announced(incoming.size_hint().lower())?;
+        let scanner = scan.then(ModelScanner::default);
+        let rest = (!ended).then_some(Rest { incoming, scanner });
+        Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest })
+    }
+
+    /// Reads one more frame and holds it; false at the end of the body. Nothing is lost if the future is dropped.
+    pub(crate) async fn read_frame(&mut self, patience: Duration) -> Result<bool, Error> {
+        let Some(rest) = &mut self.rest else { return Ok(false) };
+        let data = match tokio::time::timeout(patience, poll_fn(|cx| rest.poll_data(cx))).await {
+            Err(_) => return Err(Error::BodyTimeout { waited: patience }),
+            Ok(data) => data.transpose()?,
+        };
+        if self.model.is_none() {
+            self.model = rest.scanner.as_ref().and_then(ModelScanner::model).cloned();
+        }
+        if data.is_none() || rest.incoming.is_end_stream() {
+            self.rest = None;
+        }
+        let Some(data) = data else { return Ok(false) };
+        self.hold.grow(data.len())?;
+        self.frames.push(data);
+        Ok(true)
+    }
+
+    /// Reads until the model is known, and no further.
+    pub(crate) async fn read_model(&mut self, patience: Duration) -> Result<ModelName, Error> {
+        loop {
+            if let Some(model) = &self.model {
+                return Ok(model.clone());
+            }
+            if !self.read_frame(patience).await? {
+                return Err(BodyError::ModelMissing.into());
+            }
+        }
+    }
+
+    pub(crate) fn frames(&self) -> &[Bytes] {
+        &self.frames
+    }
+
+    /// Whether all of the body has come: only then can it be sent more than once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// Takes one more piece of the body that the picker wants sent instead.
+    pub(crate) fn hold_replacement(&mut self, piece: Bytes) -> Result<(), Error> {
+        self.hold.grow(piece.len())?;
+        if !piece.is_empty() {
+            self.replacement.push(piece);
+        }
+        Ok(())
+    }
+
+    /// What came of a replacement is not whole and will not be.
+    pub(crate) fn drop_replacement(&mut self) {
+        self.replacement.clear();
+    }
+
+    /// The replacement is whole: from now on it is the body.
+    pub(crate) fn use_replacement(&mut self) {
+        self.frames = mem::take(&mut self.replacement);
+        self.rest = None;
+    }
+
+    /// The body as it is sent to a model server. The frames are shared, the rest can be taken only once.
+    pub(crate) fn to_upstream(&mut self) -> UpstreamBody {
+        UpstreamBody { frames: self.frames.clone().into_iter(), rest: self.rest.take() }
+    }
+}
+
+/// The held frames, then what is still to come.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamBody {
+    frames: std::vec::IntoIter<Bytes>,
+    rest: Option<Rest>,
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = RestError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RestError>>> {
+        if let Some(frame) = self.frames.next() {
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        rest.poll_data(cx).map_ok(Frame::data)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.as_slice().is_empty() && self.rest.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held: u64 = self.frames.as_slice().iter().map(|frame| frame.len() as u64).sum();
+        let mut hint = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
+        let exact = hint.exact();
+        hint.set_lower(hint.lower() + held);
+        if let Some(exact) = exact {
+            hint.set_upper(exact + held);
+        }
+        hint
+    }
+}

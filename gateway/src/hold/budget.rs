@@ -1,0 +1,86 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::Error;
+
+/// What held request bodies may take: each, and all of them together.
+#[derive(Debug)]
+pub(crate) struct HoldBudget {
+    request_bytes: u64,
+    total_bytes: u64,
+    held_bytes: AtomicU64,
+    gauge: Gauge,
+}
+
+impl HoldBudget {
+    pub(crate) fn new(request_bytes: u64, total_bytes: u64, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { request_bytes, total_bytes, held_bytes: AtomicU64::new(0), gauge })
+    }
+
+    /// An empty share, for one request.
+    pub(crate) fn open(self: &Arc<Self>) -> Hold {
+        Hold { budget: self.clone(), bytes: 0 }
+    }
+}
+
+/// One request's share; what it took is given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    budget: Arc<HoldBudget>,
+    bytes: u64,
+}
+
+impl Hold {
+    /// Takes `more` bytes, or says which of the two limits is in the way.
+    pub(crate) fn grow(&mut self, more: usize) -> Result<(), Error> {
+        let more = more as u64;
+        let limit_bytes = self.budget.request_bytes;
+        if self.bytes + more > limit_bytes {
+            return Err(Error::BodyTooLarge { limit_bytes });
+        }
+        let taken = self.budget.held_bytes.fetch_add(more, Ordering::Relaxed) + more;
+        if taken > self.budget.total_bytes {
+            self.budget.held_bytes.fetch_sub(more, Ordering::Relaxed);
+            return Err(Error::HoldExhausted);
+        }
+        self.bytes += more;
+        self.budget.gauge.inc_by(more as i64);
+        Ok(())
+    }
+
+    /// Refuses a body that is announced as larger than it may be, before any of it is read.
+    pub(crate) fn check_announced(&self, bytes: u64) -> Result<(), Error> {
+        let limit_bytes = self.budget.request_bytes;
+        if bytes > limit_bytes { Err(Error::BodyTooLarge { limit_bytes }) } else { Ok(()) }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.budget.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.gauge.dec_by(self.bytes as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_limits_hold_and_everything_is_given_back() {
+        let budget = HoldBudget::new(10, 15, Gauge::default());
+        let mut first = budget.open();
+        first.grow(10).unwrap();
+        assert!(matches!(first.grow(1), Err(Error::BodyTooLarge { limit_bytes: 10 })));
+        let mut second = budget.open();
+        second.grow(5).unwrap();
+        assert!(matches!(second.grow(1), Err(Error::HoldExhausted)));
+        assert_eq!(budget.gauge.get(), 15);
+        drop(first);
+        second.grow(5).unwrap();
+        drop(second);
+        assert_eq!((budget.gauge.get(), budget.held_bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+}

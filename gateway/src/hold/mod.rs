@@ -1,0 +1,7 @@
+//! Request bodies while they are held: their frames, what is still to come, and what all of them together may take.
+
+mod body;
+mod budget;
+
+pub(crate) use body::{HeldBody, RestError, UpstreamBody};
+pub(crate) use budget::{Hold, HoldBudget};

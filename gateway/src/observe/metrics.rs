@@ -1,0 +1,157 @@
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::Error;
+
+/// Label values come from the resources, or are this.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    pub(crate) model: Arc<str>,
+    pub(crate) pool: Arc<str>,
+    pub(crate) code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ModelLabels {
+    pub(crate) model: Arc<str>,
+    pub(crate) pool: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PickLabels {
+    pool: Arc<str>,
+    result: PickResult,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum PickResult {
+    /// The picker chose.
+    Picked,
+    /// The pool has no picker: a random ready endpoint.
+    Random,
+    /// The picker failed and the pool fails open.
+    FailedOpen,
+    /// The picker failed and the pool fails closed.
+    FailedClosed,
+    /// The picker answered the request itself.
+    Rejected,
+    /// Nothing that was chosen is a ready endpoint of the pool.
+    NoReadyEndpoint,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RetryLabels {
+    reason: RetryReason,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub(crate) enum RetryReason {
+    /// The next endpoint of the list was taken.
+    ConnectFailed,
+    /// The model server closed an idle connection while it was being used again.
+    ReusedConnectionClosed,
+    /// The next replica of the picker was asked.
+    PickerUnreachable,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    code: &'static str,
+}
+
+type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
+
+/// Everything under `/metrics`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
+    picks: Family<PickLabels, Counter>,
+    retries: Family<RetryLabels, Counter>,
+    pub(crate) processing: Histogram,
+    pub(crate) picking: Histogram,
+    pub(crate) ttft: Histograms,
+    pub(crate) upstream: Histograms,
+    pub(crate) active_requests: Gauge,
+    pub(crate) connections: Gauge,
+    pub(crate) hold_bytes: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("forebay_gateway");
+        let metrics = Self {
+            requests: Family::default(),
+            errors: Family::default(),
+            picks: Family::default(),
+            retries: Family::default(),
+            // 20 us to 160 ms, doubling.
+            processing: Histogram::new(doubling(20e-6, 14)),
+            // 100 us to 3.3 s, doubling.
+            picking: Histogram::new(doubling(100e-6, 16)),
+            // 1 ms to 524 s, doubling: a queue in front of prefill is in it.
+            ttft: Family::new_with_constructor(|| Histogram::new(doubling(1e-3, 20))),
+            upstream: Family::new_with_constructor(|| Histogram::new(doubling(1e-3, 21))),
+            active_requests: Gauge::default(),
+            connections: Gauge::default(),
+            hold_bytes: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests by model, pool and status; 499: the client left first", metrics.requests.clone());
+        registry.register("errors", "Requests that no engine answered, by error code", metrics.errors.clone());
+        registry.register("picks", "How the endpoint was chosen", metrics.picks.clone());
+        registry.register("retries", "What was tried again", metrics.retries.clone());
+        registry.register_with_unit(
+            "processing",
+            "The gateway's own time on a request until it is sent on: without waits for the client, the picker and connections",
+            Unit::Seconds,
+            metrics.processing.clone(),
+        );
+        registry.register_with_unit("picking", "Time until the picker's decision", Unit::Seconds, metrics.picking.clone());
+        registry.register_with_unit(
+            "ttft",
+            "From the request's arrival to the first byte of the response body",
+            Unit::Seconds,
+            metrics.ttft.clone(),
+        );
+        registry.register_with_unit(
+            "upstream",
+            "From sending the request on to the end of the response",
+            Unit::Seconds,
+            metrics.upstream.clone(),
+        );
+        registry.register("active_requests", "Requests that are not finished", metrics.active_requests.clone());
+        registry.register("connections", "Open connections of clients", metrics.connections.clone());
+        registry.register_with_unit("hold", "Request bodies held", Unit::Bytes, metrics.hold_bytes.clone());
+        Self { registry, ..metrics }
+    }
+
+    pub(crate) fn finished(&self, labels: &RequestLabels) {
+        self.requests.get_or_create(labels).inc();
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        self.errors.get_or_create(&ErrorLabels { code: error.code() }).inc();
+    }
+
+    pub(crate) fn picked(&self, pool: &Arc<str>, result: PickResult) {
+        self.picks.get_or_create(&PickLabels { pool: pool.clone(), result }).inc();
+    }
+
+    pub(crate) fn retried(&self, reason: RetryReason) {
+        self.retries.get_or_create(&RetryLabels { reason }).inc();
+    }
+}
+
+fn doubling(first: f64, count: u16) -> impl Iterator<Item = f64> {
+    prometheus_client::metrics::histogram::exponential_buckets(first, 2.0, count)
+}

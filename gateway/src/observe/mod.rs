@@ -1,0 +1,9 @@
+//! Metrics, health and the access log.
+
+mod admin;
+mod metrics;
+mod record;
+
+pub(crate) use admin::{Health, serve_admin};
+pub(crate) use metrics::{Metrics, PickResult, RetryReason};
+pub(crate) use record::Record;

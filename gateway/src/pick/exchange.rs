@@ -1,0 +1,254 @@
+//! One request's conversation with one replica of a picker, up to its decision.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use forebay_epp::protocol::proto::{
+    BodyMutation, BodyResponse, BodySendMode, CommonResponse, ProcessingRequest, ProcessingResponse,
+    body_mutation::Mutation, external_processor_client::ExternalProcessorClient, processing_response::Response,
+};
+use http::HeaderMap;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::message::{Cursor, Piece};
+use super::reply::{destination_in_headers, destination_in_metadata, immediate, mutate, parse_endpoints};
+use crate::hold::HeldBody;
+use crate::{Error, PickerFault};
+
+/// Messages that may wait for the picker to read them.
+const QUEUE: usize = 8;
+/// Largest reply taken.
+const MAX_REPLY_BYTES: usize = 16 << 20;
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Decided {
+        endpoints: Vec<SocketAddr>,
+        /// Nothing if the picker has ended its side.
+        open: Option<(mpsc::Sender<ProcessingRequest>, Streaming<ProcessingResponse>)>,
+    },
+    /// The replica could not be reached or refused the stream: another may be asked.
+    Unreachable(PickerFault),
+    Failed(PickerFault),
+}
+
+/// Asks the picker behind `channel`. Errors are the client's, or the picker's own answer to it.
+pub(super) async fn ask(
+    channel: Channel,
+    first: ProcessingRequest,
+    headers: &mut HeaderMap,
+    body: &mut HeldBody,
+    patience: Patience,
+) -> Result<Outcome, Error> {
+    let (requests, receiver) = mpsc::channel(QUEUE);
+    let mut replies = Replies::open(channel, receiver);
+    let mut state = State::new(body);
+    // The queue is empty: there is room.
+    let _ = requests.try_send(first);
+    let mut deadline = pin!(tokio::time::sleep(patience.picker));
+    loop {
+        let piece = if state.wants_body { state.cursor.next(body) } else { None };
+        let has_piece = piece.is_some();
+        let reads_client = state.wants_body && !has_piece && !body.is_complete();
+        tokio::select! {
+            biased;
+            reply = replies.next() => match reply {
+                Err(status) if replies.is_open() => {
+                    return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
+                }
+                Err(status) => return Ok(Outcome::Unreachable(PickerFault::Stream(Box::new(status)))),
+                Ok(None) => {
+                    body.drop_replacement();
+                    return Ok(match state.endpoints {
+                        Some(endpoints) => Outcome::Decided { endpoints, open: None },
+                        None => Outcome::Failed(PickerFault::Ended),
+                    });
+                }
+                Ok(Some(reply)) => {
+                    if let Err(fault) = state.take(reply, headers, body)? {
+                        body.drop_replacement();
+                        return Ok(Outcome::Failed(fault));
+                    }
+                    if state.is_settled() {
+                        break;
+                    }
+                }
+            },
+            permit = requests.reserve(), if has_piece => match (permit, piece) {
+                (Ok(permit), Some(Piece { message, then })) => {
+                    permit.send(message);
+                    state.cursor = then;
+                    deadline.as_mut().reset(Instant::now() + patience.picker);
+                }
+                // The picker reads no more; its reply or the stream's end says why.
+                _ => state.wants_body = false,
+            },
+            read = body.read_frame(patience.client), if reads_client => {
+                read?;
+                deadline.as_mut().reset(Instant::now() + patience.picker);
+            },
+            () = &mut deadline, if !reads_client => {
+                body.drop_replacement();
+                return Ok(Outcome::Failed(PickerFault::Timeout(patience.picker)));
+            },
+        }
+    }
+    Ok(match state.endpoints {
+        None => Outcome::Failed(PickerFault::Ended),
+        Some(endpoints) => Outcome::Decided { endpoints, open: replies.into_open().map(|open| (requests, open)) },
+    })
+}
+
+/// How long is waited for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) picker: Duration,
+    pub(super) client: Duration,
+}
+
+/// What the replies so far add up to.
+#[derive(Debug)]
+struct State {
+    cursor: Cursor,
+    /// The picker is still to be sent the body.
+    wants_body: bool,
+    endpoints: Option<Vec<SocketAddr>>,
+    headers_answered: bool,
+    /// Body replies that change nothing.
+    unchanged: usize,
+    body_settled: bool,
+}
+
+impl State {
+    fn new(body: &HeldBody) -> Self {
+        let is_empty = body.is_complete() && body.frames().is_empty();
+        Self {
+            cursor: Cursor::at_start(is_empty),
+            wants_body: !is_empty,
+            endpoints: None,
+            headers_answered: false,
+            unchanged: 0,
+            body_settled: is_empty,
+        }
+    }
+
+    /// The inner error is the picker's fault; the outer one ends the request.
+    fn take(
+        &mut self,
+        reply: ProcessingResponse,
+        headers: &mut HeaderMap,
+        body: &mut HeldBody,
+    ) -> Result<Result<(), PickerFault>, Error> {
+        if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
+            self.endpoints = Some(parse_endpoints(list));
+        }
+        let skips_body = reply
+            .mode_override
+            .as_ref()
+            .is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
+        match reply.response {
+            Some(Response::ImmediateResponse(reply)) => return Err(immediate(reply)),
+            Some(Response::RequestHeaders(reply)) => {
+                self.headers_answered = true;
+                self.common(reply.response.as_ref(), headers);
+                // Without its end the picker cannot have changed the body: it decided without it.
+                let decided_early = self.endpoints.is_some() && !self.cursor.ended;
+                if skips_body || decided_early || self.unchanged >= self.cursor.messages {
+                    self.wants_body = false;
+                    self.body_settled = true;
+                }
+            }
+            Some(Response::RequestBody(reply)) => return Ok(self.body_reply(reply, headers, body)),
+            // Replies to phases that have not begun mean nothing.
+            _ => {}
+        }
+        Ok(Ok(()))
+    }
+
+    /// A picker may answer each piece at once, or hold all until its decision; it may send the body
+    /// back piece by piece, or leave it unchanged by sending no mutation.
+    fn body_reply(
+        &mut self,
+        reply: BodyResponse,
+        headers: &mut HeaderMap,
+        body: &mut HeldBody,
+    ) -> Result<(), PickerFault> {
+        self.common(reply.response.as_ref(), headers);
+        let mutation = reply.response.and_then(|common| common.body_mutation);
+        let (piece, is_last) = match mutation.and_then(|BodyMutation { mutation }| mutation) {
+            None => {
+                self.unchanged += 1;
+                self.body_settled |= self.headers_answered && self.cursor.ended;
+                return Ok(());
+            }
+            Some(Mutation::StreamedResponse(piece)) => (piece.body, piece.end_of_stream),
+            Some(Mutation::Body(whole)) => (whole, true),
+            Some(Mutation::ClearBody(_)) => return Ok(()),
+        };
+        body.hold_replacement(piece).map_err(|_| PickerFault::BodyTooLarge)?;
+        if is_last && self.cursor.ended {
+            body.use_replacement();
+            self.body_settled = true;
+        }
+        Ok(())
+    }
+
+    fn common(&mut self, common: Option<&CommonResponse>, headers: &mut HeaderMap) {
+        let Some(common) = common else { return };
+        if let Some(list) = destination_in_headers(common) {
+            self.endpoints = Some(parse_endpoints(&list));
+        }
+        if let Some(mutation) = &common.header_mutation {
+            mutate(headers, mutation);
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.headers_answered && self.body_settled
+    }
+}
+
+/// The picker's side of the stream. Servers may send nothing, not even their headers, before their
+/// first reply, so opening it is part of waiting for that.
+enum Replies {
+    Opening(Pin<Box<dyn Future<Output = Result<Streaming<ProcessingResponse>, Status>> + Send>>),
+    Open(Streaming<ProcessingResponse>),
+}
+
+impl Replies {
+    fn open(channel: Channel, receiver: mpsc::Receiver<ProcessingRequest>) -> Self {
+        Self::Opening(Box::pin(async move {
+            let mut client = ExternalProcessorClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
+            Ok(client.process(ReceiverStream::new(receiver)).await?.into_inner())
+        }))
+    }
+
+    /// Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> Result<Option<ProcessingResponse>, Status> {
+        if let Self::Opening(opening) = self {
+            *self = Self::Open(opening.await?);
+        }
+        match self {
+            Self::Open(replies) => replies.message().await,
+            Self::Opening(_) => Ok(None),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    fn into_open(self) -> Option<Streaming<ProcessingResponse>> {
+        match self {
+            Self::Open(replies) => Some(replies),
+            Self::Opening(_) => None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What is sent to a picker.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use forebay_epp::protocol::proto::{
+    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, Kind, Metadata, ProcessingRequest,
+    ProtocolConfiguration, Struct, Value, processing_request::Request,
+};
+use forebay_epp::protocol::{DESTINATION_ENDPOINT_SERVED, METADATA_LB};
+use http::{HeaderMap, request, response};
+
+use crate::hold::HeldBody;
+
+/// Largest piece of body in one message; servers commonly take messages of up to 4 MiB.
+const MAX_PIECE_BYTES: usize = 256 << 10;
+
+pub(super) fn request_headers(head: &request::Parts, host: &str, end_of_stream: bool) -> ProcessingRequest {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let pseudo = [(":method", head.method.as_str()), (":path", path), (":authority", host), (":scheme", "http")];
+    let full_duplex = BodySendMode::FullDuplexStreamed.into();
+    ProcessingRequest {
+        protocol_config: Some(ProtocolConfiguration {
+            request_body_mode: full_duplex,
+            // Response bytes never take the way over the picker.
+            response_body_mode: BodySendMode::None.into(),
+            send_body_without_waiting_for_header_response: true,
+        }),
+        ..message(
+            Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)),
+            Metadata::default(),
+        )
+    }
+}
+
+/// `served`: the endpoint that answers.
+pub(super) fn response_headers(head: &response::Parts, served: SocketAddr, end_of_stream: bool) -> ProcessingRequest {
+    let served = Value { kind: Some(Kind::StringValue(served.to_string())) };
+    let namespace = Struct { fields: [(DESTINATION_ENDPOINT_SERVED.to_owned(), served)].into() };
+    let metadata =
+        Metadata { filter_metadata: [(METADATA_LB.to_owned(), namespace)].into(), ..Metadata::default() };
+    let headers = headers([(":status", head.status.as_str())], &head.headers, end_of_stream);
+    message(Request::ResponseHeaders(headers), metadata)
+}
+
+/// The metadata context goes with every message: pickers differ in which one they read it from.
+fn message(request: Request, metadata: Metadata) -> ProcessingRequest {
+    ProcessingRequest {
+        request: Some(request),
+        metadata_context: Some(metadata),
+        ..ProcessingRequest::default()
+    }
+}
+
+fn headers<const N: usize>(pseudo: [(&str, &str); N], headers: &HeaderMap, end_of_stream: bool) -> HttpHeaders {
+    let header = |key: &str, raw_value: Bytes| HeaderValue { key: key.to_owned(), raw_value, ..HeaderValue::default() };
+    let pseudo = pseudo.into_iter().map(|(key, value)| header(key, Bytes::copy_from_slice(value.as_bytes())));
+    let plain =
+        headers.iter().map(|(name, value)| header(name.as_str(), Bytes::copy_from_slice(value.as_bytes())));
+    HttpHeaders { headers: Some(Headers { headers: pseudo.chain(plain).collect() }), end_of_stream }
+}
+
+/// How far a body has been sent to a picker.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    frame: usize,
+    offset: usize,
+    pub(super) messages: usize,
+    pub(super) ended: bool,
+}
+
+/// A piece of body that can be sent, and where the cursor is once it has been.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) message: ProcessingRequest,
+    pub(super) then: Cursor,
+}
+
+impl Cursor {
+    /// `is_empty`: the headers have already said that there is no body.
+    pub(super) fn at_start(is_empty: bool) -> Self {
+        Self { ended: is_empty, ..Self::default() }
+    }
+
+    /// Nothing as long as no more of the body has come, or all of it was sent.
+    pub(super) fn next(&self, body: &HeldBody) -> Option<Piece> {
+        if self.ended {
+            return None;
+        }
+        let frames = body.frames();
+        let (data, mut then) = match frames.get(self.frame) {
+            Some(frame) => {
+                let end = frame.len().min(self.offset + MAX_PIECE_BYTES);
+                let (frame_at, offset) = if end == frame.len() { (self.frame + 1, 0) } else { (self.frame, end) };
+                (frame.slice(self.offset..end), Self { frame: frame_at, offset, ..Self::default() })
+            }
+            None if body.is_complete() => (Bytes::new(), Self { frame: self.frame, ..Self::default() }),
+            None => return None,
+        };
+        then.messages = self.messages + 1;
+        then.ended = body.is_complete() && then.frame == frames.len();
+        let body = HttpBody { body: data, end_of_stream: then.ended };
+        Some(Piece { message: message(Request::RequestBody(body), Metadata::default()), then })
+    }
+}

@@ -1,0 +1,77 @@
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tonic::transport::{Channel, Endpoint};
+
+/// HTTP/2 connections to one replica: one connection's loop and its limit of streams must not be a
+/// bound on a busy gateway.
+const CONNECTIONS_PER_REPLICA: usize = 2;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bodies go to the picker whole; the default windows of 64 KiB would make them stop and go.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// The pickers of all pools, by address. Connections are made when they are first used, and made
+/// again when they break.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    by_address: ArcSwap<HashMap<SocketAddr, Arc<Peer>>>,
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Peer {
+    channels: Vec<Channel>,
+    turn: AtomicUsize,
+}
+
+impl Peers {
+    /// From now on these are the pickers; connections to others end with their last stream.
+    pub(super) fn set(&self, addresses: &HashSet<SocketAddr>) {
+        let known = self.by_address.load();
+        let next = addresses
+            .iter()
+            .map(|address| (*address, known.get(address).cloned().unwrap_or_else(|| Arc::new(Peer::new(*address)))))
+            .collect();
+        self.by_address.store(Arc::new(next));
+    }
+
+    /// All replicas, each time beginning with another one.
+    pub(super) fn in_turn<'a>(&self, replicas: &'a [SocketAddr]) -> impl Iterator<Item = SocketAddr> + use<'a> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len().max(1);
+        replicas[first..].iter().chain(&replicas[..first]).copied()
+    }
+
+    pub(super) fn channel(&self, address: &SocketAddr) -> Option<Channel> {
+        self.by_address.load().get(address).map(|peer| peer.channel())
+    }
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Self {
+        // `http://` and an address always parse; without channels a peer is one that cannot be reached.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let connect = |endpoint: &Endpoint| {
+            endpoint
+                .clone()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+                .connect_lazy()
+        };
+        let channels = endpoint
+            .iter()
+            .flat_map(|endpoint| (0..CONNECTIONS_PER_REPLICA).map(move |_| connect(endpoint)))
+            .collect();
+        Self { channels, turn: AtomicUsize::new(0) }
+    }
+
+    fn channel(&self) -> Channel {
+        let at = self.turn.fetch_add(1, Ordering::Relaxed) % self.channels.len();
+        self.channels[at].clone()
+    }
+}

@@ -1,0 +1,139 @@
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request;
+use tokio_util::task::TaskTracker;
+
+use super::exchange::{Outcome, Patience, ask};
+use super::message::request_headers;
+use super::peers::Peers;
+use super::session::{Closing, Session};
+use crate::hold::HeldBody;
+use crate::observe::{Metrics, PickResult, RetryReason};
+use crate::route::{FailureMode, PickerAddresses, Pool};
+use crate::{Error, PickerFault};
+
+/// Endpoints that are tried when no picker has chosen.
+const RANDOM_ENDPOINTS: usize = 3;
+
+/// Chooses the endpoint of a pool.
+#[derive(Debug)]
+pub(crate) struct Picker {
+    peers: Peers,
+    closing: Closing,
+    metrics: Arc<Metrics>,
+    patience: Patience,
+}
+
+/// The endpoints to try, best first, all ready members of the pool; at least one.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) session: Option<Session>,
+}
+
+impl Picker {
+    /// `tasks` owns the streams that are being closed.
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        picker_timeout: Duration,
+        client_timeout: Duration,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            peers: Peers::default(),
+            closing: Closing::new(tasks),
+            metrics,
+            patience: Patience { picker: picker_timeout, client: client_timeout },
+        }
+    }
+
+    /// From now on these are the addresses of pickers.
+    pub(crate) fn set_addresses(&self, addresses: &HashSet<SocketAddr>) {
+        self.peers.set(addresses);
+    }
+
+    /// Reads as much of the body as the picker needs for its decision, and lets it change headers and body.
+    pub(crate) async fn pick(
+        &self,
+        pool: &Pool,
+        head: &mut request::Parts,
+        host: &str,
+        body: &mut HeldBody,
+    ) -> Result<Decision, Error> {
+        if pool.endpoints().is_empty() {
+            self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
+            return Err(Error::NoReadyEndpoint);
+        }
+        let Some(picker) = &pool.picker else {
+            return self.random(pool, PickResult::Random);
+        };
+        match self.ask_replicas(picker, head, host, body).await {
+            Err(error) => {
+                if matches!(error, Error::PickerRejected { .. }) {
+                    self.metrics.picked(&pool.label, PickResult::Rejected);
+                }
+                Err(error)
+            }
+            Ok(Ok(decision)) => self.keep_ready(pool, decision),
+            Ok(Err(fault)) => match picker.failure_mode {
+                FailureMode::FailOpen => {
+                    tracing::info!(pool = &*pool.label, %fault, "the endpoint picker failed, the pool fails open");
+                    self.random(pool, PickResult::FailedOpen)
+                }
+                FailureMode::FailClose => {
+                    self.metrics.picked(&pool.label, PickResult::FailedClosed);
+                    Err(Error::PickerUnavailable(fault))
+                }
+            },
+        }
+    }
+
+    async fn ask_replicas(
+        &self,
+        picker: &PickerAddresses,
+        head: &mut request::Parts,
+        host: &str,
+        body: &mut HeldBody,
+    ) -> Result<Result<Decision, PickerFault>, Error> {
+        let mut last = PickerFault::NoAddress;
+        for address in self.peers.in_turn(&picker.replicas) {
+            let Some(channel) = self.peers.channel(&address) else { continue };
+            let is_empty = body.is_complete() && body.frames().is_empty();
+            let first = request_headers(head, host, is_empty);
+            match ask(channel, first, &mut head.headers, body, self.patience).await? {
+                Outcome::Decided { endpoints, open } => {
+                    let session = open.map(|(requests, replies)| {
+                        Session::new(requests, replies, self.closing.clone())
+                    });
+                    return Ok(Ok(Decision { endpoints, session }));
+                }
+                Outcome::Failed(fault) => return Ok(Err(fault)),
+                Outcome::Unreachable(fault) => {
+                    tracing::info!(%address, %fault, "an endpoint picker cannot be reached");
+                    self.metrics.retried(RetryReason::PickerUnreachable);
+                    last = fault;
+                }
+            }
+        }
+        Ok(Err(last))
+    }
+
+    /// A pod that is not ready, or not of the pool, gets no request, whoever chose it.
+    fn keep_ready(&self, pool: &Pool, mut decision: Decision) -> Result<Decision, Error> {
+        decision.endpoints.retain(|endpoint| pool.has_ready(endpoint));
+        if decision.endpoints.is_empty() {
+            self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
+            return Err(Error::NoReadyEndpoint);
+        }
+        self.metrics.picked(&pool.label, PickResult::Picked);
+        Ok(decision)
+    }
+
+    fn random(&self, pool: &Pool, result: PickResult) -> Result<Decision, Error> {
+        self.metrics.picked(&pool.label, result);
+        Ok(Decision { endpoints: pool.random_endpoints(RANDOM_ENDPOINTS), session: None })
+    }
+}

@@ -1,0 +1,137 @@
+use std::collections::HashMap;
+
+use forebay_agent::resources::{ObjectKey, Snapshot, TrafficPhase};
+use forebay_epp::protocol::BASE_MODEL_NAME;
+use http::HeaderValue;
+
+use super::cel::parse_model_map;
+use crate::extract::ModelName;
+
+/// Labels of the ConfigMaps that map adapters to base models: body-based routing's, and its successor's.
+const CONFIG_MAP_LABELS: [&str; 2] =
+    ["inference.networking.k8s.io/bbr-managed", "inference.llm-d.ai/ipp-managed"];
+
+/// Which base model a model name belongs to.
+#[derive(Debug, Default)]
+pub(crate) struct ModelMap {
+    bases: HashMap<String, HeaderValue>,
+    /// A policy says which names there are: no other has a base.
+    is_closed: bool,
+}
+
+impl ModelMap {
+    /// Nothing for a name that a policy's map does not have.
+    pub(crate) fn base(&self, model: &ModelName) -> Option<HeaderValue> {
+        match self.bases.get(model.as_str()) {
+            Some(base) => Some(base.clone()),
+            None if self.is_closed => None,
+            None => model.to_header_value(),
+        }
+    }
+
+    /// Names and bases, for labels.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.bases
+            .iter()
+            .flat_map(|(name, base)| [Some(name.as_str()), base.to_str().ok()])
+            .flatten()
+    }
+
+    fn add(&mut self, name: String, base: &str) -> Result<(), String> {
+        let Ok(base) = HeaderValue::from_str(base) else {
+            return Err(format!("the base model {base:?} cannot be a header's value"));
+        };
+        match self.bases.get(&name) {
+            Some(known) if *known != base => Err(format!("the model {name:?} already has another base model")),
+            _ => {
+                self.bases.insert(name, base);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The map for a Gateway's listener: the policies that target it, then the ConfigMaps.
+pub(super) fn model_map(
+    snapshot: &Snapshot,
+    gateway: &ObjectKey,
+    listener: &str,
+    mut problem: impl FnMut(String),
+) -> ModelMap {
+    let mut map = ModelMap::default();
+    add_policies(&mut map, snapshot, gateway, listener, &mut problem);
+    add_config_maps(&mut map, snapshot, &mut problem);
+    map
+}
+
+fn add_policies(
+    map: &mut ModelMap,
+    snapshot: &Snapshot,
+    gateway: &ObjectKey,
+    listener: &str,
+    problem: &mut impl FnMut(String),
+) {
+    for (key, policy) in &snapshot.agentgateway_policies {
+        let targeted = key.namespace == gateway.namespace
+            && policy.spec.target_refs.iter().any(|target| {
+                target.group == "gateway.networking.k8s.io"
+                    && target.kind == "Gateway"
+                    && target.name == gateway.name
+                    && target.section_name.as_ref().is_none_or(|section| section == listener)
+            });
+        let Some(traffic) = policy.spec.traffic.as_ref().filter(|_| targeted) else { continue };
+        let request = traffic.transformation.as_ref().and_then(|it| it.request.as_ref());
+        for set in request.into_iter().flat_map(|request| &request.set) {
+            let mut refuse = |why: String| {
+                problem(format!("AgentgatewayPolicy {key}: header {} is not set: {why}", set.name));
+            };
+            if !set.name.eq_ignore_ascii_case(BASE_MODEL_NAME) {
+                refuse(format!("only {BASE_MODEL_NAME} is supported"));
+                continue;
+            }
+            if traffic.phase != TrafficPhase::PreRouting {
+                refuse("the policy's phase is not PreRouting".into());
+                continue;
+            }
+            // Even when it cannot be read: its author did not want every name to be let through.
+            map.is_closed = true;
+            match parse_model_map(&set.value) {
+                Ok(bases) => {
+                    for (name, base) in bases {
+                        map.add(name, &base).unwrap_or_else(&mut refuse);
+                    }
+                }
+                Err(why) => refuse(why),
+            }
+        }
+    }
+}
+
+fn add_config_maps(map: &mut ModelMap, snapshot: &Snapshot, problem: &mut impl FnMut(String)) {
+    for (key, config_map) in &snapshot.config_maps {
+        let is_mapping = config_map
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .any(|(name, value)| CONFIG_MAP_LABELS.contains(&name.as_str()) && value == "true");
+        if !is_mapping {
+            continue;
+        }
+        let mut refuse = |why: String| problem(format!("ConfigMap {key}: {why}"));
+        let entry = |name: &str| config_map.data.as_ref().and_then(|data| data.get(name)).map(|text| text.trim());
+        let Some(base) = entry("baseModel").filter(|base| !base.is_empty()) else {
+            refuse("data.baseModel is missing".into());
+            continue;
+        };
+        map.add(base.to_owned(), base).unwrap_or_else(&mut refuse);
+        match serde_yaml_ng::from_str::<Option<Vec<String>>>(entry("adapters").unwrap_or_default()) {
+            Ok(adapters) => {
+                for adapter in adapters.into_iter().flatten() {
+                    map.add(adapter, base).unwrap_or_else(&mut refuse);
+                }
+            }
+            Err(_) => refuse("data.adapters is not a list of names".into()),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay_epp::protocol::proto::*;
+use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::within;
+
+pub type Reply = Result<ProcessingResponse, Status>;
+
+/// A picker's behaviour in one stream, phase by phase. The defaults are those of a well-behaved picker that
+/// waits for the whole body, chooses [`Phases::destination`], and sends the body back as it came.
+pub trait Phases: Send + Sync + 'static {
+    fn destination(&self) -> String;
+
+    fn request_headers(&self, headers: &HttpHeaders) -> Vec<Reply> {
+        if headers.end_of_stream { vec![Ok(pick(&self.destination()))] } else { Vec::new() }
+    }
+
+    fn request_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+        if end_of_stream { self.whole_body(seen) } else { Vec::new() }
+    }
+
+    fn whole_body(&self, seen: &[Bytes]) -> Vec<Reply> {
+        let mut replies = vec![Ok(pick(&self.destination()))];
+        replies.extend(echo(&seen.concat()).into_iter().map(Ok));
+        replies
+    }
+
+    fn response_headers(&self, _headers: &HttpHeaders) -> Vec<Reply> {
+        let reply = processing_response::Response::ResponseHeaders(HeadersResponse::default());
+        vec![Ok(ProcessingResponse { response: Some(reply), ..ProcessingResponse::default() })]
+    }
+}
+
+/// The well-behaved picker.
+pub struct Fixed(pub String);
+
+impl Fixed {
+    pub fn at(address: SocketAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
+impl Phases for Fixed {
+    fn destination(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A headers reply that chooses `destination`, in header and metadata.
+pub fn pick(destination: &str) -> ProcessingResponse {
+    let value = Value { kind: Some(Kind::StringValue(destination.to_owned())) };
+    let namespace = Struct { fields: [(DESTINATION_ENDPOINT.to_owned(), value)].into() };
+    let namespace = Value { kind: Some(Kind::StructValue(namespace)) };
+    ProcessingResponse {
+        dynamic_metadata: Some(Struct { fields: [(METADATA_LB.to_owned(), namespace)].into() }),
+        ..set_headers(&[(DESTINATION_ENDPOINT, destination)])
+    }
+}
+
+/// A headers reply that sets headers.
+pub fn set_headers(headers: &[(&str, &str)]) -> ProcessingResponse {
+    let set_headers = headers
+        .iter()
+        .map(|(key, value)| HeaderValueOption {
+            header: Some(HeaderValue {
+                key: (*key).to_owned(),
+                raw_value: Bytes::copy_from_slice(value.as_bytes()),
+                ..HeaderValue::default()
+            }),
+            ..HeaderValueOption::default()
+        })
+        .collect();
+    let mutation = HeaderMutation { set_headers, remove_headers: Vec::new() };
+    let response = CommonResponse { header_mutation: Some(mutation), clear_route_cache: true, ..CommonResponse::default() };
+    ProcessingResponse {
+        response: Some(processing_response::Response::RequestHeaders(HeadersResponse { response: Some(response) })),
+        ..ProcessingResponse::default()
+    }
+}
+
+/// Body replies that send `body`, in the pieces that pickers use.
+pub fn echo(body: &[u8]) -> Vec<ProcessingResponse> {
+    let pieces: Vec<&[u8]> = if body.is_empty() { vec![body] } else { body.chunks(62_000).collect() };
+    let last = pieces.len() - 1;
+    pieces
+        .into_iter()
+        .enumerate()
+        .map(|(at, piece)| {
+            let piece = StreamedBodyResponse { body: Bytes::copy_from_slice(piece), end_of_stream: at == last };
+            body_reply(Some(body_mutation::Mutation::StreamedResponse(piece)))
+        })
+        .collect()
+}
+
+pub fn body_reply(mutation: Option<body_mutation::Mutation>) -> ProcessingResponse {
+    let body_mutation = mutation.map(|mutation| BodyMutation { mutation: Some(mutation) });
+    let response = CommonResponse { body_mutation, ..CommonResponse::default() };
+    ProcessingResponse {
+        response: Some(processing_response::Response::RequestBody(BodyResponse { response: Some(response) })),
+        ..ProcessingResponse::default()
+    }
+}
+
+pub fn immediate(status: i32, body: &str) -> ProcessingResponse {
+    let reply = ImmediateResponse {
+        status: Some(HttpStatus { code: status }),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        ..ImmediateResponse::default()
+    };
+    ProcessingResponse {
+        response: Some(processing_response::Response::ImmediateResponse(reply)),
+        ..ProcessingResponse::default()
+    }
+}
+
+/// What a picker was sent, and how a stream ended.
+#[derive(Debug)]
+pub enum Seen {
+    Message(Box<ProcessingRequest>),
+    Ended,
+    Reset,
+}
+
+/// A picker on a real socket.
+pub struct Picker {
+    address: SocketAddr,
+    seen: mpsc::Receiver<Seen>,
+    _stop: DropGuard,
+}
+
+struct Server<P> {
+    phases: Arc<P>,
+    seen: mpsc::Sender<Seen>,
+}
+
+impl Picker {
+    pub async fn start(phases: impl Phases) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, seen) = mpsc::channel(10_000);
+        let stop = CancellationToken::new();
+        let server = external_processor_server::ExternalProcessorServer::new(Server { phases: Arc::new(phases), seen: sender });
+        let serving = tonic::transport::Server::builder()
+            .add_service(server)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        tokio::spawn(serving);
+        Self { address, seen, _stop: stop.drop_guard() }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The next thing that happened.
+    pub async fn seen(&mut self) -> Seen {
+        within("the picker to see something", self.seen.recv()).await.expect("the picker lives")
+    }
+
+    pub async fn message(&mut self) -> processing_request::Request {
+        match self.seen().await {
+            Seen::Message(message) => message.request.expect("a message has a request"),
+            other => panic!("expected a message, saw {other:?}"),
+        }
+    }
+
+    /// Skips messages up to the first that `is` wanted.
+    pub async fn until(&mut self, what: &str, is: impl Fn(&Seen) -> bool) -> Seen {
+        within(what, async {
+            loop {
+                let seen = self.seen.recv().await.expect("the picker lives");
+                if is(&seen) {
+                    return seen;
+                }
+            }
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
+    type ProcessStream = ReceiverStream<Reply>;
+
+    async fn process(
+        &self,
+        request: Request<Streaming<ProcessingRequest>>,
+    ) -> Result<Response<Self::ProcessStream>, Status> {
+        let mut messages = request.into_inner();
+        let (replies, receiver) = mpsc::channel(1_000);
+        let (phases, seen) = (self.phases.clone(), self.seen.clone());
+        tokio::spawn(async move {
+            let mut body = Vec::new();
+            let end = loop {
+                let message = match messages.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break Seen::Ended,
+                    Err(_) => break Seen::Reset,
+                };
+                let answers = match &message.request {
+                    Some(processing_request::Request::RequestHeaders(headers)) => phases.request_headers(headers),
+                    Some(processing_request::Request::RequestBody(piece)) => {
+                        body.push(piece.body.clone());
+                        phases.request_body(&body, piece.end_of_stream)
+                    }
+                    Some(processing_request::Request::ResponseHeaders(headers)) => phases.response_headers(headers),
+                    _ => Vec::new(),
+                };
+                let _ = seen.send(Seen::Message(Box::new(message))).await;
+                for answer in answers {
+                    let _ = replies.send(answer).await;
+                }
+            };
+            let _ = seen.send(end).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
