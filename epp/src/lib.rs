@@ -1,3 +1,19 @@
 //! Forebay's endpoint picker: which pod of an InferencePool gets a request.
+//!
+//! [`Picker`] answers that in process. [`Server`] answers it to any gateway that
+//! speaks the Endpoint Picker Protocol ([`protocol`]).
 
+#![forbid(unsafe_code)]
+
+pub mod endpoints;
+mod error;
+mod observe;
+mod picker;
 pub mod protocol;
+pub mod schedule;
+mod serve;
+
+pub use error::{Error, Source};
+pub use observe::Metrics;
+pub use picker::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Picker, PickerOptions};
+pub use serve::{Server, ServerOptions};

@@ -1,2 +1,111 @@
-//! forebay-epp, the endpoint picker.
-fn main() {}
+//! forebay-epp: the endpoint picker of one InferencePool.
+
+#![forbid(unsafe_code)]
+
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser;
+use forebay_agent::resources::ObjectKey;
+use forebay_epp::{
+    DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions, Server, ServerOptions, schedule,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Picks the pod for each request to an InferencePool, for any gateway that
+/// speaks the Endpoint Picker Protocol (Envoy ext_proc).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    /// Folder of Kubernetes manifests; read again when it changes
+    #[arg(long, value_name = "DIR", env = "FOREBAY_RESOURCES")]
+    resources: PathBuf,
+    /// Namespace of the InferencePool
+    #[arg(long, default_value = "default", env = "POOL_NAMESPACE")]
+    pool_namespace: String,
+    /// Name of the InferencePool
+    #[arg(long, env = "POOL_NAME")]
+    pool_name: String,
+    /// Address of the ext_proc service
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9002")]
+    grpc_listen: SocketAddr,
+    /// Address of the gRPC health service
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9003")]
+    health_listen: SocketAddr,
+    /// Address of /metrics, /healthz, /readyz and /endpoints
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    http_listen: SocketAddr,
+    /// Labels of the node agents' pods, in any namespace
+    #[arg(long, value_name = "NAME=VALUE,…", default_value = DEFAULT_AGENT_SELECTOR)]
+    agent_selector: String,
+    /// Port of the node agents' telemetry
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_AGENT_PORT)]
+    agent_port: u16,
+    /// Longest silence of a healthy agent, in milliseconds; after three of them its data is stale
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..))]
+    agent_heartbeat_ms: u32,
+    /// Endpoints named in each answer: the best, and where to go when it fails
+    #[arg(long, value_name = "COUNT", default_value_t = schedule::MAX_ENDPOINTS_PER_PICK as u8,
+          value_parser = clap::value_parser!(u8).range(1..=schedule::MAX_ENDPOINTS_PER_PICK as i64))]
+    endpoints_per_pick: u8,
+    /// Largest message taken from a gateway, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    grpc_max_recv_msg_size: usize,
+    /// Requests open at once, over all gateways
+    #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
+    max_streams: u32,
+    /// How long open requests may go on after SIGTERM, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    drain_timeout: u64,
+}
+
+impl From<Flags> for ServerOptions {
+    fn from(flags: Flags) -> Self {
+        Self {
+            resources: flags.resources,
+            pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
+            grpc_listen: flags.grpc_listen,
+            health_listen: flags.health_listen,
+            http_listen: flags.http_listen,
+            picker: PickerOptions {
+                agent_selector: flags.agent_selector,
+                agent_port: flags.agent_port,
+                agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
+                endpoints_per_pick: flags.endpoints_per_pick.into(),
+            },
+            max_message_bytes: flags.grpc_max_recv_msg_size,
+            max_streams: flags.max_streams,
+            drain_timeout: Duration::from_secs(flags.drain_timeout),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    match run(flags.into()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: ServerOptions) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let pool = options.pool.clone();
+    let mut server = Server::start(options).await?;
+    tracing::info!(%pool, ext_proc = %server.grpc_address, health = %server.health_address, http = %server.http_address, "picking");
+    tokio::select! {
+        error = server.failed() => return Err(error.into()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    server.shutdown().await;
+    Ok(())
+}

@@ -73,7 +73,7 @@ impl Snapshot {
 }
 
 /// `Ready` is `True` and no deletion has begun.
-fn takes_requests(pod: &Pod) -> bool {
+pub fn takes_requests(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.is_some_and(|conditions| {
         conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -81,7 +81,8 @@ fn takes_requests(pod: &Pod) -> bool {
     ready && pod.metadata.deletion_timestamp.is_none()
 }
 
-fn pod_ip(pod: &Pod) -> Option<IpAddr> {
+/// The pod's primary address, once it has one.
+pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 

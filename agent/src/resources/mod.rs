@@ -18,7 +18,7 @@ pub use self::{
         AgentgatewayPolicy, AgentgatewayPolicySpec, HeaderTransformation, PolicyTargetRef, TrafficPhase,
         TrafficPolicy, Transformation, TransformationSide,
     },
-    endpoints::PoolEndpoint,
+    endpoints::{PoolEndpoint, pod_ip, takes_requests},
     inference_pool::{
         AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
         InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,

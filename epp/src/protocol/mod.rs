@@ -2,7 +2,14 @@
 //! ext_proc messages, and the names that carry the protocol in them (proposal
 //! 004, v1.0.0). The gateway's side uses the same messages and names.
 
+mod answer;
+pub(crate) mod health;
+mod metadata;
 pub mod proto;
+mod server;
+mod session;
+
+pub use server::ExtProc;
 
 /// The endpoints to try, best first: `ip:port[,ip:port…]`. A request header set
 /// by the picker, and the key of the same value in [`METADATA_LB`].

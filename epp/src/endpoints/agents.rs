@@ -1,0 +1,90 @@
+//! One telemetry stream to each agent that the store knows.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use forebay_agent::{
+    resources::{LabelSelector, Pod, Snapshot, Store, pod_ip, takes_requests},
+    telemetry_client::{self, Event, WatchOptions},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Endpoints;
+
+/// As many nodes as Kubernetes itself supports in a cluster.
+const MAX_AGENTS: usize = 5000;
+
+/// An agent for people and metrics.
+#[derive(Clone, Debug)]
+pub struct AgentView {
+    pub address: SocketAddr,
+    /// The node's name; empty before the first snapshot.
+    pub node: String,
+    pub connected: bool,
+    /// Since the newest frame; `None` before the first.
+    pub frame_age: Option<Duration>,
+}
+
+/// Which pods are agents, and what is asked of them.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentOptions {
+    pub(crate) selector: LabelSelector,
+    pub(crate) port: u16,
+    pub(crate) watch: WatchOptions,
+}
+
+/// Runs until it is dropped, and all streams with it.
+pub(crate) async fn follow_agents(store: Arc<Store>, options: AgentOptions, endpoints: Arc<Endpoints>) {
+    let options = Arc::new(options);
+    let mut streams: HashMap<SocketAddr, AbortOnDropHandle<()>> = HashMap::new();
+    let mut generations = store.subscribe();
+    loop {
+        generations.mark_unchanged();
+        let wanted = agent_addresses(&store.snapshot(), &options);
+        streams.retain(|agent, _| {
+            let stays = wanted.contains(agent);
+            if !stays {
+                endpoints.remove_agent(*agent);
+            }
+            stays
+        });
+        for agent in wanted {
+            streams.entry(agent).or_insert_with(|| {
+                endpoints.add_agent(agent);
+                let stream = follow_agent(agent, options.clone(), endpoints.clone());
+                AbortOnDropHandle::new(tokio::spawn(stream))
+            });
+        }
+        if generations.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn agent_addresses(snapshot: &Snapshot, options: &AgentOptions) -> BTreeSet<SocketAddr> {
+    let ips = snapshot.pods.values().filter_map(|pod| agent_ip(pod, &options.selector));
+    ips.map(|ip| SocketAddr::new(ip, options.port)).take(MAX_AGENTS).collect()
+}
+
+fn agent_ip(pod: &Pod, selector: &LabelSelector) -> Option<IpAddr> {
+    let labels = pod.metadata.labels.as_ref()?;
+    if selector.matches(labels) && takes_requests(pod) { pod_ip(pod) } else { None }
+}
+
+async fn follow_agent(agent: SocketAddr, options: Arc<AgentOptions>, endpoints: Arc<Endpoints>) {
+    let never = telemetry_client::watch(agent, &options.watch, |event| match event {
+        Event::Frame(received) => endpoints.apply(agent, &received),
+        Event::Down { reason, retry_in } => {
+            if endpoints.agent_down(agent) {
+                tracing::warn!(%agent, %reason, "no telemetry from this agent; picks go on with what else is known");
+            } else {
+                tracing::debug!(%agent, %reason, ?retry_in, "still no telemetry from this agent");
+            }
+        }
+    });
+    match never.await {}
+}

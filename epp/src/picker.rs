@@ -1,0 +1,87 @@
+//! A pool's scheduler with everything that keeps it current; no gRPC server.
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_agent::{
+    resources::{ObjectKey, Store},
+    telemetry_client::WatchOptions,
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    Error,
+    endpoints::{AgentOptions, Endpoints, follow_agents, follow_members, parse_selector},
+    observe::Metrics,
+    schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Scheduler},
+};
+
+pub const DEFAULT_AGENT_SELECTOR: &str = "app.kubernetes.io/name=forebay-agent";
+pub const DEFAULT_AGENT_PORT: u16 = 9550;
+pub const DEFAULT_AGENT_HEARTBEAT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct PickerOptions {
+    /// Labels of the agents' pods, of any namespace.
+    pub agent_selector: String,
+    pub agent_port: u16,
+    /// Longest silence of a healthy agent. After three of them its data is stale.
+    pub agent_heartbeat: Duration,
+    /// How many endpoints a pick names, 1 to 3.
+    pub endpoints_per_pick: usize,
+}
+
+impl Default for PickerOptions {
+    fn default() -> Self {
+        Self {
+            agent_selector: DEFAULT_AGENT_SELECTOR.into(),
+            agent_port: DEFAULT_AGENT_PORT,
+            agent_heartbeat: DEFAULT_AGENT_HEARTBEAT,
+            endpoints_per_pick: MAX_ENDPOINTS_PER_PICK,
+        }
+    }
+}
+
+/// Picks endpoints of one pool, and follows its members and their load until
+/// it is dropped.
+#[derive(Debug)]
+pub struct Picker {
+    scheduler: Arc<Scheduler>,
+    _tasks: JoinSet<()>,
+}
+
+impl Picker {
+    /// Must be called in a tokio runtime.
+    pub fn start(
+        store: Arc<Store>,
+        pool: ObjectKey,
+        metrics: Arc<Metrics>,
+        options: PickerOptions,
+    ) -> Result<Self, Error> {
+        let watch = WatchOptions {
+            subscriber: format!("epp {pool}"),
+            min_interval: Duration::ZERO,
+            heartbeat: options.agent_heartbeat,
+        };
+        let endpoints = Arc::new(Endpoints::new(watch.stale_after()));
+        let agents = AgentOptions {
+            selector: parse_selector(&options.agent_selector)?,
+            port: options.agent_port,
+            watch,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_members(store.clone(), pool.clone(), endpoints.clone()));
+        tasks.spawn(follow_agents(store, agents, endpoints.clone()));
+        metrics.watch(endpoints.clone());
+        let scheduler = Arc::new(Scheduler::new(pool, endpoints, metrics, options.endpoints_per_pick));
+        Ok(Self { scheduler, _tasks: tasks })
+    }
+
+    pub fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
+    }
+
+    /// See [`Scheduler::pick`].
+    pub fn pick(&self, request: &PickRequest<'_>) -> Result<Pick, Error> {
+        self.scheduler.pick(request)
+    }
+}

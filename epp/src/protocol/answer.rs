@@ -1,0 +1,135 @@
+//! The replies, as messages.
+
+use bytes::Bytes;
+
+use super::{
+    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_LB,
+    proto::{
+        BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation,
+        HeaderValue, HeaderValueOption, HeadersResponse, HttpBody, HttpStatus, ImmediateResponse, Kind,
+        ProcessingMode, ProcessingResponse, StreamedBodyResponse, Struct, TrailersResponse, Value,
+        body_mutation::Mutation, processing_response::Response,
+    },
+};
+use crate::{Error, schedule::Pick};
+
+/// The decision: a header for the proxy's own routing, and the same value as
+/// metadata for load balancers that read that.
+pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
+    let destination = pick.destination();
+    let inner = [(DESTINATION_ENDPOINT.to_owned(), string(destination.clone()))].into();
+    let lb = Value { kind: Some(Kind::StructValue(Struct { fields: inner })) };
+    ProcessingResponse {
+        dynamic_metadata: Some(Struct { fields: [(METADATA_LB.to_owned(), lb)].into() }),
+        // The choice does not depend on either body, so they need not come here.
+        mode_override: Some(ProcessingMode {
+            request_body_mode: BodySendMode::None.into(),
+            response_body_mode: BodySendMode::None.into(),
+            ..ProcessingMode::default()
+        }),
+        ..response(Response::RequestHeaders(HeadersResponse {
+            response: Some(CommonResponse {
+                header_mutation: Some(set_header(DESTINATION_ENDPOINT, destination)),
+                clear_route_cache: true,
+                ..CommonResponse::default()
+            }),
+        }))
+    }
+}
+
+/// The one place where an error becomes an answer: an HTTP status and OpenAI's
+/// error shape.
+pub(super) fn failed(error: &Error) -> ProcessingResponse {
+    let status = error.http_status();
+    let body = serde_json::json!({
+        "error": {
+            "message": error.to_string(),
+            "type": if status.is_client_error() { "invalid_request_error" } else { "server_error" },
+            "param": null,
+            "code": error.code(),
+        }
+    });
+    response(Response::ImmediateResponse(ImmediateResponse {
+        status: Some(HttpStatus { code: status.as_u16().into() }),
+        headers: Some(set_header("content-type", "application/json".into())),
+        body: body.to_string().into(),
+        details: error.code().into(),
+        ..ImmediateResponse::default()
+    }))
+}
+
+pub(super) fn response_headers() -> ProcessingResponse {
+    let unchanged = Some(CommonResponse::default());
+    response(Response::ResponseHeaders(HeadersResponse { response: unchanged }))
+}
+
+pub(super) fn request_trailers() -> ProcessingResponse {
+    response(Response::RequestTrailers(TrailersResponse::default()))
+}
+
+pub(super) fn response_trailers() -> ProcessingResponse {
+    response(Response::ResponseTrailers(TrailersResponse::default()))
+}
+
+/// Which of the two bodies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body {
+    Request,
+    Response,
+}
+
+impl Body {
+    fn reply(self, mutation: Option<Mutation>) -> ProcessingResponse {
+        let body_mutation = mutation.map(|mutation| BodyMutation { mutation: Some(mutation) });
+        let common = CommonResponse { body_mutation, ..CommonResponse::default() };
+        let reply = BodyResponse { response: Some(common) };
+        response(match self {
+            Self::Request => Response::RequestBody(reply),
+            Self::Response => Response::ResponseBody(reply),
+        })
+    }
+
+    /// One reply for one message: take it as it is.
+    pub(super) fn unchanged(self) -> ProcessingResponse {
+        self.reply(None)
+    }
+
+    /// The same bytes again, in pieces that proxies accept. Nothing is copied.
+    pub(super) fn echo(self, message: HttpBody) -> impl Iterator<Item = ProcessingResponse> {
+        let HttpBody { body: mut rest, end_of_stream } = message;
+        let mut ended = rest.is_empty() && !end_of_stream;
+        std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let piece: Bytes = rest.split_to(rest.len().min(MAX_STREAMED_BODY_BYTES));
+            ended = rest.is_empty();
+            let end_of_stream = ended && end_of_stream;
+            Some(
+                self.reply(Some(Mutation::StreamedResponse(StreamedBodyResponse {
+                    body: piece,
+                    end_of_stream,
+                }))),
+            )
+        })
+    }
+}
+
+fn response(response: Response) -> ProcessingResponse {
+    ProcessingResponse { response: Some(response), ..ProcessingResponse::default() }
+}
+
+/// Values go as `raw_value` only: Envoy rejects a header that has both.
+fn set_header(name: &str, value: String) -> HeaderMutation {
+    let header = HeaderValue { key: name.to_owned(), value: String::new(), raw_value: value.into() };
+    let option = HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    };
+    HeaderMutation { set_headers: vec![option], remove_headers: Vec::new() }
+}
+
+fn string(text: String) -> Value {
+    Value { kind: Some(Kind::StringValue(text)) }
+}
