@@ -7,7 +7,11 @@ pub mod discover;
 #[cfg(feature = "node")]
 pub mod engine;
 #[cfg(feature = "node")]
+pub mod gpu;
+#[cfg(feature = "node")]
 pub mod kernel;
+#[cfg(feature = "node")]
+pub mod node;
 #[cfg(feature = "node")]
 pub mod publish;
 #[cfg(feature = "resources")]

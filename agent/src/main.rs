@@ -1,2 +1,124 @@
 //! forebay-agent, the node daemon.
-fn main() {}
+
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use forebay_agent::{
+    engine::ScrapeOptions,
+    gpu::{MonitorOptions, default_paths},
+    kernel,
+    node::{self, Config, KernelMode},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Measures the inference pods of one node: requests in the kernel, GPUs through
+/// NVML, the engines' own metrics; and streams all of it to whoever watches.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The node whose pods are watched (`spec.nodeName`).
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Folder of Kubernetes manifests: InferencePools and Pods.
+    #[arg(long, env = "FOREBAY_RESOURCES")]
+    resources: PathBuf,
+    /// Where `forebay.telemetry.v1` is served.
+    #[arg(long, default_value = "0.0.0.0:9550")]
+    grpc_listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "0.0.0.0:9551")]
+    http_listen: SocketAddr,
+    /// Whether to count requests in the kernel.
+    #[arg(long, value_enum, default_value_t = KernelSwitch::Auto)]
+    kernel: KernelSwitch,
+    /// Folder on a bpffs to pin the maps in.
+    #[arg(long, default_value = "/sys/fs/bpf/forebay")]
+    bpffs: PathBuf,
+    /// Leave the pins at the end, for the next agent to go on counting with.
+    #[arg(long)]
+    keep_pins: bool,
+    /// The cgroup2 hierarchy [default: found in the mount table]
+    #[arg(long)]
+    cgroup_root: Option<PathBuf>,
+    /// The host's /proc, to tell which pod a GPU process belongs to.
+    #[arg(long, default_value = "/proc")]
+    proc: PathBuf,
+    /// NVML libraries to try instead of the usual places; may be repeated.
+    #[arg(long)]
+    nvml_library: Vec<PathBuf>,
+    /// Milliseconds between two samples of the GPUs.
+    #[arg(long, default_value = "250", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    gpu_interval_ms: u64,
+    /// Milliseconds between two scrapes of an engine, and the time one may take.
+    #[arg(long, default_value = "500", value_parser = clap::value_parser!(u64).range(50..=4_000))]
+    scrape_interval_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KernelSwitch {
+    Auto,
+    Off,
+}
+
+/// Between two looks at an engine's served models.
+const MODELS_INTERVAL: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let mut agent = Box::pin(node::run(args.into(), shutdown.clone()));
+    tokio::select! {
+        result = &mut agent => return Ok(result?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+    Ok(agent.await?)
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        let libraries = if args.nvml_library.is_empty() { default_paths() } else { args.nvml_library };
+        Self {
+            node_name: args.node_name,
+            resources: args.resources,
+            grpc_listen: args.grpc_listen,
+            http_listen: args.http_listen,
+            kernel: match args.kernel {
+                KernelSwitch::Off => KernelMode::Off,
+                KernelSwitch::Auto => {
+                    KernelMode::Auto(kernel::Options { pin_root: args.bpffs, keep_pins: args.keep_pins })
+                }
+            },
+            cgroup_root: args.cgroup_root,
+            proc: args.proc,
+            gpus: MonitorOptions { libraries, interval: Duration::from_millis(args.gpu_interval_ms) },
+            scrape: ScrapeOptions {
+                interval: Duration::from_millis(args.scrape_interval_ms),
+                models_interval: MODELS_INTERVAL,
+            },
+        }
+    }
+}

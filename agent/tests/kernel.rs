@@ -1,10 +1,11 @@
 //! The kernel programs on real sockets: what they count against what was sent.
 
 #![cfg(feature = "node")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what it skips, and fails by panicking")]
 
 mod support;
 
-use std::{net::Shutdown, path::Path};
+use std::net::Shutdown;
 
 use forebay_agent::kernel::Quantiles;
 use forebay_agent_ebpf::maps::{EventKind, Latency, Load};

@@ -88,6 +88,16 @@ fn walk(
     Ok(())
 }
 
+/// The pod whose cgroup, or one below it, a path names.
+pub fn pod_uid_in_path(path: &str) -> Option<String> {
+    let mut in_kubepods = false;
+    path.split('/').find_map(|name| {
+        let uid = if in_kubepods { pod_uid(name) } else { None };
+        in_kubepods |= name.contains("kubepods");
+        uid
+    })
+}
+
 /// The pod that a folder's name speaks of:
 /// - cgroupfs driver: `pod<uid>`
 /// - systemd driver: `kubepods[-<qos>]-pod<uid, - as _>.slice`

@@ -3,5 +3,5 @@
 mod cgroup;
 mod pods;
 
-pub use cgroup::{CgroupRoot, PodCgroups};
+pub use cgroup::{CgroupRoot, PodCgroups, pod_uid_in_path};
 pub use pods::{LocalPod, local_pods};

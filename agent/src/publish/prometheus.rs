@@ -60,7 +60,9 @@ fn kernel(text: &mut String, endpoints: &[Endpoint]) {
             for (quantile, value_ns) in
                 [("0.5", latency.p50_ns), ("0.95", latency.p95_ns), ("0.99", latency.p99_ns)]
             {
-                labelled(text, name, endpoint, &[("quantile", quantile)], value_ns as f64 / 1e9);
+                if latency.count != 0 {
+                    labelled(text, name, endpoint, &[("quantile", quantile)], value_ns as f64 / 1e9);
+                }
             }
             labelled(text, &format!("{name}_sum"), endpoint, &[], latency.sum_ns as f64 / 1e9);
             labelled(text, &format!("{name}_count"), endpoint, &[], latency.count as f64);

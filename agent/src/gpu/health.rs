@@ -1,0 +1,123 @@
+//! From XID errors, throttling and lost devices to one word.
+
+use std::time::Duration;
+
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+
+use crate::telemetry::GpuHealth;
+
+/// After a recoverable error a GPU counts as degraded for this long.
+pub(super) const RECOVERABLE_FOR: Duration = Duration::from_secs(600);
+
+/// What an XID means for serving (NVIDIA, "XID Errors").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Severity {
+    /// The application's own doing (illegal access, its channel reset).
+    Application,
+    /// The hardware handled it (row remapped, contained or corrected errors).
+    Recoverable,
+    /// The GPU needs a reset or is gone.
+    Fatal,
+}
+
+pub(super) fn severity(xid: u64) -> Severity {
+    match xid {
+        // 48 double-bit ECC, 62 halted PMU, 64 row remapper failure, 74 NVLink,
+        // 79 off the bus, 95 uncontained ECC, 119 and 120 GSP, 140 unrecovered ECC,
+        // 142 and 143 recovery needed, 154 recovery action changed.
+        48 | 62 | 64 | 74 | 79 | 95 | 119 | 120 | 140 | 142 | 143 | 154 => Severity::Fatal,
+        // 63 row remapped, 92 high single-bit ECC rate, 94 contained ECC.
+        63 | 92 | 94 => Severity::Recoverable,
+        _ => Severity::Application,
+    }
+}
+
+/// Throttling that is a fault, as opposed to a set limit.
+const FAULTY_THROTTLING: ThrottleReasons = ThrottleReasons::HW_SLOWDOWN
+    .union(ThrottleReasons::HW_THERMAL_SLOWDOWN)
+    .union(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN)
+    .union(ThrottleReasons::SW_THERMAL_SLOWDOWN);
+
+/// One GPU's memory of its errors.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    pub(super) xid_errors: u64,
+    /// XID and CLOCK_BOOTTIME nanoseconds.
+    pub(super) last_xid: Option<(u64, u64)>,
+    /// Stays until the agent starts again: the GPU must be reset, and that ends it.
+    fatal_xid: Option<u64>,
+    recoverable_until_ns: u64,
+}
+
+impl History {
+    pub(super) fn record(&mut self, xid: u64, at_ns: u64) {
+        self.xid_errors += 1;
+        self.last_xid = Some((xid, at_ns));
+        match severity(xid) {
+            Severity::Fatal => self.fatal_xid = Some(xid),
+            Severity::Recoverable => self.recoverable_until_ns = at_ns + RECOVERABLE_FOR.as_nanos() as u64,
+            Severity::Application => {}
+        }
+    }
+
+    /// Health and, unless it is fine, why.
+    pub(super) fn judge(
+        &self,
+        lost: bool,
+        throttling: Option<ThrottleReasons>,
+        now_ns: u64,
+    ) -> (GpuHealth, String) {
+        if lost {
+            return (GpuHealth::Lost, "the driver says the GPU is lost".into());
+        }
+        if let Some(xid) = self.fatal_xid {
+            return (GpuHealth::Lost, format!("XID {xid}"));
+        }
+        if now_ns < self.recoverable_until_ns
+            && let Some((xid, _)) = self.last_xid
+        {
+            return (GpuHealth::Degraded, format!("XID {xid}"));
+        }
+        let faulty = throttling.unwrap_or(ThrottleReasons::NONE) & FAULTY_THROTTLING;
+        if !faulty.is_empty() {
+            return (GpuHealth::Degraded, format!("throttled: {}", names(faulty).join(", ")));
+        }
+        (GpuHealth::Ok, String::new())
+    }
+}
+
+/// NVML's clocks event reasons, in lower snake case.
+pub(super) fn names(reasons: ThrottleReasons) -> Vec<String> {
+    reasons.iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fatal_xid_stays_and_a_recoverable_one_passes() {
+        let mut history = History::default();
+        assert_eq!(history.judge(false, None, 0), (GpuHealth::Ok, String::new()));
+        history.record(31, 1);
+        assert_eq!(history.judge(false, None, 2).0, GpuHealth::Ok, "an application's fault");
+        history.record(94, 10);
+        assert_eq!(history.judge(false, None, 11), (GpuHealth::Degraded, "XID 94".into()));
+        let later = 10 + RECOVERABLE_FOR.as_nanos() as u64;
+        assert_eq!(history.judge(false, None, later).0, GpuHealth::Ok);
+        history.record(79, later);
+        assert_eq!(history.judge(false, None, u64::MAX), (GpuHealth::Lost, "XID 79".into()));
+        assert_eq!(history.xid_errors, 3);
+    }
+
+    #[test]
+    fn only_throttling_that_is_a_fault_degrades() {
+        let history = History::default();
+        let limit = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::GPU_IDLE;
+        assert_eq!(history.judge(false, Some(limit), 0).0, GpuHealth::Ok);
+        let hot = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+        let (health, reason) = history.judge(false, Some(hot), 0);
+        assert_eq!((health, reason.as_str()), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
+        assert_eq!(history.judge(true, Some(limit), 0).0, GpuHealth::Lost);
+    }
+}

@@ -1,0 +1,283 @@
+//! The kernel's numbers to the board: at once when a request begins or ends, and all
+//! of them every second.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use forebay_agent_ebpf::maps::{GpuSample, Histogram, Load, gpu_field};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    discover::{CgroupRoot, LocalPod},
+    gpu::{GpuReading, GpuReport},
+    kernel::{Events, Kernel, Quantiles, boottime_ns},
+    publish::{Board, Readiness, Reading},
+    telemetry::{KernelLoad, Latency},
+};
+
+const REFRESH: Duration = Duration::from_secs(1);
+/// Pods whose cgroup is not there yet are looked for this often.
+const SEARCH: Duration = Duration::from_millis(100);
+const SWEEP: Duration = Duration::from_secs(10);
+/// Latencies are of the last twelve of these.
+const WINDOW_STEP: Duration = Duration::from_secs(5);
+const WINDOW_STEPS: usize = 12;
+
+pub(super) struct Counting {
+    kernel: Kernel,
+    root: CgroupRoot,
+    board: Arc<Board>,
+    readiness: Arc<Readiness>,
+    slots: HashMap<u32, Slot>,
+    /// Pods that are here and not watched yet.
+    unresolved: Vec<LocalPod>,
+    next_window: Instant,
+    next_sweep: Instant,
+}
+
+/// One endpoint's place in the kernel's maps.
+struct Slot {
+    address: SocketAddr,
+    latencies: [Latency; 3],
+    /// Readings of the three histograms, the oldest first.
+    window: VecDeque<[Histogram; 3]>,
+}
+
+impl Counting {
+    pub(super) fn new(kernel: Kernel, root: CgroupRoot, board: Arc<Board>, readiness: Arc<Readiness>) -> Self {
+        let now = Instant::now();
+        Self {
+            kernel,
+            root,
+            board,
+            readiness,
+            slots: HashMap::new(),
+            unresolved: Vec::new(),
+            next_window: now + WINDOW_STEP,
+            next_sweep: now + SWEEP,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut events: Events,
+        mut pods: watch::Receiver<Vec<LocalPod>>,
+        mut gpus: watch::Receiver<GpuReport>,
+        shutdown: CancellationToken,
+    ) {
+        let mut refresh = tokio::time::interval(REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut search = tokio::time::interval(SEARCH);
+        search.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut dirty = BTreeSet::new();
+        let mut events_work = true;
+        pods.mark_changed();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                result = events.next(|event| { dirty.insert(event.slot); }), if events_work => {
+                    if let Err(error) = result {
+                        // The counts stay right; they are only read less often.
+                        tracing::error!(%error, "the kernel's events cannot be read any more");
+                        events_work = false;
+                    }
+                    for slot in std::mem::take(&mut dirty) {
+                        self.publish(slot);
+                    }
+                }
+                Ok(()) = pods.changed() => {
+                    let here = pods.borrow_and_update().clone();
+                    self.follow(here);
+                    self.readiness.set_ready();
+                }
+                _ = search.tick(), if !self.unresolved.is_empty() => self.search(),
+                _ = refresh.tick() => self.refresh(),
+                Ok(()) = gpus.changed() => {
+                    if let GpuReport::On(readings) = &*gpus.borrow_and_update() {
+                        self.pin_gpus(readings);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pods changed: watch what is here, stop watching what is gone.
+    fn follow(&mut self, pods: Vec<LocalPod>) {
+        self.slots.clear();
+        self.unresolved = pods;
+        let mut watched = HashSet::new();
+        let cgroups = self.root.pods().unwrap_or_default();
+        let pods = std::mem::take(&mut self.unresolved);
+        for pod in pods {
+            match cgroups.get(&pod.cgroup_uid).map(|path| self.kernel.watch(path, &pod.ports)) {
+                Some(Ok(at)) => {
+                    watched.insert(at.cgroup_id);
+                    self.add(&pod, &at.slots);
+                }
+                Some(Err(error)) => self.turn_off(&pod, error.to_string()),
+                None => {
+                    self.turn_off(&pod, format!("its cgroup is not under {}", self.root.path().display()));
+                    self.unresolved.push(pod);
+                }
+            }
+        }
+        if let Err(error) = self.kernel.retain(&watched) {
+            tracing::warn!(%error, "could not stop watching pods that are gone");
+        }
+        self.refresh();
+    }
+
+    /// Looks again for cgroups that the kubelet had not made.
+    fn search(&mut self) {
+        let Ok(cgroups) = self.root.pods() else { return };
+        let pods = std::mem::take(&mut self.unresolved);
+        for pod in pods {
+            match cgroups.get(&pod.cgroup_uid).map(|path| self.kernel.watch(path, &pod.ports)) {
+                Some(Ok(at)) => self.add(&pod, &at.slots),
+                Some(Err(error)) => self.turn_off(&pod, error.to_string()),
+                None => self.unresolved.push(pod),
+            }
+        }
+    }
+
+    fn add(&mut self, pod: &LocalPod, slots: &[(u16, u32)]) {
+        let Some(ip) = pod.ip else { return };
+        for &(port, slot) in slots {
+            let address = SocketAddr::new(ip, port);
+            let window = self.histograms(slot).into_iter().collect();
+            self.slots.insert(slot, Slot { address, latencies: Default::default(), window });
+            self.publish(slot);
+        }
+    }
+
+    fn turn_off(&self, pod: &LocalPod, reason: String) {
+        let Some(ip) = pod.ip else { return };
+        for &port in &pod.ports {
+            self.board.set_kernel(SocketAddr::new(ip, port), Reading::Off(reason.clone()));
+        }
+    }
+
+    fn publish(&self, slot: u32) {
+        let Some(endpoint) = self.slots.get(&slot) else { return };
+        let measured_ns = boottime_ns();
+        let reading = match self.kernel.load_of(slot) {
+            Ok(load) => Reading::On(told(&load, &endpoint.latencies, measured_ns)),
+            Err(error) => Reading::Off(format!("cannot read its counters: {error}")),
+        };
+        self.board.set_kernel(endpoint.address, reading);
+    }
+
+    fn refresh(&mut self) {
+        let now = Instant::now();
+        let step = now >= self.next_window;
+        if step {
+            self.next_window = now + WINDOW_STEP;
+        }
+        let measured_ns = boottime_ns();
+        let slots: Vec<u32> = self.slots.keys().copied().collect();
+        for slot in slots {
+            if let Some(histograms) = self.histograms(slot)
+                && let Some(endpoint) = self.slots.get_mut(&slot)
+            {
+                if let Some(oldest) = endpoint.window.front() {
+                    for (kind, latency) in endpoint.latencies.iter_mut().enumerate() {
+                        *latency = summed_up(Quantiles::between(&oldest[kind], &histograms[kind]));
+                    }
+                }
+                if step {
+                    endpoint.window.push_back(histograms);
+                    if endpoint.window.len() > WINDOW_STEPS {
+                        endpoint.window.pop_front();
+                    }
+                }
+            }
+            self.publish(slot);
+        }
+        self.board.confirm_kernel(measured_ns);
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            if let Err(error) = self.kernel.sweep() {
+                tracing::warn!(%error, "could not sweep closed connections");
+            }
+        }
+    }
+
+    fn histograms(&self, slot: u32) -> Option<[Histogram; 3]> {
+        use forebay_agent_ebpf::maps::Latency::{Duration, Itl, Ttft};
+        let read = |kind| self.kernel.histogram(slot, kind).ok();
+        Some([read(Ttft)?, read(Itl)?, read(Duration)?])
+    }
+
+    fn pin_gpus(&mut self, readings: &[GpuReading]) {
+        for reading in readings {
+            if let Err(error) = self.kernel.write_gpu(reading.gpu.index, pinned(reading)) {
+                tracing::warn!(%error, gpu = reading.gpu.index, "could not write the GPU's sample to its map");
+            }
+        }
+    }
+}
+
+fn told(load: &Load, latencies: &[Latency; 3], measured_boottime_ns: u64) -> KernelLoad {
+    let [ttft, itl, duration] = latencies.map(Some);
+    KernelLoad {
+        measured_boottime_ns,
+        in_flight: load.in_flight,
+        started: load.started,
+        finished: load.finished,
+        aborted: load.aborted,
+        other_requests: load.other_requests,
+        responses_2xx: load.responses_2xx,
+        responses_4xx: load.responses_4xx,
+        responses_5xx: load.responses_5xx,
+        bytes_in: load.bytes_in,
+        bytes_out: load.bytes_out,
+        chunks: load.chunks,
+        opaque_connections: load.opaque_connections,
+        ttft,
+        itl,
+        duration,
+    }
+}
+
+fn summed_up(quantiles: Quantiles) -> Latency {
+    let Quantiles { count, sum_ns, p50_ns, p95_ns, p99_ns } = quantiles;
+    Latency { count, sum_ns, p50_ns, p95_ns, p99_ns }
+}
+
+fn pinned(reading: &GpuReading) -> GpuSample {
+    let gpu = &reading.gpu;
+    let mut present = 0;
+    let mut note = |is_there: bool, field: u32| present |= if is_there { field } else { 0 };
+    note(gpu.utilization_percent.is_some(), gpu_field::UTILIZATION);
+    note(gpu.memory_used_bytes.is_some() && gpu.memory_total_bytes.is_some(), gpu_field::MEMORY);
+    note(gpu.temperature_celsius.is_some(), gpu_field::TEMPERATURE);
+    note(gpu.power_mw.is_some(), gpu_field::POWER);
+    note(gpu.sm_clock_mhz.is_some(), gpu_field::SM_CLOCK);
+    note(reading.throttle_bits.is_some(), gpu_field::THROTTLE_REASONS);
+    let mut uuid = [0; 48];
+    let length = gpu.uuid.len().min(uuid.len() - 1);
+    uuid[..length].copy_from_slice(&gpu.uuid.as_bytes()[..length]);
+    GpuSample {
+        measured_ns: gpu.measured_boottime_ns,
+        memory_used_bytes: gpu.memory_used_bytes.unwrap_or_default(),
+        memory_total_bytes: gpu.memory_total_bytes.unwrap_or_default(),
+        power_mw: gpu.power_mw.unwrap_or_default(),
+        throttle_reasons: reading.throttle_bits.unwrap_or_default(),
+        xid_errors: gpu.xid_errors,
+        utilization_percent: gpu.utilization_percent.unwrap_or_default(),
+        temperature_celsius: gpu.temperature_celsius.unwrap_or_default(),
+        sm_clock_mhz: gpu.sm_clock_mhz.unwrap_or_default(),
+        health: gpu.health as u32,
+        present,
+        reserved: 0,
+        uuid,
+    }
+}

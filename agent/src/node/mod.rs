@@ -1,0 +1,121 @@
+//! The daemon: the parts of a node's agent, started together and ended together.
+
+mod config;
+mod counting;
+mod gpus;
+mod members;
+
+use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+
+pub use config::{Config, KernelMode};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    discover::{CgroupRoot, local_pods},
+    gpu::GpuMonitor,
+    kernel::Kernel,
+    publish::{Board, Readiness, TelemetryService, serve_http},
+    resources::{self, Store},
+    telemetry::{Node, telemetry_server::TelemetryServer},
+};
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Resources(#[from] resources::folder::Error),
+    #[error("cannot listen on {address} (--{flag}): {source}")]
+    Listen { address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("cannot start the NVML thread: {0}")]
+    Gpu(io::Error),
+    #[error("the gRPC server failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Runs until `shutdown`. Without BPF, without a driver, or without pods it runs as
+/// well, and says what is off.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
+    let grpc = listen(config.grpc_listen, "grpc-listen").await?;
+    let http = listen(config.http_listen, "http-listen").await?;
+    let store = Store::new();
+    let provider = resources::folder::start(&config.resources, Arc::clone(&store)).await?;
+
+    let board = Arc::new(Board::new(Node {
+        name: config.node_name.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        ..Node::default()
+    }));
+    let readiness = Arc::new(Readiness::default());
+    let gpus = GpuMonitor::start(config.gpus.clone()).map_err(NodeError::Gpu)?;
+    let (pods_sender, pods) = watch::channel(local_pods(&store.snapshot(), &config.node_name));
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_http(http, Arc::clone(&board), Arc::clone(&readiness), shutdown.clone()));
+    tasks.spawn(members::follow(
+        store,
+        config.node_name.clone(),
+        config.scrape,
+        Arc::clone(&board),
+        pods_sender,
+        shutdown.clone(),
+    ));
+    tasks.spawn(gpus::follow(
+        gpus.reports(),
+        pods.clone(),
+        config.proc.clone(),
+        Arc::clone(&board),
+        shutdown.clone(),
+    ));
+    match load_kernel(&config) {
+        Ok((kernel, events, root)) => {
+            let counting = counting::Counting::new(kernel, root, Arc::clone(&board), Arc::clone(&readiness));
+            tasks.spawn(counting.run(events, pods, gpus.reports(), shutdown.clone()));
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "requests are not counted in the kernel; the scrape of the engines goes on");
+            board.set_node(|node| node.kernel_off = Some(reason));
+            readiness.set_ready();
+        }
+    }
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TelemetryServer<TelemetryService>>().await;
+    let service = TelemetryService::new(board, epoch(), shutdown.clone());
+    let served = tonic::transport::Server::builder()
+        .add_service(health_service)
+        .add_service(TelemetryServer::new(service))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), shutdown.clone().cancelled_owned())
+        .await;
+    shutdown.cancel();
+    while tasks.join_next().await.is_some() {}
+    drop((provider, gpus));
+    Ok(served?)
+}
+
+async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, flag, source })
+}
+
+/// The programs, or the line that says why not.
+fn load_kernel(config: &Config) -> Result<(Kernel, crate::kernel::Events, CgroupRoot), String> {
+    let KernelMode::Auto(options) = &config.kernel else {
+        return Err("switched off (--kernel off)".into());
+    };
+    let root = match &config.cgroup_root {
+        Some(path) => CgroupRoot::at(path),
+        None => CgroupRoot::find().map_err(|error| error.to_string())?,
+    };
+    let (kernel, events, unpinned) = Kernel::load(options).map_err(|off| off.to_string())?;
+    if let Some(reason) = unpinned {
+        tracing::warn!(%reason, "BPF maps are not pinned: a restart of the agent starts the counters again");
+    }
+    Ok((kernel, events, root))
+}
+
+/// Differs from that of every earlier life on this node, as long as its clock is
+/// not set back between two starts to the same nanosecond.
+fn epoch() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
+}
