@@ -1,2 +1,55 @@
-//! Every task a developer or CI runs.
-fn main() {}
+//! Every task a developer or CI runs: `cargo xtask <task>`.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod lint;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and checks Forebay.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", version)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what a build needs and is missing (apt packages, bpf-linker).
+    Setup,
+    /// Build the kernel programs to target/bpf/forebay-ebpf.o.
+    Ebpf,
+    /// Start everything on this machine, send traffic, compare kernel and engines.
+    Demo(demo::Options),
+    /// Set up, then run every test.
+    Test(test::Options),
+    /// Formatting, clippy and dependency policy.
+    Lint,
+    /// Measure against named baselines and print the ratios.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
+        Task::Setup => setup::run(),
+        Task::Ebpf => ebpf::build(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Lint => lint::run(),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(&format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Running other programs, and saying so.
+
+use std::{
+    env,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A line of progress, on standard error: standard output is for results.
+pub(crate) fn say(line: &str) {
+    // Nobody to tell when even this fails.
+    let _ = writeln!(std::io::stderr().lock(), "xtask: {line}");
+}
+
+/// The workspace's root, wherever the task was started.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Runs a step to its end with its output shown, and says how long it took.
+pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
+    say(&format!("{what} …"));
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("cannot start {}", program(command)))?;
+    if !status.success() {
+        bail!("{what}: {} ended with {status}", program(command));
+    }
+    say(&format!("{what}: done in {:.1} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Runs a question to its end: whether it succeeded, without its output.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|it| it.success())
+}
+
+/// A program's standard output, if it succeeds.
+pub(crate) fn output(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The cargo that runs this task.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+pub(crate) fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).as_deref() == Some("0")
+}
+
+fn program(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
