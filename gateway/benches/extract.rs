@@ -28,14 +28,18 @@ fn body(bytes: usize, model_first: bool, lines: bool) -> Vec<u8> {
         }
     }
     let messages = messages(&content);
-    let text = if model_first { format!("{{{model},{messages}}}") } else { format!("{{{messages},{model}}}") };
+    let text =
+        if model_first { format!("{{{model},{messages}}}") } else { format!("{{{messages},{model}}}") };
     text.into_bytes()
 }
 
 fn extract(criterion: &mut Criterion) {
     for (size, bytes) in [("1KiB", 1 << 10), ("16KiB", 16 << 10), ("220KB", 220_000), ("2MB", 2_000_000)] {
         let mut group = criterion.benchmark_group(size);
-        group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(20);
+        group
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(1))
+            .sample_size(20);
         for (order, model_first, lines) in
             [("model_first", true, false), ("model_last", false, false), ("model_last_lines", false, true)]
         {

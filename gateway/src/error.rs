@@ -40,7 +40,9 @@ pub enum Error {
     AmbiguousLength,
     #[error("the request names no host")]
     NoHost,
-    #[error("the request body is larger than {limit_bytes} bytes, the most that is held while a pod is chosen")]
+    #[error(
+        "the request body is larger than {limit_bytes} bytes, the most that is held while a pod is chosen"
+    )]
     BodyTooLarge { limit_bytes: u64 },
     #[error("no byte of the request body came for {}", humane(*waited))]
     BodyTimeout { waited: Duration },
@@ -108,8 +110,12 @@ impl Error {
             | Self::UnknownModel(_)
             | Self::UnknownModelInPath(_)
             | Self::NoRoute => Source::Client,
-            Self::Backend(_) | Self::BackendKind(_) | Self::HoldExhausted | Self::Internal(_) => Source::Internal,
-            Self::NoReadyEndpoint | Self::PickerUnavailable(_) | Self::PickerRejected { .. } => Source::Picker,
+            Self::Backend(_) | Self::BackendKind(_) | Self::HoldExhausted | Self::Internal(_) => {
+                Source::Internal
+            }
+            Self::NoReadyEndpoint | Self::PickerUnavailable(_) | Self::PickerRejected { .. } => {
+                Source::Picker
+            }
             Self::Connect(_)
             | Self::ConnectTimeout { .. }
             | Self::UpstreamBroken { .. }
@@ -127,7 +133,9 @@ impl Error {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::CompressedBody | Self::MultipartBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -140,7 +148,9 @@ impl Error {
             | Self::NoReadyEndpoint
             | Self::PickerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::PickerRejected { status, .. } => *status,
-            Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::FirstByteTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }

@@ -99,8 +99,15 @@ impl Gateway {
             metrics.connections.clone(),
         );
         let (state, mut observed) = watch::channel(State::default());
-        let controller =
-            Controller { class: config.gateway_class, store, proxy, listeners, health: health.clone(), state, problems: BTreeSet::new() };
+        let controller = Controller {
+            class: config.gateway_class,
+            store,
+            proxy,
+            listeners,
+            health: health.clone(),
+            state,
+            problems: BTreeSet::new(),
+        };
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone(), tasks.clone()));
@@ -184,7 +191,8 @@ impl Controller {
             tracing::warn!(%address, %error, "a listener cannot be opened; it is tried again");
         }
         self.health.set_ready(failed.is_empty());
-        self.state.send_replace(State { generation: snapshot.generation, addresses: self.listeners.addresses() });
+        self.state
+            .send_replace(State { generation: snapshot.generation, addresses: self.listeners.addresses() });
         failed.is_empty()
     }
 }

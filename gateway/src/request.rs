@@ -84,19 +84,20 @@ impl Proxy {
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
         let table = self.table.load_full();
-        let routes =
-            table.ports.get(&port).and_then(|port| port.listener(host)).ok_or(Error::NoRoute)?;
+        let routes = table.ports.get(&port).and_then(|port| port.listener(host)).ok_or(Error::NoRoute)?;
         if head.method == Method::GET
             && let Some(id) = models_path(head.uri.path())
         {
             return self.list(routes, host, id).await;
         }
-        let has_model = !body.is_end_stream() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_model =
+            !body.is_end_stream() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
         if has_model {
             check_scannable(&head.headers)?;
         }
         let mut body = HeldBody::new(body, self.budget.open(), has_model)?;
-        let model = if has_model { Some(self.extract(&mut head, &mut body, routes, record).await?) } else { None };
+        let model =
+            if has_model { Some(self.extract(&mut head, &mut body, routes, record).await?) } else { None };
         let pool = match routes.route(host, &head) {
             Some(Backend::Pool(pool)) => pool,
             Some(Backend::Unresolved(why)) => return Err(Error::Backend(why)),
@@ -206,7 +207,7 @@ fn without_port(authority: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn authority(request: http::request::Builder) -> (Option<String>, request::Parts) {
+    fn authority(request: request::Builder) -> (Option<String>, request::Parts) {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         (take_authority(&mut head).ok(), head)
     }
@@ -215,7 +216,10 @@ mod tests {
     fn the_host_is_one_and_ends_in_the_host_header() {
         let (host, head) = authority(Request::get("http://user@a.example:80/v1?x").header("host", "b"));
         assert_eq!(host.as_deref(), Some("user@a.example:80"));
-        assert_eq!((head.uri.to_string().as_str(), head.headers["host"].as_bytes()), ("/v1?x", &b"a.example:80"[..]));
+        assert_eq!(
+            (head.uri.to_string().as_str(), head.headers["host"].as_bytes()),
+            ("/v1?x", &b"a.example:80"[..])
+        );
         assert_eq!(authority(Request::get("/").header("host", "b:1")).0.as_deref(), Some("b:1"));
         assert_eq!(authority(Request::get("/").header("host", "a").header("host", "b")).0, None);
         assert_eq!(authority(Request::get("/")).0, None);

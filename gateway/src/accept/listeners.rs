@@ -74,7 +74,8 @@ impl<H: Handler> Listeners<H> {
             if self.open.contains_key(port) {
                 continue;
             }
-            let address = SocketAddr::new(self.bind_address, self.port_map.get(port).copied().unwrap_or(*port));
+            let address =
+                SocketAddr::new(self.bind_address, self.port_map.get(port).copied().unwrap_or(*port));
             match self.listen(*port, address).await {
                 Ok(open) => {
                     tracing::info!(address = %open.address, "listener opened");

@@ -59,7 +59,8 @@ fn object(error: &Error, status: StatusCode) -> Bytes {
         _ => "server_error",
     };
     let message = error.to_string();
-    let envelope = Envelope { error: Object { message: &message, r#type, param: error.param(), code: error.code() } };
+    let envelope =
+        Envelope { error: Object { message: &message, r#type, param: error.param(), code: error.code() } };
     serde_json::to_vec(&envelope).map_or_else(|_| Bytes::new(), Bytes::from)
 }
 

@@ -31,13 +31,17 @@ pub struct ModelScanner {
 
 #[derive(Debug)]
 enum State {
-    Start { seen: u8 },
+    Start {
+        seen: u8,
+    },
     FirstKeyOrEnd,
     Key,
     InKey(KeyMatcher),
     /// In a key that is not `model`.
     SkipKey(Skip),
-    Colon { is_model: bool },
+    Colon {
+        is_model: bool,
+    },
     Value,
     ModelValue,
     InModelValue(ValueDecoder),
@@ -46,8 +50,13 @@ enum State {
     Scalar,
     AfterValue,
     /// In an object or array below the root, outside strings.
-    Nested { depth: u32 },
-    NestedString { depth: u32, at: Skip },
+    Nested {
+        depth: u32,
+    },
+    NestedString {
+        depth: u32,
+        at: Skip,
+    },
     Finished,
 }
 

@@ -54,12 +54,20 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     let m = || ok("m");
     use BodyError::*;
     let texts: &[(&'static str, &str, Outcome)] = &[
-        ("model first", r#"{"model":"Qwen/Qwen3-0.6B","messages":[{"role":"user","content":"hi"}]}"#, ok("Qwen/Qwen3-0.6B")),
+        (
+            "model first",
+            r#"{"model":"Qwen/Qwen3-0.6B","messages":[{"role":"user","content":"hi"}]}"#,
+            ok("Qwen/Qwen3-0.6B"),
+        ),
         ("model last", r#"{"messages":[{"role":"user","content":"hi"}],"stream":true,"model":"m"}"#, m()),
         ("blanks everywhere", " \r\n\t{ \"a\" : 1 , \"model\" \n:\t\"m\" } \n", m()),
         ("nested model only", r#"{"metadata":{"model":"x"},"tools":[{"model":"y"}]}"#, Err(ModelMissing)),
         ("nested model before", r#"{"metadata":{"model":"x"},"tools":[[{"model":"y"}]],"model":"m"}"#, m()),
-        ("nested model after", r#"{"model":"m","response_format":{"schema":{"model":{"type":"string"}}}}"#, m()),
+        (
+            "nested model after",
+            r#"{"model":"m","response_format":{"schema":{"model":{"type":"string"}}}}"#,
+            m(),
+        ),
         ("model in text", r#"{"messages":[{"content":"{\"model\":\"x\"}"}],"model":"m"}"#, m()),
         ("model as a value", r#"{"a":"model","b":["model"],"model":"m"}"#, m()),
         ("escaped key, first letter", r#"{"\u006dodel":"m"}"#, m()),
@@ -67,7 +75,11 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("escaped key, upper-case digits", r#"{"m\u006Fdel":"m"}"#, m()),
         ("key fully escaped", r#"{"\u006d\u006f\u0064\u0065\u006c":"m"}"#, m()),
         ("duplicate through an escaped key", r#"{"model":"a","\u006dodel":"b"}"#, Err(ModelConflict)),
-        ("keys that only look alike", r#"{"Model":"x","models":"y","mode":"z","model ":"w","model":"m"}"#, m()),
+        (
+            "keys that only look alike",
+            r#"{"Model":"x","models":"y","mode":"z","model ":"w","model":"m"}"#,
+            m(),
+        ),
         ("key with quotes and backslashes", r#"{"\"model\\":"x","\\\"":1,"model":"m"}"#, m()),
         ("key with a surrogate pair", r#"{"\ud83d\ude00model":"x","model":"m"}"#, m()),
         ("key with a lone surrogate", r#"{"mo\ud83d":"x","model":"m"}"#, m()),
@@ -91,7 +103,11 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("value with an inner blank", r#"{"model":"my model"}"#, ok("my model")),
         ("value with a blank at its end", r#"{"model":"m "}"#, Err(ModelCharacters)),
         ("value with a bad escape", r#"{"model":"\x41"}"#, Err(Malformed("unknown escape in a string"))),
-        ("value with a bad unicode escape", r#"{"model":"\u00g1"}"#, Err(Malformed("unknown escape in a string"))),
+        (
+            "value with a bad unicode escape",
+            r#"{"model":"\u00g1"}"#,
+            Err(Malformed("unknown escape in a string")),
+        ),
         ("same model twice", r#"{"model":"m","model":"m"}"#, m()),
         ("same model twice, spelt differently", r#"{"model":"a/m","model":"a\/m"}"#, ok("a/m")),
         ("two models", r#"{"model":"a","messages":[],"model":"b"}"#, Err(ModelConflict)),
@@ -126,10 +142,16 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("no value", r#"{"a":,"model":"m"}"#, Err(Malformed("expected a value"))),
         ("no comma", r#"{"a":"x" "model":"m"}"#, Err(Malformed("expected ',' or '}' after a value"))),
         ("two scalars", r#"{"a":1 2,"model":"m"}"#, Err(Malformed("expected ',' or '}' after a value"))),
-        ("root closed by the wrong bracket", r#"{"model":"m"]"#, Err(Malformed("expected ',' or '}' after a value"))),
+        (
+            "root closed by the wrong bracket",
+            r#"{"model":"m"]"#,
+            Err(Malformed("expected ',' or '}' after a value")),
+        ),
     ];
-    let mut corpus: Vec<_> =
-        texts.iter().map(|(name, body, expected)| (*name, body.as_bytes().to_vec(), expected.clone())).collect();
+    let mut corpus: Vec<_> = texts
+        .iter()
+        .map(|(name, body, expected)| (*name, body.as_bytes().to_vec(), expected.clone()))
+        .collect();
     let text = r#"{"model":"m"}"#;
     corpus.extend([
         ("UTF-16 with mark, little endian", utf16(text, false, true), Err(WideEncoding)),

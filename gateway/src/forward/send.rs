@@ -56,13 +56,16 @@ impl Forwarder {
             let is_reused = reused.is_some();
             let error = match self.connection(reused, endpoint).await {
                 Err(error) => error,
-                Ok(mut connection) => match self.exchange(&mut connection, head, body.to_upstream(), is_reused).await {
-                    Ok(response) => {
-                        let response = response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
-                        return Ok(Forwarded { response, endpoint });
+                Ok(mut connection) => {
+                    match self.exchange(&mut connection, head, body.to_upstream(), is_reused).await {
+                        Ok(response) => {
+                            let response =
+                                response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
+                            return Ok(Forwarded { response, endpoint });
+                        }
+                        Err(error) => error,
                     }
-                    Err(error) => error,
-                },
+                }
             };
             match error.retry() {
                 Retry::FreshConnection => {
@@ -80,7 +83,11 @@ impl Forwarder {
         }
     }
 
-    async fn connection(&self, reused: Option<Connection>, endpoint: SocketAddr) -> Result<Connection, Error> {
+    async fn connection(
+        &self,
+        reused: Option<Connection>,
+        endpoint: SocketAddr,
+    ) -> Result<Connection, Error> {
         match reused {
             Some(reused) => Ok(reused),
             None => Connection::open(endpoint, self.connect_timeout).await,

@@ -198,11 +198,11 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.frames.as_slice().iter().map(|frame| frame.len() as u64).sum();
-        let mut hint = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
-        let exact = hint.exact();
-        hint.set_lower(hint.lower() + held);
-        if let Some(exact) = exact {
-            hint.set_upper(exact + held);
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + held);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + held);
         }
         hint
     }

@@ -106,8 +106,16 @@ impl Metrics {
             hold_bytes: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("requests", "Requests by model, pool and status; 499: the client left first", metrics.requests.clone());
-        registry.register("errors", "Requests that no engine answered, by error code", metrics.errors.clone());
+        registry.register(
+            "requests",
+            "Requests by model, pool and status; 499: the client left first",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "errors",
+            "Requests that no engine answered, by error code",
+            metrics.errors.clone(),
+        );
         registry.register("picks", "How the endpoint was chosen", metrics.picks.clone());
         registry.register("retries", "What was tried again", metrics.retries.clone());
         registry.register_with_unit(
@@ -116,7 +124,12 @@ impl Metrics {
             Unit::Seconds,
             metrics.processing.clone(),
         );
-        registry.register_with_unit("picking", "Time until the picker's decision", Unit::Seconds, metrics.picking.clone());
+        registry.register_with_unit(
+            "picking",
+            "Time until the picker's decision",
+            Unit::Seconds,
+            metrics.picking.clone(),
+        );
         registry.register_with_unit(
             "ttft",
             "From the request's arrival to the first byte of the response body",
@@ -129,7 +142,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.upstream.clone(),
         );
-        registry.register("active_requests", "Requests that are not finished", metrics.active_requests.clone());
+        registry.register(
+            "active_requests",
+            "Requests that are not finished",
+            metrics.active_requests.clone(),
+        );
         registry.register("connections", "Open connections of clients", metrics.connections.clone());
         registry.register_with_unit("hold", "Request bodies held", Unit::Bytes, metrics.hold_bytes.clone());
         Self { registry, ..metrics }

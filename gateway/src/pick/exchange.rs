@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use forebay_epp::protocol::proto::{
     BodyMutation, BodyResponse, BodySendMode, CommonResponse, ProcessingRequest, ProcessingResponse,
-    body_mutation::Mutation, external_processor_client::ExternalProcessorClient, processing_response::Response,
+    body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
+    processing_response::Response,
 };
 use http::HeaderMap;
 use tokio::sync::mpsc;
@@ -102,7 +103,9 @@ pub(super) async fn ask(
     }
     Ok(match state.endpoints {
         None => Outcome::Failed(PickerFault::Ended),
-        Some(endpoints) => Outcome::Decided { endpoints, open: replies.into_open().map(|open| (requests, open)) },
+        Some(endpoints) => {
+            Outcome::Decided { endpoints, open: replies.into_open().map(|open| (requests, open)) }
+        }
     })
 }
 
@@ -149,10 +152,8 @@ impl State {
         if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
             self.endpoints = Some(parse_endpoints(list));
         }
-        let skips_body = reply
-            .mode_override
-            .as_ref()
-            .is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
+        let skips_body =
+            reply.mode_override.as_ref().is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
         match reply.response {
             Some(Response::ImmediateResponse(reply)) => return Err(immediate(reply)),
             Some(Response::RequestHeaders(reply)) => {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, Kind, Metadata, ProcessingRequest,
-    ProtocolConfiguration, Struct, Value, processing_request::Request,
+    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, Kind, Metadata,
+    ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
 };
 use forebay_epp::protocol::{DESTINATION_ENDPOINT_SERVED, METADATA_LB};
 use http::{HeaderMap, request, response};
@@ -17,7 +17,8 @@ const MAX_PIECE_BYTES: usize = 256 << 10;
 
 pub(super) fn request_headers(head: &request::Parts, host: &str, end_of_stream: bool) -> ProcessingRequest {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let pseudo = [(":method", head.method.as_str()), (":path", path), (":authority", host), (":scheme", "http")];
+    let pseudo =
+        [(":method", head.method.as_str()), (":path", path), (":authority", host), (":scheme", "http")];
     let full_duplex = BodySendMode::FullDuplexStreamed.into();
     ProcessingRequest {
         protocol_config: Some(ProtocolConfiguration {
@@ -26,15 +27,16 @@ pub(super) fn request_headers(head: &request::Parts, host: &str, end_of_stream: 
             response_body_mode: BodySendMode::None.into(),
             send_body_without_waiting_for_header_response: true,
         }),
-        ..message(
-            Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)),
-            Metadata::default(),
-        )
+        ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), Metadata::default())
     }
 }
 
 /// `served`: the endpoint that answers.
-pub(super) fn response_headers(head: &response::Parts, served: SocketAddr, end_of_stream: bool) -> ProcessingRequest {
+pub(super) fn response_headers(
+    head: &response::Parts,
+    served: SocketAddr,
+    end_of_stream: bool,
+) -> ProcessingRequest {
     let served = Value { kind: Some(Kind::StringValue(served.to_string())) };
     let namespace = Struct { fields: [(DESTINATION_ENDPOINT_SERVED.to_owned(), served)].into() };
     let metadata =
@@ -52,8 +54,16 @@ fn message(request: Request, metadata: Metadata) -> ProcessingRequest {
     }
 }
 
-fn headers<const N: usize>(pseudo: [(&str, &str); N], headers: &HeaderMap, end_of_stream: bool) -> HttpHeaders {
-    let header = |key: &str, raw_value: Bytes| HeaderValue { key: key.to_owned(), raw_value, ..HeaderValue::default() };
+fn headers<const N: usize>(
+    pseudo: [(&str, &str); N],
+    headers: &HeaderMap,
+    end_of_stream: bool,
+) -> HttpHeaders {
+    let header = |key: &str, raw_value: Bytes| HeaderValue {
+        key: key.to_owned(),
+        raw_value,
+        ..HeaderValue::default()
+    };
     let pseudo = pseudo.into_iter().map(|(key, value)| header(key, Bytes::copy_from_slice(value.as_bytes())));
     let plain =
         headers.iter().map(|(name, value)| header(name.as_str(), Bytes::copy_from_slice(value.as_bytes())));
@@ -91,7 +101,8 @@ impl Cursor {
         let (data, mut then) = match frames.get(self.frame) {
             Some(frame) => {
                 let end = frame.len().min(self.offset + MAX_PIECE_BYTES);
-                let (frame_at, offset) = if end == frame.len() { (self.frame + 1, 0) } else { (self.frame, end) };
+                let (frame_at, offset) =
+                    if end == frame.len() { (self.frame + 1, 0) } else { (self.frame, end) };
                 (frame.slice(self.offset..end), Self { frame: frame_at, offset, ..Self::default() })
             }
             None if body.is_complete() => (Bytes::new(), Self { frame: self.frame, ..Self::default() }),

@@ -34,13 +34,18 @@ impl Peers {
         let known = self.by_address.load();
         let next = addresses
             .iter()
-            .map(|address| (*address, known.get(address).cloned().unwrap_or_else(|| Arc::new(Peer::new(*address)))))
+            .map(|address| {
+                (*address, known.get(address).cloned().unwrap_or_else(|| Arc::new(Peer::new(*address))))
+            })
             .collect();
         self.by_address.store(Arc::new(next));
     }
 
     /// All replicas, each time beginning with another one.
-    pub(super) fn in_turn<'a>(&self, replicas: &'a [SocketAddr]) -> impl Iterator<Item = SocketAddr> + use<'a> {
+    pub(super) fn in_turn<'a>(
+        &self,
+        replicas: &'a [SocketAddr],
+    ) -> impl Iterator<Item = SocketAddr> + use<'a> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % replicas.len().max(1);
         replicas[first..].iter().chain(&replicas[..first]).copied()
     }

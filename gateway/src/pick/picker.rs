@@ -105,9 +105,8 @@ impl Picker {
             let first = request_headers(head, host, is_empty);
             match ask(channel, first, &mut head.headers, body, self.patience).await? {
                 Outcome::Decided { endpoints, open } => {
-                    let session = open.map(|(requests, replies)| {
-                        Session::new(requests, replies, self.closing.clone())
-                    });
+                    let session =
+                        open.map(|(requests, replies)| Session::new(requests, replies, self.closing.clone()));
                     return Ok(Ok(Decision { endpoints, session }));
                 }
                 Outcome::Failed(fault) => return Ok(Err(fault)),

@@ -87,7 +87,11 @@ fn header_name(name: &str) -> Option<HeaderName> {
 }
 
 fn value(header: &RawHeader) -> Bytes {
-    if header.raw_value.is_empty() { Bytes::copy_from_slice(header.value.as_bytes()) } else { header.raw_value.clone() }
+    if header.raw_value.is_empty() {
+        Bytes::copy_from_slice(header.value.as_bytes())
+    } else {
+        header.raw_value.clone()
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +102,11 @@ mod tests {
 
     fn set(key: &str, value: &str, append_action: HeaderAppendAction) -> HeaderValueOption {
         HeaderValueOption {
-            header: Some(RawHeader { key: key.into(), raw_value: value.to_owned().into(), ..RawHeader::default() }),
+            header: Some(RawHeader {
+                key: key.into(),
+                raw_value: value.to_owned().into(),
+                ..RawHeader::default()
+            }),
             append_action: append_action.into(),
             ..HeaderValueOption::default()
         }
@@ -131,14 +139,16 @@ mod tests {
             remove_headers: vec!["X-Gone".into(), "content-length".into()],
         };
         mutate(&mut headers, &mutation);
-        let got: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let got: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(got, [("x-a", "2"), ("content-length", "5")]);
     }
 
     #[test]
     fn an_immediate_response_keeps_a_real_status_only() {
         for (code, expected) in [(429, 429), (0, 500), (100, 500), (70_000, 500)] {
-            let reply = ImmediateResponse { status: Some(HttpStatus { code }), ..ImmediateResponse::default() };
+            let reply =
+                ImmediateResponse { status: Some(HttpStatus { code }), ..ImmediateResponse::default() };
             assert_eq!(immediate(reply).status().as_u16(), expected, "{code}");
         }
     }

@@ -151,7 +151,8 @@ impl<'a> Resolver<'a> {
         let picker = match &object.spec.endpoint_picker_ref {
             None => None,
             Some(picker) => {
-                let (true, "Service", Some(port)) = (picker.group.is_empty(), picker.kind.as_str(), picker.port)
+                let (true, "Service", Some(port)) =
+                    (picker.group.is_empty(), picker.kind.as_str(), picker.port)
                 else {
                     return Backend::Unresolved("its endpointPickerRef is not a Service with a port");
                 };

@@ -92,7 +92,8 @@ fn compile_rules<'a>(
 
 /// What is not supported keeps the whole rule out: half a rule would send requests where they do not belong.
 fn compile_matches(rule: &HttpRouteRules) -> Result<Vec<Match>, String> {
-    let backend_filters = rule.backend_refs.iter().flatten().flat_map(|backend| &backend.filters).flatten().count();
+    let backend_filters =
+        rule.backend_refs.iter().flatten().flat_map(|backend| &backend.filters).flatten().count();
     if rule.filters.iter().flatten().count() + backend_filters > 0 {
         return Err("filters are not supported".into());
     }
@@ -122,14 +123,8 @@ fn attach(
         }
         for hostname in effective_hostnames(&hostname, rule.object) {
             for (at, matching) in rule.matches.iter().enumerate() {
-                let order = (
-                    hostname.rank(),
-                    matching.rank(),
-                    age(rule.object),
-                    rule.route.clone(),
-                    rule.index,
-                    at,
-                );
+                let order =
+                    (hostname.rank(), matching.rank(), age(rule.object), rule.route.clone(), rule.index, at);
                 let entry = Entry {
                     hostname: hostname.clone(),
                     matching: matching.clone(),
@@ -157,7 +152,11 @@ fn refers_to(rule: &Rule<'_>, gateway: &ObjectKey, listener: &GatewayListeners) 
 }
 
 /// Whether the listener takes HTTPRoutes of that namespace.
-fn allows(listener: &GatewayListeners, gateway_namespace: &str, route_namespace: &str) -> Result<(), &'static str> {
+fn allows(
+    listener: &GatewayListeners,
+    gateway_namespace: &str,
+    route_namespace: &str,
+) -> Result<(), &'static str> {
     let Some(allowed) = &listener.allowed_routes else {
         return same_namespace(gateway_namespace, route_namespace);
     };

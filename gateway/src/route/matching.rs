@@ -33,7 +33,11 @@ impl Match {
         if it.query_params.as_ref().is_some_and(|params| !params.is_empty()) {
             return Err("query parameter matches are not supported".into());
         }
-        Ok(Self { path: parse_path(it)?, method: it.method.as_ref().map(method), headers: parse_headers(it)? })
+        Ok(Self {
+            path: parse_path(it)?,
+            method: it.method.as_ref().map(method),
+            headers: parse_headers(it)?,
+        })
     }
 
     pub(super) fn matches(&self, head: &request::Parts) -> bool {
@@ -57,9 +61,9 @@ impl Path {
         match self {
             Self::Exact(exact) => exact == path,
             // Element by element: `/v1` matches `/v1` and `/v1/models`, not `/v12`.
-            Self::Prefix(prefix) => {
-                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            Self::Prefix(prefix) => path
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
         }
     }
 }

@@ -31,10 +31,7 @@ impl ModelMap {
 
     /// Names and bases, for labels.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.bases
-            .iter()
-            .flat_map(|(name, base)| [Some(name.as_str()), base.to_str().ok()])
-            .flatten()
+        self.bases.iter().flat_map(|(name, base)| [Some(name.as_str()), base.to_str().ok()]).flatten()
     }
 
     fn add(&mut self, name: String, base: &str) -> Result<(), String> {
@@ -42,7 +39,9 @@ impl ModelMap {
             return Err(format!("the base model {base:?} cannot be a header's value"));
         };
         match self.bases.get(&name) {
-            Some(known) if *known != base => Err(format!("the model {name:?} already has another base model")),
+            Some(known) if *known != base => {
+                Err(format!("the model {name:?} already has another base model"))
+            }
             _ => {
                 self.bases.insert(name, base);
                 Ok(())
@@ -119,7 +118,8 @@ fn add_config_maps(map: &mut ModelMap, snapshot: &Snapshot, problem: &mut impl F
             continue;
         }
         let mut refuse = |why: String| problem(format!("ConfigMap {key}: {why}"));
-        let entry = |name: &str| config_map.data.as_ref().and_then(|data| data.get(name)).map(|text| text.trim());
+        let entry =
+            |name: &str| config_map.data.as_ref().and_then(|data| data.get(name)).map(|text| text.trim());
         let Some(base) = entry("baseModel").filter(|base| !base.is_empty()) else {
             refuse("data.baseModel is missing".into());
             continue;

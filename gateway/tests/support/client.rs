@@ -61,5 +61,6 @@ pub async fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Respons
 }
 
 pub async fn get(address: SocketAddr, path: &str) -> Response {
-    exchange(address, format!("GET {path} HTTP/1.1\r\nhost: models.example\r\nconnection: close\r\n\r\n")).await
+    exchange(address, format!("GET {path} HTTP/1.1\r\nhost: models.example\r\nconnection: close\r\n\r\n"))
+        .await
 }

@@ -79,9 +79,15 @@ pub fn set_headers(headers: &[(&str, &str)]) -> ProcessingResponse {
         })
         .collect();
     let mutation = HeaderMutation { set_headers, remove_headers: Vec::new() };
-    let response = CommonResponse { header_mutation: Some(mutation), clear_route_cache: true, ..CommonResponse::default() };
+    let response = CommonResponse {
+        header_mutation: Some(mutation),
+        clear_route_cache: true,
+        ..CommonResponse::default()
+    };
     ProcessingResponse {
-        response: Some(processing_response::Response::RequestHeaders(HeadersResponse { response: Some(response) })),
+        response: Some(processing_response::Response::RequestHeaders(HeadersResponse {
+            response: Some(response),
+        })),
         ..ProcessingResponse::default()
     }
 }
@@ -94,7 +100,8 @@ pub fn echo(body: &[u8]) -> Vec<ProcessingResponse> {
         .into_iter()
         .enumerate()
         .map(|(at, piece)| {
-            let piece = StreamedBodyResponse { body: Bytes::copy_from_slice(piece), end_of_stream: at == last };
+            let piece =
+                StreamedBodyResponse { body: Bytes::copy_from_slice(piece), end_of_stream: at == last };
             body_reply(Some(body_mutation::Mutation::StreamedResponse(piece)))
         })
         .collect()
@@ -147,7 +154,10 @@ impl Picker {
         let address = listener.local_addr().unwrap();
         let (sender, seen) = mpsc::channel(10_000);
         let stop = CancellationToken::new();
-        let server = external_processor_server::ExternalProcessorServer::new(Server { phases: Arc::new(phases), seen: sender });
+        let server = external_processor_server::ExternalProcessorServer::new(Server {
+            phases: Arc::new(phases),
+            seen: sender,
+        });
         let serving = tonic::transport::Server::builder()
             .add_service(server)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
@@ -205,12 +215,16 @@ impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
                     Err(_) => break Seen::Reset,
                 };
                 let answers = match &message.request {
-                    Some(processing_request::Request::RequestHeaders(headers)) => phases.request_headers(headers),
+                    Some(processing_request::Request::RequestHeaders(headers)) => {
+                        phases.request_headers(headers)
+                    }
                     Some(processing_request::Request::RequestBody(piece)) => {
                         body.push(piece.body.clone());
                         phases.request_body(&body, piece.end_of_stream)
                     }
-                    Some(processing_request::Request::ResponseHeaders(headers)) => phases.response_headers(headers),
+                    Some(processing_request::Request::ResponseHeaders(headers)) => {
+                        phases.response_headers(headers)
+                    }
                     _ => Vec::new(),
                 };
                 let _ = seen.send(Seen::Message(Box::new(message))).await;

@@ -186,7 +186,8 @@ impl Running {
     }
 
     pub async fn until_metric(&self, name_and_labels: &str, wanted: f64) {
-        until(name_and_labels, || async { (self.metric(name_and_labels).await == wanted).then_some(()) }).await;
+        until(name_and_labels, || async { (self.metric(name_and_labels).await == wanted).then_some(()) })
+            .await;
     }
 }
 

@@ -84,16 +84,12 @@ impl Connection {
                     .collect();
                 return Request { line, headers, body: Vec::new() };
             }
-            assert!(self.fill().await, "the stream ended inside a head: {:?}", String::from_utf8_lossy(&self.buffer));
+            assert!(
+                self.fill().await,
+                "the stream ended inside a head: {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
         }
-    }
-
-    /// At least `bytes` bytes, whatever they are.
-    pub async fn read_some(&mut self, bytes: usize) -> Vec<u8> {
-        while self.buffer.len() < bytes {
-            assert!(self.fill().await, "the stream ended early");
-        }
-        std::mem::take(&mut self.buffer)
     }
 
     /// Until `text` has come.
@@ -105,7 +101,11 @@ impl Connection {
                 let read = self.buffer.drain(..end).collect();
                 return String::from_utf8(read).unwrap();
             }
-            assert!(self.fill().await, "the stream ended before {text:?}: {got:?}", got = String::from_utf8_lossy(&self.buffer));
+            assert!(
+                self.fill().await,
+                "the stream ended before {text:?}: {got:?}",
+                got = String::from_utf8_lossy(&self.buffer)
+            );
         }
     }
 

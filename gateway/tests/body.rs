@@ -1,0 +1,156 @@
+//! Bodies: what is refused, what is held, and what is watched to its end.
+
+use crate::support::client::{connect, exchange, post, post_with, read_response};
+use crate::support::picker::{Phases, Picker, Reply, pick};
+use crate::support::stage::{QWEN, Stage, TINY};
+use crate::support::upstream::Upstream;
+use forebay_epp::protocol::proto::{BodySendMode, HttpHeaders, ProcessingMode};
+
+/// A picker that decides on the headers and wants no body.
+struct Early(String);
+
+impl Phases for Early {
+    fn destination(&self) -> String {
+        self.0.clone()
+    }
+
+    fn request_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+        let mode =
+            ProcessingMode { request_body_mode: BodySendMode::None.into(), ..ProcessingMode::default() };
+        let mut reply = pick(&self.0);
+        reply.mode_override = Some(mode);
+        vec![Ok(reply)]
+    }
+
+    fn request_body(&self, _: &[bytes::Bytes], _: bool) -> Vec<Reply> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn bad_bodies_are_answered_in_openais_shape() {
+    let running = Stage::new().pool("qwen", QWEN, &[1], None).start().await;
+    for (headers, body, status, code, param) in [
+        ("", "", 400, "invalid_body", None),
+        ("", "[]", 400, "invalid_body", None),
+        ("", r#"{"model":"#, 400, "invalid_body", None),
+        ("", r#"{"messages":[]}"#, 400, "invalid_model", Some("model")),
+        ("", r#"{"model":7}"#, 400, "invalid_model", Some("model")),
+        ("content-encoding: gzip\r\n", "x", 415, "unsupported_content_encoding", None),
+    ] {
+        let response = exchange(running.address(), post_with(headers, body)).await;
+        assert_eq!((response.status, response.code().as_str()), (status, code), "{body}");
+        let error = &response.json()["error"];
+        assert_eq!(
+            (error["param"].as_str(), &error["type"]),
+            (param, &"invalid_request_error".into()),
+            "{body}"
+        );
+    }
+    let form = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: Multipart/Form-Data; boundary=x\r\ncontent-length: 1\r\n\r\nx";
+    assert_eq!(exchange(running.address(), form).await.code(), "unsupported_content_type");
+}
+
+#[tokio::test]
+async fn a_model_behind_two_megabytes() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let body = format!(
+        r#"{{"messages":[{{"role":"user","content":"{}"}}],"model":"{QWEN}"}}"#,
+        "x ".repeat(1_000_000)
+    );
+    let request = post(&body);
+    let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+    assert!(request.body == body.as_bytes(), "the body arrived changed");
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
+/// The start of a body reaches the pod while the client is still sending: the second model must stop it.
+#[tokio::test]
+async fn a_second_model_ends_the_request_before_the_pod_has_all_of_it() {
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Early(upstream.address().to_string())).await;
+    let running =
+        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let first = format!(r#"{{"model":"{QWEN}","messages":[],"#);
+    let second = format!(r#""model":"{TINY}"}}"#);
+    for chunked in [false, true] {
+        let (head, first, second) = if chunked {
+            (
+                "transfer-encoding: chunked".to_owned(),
+                format!("{:x}\r\n{first}\r\n", first.len()),
+                format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len()),
+            )
+        } else {
+            (format!("content-length: {}", first.len() + second.len()), first.clone(), second.clone())
+        };
+        let mut client = connect(running.address()).await;
+        client.write(format!("POST /v1/completions HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n{first}")).await;
+        let mut pod = upstream.accept().await;
+        let request = pod.read_head().await;
+        assert_eq!(request.header("x-gateway-model-name"), Some(QWEN));
+        pod.read_until(r#""messages":[],"#).await;
+        client.write(second).await;
+        let response = read_response(&mut client).await;
+        assert_eq!((response.status, response.code().as_str()), (400, "model_conflict"));
+        let rest = String::from_utf8(pod.read_to_end().await).unwrap();
+        assert!(!rest.contains(TINY) && !rest.contains("0\r\n"), "the pod saw {rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_answers_before_it_has_the_body_is_heard_at_once() {
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Early(upstream.address().to_string())).await;
+    let running =
+        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let mut client = connect(running.address()).await;
+    let start = format!(r#"{{"model":"{QWEN}","#);
+    client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{start}")).await;
+    let mut pod = upstream.accept().await;
+    pod.read_head().await;
+    pod.read_until(&start).await;
+    pod.respond(429, "busy").await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.status, response.text()), (429, "busy"));
+    // Half a request is on that connection: it is not used again.
+    assert_eq!(pod.read_to_end().await, b"");
+}
+
+#[tokio::test]
+async fn more_than_may_be_held_is_refused() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .start_with(|config| {
+            config.hold_request_bytes = 1_000;
+            config.hold_total_bytes = 1_500;
+        })
+        .await;
+    let announced = post(&format!(r#"{{"a":"{}","model":"{QWEN}"}}"#, "x".repeat(1_000)));
+    let response = exchange(running.address(), announced).await;
+    assert_eq!((response.status, response.code().as_str()), (413, "body_too_large"));
+
+    // Unannounced, it is refused when it comes.
+    let mut client = connect(running.address()).await;
+    client.write("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{\"a\":\"").await;
+    client.write("x".repeat(1_500)).await;
+    assert_eq!(read_response(&mut client).await.code(), "body_too_large");
+
+    // 900 bytes of another request are held: there is room for 600 more.
+    let mut holding = connect(running.address()).await;
+    holding
+        .write(format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 990\r\n\r\n{{\"a\":\"{}",
+            "x".repeat(894)
+        ))
+        .await;
+    running.until_metric("forebay_gateway_hold_bytes", 900.0).await;
+    let response =
+        exchange(running.address(), post(&format!(r#"{{"a":"{}","model":"m"}}"#, "x".repeat(700)))).await;
+    assert_eq!((response.status, response.code().as_str()), (503, "hold_budget_exhausted"));
+    assert_eq!(response.head.header("retry-after"), Some("1"));
+    drop(holding);
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}

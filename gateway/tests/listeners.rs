@@ -1,0 +1,110 @@
+//! Listeners follow their Gateways; the gateway ends without breaking what runs.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::support::client::{connect, exchange, get, post, read_response};
+use crate::support::stage::{LISTENER, QWEN, Stage, gateway};
+use crate::support::upstream::Upstream;
+use crate::support::{until, within};
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+
+#[tokio::test]
+async fn listeners_open_and_close_with_their_gateways() {
+    let upstream = Upstream::bind().await;
+    let stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let one = stage.manifests.clone();
+    let two =
+        one.replace(&gateway(&[("http", LISTENER)]), &gateway(&[("http", LISTENER), ("more", LISTENER + 1)]));
+    assert_ne!(one, two);
+    let mut running = stage.start().await;
+    let first = running.address();
+    running.rewrite(&two, |gateway| gateway.addresses().len() == 2).await;
+    let second = running.gateway.addresses()[&(LISTENER + 1)];
+    assert_eq!(running.address(), first, "the listener that stayed was opened anew");
+    let (response, _) = tokio::join!(exchange(second, post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+
+    // A stream that runs over the second listener goes on after that is gone.
+    let mut client = connect(second).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    running.rewrite(&one, |gateway| gateway.addresses().len() == 1).await;
+    until("the port to close", || async { TcpStream::connect(second).await.is_err().then_some(()) }).await;
+    pod.respond(200, "late").await;
+    assert_eq!(read_response(&mut client).await.text(), "late");
+    let over_the_kept_connection = async {
+        pod.read_request().await;
+        pod.respond(200, "ok").await;
+    };
+    let (response, ()) = tokio::join!(exchange(first, post(CHAT)), over_the_kept_connection);
+    assert_eq!(response.text(), "ok");
+}
+
+#[tokio::test]
+async fn routes_follow_their_resources() {
+    let (old, new) = (Upstream::bind().await, Upstream::bind().await);
+    let stage = Stage::new().pool("qwen", QWEN, &[old.port()], None);
+    let moved = stage.manifests.replace(&old.port().to_string(), &new.port().to_string());
+    let mut running = stage.start().await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), old.answer_one("old"));
+    assert_eq!(response.text(), "old");
+    let changes = std::cell::Cell::new(0);
+    running.rewrite(&moved, |_| changes.replace(changes.get() + 1) > 0).await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), new.answer_one("new"));
+    assert_eq!(response.text(), "new");
+}
+
+#[tokio::test]
+async fn the_end_waits_for_running_requests() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let address = running.address();
+    let mut idle = connect(address).await;
+    let mut client = connect(address).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    let ending = tokio::spawn(running.gateway.shutdown());
+    until("the port to close", || async { TcpStream::connect(address).await.is_err().then_some(()) }).await;
+    assert_eq!(idle.read_to_end().await, b"");
+    assert!(!ending.is_finished());
+    pod.respond(200, "late").await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.text(), response.head.header("connection")), ("late", Some("close")));
+    within("the gateway to end", ending).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_ever() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .start_with(|config| config.drain_timeout = Duration::from_millis(50))
+        .await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    within("the gateway to end", running.gateway.shutdown()).await;
+    assert_eq!((pod.read_to_end().await.len(), client.read_to_end().await.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn health_is_told_apart_from_readiness() {
+    let taken = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[1], None)
+        .start_with(|config| config.map_ports = vec![(LISTENER, taken.port())])
+        .await;
+    let admin = running.gateway.admin_address();
+    assert_eq!(get(admin, "/healthz").await.status, 200);
+    assert_eq!(get(admin, "/readyz").await.status, 503);
+    assert_eq!(get(admin, "/nothing").await.status, 404);
+    // As soon as the port is free it is opened.
+    drop(taken);
+    until("readiness", || async { (get(admin, "/readyz").await.status == 200).then_some(()) }).await;
+}

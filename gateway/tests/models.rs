@@ -1,0 +1,53 @@
+//! `/v1/models`.
+
+use crate::support::client::get;
+use crate::support::stage::{QWEN, Stage, TINY};
+use crate::support::upstream::Upstream;
+
+fn list(ids: &[&str]) -> String {
+    let models: Vec<String> =
+        ids.iter().map(|id| format!(r#"{{"id":"{id}","object":"model","owned_by":"vllm"}}"#)).collect();
+    format!(r#"{{"object":"list","data":[{}]}}"#, models.join(","))
+}
+
+#[tokio::test]
+async fn the_union_of_what_the_ready_pods_serve() {
+    let (one, two, tiny) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await);
+    let down = Upstream::bind().await.port();
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[one.port(), two.port(), down], None)
+        .pool("tiny", TINY, &[tiny.port()], None)
+        .start()
+        .await;
+    let (one_list, two_list, tiny_list) =
+        (list(&["b-adapter", QWEN]), list(&[QWEN, "a-adapter"]), list(&[TINY]));
+    let pods = async {
+        tokio::join!(one.answer_one(&one_list), two.answer_one(&two_list), tiny.answer_one(&tiny_list))
+    };
+    let (response, (request, ..)) = tokio::join!(get(running.address(), "/v1/models"), pods);
+    assert_eq!(request.line, "GET /v1/models HTTP/1.1");
+    let models = response.json();
+    assert_eq!((response.status, &models["object"]), (200, &"list".into()));
+    let ids: Vec<&str> =
+        models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [QWEN, TINY, "a-adapter", "b-adapter"]);
+    assert_eq!(models["data"][0]["owned_by"], "vllm");
+
+    // From now on without asking: no pod answers any more.
+    drop((one, two, tiny));
+    let model = get(running.address(), "/v1/models/Qwen%2FQwen3-0.6B").await;
+    assert_eq!((model.status, &model.json()["id"]), (200, &QWEN.into()));
+    assert_eq!(get(running.address(), "/v1/models/Qwen/Qwen3-0.6B").await.status, 200);
+    let unknown = get(running.address(), "/v1/models/nonexistent").await;
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "model_not_found"));
+}
+
+#[tokio::test]
+async fn pods_that_answer_nonsense_are_left_out() {
+    let (odd, huge, down) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await.port());
+    let running = Stage::new().pool("qwen", QWEN, &[odd.port(), huge.port(), down], None).start().await;
+    let too_large = "x".repeat(2 << 20);
+    let pods = async { tokio::join!(odd.answer_one("<html>"), huge.answer_one(&too_large)) };
+    let (response, _) = tokio::join!(get(running.address(), "/v1/models"), pods);
+    assert_eq!(response.text(), r#"{"object":"list","data":[]}"#);
+}

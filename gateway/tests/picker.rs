@@ -1,0 +1,279 @@
+//! Towards endpoint pickers of every kind.
+
+use bytes::Bytes;
+use forebay_epp::protocol::proto::{
+    BodySendMode, HttpHeaders, ProcessingResponse, StreamedBodyResponse, body_mutation::Mutation,
+    processing_request::Request,
+};
+use tonic::Status;
+
+use crate::support::client::{exchange, post};
+use crate::support::picker::{
+    Fixed, Phases, Picker, Reply, Seen, body_reply, echo, immediate, pick, set_headers,
+};
+use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::upstream::Upstream;
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+
+async fn stage(ports: &[u16], picker: u16, failure_mode: &str) -> Running {
+    Stage::new().pool("qwen", QWEN, ports, Some((picker, failure_mode))).start().await
+}
+
+/// A port that nobody listens on.
+async fn closed_port() -> u16 {
+    Upstream::bind().await.port()
+}
+
+/// Replies to the whole body with what the function gives.
+struct Replies<F>(F);
+
+impl<F: Fn(&[Bytes]) -> Vec<Reply> + Send + Sync + 'static> Phases for Replies<F> {
+    fn destination(&self) -> String {
+        String::new()
+    }
+
+    fn whole_body(&self, seen: &[Bytes]) -> Vec<Reply> {
+        self.0(seen)
+    }
+}
+
+fn replies(given: impl Fn(&[Bytes]) -> Vec<ProcessingResponse> + Send + Sync + 'static) -> impl Phases {
+    Replies(move |seen: &[Bytes]| given(seen).into_iter().map(Ok).collect())
+}
+
+fn count(result: &str) -> String {
+    format!(r#"forebay_gateway_picks_total{{pool="llm-d/qwen",result="{result}"}}"#)
+}
+
+#[tokio::test]
+async fn a_picker_sees_the_request_as_the_protocol_says() {
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let (_, request) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(
+        request.header("x-gateway-destination-endpoint"),
+        Some(upstream.address().to_string().as_str())
+    );
+    let Seen::Message(first) = picker.seen().await else { panic!("no message") };
+    assert!(first.metadata_context.is_some());
+    let config = first.protocol_config.unwrap();
+    assert_eq!(config.request_body_mode(), BodySendMode::FullDuplexStreamed);
+    let Some(Request::RequestHeaders(headers)) = first.request else { panic!("not the headers first") };
+    assert!(!headers.end_of_stream);
+    let headers = headers.headers.unwrap().headers;
+    assert!(headers.iter().all(|header| header.value.is_empty()), "values belong into raw_value");
+    let value =
+        |key: &str| headers.iter().find(|header| header.key == key).map(|header| &header.raw_value[..]);
+    assert_eq!(value(":method"), Some(&b"POST"[..]));
+    assert_eq!(value(":path"), Some(&b"/v1/chat/completions"[..]));
+    assert_eq!(value(":authority"), Some(&b"models.example"[..]));
+    assert_eq!(value("x-gateway-base-model-name"), Some(QWEN.as_bytes()));
+    let Request::RequestBody(body) = picker.message().await else { panic!("no body") };
+    assert_eq!((&body.body[..], body.end_of_stream), (CHAT.as_bytes(), true));
+    let Request::ResponseHeaders(headers) = picker.message().await else { panic!("no response headers") };
+    assert_eq!(headers.headers.unwrap().headers[0].raw_value, "200");
+    assert!(matches!(picker.seen().await, Seen::Ended));
+}
+
+#[tokio::test]
+async fn a_large_body_reaches_the_picker_in_order_and_whole() {
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let text: String = (0..400_000).map(|number| format!("{number},")).collect();
+    let body = format!(r#"{{"prompt":"{text}","model":"{QWEN}"}}"#);
+    let request = post(&body);
+    let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
+    assert_eq!(response.status, 200);
+    // The picker sent the body back: what arrives is its copy.
+    assert!(request.body == body.as_bytes(), "the body arrived changed");
+}
+
+#[tokio::test]
+async fn a_dead_picker_is_what_the_failure_mode_says() {
+    let upstream = Upstream::bind().await;
+    let running = stage(&[upstream.port()], closed_port().await, "FailOpen").await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+    running.until_metric(&count("FailedOpen"), 1.0).await;
+
+    let running = stage(&[upstream.port()], closed_port().await, "FailClose").await;
+    let response = exchange(running.address(), post(CHAT)).await;
+    assert_eq!((response.status, response.code().as_str()), (503, "picker_unavailable"));
+    assert_eq!(response.head.header("retry-after"), Some("1"));
+    running.until_metric(&count("FailedClosed"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_picker_that_fails_with_the_body_in_its_hands_fails_open_too() {
+    struct Failing;
+    impl Phases for Failing {
+        fn destination(&self) -> String {
+            String::new()
+        }
+        fn whole_body(&self, _: &[Bytes]) -> Vec<Reply> {
+            // Half a rewritten body, then an error: none of it may be used.
+            let half = StreamedBodyResponse { body: Bytes::from_static(b"half"), end_of_stream: false };
+            vec![Ok(body_reply(Some(Mutation::StreamedResponse(half)))), Err(Status::internal("no pods"))]
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Failing).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailOpen").await;
+    let (response, request) =
+        tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!((response.text(), request.text()), ("ok", CHAT));
+}
+
+#[tokio::test]
+async fn a_silent_picker_is_waited_for_only_so_long() {
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(replies(|_| Vec::new())).await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start_with(|config| config.picker_timeout = std::time::Duration::from_millis(50))
+        .await;
+    assert_eq!(exchange(running.address(), post(CHAT)).await.code(), "picker_unavailable");
+}
+
+#[tokio::test]
+async fn the_next_replica_is_asked_when_one_is_gone() {
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Fixed::at(upstream.address())).await;
+    let gone = closed_port().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .with(&format!(
+            r#"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: qwen-epp-2, namespace: llm-d, labels: {{kubernetes.io/service-name: qwen-epp}}}}
+addressType: IPv4
+ports: [{{name: grpc, port: {gone}}}]
+endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
+"#
+        ))
+        .start()
+        .await;
+    for _ in 0..4 {
+        let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+        assert_eq!(response.status, 200);
+    }
+    running.until_metric(r#"forebay_gateway_retries_total{reason="PickerUnreachable"}"#, 2.0).await;
+}
+
+#[tokio::test]
+async fn an_immediate_response_is_the_answer() {
+    let picker = Picker::start(replies(|_| vec![immediate(429, "shed")])).await;
+    let running = stage(&[1], picker.port(), "FailOpen").await;
+    let response = exchange(running.address(), post(CHAT)).await;
+    assert_eq!((response.status, response.text()), (429, "shed"));
+    assert_eq!(response.head.header("retry-after"), Some("1"));
+    running.until_metric(&count("Rejected"), 1.0).await;
+}
+
+#[tokio::test]
+async fn the_list_is_walked_when_connections_are_refused() {
+    let upstream = Upstream::bind().await;
+    let gone = closed_port().await;
+    let list = format!("127.0.0.1:{gone},127.0.0.1:{}", upstream.port());
+    let picker = Picker::start(Fixed(list)).await;
+    let running = stage(&[gone, upstream.port()], picker.port(), "FailClose").await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+    running.until_metric(r#"forebay_gateway_retries_total{reason="ConnectFailed"}"#, 1.0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_ready_pod_of_the_pool_gets_nothing() {
+    let (member, stranger) = (Upstream::bind().await, Upstream::bind().await);
+    let list = format!("{},{}", stranger.address(), member.address());
+    let picker = Picker::start(Fixed(list)).await;
+    let running = stage(&[member.port()], picker.port(), "FailOpen").await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), member.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+
+    let picker = Picker::start(Fixed::at(stranger.address())).await;
+    let running = stage(&[member.port()], picker.port(), "FailOpen").await;
+    let response = exchange(running.address(), post(CHAT)).await;
+    assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
+}
+
+/// The reference picker answers each piece of the body with "nothing changed", also before its headers reply.
+#[tokio::test]
+async fn a_picker_that_never_sends_the_body_back() {
+    struct Lightweight(String);
+    impl Phases for Lightweight {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn request_body(&self, _: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+            let unchanged = body_reply(None);
+            if end_of_stream { vec![Ok(pick(&self.0)), Ok(unchanged)] } else { vec![Ok(unchanged)] }
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Lightweight(upstream.address().to_string())).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let body = format!(r#"{{"prompt":"{}","model":"{QWEN}"}}"#, "x".repeat(600_000));
+    let request = post(&body);
+    let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
+    assert_eq!(response.status, 200);
+    assert!(request.body == body.as_bytes(), "the body arrived changed");
+}
+
+#[tokio::test]
+async fn a_rewritten_body_and_changed_headers_are_what_the_pod_gets() {
+    const REWRITTEN: &str = r#"{"model":"adapter-v2","messages":[],"longer":true}"#;
+    let upstream = Upstream::bind().await;
+    let destination = upstream.address().to_string();
+    let picker = Picker::start(replies(move |_| {
+        let headers = [
+            ("x-gateway-destination-endpoint", destination.as_str()),
+            ("x-added", "1"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            (":path", "/elsewhere"),
+        ];
+        let mut replies = vec![set_headers(&headers)];
+        let (first, second) = REWRITTEN.split_at(20);
+        for (piece, end_of_stream) in [(first, false), (second, true)] {
+            let piece = StreamedBodyResponse { body: Bytes::from_static(piece.as_bytes()), end_of_stream };
+            replies.push(body_reply(Some(Mutation::StreamedResponse(piece))));
+        }
+        replies
+    }))
+    .await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let (response, request) =
+        tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!((response.status, request.text()), (200, REWRITTEN));
+    assert_eq!(request.header("content-length"), Some(REWRITTEN.len().to_string().as_str()));
+    assert_eq!((request.header("x-added"), request.header("transfer-encoding")), (Some("1"), None));
+    assert_eq!(request.line, "POST /v1/chat/completions HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_picker_that_is_done_with_its_decision_may_leave() {
+    struct Leaving(String);
+    impl Phases for Leaving {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn whole_body(&self, seen: &[Bytes]) -> Vec<Reply> {
+            let mut replies = vec![Ok(pick(&self.0))];
+            replies.extend(echo(&seen.concat()).into_iter().map(Ok));
+            replies
+        }
+        fn response_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            vec![Err(Status::unavailable("restarting"))]
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Leaving(upstream.address().to_string())).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+}

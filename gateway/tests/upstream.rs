@@ -1,0 +1,122 @@
+//! Model servers that fail.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::client::{connect, exchange, post, read_response};
+use crate::support::stage::{QWEN, Stage};
+use crate::support::upstream::Upstream;
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+
+#[tokio::test]
+async fn a_pod_that_hangs_up_is_a_502() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let hang_up = async {
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+    };
+    let (response, ()) = tokio::join!(exchange(running.address(), post(CHAT)), hang_up);
+    assert_eq!((response.status, response.code().as_str()), (502, "upstream_reset"));
+    assert_eq!(response.json()["error"]["type"], "server_error");
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_reached_is_a_502_and_one_that_is_not_there_a_503() {
+    let port = Upstream::bind().await.port();
+    let running = Stage::new().pool("qwen", QWEN, &[port], None).start().await;
+    let response = exchange(running.address(), post(CHAT)).await;
+    assert_eq!((response.status, response.code().as_str()), (502, "upstream_connect"));
+
+    let mut stage = Stage::new().pool("qwen", QWEN, &[port], None);
+    stage.manifests = stage.manifests.replace(r#"status: "True""#, r#"status: "False""#);
+    let running = stage.start().await;
+    let response = exchange(running.address(), post(CHAT)).await;
+    assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
+    assert_eq!(response.head.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_pod_that_says_nothing_is_a_504() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .start_with(|config| config.first_byte_timeout = Duration::from_millis(50))
+        .await;
+    let silent = async {
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+        pod.read_to_end().await
+    };
+    let (response, rest) = tokio::join!(exchange(running.address(), post(CHAT)), silent);
+    assert_eq!((response.status, response.code().as_str(), rest.len()), (504, "upstream_timeout", 0));
+}
+
+/// The pod reads the second request and closes the kept connection without a byte: as when it ends as idle.
+#[tokio::test]
+async fn a_kept_connection_that_dies_under_a_request_is_replaced() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut kept = upstream.accept().await;
+    kept.read_request().await;
+    kept.respond(200, "first").await;
+    assert_eq!(read_response(&mut client).await.text(), "first");
+    client.write(post(CHAT)).await;
+    kept.read_request().await;
+    drop(kept);
+    let request = upstream.answer_one("second").await;
+    assert_eq!(request.text(), CHAT);
+    assert_eq!(read_response(&mut client).await.text(), "second");
+    running.until_metric(r#"forebay_gateway_retries_total{reason="ReusedConnectionClosed"}"#, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_closed_before_the_server_would() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(50))
+        .await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.respond(200, "ok").await;
+    read_response(&mut client).await;
+    assert_eq!(pod.read_to_end().await, b"");
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_broken_off() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
+    client.read_until("data:").await;
+    pod.stream.shutdown().await.unwrap();
+    drop(pod);
+    let rest = String::from_utf8(client.read_to_end().await).unwrap();
+    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="502"}}"#);
+    running.until_metric(&label, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_response_without_a_length_ends_with_its_connection() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.write("HTTP/1.1 200 OK\r\n\r\nuntil the end").await;
+    drop(pod);
+    assert_eq!(read_response(&mut client).await.text(), "until the end");
+}
