@@ -1,7 +1,11 @@
 //! The kernel programs on real sockets: what they count against what was sent.
 
 #![cfg(feature = "node")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what it skips, and fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it skips, and fails by panicking"
+)]
 
 mod support;
 
@@ -151,7 +155,9 @@ async fn many_connections_at_once_are_counted_exactly() {
     let nothing = forebay_agent_ebpf::maps::Histogram { counts: [0; 224], sum_ns: 0 };
     let quantiles = Quantiles::between(&nothing, &durations);
     assert_eq!(quantiles.count, finished);
-    assert!(quantiles.p50_ns > 0 && quantiles.p50_ns <= quantiles.p95_ns && quantiles.p95_ns <= quantiles.p99_ns);
+    assert!(
+        quantiles.p50_ns > 0 && quantiles.p50_ns <= quantiles.p95_ns && quantiles.p95_ns <= quantiles.p99_ns
+    );
 }
 
 #[tokio::test]

@@ -45,9 +45,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn build() -> std::process::Command {
     let mut cargo = run::cargo();
     cargo.args(["build", "--bins", "--lib"]);
-    for package in
-        ["forebay-agent", "forebay-epp", "forebay-gateway", "forebay-sim", "forebay-nvml-standin", "forebay-e2e"]
-    {
+    for package in [
+        "forebay-agent",
+        "forebay-epp",
+        "forebay-gateway",
+        "forebay-sim",
+        "forebay-nvml-standin",
+        "forebay-e2e",
+    ] {
         cargo.args(["--package", package]);
     }
     cargo

@@ -9,7 +9,10 @@ pub(crate) fn run() -> Result<()> {
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run::step("clippy", run::cargo().args(clippy))?;
     if run::succeeds(run::cargo().args(["deny", "--version"])) {
-        run::step("dependency policy", run::cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
+        run::step(
+            "dependency policy",
+            run::cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+        )?;
     } else {
         run::say("skipped: dependency policy (cargo-deny is not installed; `cargo install cargo-deny`)");
     }

@@ -35,7 +35,12 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
 
 /// Runs a question to its end: whether it succeeded, without its output.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|it| it.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|it| it.success())
 }
 
 /// A program's standard output, if it succeeds.

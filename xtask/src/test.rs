@@ -19,5 +19,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     run::step("building the programs that tests start", &mut demo::build())?;
     // Shown, because a test says on standard output what it had to skip.
-    run::step("the tests", run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
+    run::step(
+        "the tests",
+        run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
+    )
 }

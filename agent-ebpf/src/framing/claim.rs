@@ -8,9 +8,7 @@ pub(super) fn advance(counter: &mut u32, expected: u32) -> bool {
     #[allow(unsafe_code, reason = "an exclusive borrow is a valid atomic for as long as it lives")]
     // SAFETY: `counter` is aligned and lives through the call.
     let counter = unsafe { AtomicU32::from_ptr(counter) };
-    counter
-        .compare_exchange(expected, expected.wrapping_add(1), Ordering::SeqCst, Ordering::SeqCst)
-        .is_ok()
+    counter.compare_exchange(expected, expected.wrapping_add(1), Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
 /// The BPF target has the instruction but not `core`'s atomics on it.

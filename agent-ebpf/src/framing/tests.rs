@@ -144,12 +144,26 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         (
             "a chunked stream",
             vec![client(POST), server(&stream(events))],
-            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 2_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                chunks: 2,
+                classes: [1, 0, 0],
+                first_content: 2_000,
+                ..Sum::default()
+            },
         ),
         (
             "the head alone is no content",
             vec![client(POST), server(CHUNKED), server(events)],
-            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                chunks: 2,
+                classes: [1, 0, 0],
+                first_content: 3_000,
+                ..Sum::default()
+            },
         ),
         (
             "comments are no content",
@@ -160,7 +174,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
                 server("e\r\n: keep-alive\n\n\r\n"),
                 server(events),
             ],
-            Sum { started: 1, finished: 1, chunks: 2, classes: [1, 0, 0], first_content: 5_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                chunks: 2,
+                classes: [1, 0, 0],
+                first_content: 5_000,
+                ..Sum::default()
+            },
         ),
         (
             "a comment and content in one chunk",
@@ -174,7 +195,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         ),
         (
             "keep-alive",
-            vec![client(POST), server(SIZED), client(POST), server(&stream(events)), client(GET), server(SIZED)],
+            vec![
+                client(POST),
+                server(SIZED),
+                client(POST),
+                server(&stream(events)),
+                client(GET),
+                server(SIZED),
+            ],
             Sum {
                 started: 2,
                 finished: 2,
@@ -185,11 +213,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
                 ..Sum::default()
             },
         ),
-        (
-            "a probe is not counted",
-            vec![client(GET), server(SIZED)],
-            Sum { other: 1, ..Sum::default() },
-        ),
+        ("a probe is not counted", vec![client(GET), server(SIZED)], Sum { other: 1, ..Sum::default() }),
         (
             "HEAD has no body",
             vec![
@@ -198,7 +222,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
                 client(POST),
                 server(SIZED),
             ],
-            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 4_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                other: 1,
+                classes: [0, 1, 0],
+                first_content: 4_000,
+                ..Sum::default()
+            },
         ),
         (
             "100 Continue is not the answer",
@@ -228,16 +259,30 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         (
             "a chunked request with extensions and trailers",
             vec![
-                client("POST / HTTP/1.1\r\ntransfer-encoding:gzip, chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"),
+                client(
+                    "POST / HTTP/1.1\r\ntransfer-encoding:gzip, chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n",
+                ),
                 server(SIZED),
                 client(GET),
                 server(SIZED),
             ],
-            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                other: 1,
+                classes: [0, 1, 0],
+                first_content: 2_000,
+                ..Sum::default()
+            },
         ),
         (
             "a chunked response with extensions and trailers",
-            vec![client(POST), server(&stream("4 ;q\r\ndata\r\n0\r\nTrailer: 1\r\n\r\n")), client(GET), server(SIZED)],
+            vec![
+                client(POST),
+                server(&stream("4 ;q\r\ndata\r\n0\r\nTrailer: 1\r\n\r\n")),
+                client(GET),
+                server(SIZED),
+            ],
             Sum {
                 started: 1,
                 finished: 1,
@@ -251,12 +296,32 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         (
             "pipelined requests",
             vec![client(POST), client(POST), client(GET), server(SIZED), server(SIZED), server(SIZED)],
-            Sum { started: 2, finished: 2, other: 1, classes: [0, 2, 0], first_content: 5_000, ..Sum::default() },
+            Sum {
+                started: 2,
+                finished: 2,
+                other: 1,
+                classes: [0, 2, 0],
+                first_content: 5_000,
+                ..Sum::default()
+            },
         ),
         (
             "the client leaves in the middle",
-            vec![client(POST), server(CHUNKED), server("5\r\ndata:\r\n"), ClientFin, server("5\r\ndata:\r\n0\r\n\r\n")],
-            Sum { started: 1, aborted: 1, chunks: 2, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+            vec![
+                client(POST),
+                server(CHUNKED),
+                server("5\r\ndata:\r\n"),
+                ClientFin,
+                server("5\r\ndata:\r\n0\r\n\r\n"),
+            ],
+            Sum {
+                started: 1,
+                aborted: 1,
+                chunks: 2,
+                classes: [1, 0, 0],
+                first_content: 3_000,
+                ..Sum::default()
+            },
         ),
         (
             "the client resets before the answer",
@@ -266,7 +331,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         (
             "the server dies in the middle",
             vec![client(POST), server(CHUNKED), server("5\r\nda"), ServerFin],
-            Sum { started: 1, aborted: 1, chunks: 1, classes: [1, 0, 0], first_content: 3_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                aborted: 1,
+                chunks: 1,
+                classes: [1, 0, 0],
+                first_content: 3_000,
+                ..Sum::default()
+            },
         ),
         (
             "an answer before the body's end, then the rest",
@@ -277,7 +349,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
                 client(GET),
                 server(SIZED),
             ],
-            Sum { started: 1, finished: 1, other: 1, classes: [0, 1, 0], first_content: 2_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                other: 1,
+                classes: [0, 1, 0],
+                first_content: 2_000,
+                ..Sum::default()
+            },
         ),
         (
             "names that only begin like the ones that matter",
@@ -296,7 +375,14 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
                 client(POST),
                 server(&stream("2d\r\ndata: HTTP/1.1 200 OK\r\n0\r\n\r\nPOST / HTTP/1.\n\n\r\n0\r\n\r\n")),
             ],
-            Sum { started: 1, finished: 1, chunks: 1, classes: [1, 0, 0], first_content: 2_000, ..Sum::default() },
+            Sum {
+                started: 1,
+                finished: 1,
+                chunks: 1,
+                classes: [1, 0, 0],
+                first_content: 2_000,
+                ..Sum::default()
+            },
         ),
         (
             "HTTP/2 is opaque",
@@ -310,7 +396,12 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
         ),
         (
             "an upgraded connection is busy until it closes",
-            vec![client(POST), server("HTTP/1.1 101 Switching Protocols\r\n\r\n"), server("frames"), ServerFin],
+            vec![
+                client(POST),
+                server("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+                server("frames"),
+                ServerFin,
+            ],
             Sum { started: 1, finished: 1, first_content: 3_000, ..Sum::default() },
         ),
     ]

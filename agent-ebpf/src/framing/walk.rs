@@ -80,7 +80,10 @@ fn repeat<P: Payload + ?Sized, const REQUEST: bool>(walk: &mut Walk<'_, P, REQUE
 #[inline(always)]
 #[allow(unsafe_code, reason = "the helper takes a function's and a value's address")]
 fn repeat<P: Payload + ?Sized, const REQUEST: bool>(walk: &mut Walk<'_, P, REQUEST>) {
-    extern "C" fn turn<P: Payload + ?Sized, const REQUEST: bool>(_turn: u64, walk: *mut Walk<'_, P, REQUEST>) -> i64 {
+    extern "C" fn turn<P: Payload + ?Sized, const REQUEST: bool>(
+        _turn: u64,
+        walk: *mut Walk<'_, P, REQUEST>,
+    ) -> i64 {
         // SAFETY: the helper hands on the pointer below, and only while it is valid.
         let walk = unsafe { &mut *walk };
         i64::from(walk.step())

@@ -72,7 +72,14 @@ fn aborted(connection: &Connection, load: &mut Load, effects: &Effects, now_ns: 
 }
 
 #[inline(always)]
-fn emit(connection: &Connection, kind: EventKind, requests: u32, elapsed_ns: u64, effects: &Effects, now_ns: u64) {
+fn emit(
+    connection: &Connection,
+    kind: EventKind,
+    requests: u32,
+    elapsed_ns: u64,
+    effects: &Effects,
+    now_ns: u64,
+) {
     let event = Event {
         at_ns: now_ns,
         elapsed_ns,

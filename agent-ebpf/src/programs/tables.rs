@@ -7,8 +7,8 @@ use aya_ebpf::{
 use forebay_agent_ebpf::{
     framing::Connection,
     maps::{
-        EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS, MAX_ENDPOINTS,
-        MAX_GPUS, STATS, Stat,
+        EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS,
+        MAX_ENDPOINTS, MAX_GPUS, STATS, Stat,
     },
 };
 

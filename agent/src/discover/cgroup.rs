@@ -162,8 +162,21 @@ mod tests {
                     "c".repeat(64)
                 ),
             ),
-            (4, format!("kubepods.slice/kubepods-pod{}.slice/crio-{}.scope/container", slice(4), "d".repeat(64))),
-            (5, format!("docker.slice/node.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{}.slice", slice(5))),
+            (
+                4,
+                format!(
+                    "kubepods.slice/kubepods-pod{}.slice/crio-{}.scope/container",
+                    slice(4),
+                    "d".repeat(64)
+                ),
+            ),
+            (
+                5,
+                format!(
+                    "docker.slice/node.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{}.slice",
+                    slice(5)
+                ),
+            ),
             (6, format!("system.slice/pod{}", uid(6))),
         ];
         for (_, path) in &layouts {

@@ -67,7 +67,11 @@ impl EngineClient {
         let response = connection.send_request(request).await.map_err(http)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { FetchError::TooLarge { path } } else { FetchError::Body { path } }
+            if error.is::<LengthLimitError>() {
+                FetchError::TooLarge { path }
+            } else {
+                FetchError::Body { path }
+            }
         })?;
         self.connection = Some(connection);
         if status != StatusCode::OK {
@@ -77,10 +81,12 @@ impl EngineClient {
     }
 
     async fn connect(&mut self, path: &'static str) -> Result<SendRequest<Empty<Bytes>>, FetchError> {
-        let stream =
-            TcpStream::connect(self.address).await.map_err(|error| FetchError::Connect(self.address, error))?;
-        let (connection, driver) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| FetchError::Http { path, source })?;
+        let stream = TcpStream::connect(self.address)
+            .await
+            .map_err(|error| FetchError::Connect(self.address, error))?;
+        let (connection, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| FetchError::Http { path, source })?;
         self.driver.abort_all();
         self.driver = JoinSet::new();
         self.driver.spawn(async move {

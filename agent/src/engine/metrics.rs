@@ -31,7 +31,9 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
             "prefix_cache_queries_total" | "gpu_prefix_cache_queries_total" => {
                 load.prefix_cache_queries += value as u64;
             }
-            "prefix_cache_hits_total" | "gpu_prefix_cache_hits_total" => load.prefix_cache_hits += value as u64,
+            "prefix_cache_hits_total" | "gpu_prefix_cache_hits_total" => {
+                load.prefix_cache_hits += value as u64
+            }
             "num_preemptions_total" => load.preemptions += value as u64,
             "request_success_total" => load.requests_succeeded += value as u64,
             "cache_config_info" => {
@@ -132,7 +134,9 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
     #[test]
     fn another_program_is_told_apart() {
         assert_eq!(parse("up 1\n", 0), Err(MetricsError::NotVllm));
-        for noise in ["vllm:", "vllm:num_requests_running", "vllm:x{", "vllm:x{}", "vllm:num_requests_running{} NaN"] {
+        for noise in
+            ["vllm:", "vllm:num_requests_running", "vllm:x{", "vllm:x{}", "vllm:num_requests_running{} NaN"]
+        {
             assert_eq!(parse(noise, 0), Err(MetricsError::NotVllm), "{noise}");
         }
     }

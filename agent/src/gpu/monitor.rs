@@ -11,9 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvml_wrapper::{
-    EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError,
-};
+use nvml_wrapper::{EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
 use tokio::sync::watch;
 
 use super::{
@@ -189,7 +187,9 @@ fn subscribe<'nvml>(nvml: &'nvml Nvml, identities: &[Identity]) -> Result<EventS
     for identity in identities {
         let device = nvml.device_by_uuid(identity.uuid.as_str())?;
         if device.supported_event_types()?.contains(EventTypes::CRITICAL_XID_ERROR) {
-            events = device.register_events(EventTypes::CRITICAL_XID_ERROR, events).map_err(|error| error.error)?;
+            events = device
+                .register_events(EventTypes::CRITICAL_XID_ERROR, events)
+                .map_err(|error| error.error)?;
         }
     }
     Ok(events)

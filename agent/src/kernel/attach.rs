@@ -160,9 +160,8 @@ impl Kernel {
         let attach = |program, source| WatchError::Attach { program, path: path.to_owned(), source };
         // Last the requests' direction: nothing can begin before its end can be seen.
         let sockets: &mut SockOps = self.program(SOCKETS)?;
-        let id = sockets
-            .attach(cgroup, CgroupAttachMode::Single)
-            .map_err(|source| attach(SOCKETS, source))?;
+        let id =
+            sockets.attach(cgroup, CgroupAttachMode::Single).map_err(|source| attach(SOCKETS, source))?;
         let link = sockets.take_link(id).map_err(|source| attach(SOCKETS, source))?;
         links.push((SOCKETS, FdLink::try_from(link)?));
         for (program, direction) in
@@ -186,9 +185,7 @@ impl Kernel {
         };
         let path = pins.link(cgroup_id, program);
         let _ = fs::remove_file(&path);
-        link.pin(path)
-            .map(Link::Pinned)
-            .map_err(|error| WatchError::Pin { program, source: error.into() })
+        link.pin(path).map(Link::Pinned).map_err(|error| WatchError::Pin { program, source: error.into() })
     }
 
     fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, WatchError>
@@ -198,7 +195,11 @@ impl Kernel {
         let missing =
             || WatchError::Attach { program: name, path: PathBuf::new(), source: ProgramError::NotLoaded };
         let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        program.try_into().map_err(|source| WatchError::Attach { program: name, path: PathBuf::new(), source })
+        program.try_into().map_err(|source| WatchError::Attach {
+            program: name,
+            path: PathBuf::new(),
+            source,
+        })
     }
 
     /// The port bit map is that of all endpoints there are.

@@ -30,7 +30,9 @@ pub struct Options {
 /// Why nothing is measured in the kernel, in one line for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelOff {
-    #[error("this build carries no kernel programs: build them with `cargo xtask ebpf`, then the agent again")]
+    #[error(
+        "this build carries no kernel programs: build them with `cargo xtask ebpf`, then the agent again"
+    )]
     NotBuilt,
     #[error("not permitted to load BPF programs: needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON ({0})")]
     NotPermitted(String),

@@ -11,7 +11,7 @@ mod load;
 mod pins;
 mod read;
 
-pub use attach::{Watched, WatchError};
+pub use attach::{WatchError, Watched};
 pub use clock::boottime_ns;
 pub use events::Events;
 pub use load::{Kernel, KernelOff, Options};

@@ -40,7 +40,8 @@ impl Kernel {
     }
 
     pub fn counted(&self) -> Result<Counted, MapError> {
-        let sum = |stat: Stat| -> Result<u64, MapError> { Ok(self.stats.get(&(stat as u32), 0)?.iter().sum()) };
+        let sum =
+            |stat: Stat| -> Result<u64, MapError> { Ok(self.stats.get(&(stat as u32), 0)?.iter().sum()) };
         Ok(Counted {
             segments: sum(Stat::Segments)?,
             connections_full: sum(Stat::ConnectionsFull)?,
@@ -64,7 +65,8 @@ impl Kernel {
     /// socket was accepted before the agent watched (two sweeps in a row, so that
     /// late segments still find them), and those of endpoints that are gone.
     pub fn sweep(&mut self) -> Result<usize, MapError> {
-        let live: HashSet<u32> = self.attached.values().flat_map(|pod| pod.slots.iter().map(|s| s.1)).collect();
+        let live: HashSet<u32> =
+            self.attached.values().flat_map(|pod| pod.slots.iter().map(|s| s.1)).collect();
         let mut closed = Vec::new();
         let mut stale = Vec::new();
         for entry in self.connections.iter() {
@@ -90,8 +92,12 @@ impl Kernel {
 impl Quantiles {
     /// Of what was counted between two readings of one histogram.
     pub fn between(earlier: &Histogram, later: &Histogram) -> Self {
-        let counts: Vec<u64> =
-            later.counts.iter().zip(&earlier.counts).map(|(later, earlier)| later.saturating_sub(*earlier)).collect();
+        let counts: Vec<u64> = later
+            .counts
+            .iter()
+            .zip(&earlier.counts)
+            .map(|(later, earlier)| later.saturating_sub(*earlier))
+            .collect();
         let count: u64 = counts.iter().sum();
         let at = |per_cent: u64| {
             if count == 0 {

@@ -52,7 +52,12 @@ struct Slot {
 }
 
 impl Counting {
-    pub(super) fn new(kernel: Kernel, root: CgroupRoot, board: Arc<Board>, readiness: Arc<Readiness>) -> Self {
+    pub(super) fn new(
+        kernel: Kernel,
+        root: CgroupRoot,
+        board: Arc<Board>,
+        readiness: Arc<Readiness>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             kernel,

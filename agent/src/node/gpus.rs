@@ -59,7 +59,11 @@ pub(super) async fn follow(
 }
 
 /// Which GPUs run processes of which endpoint.
-fn used_by(readings: &[GpuReading], pods: &[LocalPod], proc: &std::path::Path) -> BTreeMap<SocketAddr, Vec<String>> {
+fn used_by(
+    readings: &[GpuReading],
+    pods: &[LocalPod],
+    proc: &std::path::Path,
+) -> BTreeMap<SocketAddr, Vec<String>> {
     let mut pod_gpus = HashMap::<String, Vec<String>>::new();
     for reading in readings {
         for pid in &reading.processes {

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::telemetry::{
-    Delta, EngineAge, EngineLoad, Endpoint, EndpointKey, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
+    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
 };
 
 /// A measurement, or the one-line reason why there is none.
@@ -123,7 +123,8 @@ impl Board {
             for gpu in gpus {
                 match state.gpus.get_mut(&gpu.uuid) {
                     Some(entry) => {
-                        let same = Gpu { measured_boottime_ns: entry.value.measured_boottime_ns, ..gpu.clone() };
+                        let same =
+                            Gpu { measured_boottime_ns: entry.value.measured_boottime_ns, ..gpu.clone() };
                         if same != entry.value {
                             entry.value = gpu;
                             entry.version = version;

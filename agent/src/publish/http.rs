@@ -80,11 +80,19 @@ fn answer(method: &Method, path: &str, board: &Board, readiness: &Readiness) -> 
     let (status, content_type, text) = match (method, path) {
         (&Method::GET, "/metrics") => (StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::render(board)),
         (&Method::GET, "/healthz") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-        (&Method::GET, "/readyz") if readiness.is_ready() => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-        (&Method::GET, "/readyz") => {
-            (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the first list of pods is not read yet\n".to_owned())
+        (&Method::GET, "/readyz") if readiness.is_ready() => {
+            (StatusCode::OK, "text/plain", "ok\n".to_owned())
         }
-        _ => (StatusCode::NOT_FOUND, "text/plain", "this serves GET /metrics, /healthz and /readyz\n".to_owned()),
+        (&Method::GET, "/readyz") => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "the first list of pods is not read yet\n".to_owned(),
+        ),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "this serves GET /metrics, /healthz and /readyz\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;

@@ -29,7 +29,9 @@ fn kernel(text: &mut String, endpoints: &[Endpoint]) {
     const FAMILIES: [(&str, &str, &str, Value); 11] = [
         ("forebay_requests_in_flight", "gauge", "POST requests now in flight.", |k| k.in_flight),
         ("forebay_requests_started_total", "counter", "POST requests that began.", |k| k.started),
-        ("forebay_requests_finished_total", "counter", "POST requests whose response is complete.", |k| k.finished),
+        ("forebay_requests_finished_total", "counter", "POST requests whose response is complete.", |k| {
+            k.finished
+        }),
         ("forebay_requests_aborted_total", "counter", "POST requests cut off by either side.", |k| k.aborted),
         ("forebay_other_requests_total", "counter", "Requests that are no POST.", |k| k.other_requests),
         ("forebay_responses_2xx_total", "counter", "Responses to POST with status 2xx.", |k| k.responses_2xx),
