@@ -1,4 +1,5 @@
 //! Speed of finding the model, beside the floor (one memchr over the same bytes) and serde_json.
+#![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 use std::borrow::Cow;
 use std::hint::black_box;

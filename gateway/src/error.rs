@@ -66,8 +66,8 @@ pub enum Error {
     NoReadyEndpoint,
     #[error("the endpoint picker is unavailable")]
     PickerUnavailable(#[source] PickerFault),
-    #[error("the endpoint picker refused the request with {status}")]
-    PickerRejected { status: StatusCode, headers: HeaderMap, body: Bytes },
+    #[error("the endpoint picker refused the request with {}", .0.status)]
+    PickerRejected(Box<Rejection>),
     #[error("no connection to the model server")]
     Connect(#[source] std::io::Error),
     #[error("no connection to the model server within {}", humane(*waited))]
@@ -78,6 +78,14 @@ pub enum Error {
     FirstByteTimeout { waited: Duration },
     #[error("the request could not be passed on")]
     Internal(#[source] http::Error),
+}
+
+/// A picker's own answer to a request, in place of a decision.
+#[derive(Debug)]
+pub struct Rejection {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 /// Why a picker gave no usable decision.
@@ -113,9 +121,7 @@ impl Error {
             Self::Backend(_) | Self::BackendKind(_) | Self::HoldExhausted | Self::Internal(_) => {
                 Source::Internal
             }
-            Self::NoReadyEndpoint | Self::PickerUnavailable(_) | Self::PickerRejected { .. } => {
-                Source::Picker
-            }
+            Self::NoReadyEndpoint | Self::PickerUnavailable(_) | Self::PickerRejected(_) => Source::Picker,
             Self::Connect(_)
             | Self::ConnectTimeout { .. }
             | Self::UpstreamBroken { .. }
@@ -147,7 +153,7 @@ impl Error {
             | Self::HoldExhausted
             | Self::NoReadyEndpoint
             | Self::PickerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::PickerRejected { status, .. } => *status,
+            Self::PickerRejected(rejection) => rejection.status,
             Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -176,7 +182,7 @@ impl Error {
             Self::HoldExhausted => "hold_budget_exhausted",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::PickerUnavailable(_) => "picker_unavailable",
-            Self::PickerRejected { .. } => "picker_rejected",
+            Self::PickerRejected(_) => "picker_rejected",
             Self::Connect(_) | Self::ConnectTimeout { .. } => "upstream_connect",
             Self::UpstreamBroken { .. } => "upstream_reset",
             Self::FirstByteTimeout { .. } => "upstream_timeout",

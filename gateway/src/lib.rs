@@ -19,5 +19,5 @@ mod request;
 mod route;
 
 pub use config::Config;
-pub use error::{Error, PickerFault, Retry, Source};
+pub use error::{Error, PickerFault, Rejection, Retry, Source};
 pub use gateway::{Gateway, StartError};

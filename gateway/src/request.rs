@@ -41,7 +41,7 @@ pub(crate) struct Proxy {
 /// Who answers.
 enum Answer {
     Pod { response: Response<PooledBody>, session: Option<Session> },
-    Gateway(Bytes),
+    Gateway(Response<Bytes>),
 }
 
 impl Handler for Proxy {
@@ -54,13 +54,10 @@ impl Handler for Proxy {
                 record.answering(response.status());
                 response.map(|body| AnswerBody::upstream(body, session, record))
             }
-            Ok(Answer::Gateway(body)) => {
-                let mut response = Response::new(AnswerBody::whole(body));
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
+            Ok(Answer::Gateway(response)) => {
                 record.answering(response.status());
                 record.whole();
-                response
+                response.map(AnswerBody::whole)
             }
             Err(error) => {
                 self.metrics.failed(&error);
@@ -153,14 +150,20 @@ impl Proxy {
     async fn list(&self, routes: &ListenerRoutes, host: &str, id: &str) -> Result<Answer, Error> {
         let models = self.models.of(&routes.pools(host)).await;
         if id.is_empty() {
-            return Ok(Answer::Gateway(list_models(&models)));
+            return Ok(Answer::Gateway(json(list_models(&models))));
         }
         let id = percent_decode_str(id).decode_utf8_lossy();
         match find_model(&models, &id) {
-            Some(model) => Ok(Answer::Gateway(model)),
+            Some(model) => Ok(Answer::Gateway(json(model))),
             None => Err(Error::UnknownModelInPath(id.into_owned())),
         }
     }
+}
+
+fn json(body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// The part after `/v1/models/`, empty for the list itself; nothing for other paths.

@@ -1,4 +1,5 @@
 //! The gateway between real sockets.
+#![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;
 mod listeners;

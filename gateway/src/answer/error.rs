@@ -26,15 +26,15 @@ struct Object<'a> {
 pub fn render(error: &Error) -> Response<Bytes> {
     let status = error.status();
     let mut response = match error {
-        Error::PickerRejected { headers, body, .. } if !body.is_empty() => {
-            let mut response = Response::new(body.clone());
-            *response.headers_mut() = headers.clone();
+        Error::PickerRejected(rejection) if !rejection.body.is_empty() => {
+            let mut response = Response::new(rejection.body.clone());
+            *response.headers_mut() = rejection.headers.clone();
             response
         }
         _ => {
             let mut response = Response::new(object(error, status));
-            if let Error::PickerRejected { headers, .. } = error {
-                *response.headers_mut() = headers.clone();
+            if let Error::PickerRejected(rejection) = error {
+                *response.headers_mut() = rejection.headers.clone();
             }
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
@@ -70,7 +70,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::extract::BodyError;
+    use crate::{Rejection, extract::BodyError};
 
     fn body(response: &Response<Bytes>) -> Value {
         serde_json::from_slice(response.body()).unwrap()
@@ -105,10 +105,12 @@ mod tests {
     fn what_the_picker_said_is_passed_on() {
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_static("7"));
-        let rejected = |body| Error::PickerRejected {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            headers: headers.clone(),
-            body: Bytes::from_static(body),
+        let rejected = |body| {
+            Error::PickerRejected(Box::new(Rejection {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                headers: headers.clone(),
+                body: Bytes::from_static(body),
+            }))
         };
         let response = render(&rejected(b"shed"));
         assert_eq!((response.status().as_u16(), response.body().as_ref()), (429, b"shed".as_ref()));

@@ -57,7 +57,7 @@ impl Forwarder {
             let error = match self.connection(reused, endpoint).await {
                 Err(error) => error,
                 Ok(mut connection) => {
-                    match self.exchange(&mut connection, head, body.to_upstream(), is_reused).await {
+                    match self.exchange(&mut connection, head, body.upstream(), is_reused).await {
                         Ok(response) => {
                             let response =
                                 response.map(|body| PooledBody::new(body, connection, self.pool.clone()));

@@ -165,7 +165,7 @@ impl HeldBody {
     }
 
     /// The body as it is sent to a model server. The frames are shared, the rest can be taken only once.
-    pub(crate) fn to_upstream(&mut self) -> UpstreamBody {
+    pub(crate) fn upstream(&mut self) -> UpstreamBody {
         UpstreamBody { frames: self.frames.clone().into_iter(), rest: self.rest.take() }
     }
 }

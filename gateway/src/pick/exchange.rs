@@ -33,7 +33,7 @@ pub(super) enum Outcome {
     Decided {
         endpoints: Vec<SocketAddr>,
         /// Nothing if the picker has ended its side.
-        open: Option<(mpsc::Sender<ProcessingRequest>, Streaming<ProcessingResponse>)>,
+        open: Option<(mpsc::Sender<ProcessingRequest>, Box<Streaming<ProcessingResponse>>)>,
     },
     /// The replica could not be reached or refused the stream: another may be asked.
     Unreachable(PickerFault),
@@ -220,7 +220,7 @@ impl State {
 /// first reply, so opening it is part of waiting for that.
 enum Replies {
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<ProcessingResponse>, Status>> + Send>>),
-    Open(Streaming<ProcessingResponse>),
+    Open(Box<Streaming<ProcessingResponse>>),
 }
 
 impl Replies {
@@ -234,7 +234,7 @@ impl Replies {
     /// Nothing is lost if the future is dropped.
     async fn next(&mut self) -> Result<Option<ProcessingResponse>, Status> {
         if let Self::Opening(opening) = self {
-            *self = Self::Open(opening.await?);
+            *self = Self::Open(Box::new(opening.await?));
         }
         match self {
             Self::Open(replies) => replies.message().await,
@@ -246,7 +246,7 @@ impl Replies {
         matches!(self, Self::Open(_))
     }
 
-    fn into_open(self) -> Option<Streaming<ProcessingResponse>> {
+    fn into_open(self) -> Option<Box<Streaming<ProcessingResponse>>> {
         match self {
             Self::Open(replies) => Some(replies),
             Self::Opening(_) => None,

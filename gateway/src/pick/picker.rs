@@ -72,7 +72,7 @@ impl Picker {
         };
         match self.ask_replicas(picker, head, host, body).await {
             Err(error) => {
-                if matches!(error, Error::PickerRejected { .. }) {
+                if matches!(error, Error::PickerRejected(_)) {
                     self.metrics.picked(&pool.label, PickResult::Rejected);
                 }
                 Err(error)

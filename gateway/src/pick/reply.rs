@@ -10,8 +10,8 @@ use forebay_epp::protocol::proto::{
 use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::Error;
 use crate::accept::is_hop_by_hop;
+use crate::{Error, Rejection};
 
 /// Most endpoints of one list that are looked at.
 const MAX_ENDPOINTS: usize = 16;
@@ -78,7 +78,7 @@ pub(super) fn immediate(reply: ImmediateResponse) -> Error {
     if let Some(mutation) = &reply.headers {
         mutate(&mut headers, mutation);
     }
-    Error::PickerRejected { status, headers, body: reply.body }
+    Error::PickerRejected(Box::new(Rejection { status, headers, body: reply.body }))
 }
 
 fn header_name(name: &str) -> Option<HeaderName> {

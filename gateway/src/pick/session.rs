@@ -20,14 +20,14 @@ const MAX_CLOSING: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Session {
     requests: mpsc::Sender<ProcessingRequest>,
-    replies: Streaming<ProcessingResponse>,
+    replies: Box<Streaming<ProcessingResponse>>,
     closing: Closing,
 }
 
 impl Session {
     pub(super) fn new(
         requests: mpsc::Sender<ProcessingRequest>,
-        replies: Streaming<ProcessingResponse>,
+        replies: Box<Streaming<ProcessingResponse>>,
         closing: Closing,
     ) -> Self {
         Self { requests, replies, closing }
