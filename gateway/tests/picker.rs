@@ -97,13 +97,13 @@ async fn a_dead_picker_is_what_the_failure_mode_says() {
     let running = stage(&[upstream.port()], closed_port().await, "FailOpen").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
-    running.until_metric(&count("FailedOpen"), 1.0).await;
+    running.until_metric(&count("failed_open"), 1.0).await;
 
     let running = stage(&[upstream.port()], closed_port().await, "FailClose").await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (503, "picker_unavailable"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
-    running.until_metric(&count("FailedClosed"), 1.0).await;
+    running.until_metric(&count("failed_closed"), 1.0).await;
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
         assert_eq!(response.status, 200);
     }
-    running.until_metric(r#"forebay_gateway_retries_total{reason="PickerUnreachable"}"#, 2.0).await;
+    running.until_metric(r#"forebay_gateway_retries_total{reason="picker_unreachable"}"#, 2.0).await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn an_immediate_response_is_the_answer() {
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.text()), (429, "shed"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
-    running.until_metric(&count("Rejected"), 1.0).await;
+    running.until_metric(&count("rejected"), 1.0).await;
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn the_list_is_walked_when_connections_are_refused() {
     let running = stage(&[gone, upstream.port()], picker.port(), "FailClose").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
-    running.until_metric(r#"forebay_gateway_retries_total{reason="ConnectFailed"}"#, 1.0).await;
+    running.until_metric(r#"forebay_gateway_retries_total{reason="connect_failed"}"#, 1.0).await;
 }
 
 #[tokio::test]

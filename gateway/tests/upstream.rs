@@ -71,7 +71,7 @@ async fn a_kept_connection_that_dies_under_a_request_is_replaced() {
     let request = upstream.answer_one("second").await;
     assert_eq!(request.text(), CHAT);
     assert_eq!(read_response(&mut client).await.text(), "second");
-    running.until_metric(r#"forebay_gateway_retries_total{reason="ReusedConnectionClosed"}"#, 1.0).await;
+    running.until_metric(r#"forebay_gateway_retries_total{reason="reused_connection_closed"}"#, 1.0).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,7 +32,7 @@ struct PickLabels {
     result: PickResult,
 }
 
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) enum PickResult {
     /// The picker chose.
     Picked,
@@ -47,12 +48,25 @@ pub(crate) enum PickResult {
     NoReadyEndpoint,
 }
 
+impl EncodeLabelValue for PickResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Picked => "picked",
+            Self::Random => "random",
+            Self::FailedOpen => "failed_open",
+            Self::FailedClosed => "failed_closed",
+            Self::Rejected => "rejected",
+            Self::NoReadyEndpoint => "no_ready_endpoint",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RetryLabels {
     reason: RetryReason,
 }
 
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) enum RetryReason {
     /// The next endpoint of the list was taken.
     ConnectFailed,
@@ -60,6 +74,16 @@ pub(crate) enum RetryReason {
     ReusedConnectionClosed,
     /// The next replica of the picker was asked.
     PickerUnreachable,
+}
+
+impl EncodeLabelValue for RetryReason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::ConnectFailed => "connect_failed",
+            Self::ReusedConnectionClosed => "reused_connection_closed",
+            Self::PickerUnreachable => "picker_unreachable",
+        })
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
