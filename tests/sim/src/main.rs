@@ -1,2 +1,81 @@
-//! `vllm-sim`.
-fn main() {}
+//! `vllm-sim`: the simulator as a process.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use forebay_sim::{EngineOptions, Server, ServerOptions};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Speaks what vLLM 0.32 speaks, for where no GPU exists.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// Where the exact counters are served, as JSON on any path.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    truth_listen: SocketAddr,
+    /// The model's name; more names are adapters on it.
+    #[arg(long, required = true)]
+    served_model_name: Vec<String>,
+    #[arg(long, default_value_t = 256)]
+    max_num_seqs: u32,
+    #[arg(long)]
+    max_num_queued_reqs: Option<u32>,
+    #[arg(long, default_value_t = 1_048_576)]
+    max_model_len: u32,
+    #[arg(long, default_value_t = 16)]
+    block_size: u32,
+    #[arg(long, default_value_t = 65_536)]
+    num_gpu_blocks: u32,
+    #[arg(long, default_value_t = 1_000_000)]
+    prefill_tokens_per_second: u32,
+    #[arg(long, default_value_t = 10_000)]
+    token_interval_us: u64,
+    #[arg(long, default_value_t = 250)]
+    metrics_lag_ms: u64,
+    #[arg(long)]
+    sse_keep_alive_ms: Option<u64>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "vllm-sim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(args.listen).await?;
+    let truth = TcpListener::bind(args.truth_listen).await?;
+    let options = ServerOptions {
+        engine: EngineOptions {
+            max_num_seqs: args.max_num_seqs,
+            max_num_queued_reqs: args.max_num_queued_reqs,
+            max_model_len: args.max_model_len,
+            block_size: args.block_size,
+            num_gpu_blocks: args.num_gpu_blocks,
+            prefill_tokens_per_second: args.prefill_tokens_per_second,
+            token_interval: Duration::from_micros(args.token_interval_us),
+        },
+        models: args.served_model_name,
+        metrics_lag: Duration::from_millis(args.metrics_lag_ms),
+        sse_keep_alive: args.sse_keep_alive_ms.map(Duration::from_millis),
+    };
+    let mut server = Server::start(listener, truth, options)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = server.join() => anyhow::bail!("a listener failed"),
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
+}

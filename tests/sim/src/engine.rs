@@ -1,0 +1,202 @@
+//! The engine: a batch with so many places, a queue before it, a KV cache with
+//! prefix reuse, and time.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Requests decoded at one time (`--max-num-seqs`); others wait, first come first.
+    pub max_num_seqs: u32,
+    /// Requests that may wait (`--max-num-queued-reqs`).
+    pub max_num_queued_reqs: Option<u32>,
+    pub max_model_len: u32,
+    pub block_size: u32,
+    pub num_gpu_blocks: u32,
+    /// Prompt tokens computed per second. Cached blocks cost nothing.
+    pub prefill_tokens_per_second: u32,
+    /// Between two tokens of one request.
+    pub token_interval: Duration,
+}
+
+/// Cumulative numbers and gauges, at this moment. `/metrics` shows them late.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) running: AtomicU64,
+    pub(crate) waiting: AtomicU64,
+    pub(crate) blocks_used: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
+    pub(crate) cached_tokens: AtomicU64,
+    pub(crate) generation_tokens: AtomicU64,
+    pub(crate) succeeded: AtomicU64,
+}
+
+/// One engine, shared by all connections.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) options: EngineOptions,
+    pub(crate) live: Live,
+    batch: Semaphore,
+    cache: Mutex<PrefixCache>,
+}
+
+/// The queue was full.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+impl Engine {
+    pub fn new(options: EngineOptions) -> Arc<Self> {
+        let cache =
+            PrefixCache { known: HashSet::new(), order: VecDeque::new(), bound: options.num_gpu_blocks };
+        Arc::new(Self {
+            batch: Semaphore::new(options.max_num_seqs as usize),
+            cache: Mutex::new(cache),
+            live: Live::default(),
+            options,
+        })
+    }
+
+    /// Takes a place in the queue.
+    pub(crate) fn enqueue(&self) -> Result<Waiting<'_>, Busy> {
+        let waiting = self.live.waiting.fetch_add(1, Relaxed);
+        let guard = Waiting { engine: self };
+        let full = self.batch.available_permits() == 0
+            && self.options.max_num_queued_reqs.is_some_and(|bound| waiting >= u64::from(bound));
+        if full { Err(Busy) } else { Ok(guard) }
+    }
+}
+
+/// A request before its first step. Dropping it leaves the queue.
+pub(crate) struct Waiting<'a> {
+    engine: &'a Engine,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.engine.live.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<'a> Waiting<'a> {
+    /// Waits for a place in the batch, then computes the prompt.
+    pub(crate) async fn prefill(self, prompt: &[u64], prompt_tokens: u32) -> Running<'a> {
+        let engine = self.engine;
+        // The semaphore lives as long as the engine and is never closed.
+        let place = engine.batch.acquire().await.ok();
+        drop(self);
+        let live = &engine.live;
+        live.running.fetch_add(1, Relaxed);
+        let cached_blocks = engine.cache.lock().unwrap_or_else(PoisonError::into_inner).admit(prompt);
+        let cached = (cached_blocks * engine.options.block_size).min(prompt_tokens);
+        let blocks = u64::from(prompt_tokens.div_ceil(engine.options.block_size));
+        live.blocks_used.fetch_add(blocks, Relaxed);
+        live.prompt_tokens.fetch_add(u64::from(prompt_tokens), Relaxed);
+        live.cached_tokens.fetch_add(u64::from(cached), Relaxed);
+        let running = Running { engine, _place: place, blocks };
+        let compute =
+            f64::from(prompt_tokens - cached) / f64::from(engine.options.prefill_tokens_per_second.max(1));
+        tokio::time::sleep(Duration::from_secs_f64(compute)).await;
+        running
+    }
+}
+
+/// A request in the batch. Dropping it frees its place and its blocks.
+pub(crate) struct Running<'a> {
+    engine: &'a Engine,
+    _place: Option<SemaphorePermit<'a>>,
+    blocks: u64,
+}
+
+impl Running<'_> {
+    /// One decoding step.
+    pub(crate) async fn token(&self) {
+        tokio::time::sleep(self.engine.options.token_interval).await;
+        self.engine.live.generation_tokens.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn succeed(self) {
+        self.engine.live.succeeded.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.engine.live.running.fetch_sub(1, Relaxed);
+        self.engine.live.blocks_used.fetch_sub(self.blocks, Relaxed);
+    }
+}
+
+/// Hashes of the blocks computed lately; the oldest go first.
+#[derive(Debug)]
+struct PrefixCache {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+    bound: u32,
+}
+
+impl PrefixCache {
+    /// How many leading blocks were there; all are, from now on.
+    fn admit(&mut self, blocks: &[u64]) -> u32 {
+        let cached = blocks.iter().take_while(|block| self.known.contains(block)).count() as u32;
+        for &block in blocks {
+            if self.known.insert(block) {
+                self.order.push_back(block);
+            }
+        }
+        while self.order.len() > self.bound as usize {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+        cached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(max_num_seqs: u32, max_num_queued_reqs: Option<u32>) -> Arc<Engine> {
+        Engine::new(EngineOptions {
+            max_num_seqs,
+            max_num_queued_reqs,
+            max_model_len: 2048,
+            block_size: 4,
+            num_gpu_blocks: 3,
+            prefill_tokens_per_second: 1_000_000,
+            token_interval: Duration::ZERO,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_the_batch_waits_and_what_does_not_fit_the_queue_is_refused() {
+        let engine = engine(1, Some(1));
+        let first = engine.enqueue().unwrap().prefill(&[], 4).await;
+        let second = engine.enqueue().unwrap();
+        assert_eq!(engine.enqueue().err(), Some(Busy));
+        assert_eq!((engine.live.running.load(Relaxed), engine.live.waiting.load(Relaxed)), (1, 1));
+        first.succeed();
+        let second = second.prefill(&[], 4).await;
+        assert_eq!((engine.live.running.load(Relaxed), engine.live.waiting.load(Relaxed)), (1, 0));
+        drop(second);
+        assert_eq!((engine.live.running.load(Relaxed), engine.live.blocks_used.load(Relaxed)), (0, 0));
+        assert_eq!(engine.live.succeeded.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn a_prefix_is_found_again_until_it_is_pushed_out() {
+        let mut cache = PrefixCache { known: HashSet::new(), order: VecDeque::new(), bound: 3 };
+        assert_eq!(cache.admit(&[1, 2]), 0);
+        assert_eq!(cache.admit(&[1, 2, 3]), 2);
+        assert_eq!(cache.admit(&[9, 2]), 0, "only leading blocks count");
+        assert_eq!(cache.admit(&[1]), 0, "pushed out by the bound");
+    }
+}

@@ -1,0 +1,41 @@
+//! A prompt's tokens: four bytes each. Not a tokenizer, but prefixes stay prefixes.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+const BYTES_PER_TOKEN: usize = 4;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: u32,
+    /// Chained hashes of the full blocks.
+    pub(crate) blocks: Vec<u64>,
+}
+
+impl Prompt {
+    pub(crate) fn new(text: &str, block_size: u32) -> Self {
+        let tokens = text.len().div_ceil(BYTES_PER_TOKEN).max(1) as u32;
+        let mut hasher = DefaultHasher::new();
+        let blocks = text
+            .as_bytes()
+            .chunks_exact(BYTES_PER_TOKEN * block_size.max(1) as usize)
+            .map(|block| {
+                block.hash(&mut hasher);
+                hasher.finish()
+            })
+            .collect();
+        Self { tokens, blocks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_share_blocks_and_what_follows_a_difference_does_not() {
+        let (a, b) = (Prompt::new("aaaabbbbccccdd", 1), Prompt::new("aaaaxxxxcccc", 1));
+        assert_eq!((a.tokens, a.blocks.len()), (4, 3));
+        assert_eq!(a.blocks[0], b.blocks[0]);
+        assert_ne!(a.blocks[2], b.blocks[2]);
+    }
+}
