@@ -1,1 +1,122 @@
-fn main() {}
+//! A pick and its release over pools of 10, 100 and 1000 endpoints, beside the
+//! plain way to write it: a lock for each endpoint, all scores collected, sorted.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark's fixture")]
+
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use forebay_agent::{
+    resources::{ObjectKey, PoolEndpoint},
+    telemetry::{Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Snapshot, frame::Body},
+    telemetry_client::Received,
+};
+use forebay_epp::{
+    Metrics,
+    endpoints::Endpoints,
+    schedule::{MAX_ENDPOINTS_PER_PICK, PickRequest, Scheduler},
+};
+
+const SIZES: [u16; 3] = [10, 100, 1000];
+const NEVER_STALE: Duration = Duration::from_secs(3600);
+
+fn address(n: u16) -> SocketAddr {
+    let [high, low] = n.to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, high, low)), 8000)
+}
+
+/// A load that looks like any: a few equal ones, one least.
+fn in_flight(n: u16) -> u64 {
+    u64::from(n.wrapping_mul(7919) % 13)
+}
+
+fn scheduler(size: u16) -> Scheduler {
+    let endpoints = Arc::new(Endpoints::new(NEVER_STALE));
+    let member = |n| PoolEndpoint {
+        pod: ObjectKey::new("llm-d", format!("vllm-{n}")),
+        uid: String::new(),
+        address: address(n),
+        node_name: None,
+        labels: [].into(),
+    };
+    endpoints.set_members(Some((0..size).map(member).collect()));
+    let report = |n| Endpoint {
+        key: Some(EndpointKey { ip: address(n).ip().to_string(), port: 8000, ..EndpointKey::default() }),
+        kernel: Some(KernelLoad {
+            in_flight: in_flight(n),
+            measured_boottime_ns: 1,
+            ..KernelLoad::default()
+        }),
+        engine: Some(EngineLoad { waiting: 1, measured_boottime_ns: 1, ..EngineLoad::default() }),
+        ..Endpoint::default()
+    };
+    let snapshot = Snapshot { endpoints: (0..size).map(report).collect(), ..Snapshot::default() };
+    let frame = Frame { epoch: 1, seq: 1, sent_boottime_ns: 1, body: Some(Body::Snapshot(snapshot)) };
+    let agent = SocketAddr::from(([10, 1, 0, 0], 9550));
+    endpoints.add_agent(agent);
+    endpoints.apply(agent, &Received { frame, at: Instant::now() });
+    Scheduler::new(ObjectKey::new("llm-d", "qwen"), endpoints, Metrics::new(), MAX_ENDPOINTS_PER_PICK)
+}
+
+struct NaiveEndpoint {
+    address: String,
+    load: Mutex<NaiveLoad>,
+}
+
+struct NaiveLoad {
+    in_flight: u64,
+    waiting: u64,
+    picks: u64,
+    measured: Instant,
+}
+
+fn naive_endpoints(size: u16) -> Vec<Arc<NaiveEndpoint>> {
+    let endpoint = |n| {
+        let load = NaiveLoad { in_flight: in_flight(n), waiting: 1, picks: 0, measured: Instant::now() };
+        Arc::new(NaiveEndpoint { address: address(n).to_string(), load: Mutex::new(load) })
+    };
+    (0..size).map(endpoint).collect()
+}
+
+fn naive_pick(endpoints: &[Arc<NaiveEndpoint>]) -> String {
+    let now = Instant::now();
+    let mut scored: Vec<(u64, u32, Arc<NaiveEndpoint>)> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let load = endpoint.load.lock().unwrap();
+            let fresh = now.duration_since(load.measured) < NEVER_STALE;
+            let score = if fresh { load.in_flight + load.picks + load.waiting } else { load.picks };
+            (score, fastrand::u32(..), endpoint.clone())
+        })
+        .collect();
+    scored.sort_by_key(|(score, tie, _)| (*score, *tie));
+    scored[0].2.load.lock().unwrap().picks += 1;
+    let addresses: Vec<&str> =
+        scored.iter().take(3).map(|(_, _, endpoint)| endpoint.address.as_str()).collect();
+    let destination = addresses.join(",");
+    scored[0].2.load.lock().unwrap().picks -= 1;
+    destination
+}
+
+fn pick(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    for size in SIZES {
+        let scheduler = scheduler(size);
+        group.bench_function(BenchmarkId::new("forebay", size), |bencher| {
+            bencher.iter(|| black_box(scheduler.pick(&PickRequest::default()).unwrap().destination()));
+        });
+        let endpoints = naive_endpoints(size);
+        group.bench_function(BenchmarkId::new("naive", size), |bencher| {
+            bencher.iter(|| black_box(naive_pick(&endpoints)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pick);
+criterion_main!(benches);

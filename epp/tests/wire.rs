@@ -1,6 +1,8 @@
 //! Our minimal protos against the complete ones of the `envoy-types` crate:
 //! every message used is encoded by each side and decoded by the other.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::fmt::Debug;
 
 use bytes::Bytes;

@@ -7,16 +7,23 @@ use forebay_agent::resources::{LabelSelector, ObjectKey, Store};
 use super::Endpoints;
 use crate::Error;
 
-/// Runs until it is dropped.
-pub(crate) async fn follow_members(store: Arc<Store>, pool: ObjectKey, endpoints: Arc<Endpoints>) {
+/// Takes the members over before it returns, so that whoever may pick can; the
+/// returned future follows the store until it is dropped.
+pub(crate) fn follow_members(
+    store: Arc<Store>,
+    pool: ObjectKey,
+    endpoints: Arc<Endpoints>,
+) -> impl Future<Output = ()> + Send {
     let mut generations = store.subscribe();
-    loop {
-        generations.mark_unchanged();
+    let take_over = move || {
         let snapshot = store.snapshot();
         let exists = snapshot.inference_pools.contains_key(&pool);
         endpoints.set_members(exists.then(|| snapshot.pool_endpoints(&pool)));
-        if generations.changed().await.is_err() {
-            return;
+    };
+    take_over();
+    async move {
+        while generations.changed().await.is_ok() {
+            take_over();
         }
     }
 }

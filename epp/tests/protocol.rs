@@ -1,0 +1,395 @@
+//! The Endpoint Picker Protocol over real gRPC: each test is a rule of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{
+    POOL, Stage, eventually,
+    gateway::{
+        Gateway, body, destination, error_code, headers, immediate, list, piece, response_headers, trailers,
+        with_subset,
+    },
+    pod, pod_at,
+};
+use forebay_epp::protocol::{
+    MAX_STREAMED_BODY_BYTES,
+    proto::{
+        BodySendMode, HeaderAppendAction, Kind, ProcessingRequest, ProtocolConfiguration,
+        processing_request::Request, processing_response::Response,
+    },
+};
+use tonic::Code;
+
+#[tokio::test]
+async fn headers_are_answered_at_once_and_in_full() {
+    let stage = Stage::with_pods(1).await;
+    let mut request = Gateway::connect(&stage).await.open().await;
+    request.send(headers(false)).await;
+    let reply = request.reply().await;
+    assert_eq!(destination(&reply), ["127.0.1.1:8000"]);
+
+    let Some(Response::RequestHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
+    let common = answer.response.as_ref().unwrap();
+    assert!(common.clear_route_cache);
+    assert_eq!(common.body_mutation, None);
+    let option = &common.header_mutation.as_ref().unwrap().set_headers[0];
+    assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
+    assert_eq!(option.header.as_ref().unwrap().value, "", "raw_value only: Envoy rejects both");
+    let mode = reply.mode_override.as_ref().unwrap();
+    assert_eq!(mode.request_body_mode(), BodySendMode::None);
+    assert_eq!(mode.response_body_mode(), BodySendMode::None);
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_is_answered_the_same() {
+    let stage = Stage::with_pods(1).await;
+    let mut request = Gateway::connect(&stage).await.open().await;
+    request.send(headers(true)).await;
+    assert_eq!(destination(&request.reply().await), ["127.0.1.1:8000"]);
+    request.finish();
+    request.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
+    let stage = Stage::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8).collect();
+    request.send_part(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
+    request.send_part(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
+
+    let mut received = Vec::new();
+    loop {
+        let piece = piece(&request.reply().await);
+        assert!(piece.body.len() <= MAX_STREAMED_BODY_BYTES);
+        received.extend_from_slice(&piece.body);
+        if piece.end_of_stream {
+            break;
+        }
+    }
+    assert!(received == sent, "{} of {} bytes came back, or others", received.len(), sent.len());
+    request.finish();
+    request.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_last_chunk_ends_the_echo() {
+    let stage = Stage::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    request.send_part(Request::RequestBody(body("{}", false))).await;
+    request.send_part(Request::RequestBody(body("", true))).await;
+    let first = piece(&request.reply().await);
+    assert_eq!((first.body.as_ref(), first.end_of_stream), (&b"{}"[..], false));
+    let last = piece(&request.reply().await);
+    assert_eq!((last.body.len(), last.end_of_stream), (0, true));
+}
+
+/// Envoy 1.35 to 1.37 does this with large bodies.
+#[tokio::test]
+async fn a_repeated_last_chunk_is_answered_once() {
+    let stage = Stage::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    for _ in 0..2 {
+        request.send_part(Request::RequestBody(body("last", true))).await;
+    }
+    request.send(response_headers("200", None)).await;
+    assert!(piece(&request.reply().await).end_of_stream);
+    let reply = request.reply().await;
+    assert!(matches!(reply.response, Some(Response::ResponseHeaders(_))), "{reply:?}");
+}
+
+#[tokio::test]
+async fn trailers_may_carry_the_end_of_the_request() {
+    let stage = Stage::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    request.send_part(Request::RequestBody(body("all", false))).await;
+    request.send_part(Request::RequestTrailers(trailers())).await;
+    let only = piece(&request.reply().await);
+    assert_eq!((only.body.as_ref(), only.end_of_stream), (&b"all"[..], false));
+    let reply = request.reply().await;
+    assert!(matches!(reply.response, Some(Response::RequestTrailers(_))), "{reply:?}");
+}
+
+#[tokio::test]
+async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
+    let stage = Stage::with_pods(1).await;
+    let mut request = Gateway::connect(&stage).await.open().await;
+    let config = ProtocolConfiguration {
+        request_body_mode: BodySendMode::Buffered.into(),
+        response_body_mode: BodySendMode::Streamed.into(),
+        ..ProtocolConfiguration::default()
+    };
+    request.send(ProcessingRequest { protocol_config: Some(config), ..headers(false) }).await;
+    destination(&request.reply().await);
+    request.send_part(Request::RequestBody(body("{}", true))).await;
+    let reply = request.reply().await;
+    let Some(Response::RequestBody(answer)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
+    request.send_part(Request::ResponseBody(body("x", false))).await;
+    let reply = request.reply().await;
+    let Some(Response::ResponseBody(answer)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
+}
+
+#[tokio::test]
+async fn the_response_is_followed_to_its_end() {
+    let stage = Stage::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    request.send(response_headers("503", Some("127.0.1.1:8000"))).await;
+    let reply = request.reply().await;
+    let Some(Response::ResponseHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(answer.response.as_ref().unwrap().header_mutation, None, "nothing of the response is changed");
+    request.send_part(Request::ResponseBody(body("data: 1\n\n", false))).await;
+    request.send_part(Request::ResponseBody(body("", true))).await;
+    request.send_part(Request::ResponseTrailers(trailers())).await;
+    assert_eq!(piece(&request.reply().await).body.as_ref(), b"data: 1\n\n");
+    assert!(piece(&request.reply().await).end_of_stream);
+    let reply = request.reply().await;
+    assert!(matches!(reply.response, Some(Response::ResponseTrailers(_))), "{reply:?}");
+    assert_eq!(stage.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn only_endpoints_of_the_subset_hint_are_picked() {
+    let stage = Stage::with_pods(3).await;
+    let gateway = Gateway::connect(&stage).await;
+    let cases = [
+        (list(&["127.0.1.2:8000"]), vec!["127.0.1.2:8000"]),
+        (list(&["127.0.1.2:8000", "127.0.1.3:8000"]), vec!["127.0.1.2:8000", "127.0.1.3:8000"]),
+        (list(&["127.0.1.2:8000, 127.0.1.3:8000"]), vec!["127.0.1.2:8000", "127.0.1.3:8000"]),
+        (Kind::StringValue("127.0.1.1:8000,127.0.1.2:8000".into()), vec!["127.0.1.1:8000", "127.0.1.2:8000"]),
+        (list(&["127.0.1.3", "127.0.1.1:9999"]), vec!["127.0.1.3:8000"]),
+    ];
+    for (subset, allowed) in cases {
+        for _ in 0..4 {
+            let mut request = gateway.open().await;
+            request.send(with_subset(subset.clone())).await;
+            let mut picked = destination(&request.reply().await);
+            picked.sort();
+            assert_eq!(picked, allowed, "{subset:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subset_hint_without_a_member_is_a_503() {
+    let stage = Stage::with_pods(2).await;
+    let gateway = Gateway::connect(&stage).await;
+    let hints = [
+        list(&[]),
+        list(&["127.0.1.9:8000"]),
+        list(&["127.0.1.1:8001"]),
+        Kind::StringValue(String::new()),
+        Kind::NumberValue(1.0),
+    ];
+    for hint in hints {
+        let mut request = gateway.open().await;
+        request.send(with_subset(hint.clone())).await;
+        let reply = request.reply().await;
+        let immediate = immediate(&reply);
+        assert_eq!(immediate.status.unwrap().code, 503, "{hint:?}");
+        assert_eq!(error_code(immediate), "no_endpoint_in_subset");
+        request.ended().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
+    let manifests = [("pool.yaml".to_owned(), POOL.to_owned())];
+    let stage = Stage::start(&manifests, |_| {}).await;
+    stage.write("pod-1.yaml", &pod(1, false));
+    let gateway = Gateway::connect(&stage).await;
+    let mut request = gateway.open().await;
+    request.send(headers(false)).await;
+    let reply = request.reply().await;
+    let immediate_reply = immediate(&reply);
+    assert_eq!(immediate_reply.status.unwrap().code, 503);
+    let header = immediate_reply.headers.as_ref().unwrap().set_headers[0].header.as_ref().unwrap();
+    assert_eq!((header.key.as_str(), header.raw_value.as_ref()), ("content-type", &b"application/json"[..]));
+    let body: serde_json::Value = serde_json::from_slice(&immediate_reply.body).unwrap();
+    assert_eq!(body["error"]["type"], "server_error");
+    assert_eq!(body["error"]["message"], "no pod of InferencePool llm-d/qwen is ready");
+    assert_eq!(body["error"]["code"], "no_ready_endpoint");
+
+    stage.remove("pool.yaml");
+    eventually("the pool is gone", || {
+        let missing = stage.server.picker().pick(&Default::default()).unwrap_err();
+        (missing.code() == "pool_not_found").then_some(())
+    })
+    .await;
+    let mut request = gateway.open().await;
+    request.send(headers(false)).await;
+    assert_eq!(error_code(immediate(&request.reply().await)), "pool_not_found");
+}
+
+#[tokio::test]
+async fn pods_come_and_go_with_the_store() {
+    let stage = Stage::with_pods(2).await;
+    let gateway = Gateway::connect(&stage).await;
+    stage.write("pod-1.yaml", &pod(1, false));
+    stage.until("pod 1 is out", |endpoints| endpoints.len() == 1).await;
+    for _ in 0..5 {
+        assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"]);
+    }
+    stage.write("pod-3.yaml", &pod(3, true));
+    stage.until("pod 3 is in", |endpoints| endpoints.len() == 2).await;
+    assert_eq!(gateway.pick().await.1, ["127.0.1.3:8000", "127.0.1.2:8000"], "pod 2 has five requests open");
+}
+
+#[tokio::test]
+async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
+    let stage = Stage::with_pods(5).await;
+    let gateway = Gateway::connect(&stage).await;
+    let (_open, first) = gateway.pick().await;
+    assert_eq!(first.len(), 3);
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
+
+    let manifests = [
+        ("pool.yaml".into(), POOL.into()),
+        ("pod-1.yaml".into(), pod(1, true)),
+        ("pod-2.yaml".into(), pod(2, true)),
+    ];
+    let stage = Stage::start(&manifests, |options| options.picker.endpoints_per_pick = 1).await;
+    assert_eq!(Gateway::connect(&stage).await.pick().await.1.len(), 1);
+}
+
+#[tokio::test]
+async fn the_end_of_a_stream_releases_its_pick_however_it_ends() {
+    let stage = Stage::with_pods(1).await;
+    let gateway = Gateway::connect(&stage).await;
+    let (mut finished, _) = gateway.pick().await;
+    let (cancelled, _) = gateway.pick().await;
+    let (kept, _) = gateway.pick().await;
+    assert_eq!(stage.endpoint(1).open_picks, 3);
+    finished.finish();
+    finished.ended().await.unwrap();
+    stage.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
+    drop(cancelled);
+    stage.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
+    // The last one goes with its whole connection.
+    drop((kept, gateway));
+    stage.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
+    assert_eq!(stage.metric("forebay_epp_open_streams").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn picks_at_the_same_moment_see_each_other() {
+    let stage = Stage::with_pods(4).await;
+    let gateway = Gateway::connect(&stage).await;
+    let picks = futures_util::future::join_all((0..100).map(|_| gateway.pick())).await;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, destination) in &picks {
+        *counts.entry(&destination[0]).or_default() += 1;
+    }
+    assert_eq!(counts.values().copied().collect::<Vec<_>>(), [25; 4], "{counts:?}");
+}
+
+#[tokio::test]
+async fn equals_take_turns() {
+    let stage = Stage::with_pods(4).await;
+    let gateway = Gateway::connect(&stage).await;
+    let mut picked = Vec::new();
+    for _ in 0..8 {
+        picked.push(gateway.pick_and_end().await);
+        stage
+            .until("the pick is released", |endpoints| endpoints.iter().all(|view| view.open_picks == 0))
+            .await;
+    }
+    assert_eq!(picked[..4], picked[4..]);
+    assert_eq!(picked.iter().collect::<BTreeSet<_>>().len(), 4);
+}
+
+#[tokio::test]
+async fn a_request_counts_where_it_was_served() {
+    let stage = Stage::with_pods(2).await;
+    let (mut request, destination) = Gateway::connect(&stage).await.pick().await;
+    request.send(response_headers("200", Some(&destination[1]))).await;
+    request.reply().await;
+    let open = |address: &str| {
+        let views = stage.endpoints();
+        views.iter().find(|view| view.endpoint.address.to_string() == address).unwrap().open_picks
+    };
+    assert_eq!((open(&destination[0]), open(&destination[1])), (0, 1));
+    drop(request);
+    stage.until("it is released there", |endpoints| endpoints.iter().all(|view| view.open_picks == 0)).await;
+}
+
+#[tokio::test]
+async fn each_target_port_is_an_endpoint() {
+    let pool = POOL.replace("[{ number: 8000 }]", "[{ number: 8000 }, { number: 8001 }]");
+    let manifests =
+        [("pool.yaml".into(), pool), ("six.yaml".into(), pod_at("six", "u", "qwen", "fd00::6", true))];
+    let stage = Stage::start(&manifests, |_| {}).await;
+    stage.until("both ports are known", |endpoints| endpoints.len() == 2).await;
+    let (_open, mut picked) = Gateway::connect(&stage).await.pick().await;
+    picked.sort();
+    assert_eq!(picked, ["[fd00::6]:8000", "[fd00::6]:8001"]);
+}
+
+#[tokio::test]
+async fn messages_out_of_order_end_the_stream_with_an_error() {
+    let stage = Stage::with_pods(1).await;
+    let gateway = Gateway::connect(&stage).await;
+    let mut request = gateway.open().await;
+    request.send_part(Request::RequestBody(body("{}", true))).await;
+    assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
+
+    let (mut request, _) = gateway.pick().await;
+    request.send(headers(false)).await;
+    assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
+    stage.until_endpoint(1, "the pick is released", |view| view.open_picks == 0).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_only_observes_gets_no_answer_and_no_pick() {
+    let stage = Stage::with_pods(1).await;
+    let mut request = Gateway::connect(&stage).await.open().await;
+    request.send(ProcessingRequest { observability_mode: true, ..headers(false) }).await;
+    request.finish();
+    request.ended().await.unwrap();
+    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_ends_its_stream_and_no_other() {
+    let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
+    let stage = Stage::start(&manifests, |options| options.max_message_bytes = 100_000).await;
+    let gateway = Gateway::connect(&stage).await;
+    let (mut large, _) = gateway.pick().await;
+    let (mut small, _) = gateway.pick().await;
+    large.send_part(Request::RequestBody(body(vec![0; 100_001], true))).await;
+    assert!(matches!(large.next().await, Err(_) | Ok(None)));
+    small.send_part(Request::RequestBody(body("{}", true))).await;
+    assert!(piece(&small.reply().await).end_of_stream);
+    stage.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
+}
+
+#[tokio::test]
+async fn streams_over_the_limit_are_refused_until_one_ends() {
+    let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
+    let stage = Stage::start(&manifests, |options| options.max_streams = 2).await;
+    // The limit of a connection is the same, so the third comes on another one.
+    let (first, second) = (Gateway::connect(&stage).await, Gateway::connect(&stage).await);
+    let (_one, _) = first.pick().await;
+    let (two, _) = first.pick().await;
+    let refused = second.try_open().await.err().expect("a third stream");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="too_many_requests_open"}"#).await, 1.0);
+    drop(two);
+    stage.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
+    eventually_open(&second).await;
+}
+
+/// The permit goes a moment after the pick.
+async fn eventually_open(gateway: &Gateway) {
+    for _ in 0..1000 {
+        if gateway.try_open().await.is_ok() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("no stream could be opened again");
+}
