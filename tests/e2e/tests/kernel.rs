@@ -1,19 +1,22 @@
 //! The kernel programs on real sockets: what they count against what was sent.
 
-#![cfg(feature = "node")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test says what it skips, and fails by panicking"
 )]
 
-mod support;
-
-use std::net::Shutdown;
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+};
 
 use forebay_agent::kernel::Quantiles;
 use forebay_agent_ebpf::maps::{EventKind, Latency, Load};
-use support::{Bench, eventually, send};
+use forebay_e2e::{
+    eventually,
+    pod::{Bench, BpfMount, load_kernel},
+};
 
 const POST: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nHost: pod\r\nContent-Length: 2\r\n\r\n{}";
 const HEAD_CHUNKED: &[u8] =
@@ -23,6 +26,10 @@ const TERMINATOR: &[u8] = b"0\r\n\r\n";
 
 fn chunk(data: &str) -> Vec<u8> {
     format!("{:x}\r\n{data}\r\n", data.len()).into_bytes()
+}
+
+fn send(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+    Bench::send(from, to, bytes);
 }
 
 fn settled(load: &Load) -> (u64, u64, u64, u64) {
@@ -74,7 +81,6 @@ async fn whoever_closes_in_the_middle_ends_what_was_in_flight() {
     // Closed with bytes unread: the kernel answers with RST.
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
-    use std::io::Write as _;
     server.write_all(JSON).unwrap();
     drop(client);
     eventually("an answer nobody read is still an answer", || settled(&load()) == (2, 1, 1, 0));
@@ -96,12 +102,10 @@ async fn a_prompt_of_two_megabytes_is_one_request() {
     let head = format!("POST /v1/completions HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
     send(&mut client, &mut server, head.as_bytes());
     let reader = std::thread::spawn(move || {
-        use std::io::Read as _;
         let mut arrived = vec![0; 2 << 20];
         server.read_exact(&mut arrived).unwrap();
         server
     });
-    use std::io::Write as _;
     client.write_all(&body).unwrap();
     let mut server = reader.join().unwrap();
     send(&mut server, &mut client, JSON);
@@ -168,7 +172,6 @@ async fn closed_sockets_leave_no_connection_behind() {
         send(&mut client, &mut server, POST);
         send(&mut server, &mut client, JSON);
         drop(client);
-        use std::io::Read as _;
         assert_eq!(server.read(&mut [0]).unwrap(), 0);
         drop(server);
     }
@@ -183,17 +186,17 @@ async fn closed_sockets_leave_no_connection_behind() {
 #[tokio::test]
 async fn only_watched_ports_of_watched_pods_are_looked_at() {
     let Some(mut bench) = Bench::new("ports") else { return };
-    let other_port = bench.pod.listen().unwrap();
-    let mut client = std::net::TcpStream::connect(other_port.local_addr().unwrap()).unwrap();
+    let other_port = bench.pod.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let mut client = TcpStream::connect(other_port.local_addr().unwrap()).unwrap();
     let (mut server, _) = other_port.accept().unwrap();
     send(&mut client, &mut server, POST);
 
     // A listener of ours, outside the pod, on a watched port.
-    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = outside.local_addr().unwrap().port();
-    let second = support::Pod::new("ports-second").unwrap();
-    bench.kernel.watch(&second.cgroup, &[port]).unwrap();
-    let mut client = std::net::TcpStream::connect(outside.local_addr().unwrap()).unwrap();
+    let second = Bench::pod("ports-second");
+    bench.kernel.watch(second.path(), &[port]).unwrap();
+    let mut client = TcpStream::connect(outside.local_addr().unwrap()).unwrap();
     let (mut server, _) = outside.accept().unwrap();
     send(&mut client, &mut server, POST);
 
@@ -203,7 +206,11 @@ async fn only_watched_ports_of_watched_pods_are_looked_at() {
 
 #[tokio::test]
 async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
-    let Some(mount) = support::bpffs("adopt") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mount = match BpfMount::new(folder.path()) {
+        Ok(mount) => mount,
+        Err(error) => return println!("skipped: cannot mount a bpffs ({error})"),
+    };
     let pins = mount.path().join("forebay");
     let Some(bench) = Bench::with_pins("adopt", &pins, true) else { return };
     let (mut client, mut server) = bench.connect();
@@ -212,13 +219,13 @@ async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
     drop((kernel, events));
 
     // Nobody is there, and it is counted.
-    let mut second = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut second = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut second_server, _) = listener.accept().unwrap();
     send(&mut second, &mut second_server, POST);
 
-    let (mut kernel, _events) = support::load(&pins, false).unwrap();
+    let (mut kernel, _events) = load_kernel(&pins, false).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let again = kernel.watch(&pod.cgroup, &[port]).unwrap();
+    let again = kernel.watch(pod.path(), &[port]).unwrap();
     assert_eq!(again, watched, "same cgroup, same slot");
     kernel.retain(&[again.cgroup_id].into()).unwrap();
     let load = |kernel: &forebay_agent::kernel::Kernel| kernel.load_of(again.slots[0].1).unwrap();
@@ -240,13 +247,6 @@ async fn a_pod_that_goes_away_frees_its_slot() {
     assert_eq!(bench.kernel.sweep().unwrap(), 1);
     send(&mut server, &mut client, JSON);
     let port = bench.listener.local_addr().unwrap().port();
-    bench.kernel.watch(&bench.pod.cgroup, &[port]).unwrap();
+    bench.kernel.watch(bench.pod.path(), &[port]).unwrap();
     assert_eq!(bench.kernel.load_of(bench.slot()).unwrap(), Load::default(), "a slot is given out empty");
-}
-
-#[test]
-fn without_the_right_the_reason_is_one_line() {
-    let off = forebay_agent::kernel::KernelOff::NotPermitted("bpf_prog_load failed".into());
-    assert!(!off.to_string().contains('\n'));
-    assert!(off.to_string().contains("CAP_BPF"));
 }

@@ -1,0 +1,9 @@
+//! Scratch pods: what the kubelet would have made.
+
+mod bench;
+mod bpffs;
+mod cgroup;
+
+pub use bench::{Bench, load_kernel};
+pub use bpffs::BpfMount;
+pub use cgroup::{PodCgroup, cgroup2_mount};
