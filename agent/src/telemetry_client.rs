@@ -75,8 +75,8 @@ impl Received {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
-    #[error("the agent refused or broke the stream: {0}")]
+    Connect(String),
+    #[error("the agent refused or broke the stream: {}: {}", .0.code(), .0.message())]
     Status(#[from] Status),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -92,6 +92,18 @@ pub enum Error {
     Goodbye(String),
     #[error("the agent ended the stream")]
     Ended,
+}
+
+impl From<tonic::transport::Error> for Error {
+    /// The transport's own text is always the same; what happened is at the end
+    /// of the chain.
+    fn from(error: tonic::transport::Error) -> Self {
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        Self::Connect(cause.to_string())
+    }
 }
 
 /// Watches the agent at `address` until the future is dropped. `on_event` is

@@ -35,6 +35,8 @@ pub enum Error {
     Resources(#[from] folder::Error),
     #[error("{0:?} is not a label selector: write name=value, more than one with commas between")]
     Selector(String),
+    #[error("cannot watch for SIGTERM and SIGINT: {0}")]
+    Signals(io::Error),
     #[error("the {purpose} server failed: {source}")]
     Serve { purpose: &'static str, source: tonic::transport::Error },
 }
@@ -46,9 +48,11 @@ impl Error {
                 Source::Pool
             }
             Self::TooManyStreams(_) => Source::Picker,
-            Self::Listen { .. } | Self::Resources(_) | Self::Selector(_) | Self::Serve { .. } => {
-                Source::Setup
-            }
+            Self::Listen { .. }
+            | Self::Resources(_)
+            | Self::Selector(_)
+            | Self::Signals(_)
+            | Self::Serve { .. } => Source::Setup,
         }
     }
 
@@ -73,9 +77,11 @@ impl Error {
             Self::OutsideSubset(_) => "no_endpoint_in_subset",
             Self::GpusLost(_) => "gpus_lost",
             Self::TooManyStreams(_) => "too_many_requests_open",
-            Self::Listen { .. } | Self::Resources(_) | Self::Selector(_) | Self::Serve { .. } => {
-                "internal_error"
-            }
+            Self::Listen { .. }
+            | Self::Resources(_)
+            | Self::Selector(_)
+            | Self::Signals(_)
+            | Self::Serve { .. } => "internal_error",
         }
     }
 }

@@ -2,13 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use clap::Parser;
 use forebay_agent::resources::ObjectKey;
 use forebay_epp::{
-    DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions, Server, ServerOptions, schedule,
+    DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions, schedule,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -85,24 +84,28 @@ impl From<Flags> for ServerOptions {
 async fn main() -> ExitCode {
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     match run(flags.into()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+async fn run(options: ServerOptions) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let pool = options.pool.clone();
     let mut server = Server::start(options).await?;
     tracing::info!(%pool, ext_proc = %server.grpc_address, health = %server.health_address, http = %server.http_address, "picking");
     tokio::select! {
-        error = server.failed() => return Err(error.into()),
+        error = server.failed() => return Err(error),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -59,6 +59,8 @@ pub async fn start(dir: impl Into<PathBuf>, store: Arc<Store>) -> Result<FolderP
             let _ = changed.try_send(());
         }
     };
+    // Of all that can be wrong with the folder, this says it best.
+    fs::read_dir(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let watch_error = |source| Error::Watch { path: path.clone(), source };
     let mut watcher = notify::recommended_watcher(notify).map_err(watch_error)?;
     // Watching begins before reading, so that no change falls between the two.
