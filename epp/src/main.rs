@@ -42,7 +42,7 @@ struct Flags {
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_AGENT_PORT)]
     agent_port: u16,
     /// Longest silence of a healthy agent, in milliseconds; after three of them its data is stale
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..))]
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(50..=60_000))]
     agent_heartbeat_ms: u32,
     /// Endpoints named in each answer: the best, and where to go when it fails
     #[arg(long, value_name = "COUNT", default_value_t = schedule::MAX_ENDPOINTS_PER_PICK as u8,
