@@ -1,1 +1,407 @@
-//! placeholder
+//! Everything on one machine: model servers in pods' cgroups, the agent, a picker for
+//! each pool, the gateway; each a process of its own, on manifests as a cluster has.
+
+mod http;
+mod manifests;
+mod pods;
+mod process;
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+pub use http::{get, get_json};
+pub use pods::{Engine, SimOptions};
+pub use process::{Process, program};
+
+use crate::pod::{BpfMount, PodCgroup, cgroup2_mount};
+
+/// The guide's models.
+pub const QWEN: &str = "Qwen/Qwen3-0.6B";
+pub const TINYLLAMA: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
+
+pub const NODE: &str = "forebay-node-0";
+pub const NAMESPACE: &str = "llm-d";
+const POD_PORT: u16 = 8000;
+const AGENT_PORT: u16 = 9550;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct StageOptions {
+    pub engine: Engine,
+    /// A pool for each model, with so many pods.
+    pub pools: Vec<PoolOptions>,
+    /// `FailOpen` or `FailClose`.
+    pub failure_mode: &'static str,
+    /// Count in the kernel, if this machine allows it.
+    pub kernel: bool,
+    /// Folder of the programs; that of the running one when absent.
+    pub programs: Option<PathBuf>,
+    /// How long everything together may take to be ready.
+    pub patience: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Also names the pool's objects (a DNS label).
+    pub name: &'static str,
+    pub model: &'static str,
+    pub pods: u32,
+}
+
+impl Default for StageOptions {
+    /// The guide's two models, one of them twice, on simulators.
+    fn default() -> Self {
+        Self {
+            engine: Engine::Sim(SimOptions::default()),
+            pools: vec![
+                PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 2 },
+                PoolOptions { name: "vllm-tinyllama-11b", model: TINYLLAMA, pods: 1 },
+            ],
+            failure_mode: "FailOpen",
+            kernel: true,
+            programs: None,
+            patience: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Everything running. Dropping it ends every process and leaves no cgroup, no mount
+/// and no file behind.
+#[derive(Debug)]
+pub struct Stage {
+    // In the order in which they end: traffic first.
+    pub gateway: Process,
+    pub epps: Vec<Epp>,
+    pub agent: Process,
+    pub pods: Vec<Pod>,
+    _bpffs: Option<BpfMount>,
+    pub network: Network,
+    /// What is off on this machine, and why.
+    pub off: Vec<String>,
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+    options: StageOptions,
+    cgroup_root: Option<PathBuf>,
+    pin_root: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Pod {
+    pub name: String,
+    pub model: &'static str,
+    pub address: SocketAddr,
+    /// Where a simulator tells what it really served.
+    pub truth: Option<SocketAddr>,
+    pub process: Process,
+    _cgroup: Option<PodCgroup>,
+}
+
+#[derive(Debug)]
+pub struct Epp {
+    pub pool: &'static str,
+    pub ip: IpAddr,
+    pub process: Process,
+}
+
+/// Loopback addresses of one stage's own: 127.x.y.0/24.
+#[derive(Clone, Copy, Debug)]
+pub struct Network([u8; 2]);
+
+impl Network {
+    /// Different for every stage of every process that runs at the same time.
+    fn claim() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = std::process::id().wrapping_mul(16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        // 127.0 and 127.1 are used by others often enough.
+        Self([2 + (n / 256 % 250) as u8, (n % 256) as u8])
+    }
+
+    fn ip(self, host: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(127, self.0[0], self.0[1], host))
+    }
+
+    pub fn gateway(self) -> SocketAddr {
+        SocketAddr::new(self.ip(1), 8080)
+    }
+
+    pub fn gateway_admin(self) -> SocketAddr {
+        SocketAddr::new(self.ip(1), 9100)
+    }
+
+    pub fn agent(self) -> SocketAddr {
+        SocketAddr::new(self.ip(2), AGENT_PORT)
+    }
+
+    pub fn agent_http(self) -> SocketAddr {
+        SocketAddr::new(self.ip(2), 9551)
+    }
+
+    fn epp(self, index: usize) -> IpAddr {
+        self.ip(10 + index as u8)
+    }
+
+    fn pod(self, index: usize) -> IpAddr {
+        self.ip(100 + index as u8)
+    }
+}
+
+impl Stage {
+    /// Starts everything and waits until requests can be served.
+    pub fn start(options: StageOptions) -> Result<Self> {
+        let deadline = Instant::now() + options.patience;
+        let programs = match &options.programs {
+            Some(folder) => folder.clone(),
+            None => process::own_folder()?,
+        };
+        let folder = tempfile::Builder::new().prefix("forebay-").tempdir().context("cannot make a folder")?;
+        fs::create_dir(folder.path().join("resources"))?;
+        fs::create_dir(folder.path().join("logs"))?;
+        let network = Network::claim();
+        let mut off = Vec::new();
+        let cgroup_root = options.kernel.then(cgroup_root).and_then(|root| match root {
+            Ok(root) => Some(root),
+            Err(error) => {
+                off.push(format!("no cgroups for the pods ({error:#}): nothing is counted in the kernel"));
+                None
+            }
+        });
+        let (bpffs, pin_root) = mount_bpffs(folder.path(), cgroup_root.is_some(), &mut off);
+
+        let mut setting = Setting {
+            options: &options,
+            programs: &programs,
+            folder: folder.path(),
+            network,
+            cgroup_root: cgroup_root.as_deref(),
+            pin_root: &pin_root,
+        };
+        let pods = setting.start_pods(&mut off)?;
+        manifests::write(&folder.path().join("resources"), &options, network, &pods)?;
+        let agent = setting.start_agent()?;
+        let epps = setting.start_epps()?;
+        let gateway = setting.start_gateway()?;
+        let mut stage = Self {
+            gateway,
+            epps,
+            agent,
+            pods,
+            _bpffs: bpffs,
+            network,
+            off,
+            programs,
+            cgroup_root,
+            pin_root,
+            options,
+            folder,
+        };
+        stage.wait_until_ready(deadline)?;
+        Ok(stage)
+    }
+
+    pub fn resources(&self) -> PathBuf {
+        self.folder.path().join("resources")
+    }
+
+    /// A program of the stage's, to be run by the caller.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// A fresh agent in place of one that was ended.
+    pub fn restart_agent(&mut self) -> Result<()> {
+        let (programs, pin_root, cgroup_root) =
+            (self.programs.clone(), self.pin_root.clone(), self.cgroup_root.clone());
+        let options = self.options.clone();
+        let setting = Setting {
+            options: &options,
+            programs: &programs,
+            folder: self.folder.path(),
+            network: self.network,
+            cgroup_root: cgroup_root.as_deref(),
+            pin_root: &pin_root,
+        };
+        self.agent = setting.start_agent()?;
+        let agent = self.network.agent_http();
+        await_ready(&mut self.agent, agent, "/readyz", Instant::now() + self.options.patience)
+    }
+
+    fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
+        for pod in &mut self.pods {
+            await_ready(&mut pod.process, pod.address, "/health", deadline)?;
+        }
+        await_ready(&mut self.agent, self.network.agent_http(), "/readyz", deadline)?;
+        for epp in &mut self.epps {
+            await_ready(&mut epp.process, SocketAddr::new(epp.ip, 9090), "/readyz", deadline)?;
+        }
+        await_ready(&mut self.gateway, self.network.gateway_admin(), "/readyz", deadline)
+    }
+}
+
+/// Waits for a 200, and fails at once when the process ends instead.
+fn await_ready(process: &mut Process, address: SocketAddr, path: &str, deadline: Instant) -> Result<()> {
+    loop {
+        if matches!(get(address, path), Ok((200, _))) {
+            return Ok(());
+        }
+        if let Some(status) = process.ended()? {
+            bail!("{} ended with {status} at its start:\n{}", process.name, process.log_tail());
+        }
+        if Instant::now() > deadline {
+            bail!("{} is not ready ({address}{path}):\n{}", process.name, process.log_tail());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A folder of the cgroup2 hierarchy for this stage's pods.
+fn cgroup_root() -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("forebay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let root = cgroup2_mount()?.join(name);
+    fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    Ok(root)
+}
+
+fn mount_bpffs(folder: &Path, wanted: bool, off: &mut Vec<String>) -> (Option<BpfMount>, PathBuf) {
+    let path = folder.join("bpf");
+    let mount = if wanted {
+        fs::create_dir(&path).and_then(|()| BpfMount::new(&path)).map_err(|error| error.to_string())
+    } else {
+        return (None, path);
+    };
+    match mount {
+        Ok(mount) => {
+            let pins = mount.path().join("forebay");
+            (Some(mount), pins)
+        }
+        Err(error) => {
+            off.push(format!("no bpffs ({error}): BPF maps are not pinned"));
+            (None, path)
+        }
+    }
+}
+
+/// What starting a process needs to know.
+struct Setting<'a> {
+    options: &'a StageOptions,
+    programs: &'a Path,
+    folder: &'a Path,
+    network: Network,
+    cgroup_root: Option<&'a Path>,
+    pin_root: &'a Path,
+}
+
+impl Setting<'_> {
+    fn start_pods(&mut self, off: &mut Vec<String>) -> Result<Vec<Pod>> {
+        let mut pods = Vec::new();
+        for pool in &self.options.pools {
+            for ordinal in 0..pool.pods {
+                let ip = self.network.pod(pods.len());
+                let name = format!("{}-{ordinal}", pool.name);
+                let cgroup = match self.cgroup_root {
+                    Some(root) => match PodCgroup::new(root, &manifests::uid(&name)) {
+                        Ok(cgroup) => Some(cgroup),
+                        Err(error) => {
+                            off.push(format!("no cgroup for {name} ({error})"));
+                            None
+                        }
+                    },
+                    None => None,
+                };
+                let procs = cgroup.as_ref().map(PodCgroup::procs);
+                let (process, truth) = pods::start(
+                    &self.options.engine,
+                    self.programs,
+                    &name,
+                    pool.model,
+                    SocketAddr::new(ip, POD_PORT),
+                    &self.folder.join("logs"),
+                    procs.as_deref(),
+                )?;
+                let address = SocketAddr::new(ip, POD_PORT);
+                pods.push(Pod { name, model: pool.model, address, truth, process, _cgroup: cgroup });
+            }
+        }
+        Ok(pods)
+    }
+
+    fn start_agent(&self) -> Result<Process> {
+        let mut args = vec![
+            "--node-name".into(),
+            NODE.into(),
+            "--grpc-listen".into(),
+            self.network.agent().to_string(),
+            "--http-listen".into(),
+            self.network.agent_http().to_string(),
+            "--bpffs".into(),
+            self.pin_root.display().to_string(),
+        ];
+        match self.cgroup_root {
+            Some(root) => args.extend(["--cgroup-root".into(), root.display().to_string()]),
+            // Without cgroups there is nothing to attach to; the agent says so.
+            None if !self.options.kernel => args.extend(["--kernel".into(), "off".into()]),
+            None => {}
+        }
+        self.start("forebay-agent", "forebay-agent", args)
+    }
+
+    fn start_epps(&self) -> Result<Vec<Epp>> {
+        let mut epps = Vec::new();
+        for (index, pool) in self.options.pools.iter().enumerate() {
+            let ip = self.network.epp(index);
+            let args = [
+                "--pool-namespace".into(),
+                NAMESPACE.into(),
+                "--pool-name".into(),
+                pool.name.into(),
+                "--grpc-listen".into(),
+                format!("{ip}:9002"),
+                "--health-listen".into(),
+                format!("{ip}:9003"),
+                "--http-listen".into(),
+                format!("{ip}:9090"),
+            ];
+            let name = format!("{}-epp", pool.name);
+            epps.push(Epp { pool: pool.name, ip, process: self.start("forebay-epp", &name, args.into())? });
+        }
+        Ok(epps)
+    }
+
+    fn start_gateway(&self) -> Result<Process> {
+        let args = vec![
+            "--bind-address".into(),
+            self.network.gateway().ip().to_string(),
+            "--admin-listen".into(),
+            self.network.gateway_admin().to_string(),
+        ];
+        self.start("forebay-gateway", "forebay-gateway", args)
+    }
+
+    fn start(&self, program: &str, name: &str, mut args: Vec<String>) -> Result<Process> {
+        args.extend(["--resources".into(), self.folder.join("resources").display().to_string()]);
+        Process::start(name, &self.programs.join(program), &args, &self.folder.join("logs"), None)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.gateway.stop();
+        for epp in &mut self.epps {
+            epp.process.stop();
+        }
+        self.agent.stop();
+        for pod in &mut self.pods {
+            pod.process.stop();
+        }
+        self.pods.clear();
+        if let Some(root) = &self.cgroup_root {
+            let _ = fs::remove_dir(root);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Kernel, agent, picker, gateway and client together, as processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it measured, and fails by panicking"
+)]
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use forebay_e2e::{
+    eventually,
+    load::{self, Client, Mix},
+    stage::{self, QWEN, Stage, StageOptions, TINYLLAMA},
+};
+use serde_json::Value;
+
+fn mix(requests: u32, users: u32) -> Mix {
+    Mix {
+        requests,
+        aborts: requests / 12,
+        whole: requests / 30,
+        refused: requests / 30,
+        long_prompts: 4,
+        long_prompt_bytes: 2 << 20,
+        tokens: 16,
+        users,
+        models: vec![QWEN.into(), TINYLLAMA.into(), QWEN.into()],
+        time_limit: Duration::from_secs(60),
+    }
+}
+
+/// What `forebay pods -o json` says, by pod.
+fn pods(stage: &Stage) -> BTreeMap<String, Value> {
+    let output = Command::new(stage.program("forebay"))
+        .args(["pods", "-o", "json", "--agents", &stage.network.agent().to_string()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let items = list["items"].as_array().unwrap();
+    items.iter().map(|item| (item["name"].as_str().unwrap().to_owned(), item.clone())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guides_three_requests() {
+    let stage = Stage::start(StageOptions::default()).unwrap();
+    let mut client = Client::new(stage.network.gateway());
+    let ask = |model: &str, text: &str| {
+        format!(
+            r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}], "max_tokens": 3}}"#
+        )
+    };
+    let chat = "/v1/chat/completions";
+    for model in [QWEN, TINYLLAMA] {
+        let answer = client.post_json(chat, &ask(model, "Hello")).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(body["model"], model);
+    }
+    let answer = client.post_json(chat, &ask("nonexistent", "Should fail")).await.unwrap();
+    assert_eq!(answer.status, 404);
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(body["error"]["code"], "model_not_found");
+
+    let models: Value = stage::get_json(stage.network.gateway(), "/v1/models").unwrap();
+    let ids: Vec<&str> =
+        models["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [QWEN, TINYLLAMA]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agents_tell_is_what_the_pods_served() {
+    let stage = Stage::start(StageOptions::default()).unwrap();
+    let ledger = load::run(stage.network.gateway(), &mix(360, 16)).await;
+    assert_eq!(ledger.failed, Vec::<String>::new());
+
+    let mut served = 0;
+    for pod in &stage.pods {
+        let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
+        assert!(truth.started > 0, "{} got nothing", pod.name);
+        served += truth.started;
+        if !stage.off.is_empty() {
+            continue;
+        }
+        eventually("the agent tells what the pod served", || {
+            let told = &pods(&stage)[&pod.name]["kernel"];
+            let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
+            truth.in_flight == 0
+                && told["inFlight"] == truth.in_flight
+                && told["started"] == truth.started
+                && told["finished"] == truth.finished
+                && told["aborted"] == truth.aborted
+                && told["responses4xx"] == truth.responses_4xx
+        });
+    }
+    assert_eq!(served, 360);
+    for reason in &stage.off {
+        println!("skipped: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_dies_under_load_and_no_request_fails() {
+    let mut stage = Stage::start(StageOptions::default()).unwrap();
+    let address = stage.network.gateway();
+    let running = tokio::spawn(async move { load::run(address, &mix(300, 12)).await });
+    let served = |stage: &Stage| -> u64 {
+        stage
+            .pods
+            .iter()
+            .map(|pod| {
+                stage::get_json::<forebay_sim::TruthCounters>(pod.truth.unwrap(), "/").unwrap().finished
+            })
+            .sum()
+    };
+    tokio::task::block_in_place(|| {
+        eventually("the load is under way", || served(&stage) > 30);
+        stage.agent.kill();
+        let before = served(&stage);
+        eventually("requests are served without the agent", || served(&stage) > before + 60);
+    });
+    tokio::task::block_in_place(|| stage.restart_agent()).unwrap();
+    let ledger = running.await.unwrap();
+    assert_eq!(ledger.failed, Vec::<String>::new());
+
+    if stage.off.is_empty() {
+        // The pinned programs counted on while nobody was there.
+        for pod in &stage.pods {
+            eventually("the next agent knows all of it", || {
+                let told = &pods(&stage)[&pod.name]["kernel"];
+                let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
+                told["started"] == truth.started && told["inFlight"] == 0 && told["aborted"] == truth.aborted
+            });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_dies_and_only_its_own_streams_end() {
+    let mut stage = Stage::start(StageOptions::default()).unwrap();
+    let address = stage.network.gateway();
+    // Long streams on both pods of one model.
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn(async move {
+                Client::new(address).chat(QWEN, &load::Shape::Stream { tokens: 200 }).await
+            })
+        })
+        .collect();
+    let truth = |stage: &Stage, pod: usize| -> forebay_sim::TruthCounters {
+        stage::get_json(stage.pods[pod].truth.unwrap(), "/").unwrap()
+    };
+    tokio::task::block_in_place(|| {
+        eventually("all streams run", || {
+            truth(&stage, 0).in_flight + truth(&stage, 1).in_flight == 8 && truth(&stage, 1).tokens > 0
+        });
+    });
+    let on_second = truth(&stage, 1).in_flight;
+    assert_eq!(on_second, 4, "the load is shared");
+    stage.pods[1].process.kill();
+    let mut whole = 0;
+    let mut broken = 0;
+    // At once: the manifest still calls the pod Ready, the fallback list is used.
+    let mut client = Client::new(address);
+    for _ in 0..10 {
+        let outcome = client.chat(QWEN, &load::Shape::Stream { tokens: 2 }).await.unwrap();
+        assert_eq!((outcome.status, outcome.done), (200, true));
+    }
+    for stream in streams {
+        match stream.await.unwrap() {
+            Ok(outcome) if outcome.done => whole += 1,
+            _ => broken += 1,
+        }
+    }
+    assert_eq!((whole, broken), (4, 4), "its streams end, the others go on");
+
+    // As soon as it is known not to be Ready, it is not picked any more.
+    let manifest = stage.resources().join("pods.yaml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let (before, after) = text.split_once(&format!("name: {}", stage.pods[1].name)).unwrap();
+    let after = after.replacen("status: \"True\"", "status: \"False\"", 1);
+    std::fs::write(&manifest, format!("{before}name: {}{after}", stage.pods[1].name)).unwrap();
+    let epp = std::net::SocketAddr::new(stage.epps[0].ip, 9090);
+    tokio::task::block_in_place(|| {
+        eventually("the picker has dropped it", || {
+            let (_, text) = stage::get(epp, "/endpoints").unwrap();
+            !text.contains(&stage.pods[1].address.to_string())
+        });
+    });
+    for _ in 0..10 {
+        let outcome = client.chat(QWEN, &load::Shape::Stream { tokens: 2 }).await.unwrap();
+        assert_eq!((outcome.status, outcome.done), (200, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_model_is_refused_before_the_pod_sees_the_end() {
+    let stage = Stage::start(StageOptions::default()).unwrap();
+    let mut client = Client::new(stage.network.gateway());
+    let filler = "x".repeat(300_000);
+    let json = format!(
+        r#"{{"model":"{QWEN}","messages":[{{"role":"user","content":"{filler}"}}],"model":"{TINYLLAMA}"}}"#
+    );
+    let answer = client.post_json("/v1/chat/completions", &json).await.unwrap();
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    for pod in &stage.pods {
+        let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
+        assert_eq!((truth.finished, truth.tokens), (0, 0), "{} answered", pod.name);
+    }
+}
+
+#[test]
+fn without_the_kernel_it_runs_and_says_so() {
+    let stage = Stage::start(StageOptions { kernel: false, ..StageOptions::default() }).unwrap();
+    let output = Command::new(stage.program("forebay"))
+        .args(["nodes", "--agents", &stage.network.agent().to_string()])
+        .output()
+        .unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("off: switched off"), "{table}");
+    let pods = pods(&stage);
+    assert!(pods.values().all(|pod| pod["kernel"].is_null()), "unknown is not zero");
+    eventually("the scrape goes on", || self::pods(&stage).values().all(|pod| pod["engine"]["running"] == 0));
+}
