@@ -46,7 +46,8 @@ pub(super) struct History {
     pub(super) last_xid: Option<(u64, u64)>,
     /// Stays until the agent starts again: the GPU must be reset, and that ends it.
     fatal_xid: Option<u64>,
-    recoverable_until_ns: u64,
+    /// The newest one, and until when it counts.
+    recoverable: Option<(u64, u64)>,
 }
 
 impl History {
@@ -55,7 +56,9 @@ impl History {
         self.last_xid = Some((xid, at_ns));
         match severity(xid) {
             Severity::Fatal => self.fatal_xid = Some(xid),
-            Severity::Recoverable => self.recoverable_until_ns = at_ns + RECOVERABLE_FOR.as_nanos() as u64,
+            Severity::Recoverable => {
+                self.recoverable = Some((xid, at_ns + RECOVERABLE_FOR.as_nanos() as u64));
+            }
             Severity::Application => {}
         }
     }
@@ -67,14 +70,15 @@ impl History {
         throttling: Option<ThrottleReasons>,
         now_ns: u64,
     ) -> (GpuHealth, String) {
-        if lost {
-            return (GpuHealth::Lost, "the driver says the GPU is lost".into());
-        }
+        // The XID first: it says why the GPU is lost.
         if let Some(xid) = self.fatal_xid {
             return (GpuHealth::Lost, format!("XID {xid}"));
         }
-        if now_ns < self.recoverable_until_ns
-            && let Some((xid, _)) = self.last_xid
+        if lost {
+            return (GpuHealth::Lost, "the driver says the GPU is lost".into());
+        }
+        if let Some((xid, until_ns)) = self.recoverable
+            && now_ns < until_ns
         {
             return (GpuHealth::Degraded, format!("XID {xid}"));
         }
@@ -102,12 +106,14 @@ mod tests {
         history.record(31, 1);
         assert_eq!(history.judge(false, None, 2).0, GpuHealth::Ok, "an application's fault");
         history.record(94, 10);
+        history.record(13, 10);
         assert_eq!(history.judge(false, None, 11), (GpuHealth::Degraded, "XID 94".into()));
         let later = 10 + RECOVERABLE_FOR.as_nanos() as u64;
         assert_eq!(history.judge(false, None, later).0, GpuHealth::Ok);
         history.record(79, later);
         assert_eq!(history.judge(false, None, u64::MAX), (GpuHealth::Lost, "XID 79".into()));
-        assert_eq!(history.xid_errors, 3);
+        assert_eq!(history.judge(true, None, u64::MAX).1, "XID 79", "which says more than lost");
+        assert_eq!(history.xid_errors, 4);
     }
 
     #[test]

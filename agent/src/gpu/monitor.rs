@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvml_wrapper::{EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
+use nvml_wrapper::{
+    Device, EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError,
+};
 use tokio::sync::watch;
 
 use super::{
@@ -129,16 +131,15 @@ fn watch_gpus(
             Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
         }
     }
-    let events = subscribe(nvml, &identities);
-    if let Err(error) = &events {
+    let events = subscribe(nvml, &identities).unwrap_or_else(|error| {
         tracing::warn!(%error, "XID errors cannot be watched");
-    }
-    let events = events.ok();
+        None
+    });
     let mut histories = BTreeMap::<String, History>::new();
     while !stop.is_set() {
         let now_ns = boottime_ns();
         let readings = identities
-            .iter()
+            .iter_mut()
             .map(|identity| {
                 let history = histories.entry(identity.uuid.clone()).or_default();
                 read(nvml, identity, history, now_ns)
@@ -153,7 +154,7 @@ fn watch_gpus(
 
 /// Waits until the next sample is due, or until an XID makes one due at once.
 fn await_events(
-    events: Option<&EventSet<'_>>,
+    events: Option<&XidEvents<'_>>,
     next: Instant,
     histories: &mut BTreeMap<String, History>,
     stop: &Stop,
@@ -166,11 +167,10 @@ fn await_events(
         if left.is_zero() {
             return;
         }
-        match events.wait(left.as_millis().max(1) as u32) {
+        match events.set.wait(left.as_millis().max(1) as u32) {
             Ok(event) => {
-                let (Some(XidError::Value(xid)), Ok(uuid)) = (event.event_data, event.device.uuid()) else {
-                    continue;
-                };
+                let Some(XidError::Value(xid)) = event.event_data else { continue };
+                let Some(uuid) = events.uuid(&event.device) else { continue };
                 tracing::warn!(%uuid, xid, "the GPU reported an XID error");
                 histories.entry(uuid).or_default().record(xid, boottime_ns());
                 return;
@@ -182,15 +182,39 @@ fn await_events(
     }
 }
 
-fn subscribe<'nvml>(nvml: &'nvml Nvml, identities: &[Identity]) -> Result<EventSet<'nvml>, NvmlError> {
-    let mut events = nvml.create_event_set()?;
-    for identity in identities {
-        let device = nvml.device_by_uuid(identity.uuid.as_str())?;
-        if device.supported_event_types()?.contains(EventTypes::CRITICAL_XID_ERROR) {
-            events = device
-                .register_events(EventTypes::CRITICAL_XID_ERROR, events)
-                .map_err(|error| error.error)?;
+/// XID events, and whose they are.
+struct XidEvents<'nvml> {
+    set: EventSet<'nvml>,
+    /// By NVML's handle.
+    uuids: BTreeMap<usize, String>,
+}
+
+impl XidEvents<'_> {
+    /// By handle, since a GPU that fell off the bus no longer tells its UUID.
+    fn uuid(&self, device: &Device<'_>) -> Option<String> {
+        self.uuids.get(&address(device)).cloned().or_else(|| device.uuid().ok())
+    }
+}
+
+fn address(device: &Device<'_>) -> usize {
+    // SAFETY: the handle is only compared with others, never used.
+    unsafe { device.handle() }.addr()
+}
+
+/// None where no GPU has XID events.
+fn subscribe<'nvml>(
+    nvml: &'nvml Nvml,
+    identities: &[Identity],
+) -> Result<Option<XidEvents<'nvml>>, NvmlError> {
+    let mut set = nvml.create_event_set()?;
+    let mut uuids = BTreeMap::new();
+    for Identity { uuid, .. } in identities {
+        let device = nvml.device_by_uuid(uuid.as_str())?;
+        // A GPU without them (an error, with some drivers) keeps the others' from no one.
+        if device.supported_event_types().is_ok_and(|types| types.contains(EventTypes::CRITICAL_XID_ERROR)) {
+            set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|error| error.error)?;
+            uuids.insert(address(&device), uuid.clone());
         }
     }
-    Ok(events)
+    Ok((!uuids.is_empty()).then_some(XidEvents { set, uuids }))
 }

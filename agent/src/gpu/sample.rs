@@ -29,13 +29,15 @@ pub(super) struct Identity {
     pub(super) index: u32,
     pub(super) uuid: String,
     pub(super) name: String,
+    /// Those on a lost GPU are still the ones whose pods must get no request.
+    pub(super) processes: Processes,
 }
 
 pub(super) fn identify(device: &Device<'_>, index: u32) -> Result<Identity, NvmlError> {
-    Ok(Identity { index, uuid: device.uuid()?, name: device.name()? })
+    Ok(Identity { index, uuid: device.uuid()?, name: device.name()?, processes: Processes::new() })
 }
 
-pub(super) fn read(nvml: &Nvml, identity: &Identity, history: &History, now_ns: u64) -> GpuReading {
+pub(super) fn read(nvml: &Nvml, identity: &mut Identity, history: &History, now_ns: u64) -> GpuReading {
     let device = nvml.device_by_uuid(identity.uuid.as_str());
     let mut lost = matches!(device, Err(NvmlError::GpuLost | NvmlError::NotFound | NvmlError::NoData));
     let device = device.ok();
@@ -49,7 +51,9 @@ pub(super) fn read(nvml: &Nvml, identity: &Identity, history: &History, now_ns: 
     let sm_clock = ask.value(|device| device.clock_info(Clock::SM));
     let sm_clock_max = ask.value(|device| device.max_clock_info(Clock::SM));
     let throttling: Option<ThrottleReasons> = ask.value(Device::current_throttle_reasons);
-    let processes = ask.value(Device::running_compute_processes).unwrap_or_default();
+    if let Some(processes) = ask.value(Device::running_compute_processes) {
+        identity.processes = processes.into_iter().map(|process| process.pid).collect();
+    }
 
     let (health, health_reason) = history.judge(lost, throttling, now_ns);
     let gpu = Gpu {
@@ -75,7 +79,7 @@ pub(super) fn read(nvml: &Nvml, identity: &Identity, history: &History, now_ns: 
     GpuReading {
         gpu,
         throttle_bits: throttling.map(|reasons| reasons.bits()),
-        processes: processes.into_iter().map(|process| process.pid).collect(),
+        processes: identity.processes.clone(),
     }
 }
 

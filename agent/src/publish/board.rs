@@ -119,7 +119,8 @@ impl Board {
             state.gpu_confirmed_ns = Some(at_ns);
             let before = state.gpus.len();
             state.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
-            let mut changed = state.gpus.len() != before;
+            let mut members_changed = state.gpus.len() != before;
+            let mut changed = members_changed;
             for gpu in gpus {
                 match state.gpus.get_mut(&gpu.uuid) {
                     Some(entry) => {
@@ -133,11 +134,12 @@ impl Board {
                     }
                     None => {
                         state.gpus.insert(gpu.uuid.clone(), Versioned { value: gpu, version });
+                        members_changed = true;
                         changed = true;
                     }
                 }
             }
-            if state.gpus.len() != before {
+            if members_changed {
                 state.membership_version = version;
             }
             for (address, entry) in &mut state.endpoints {

@@ -45,6 +45,8 @@ pub struct Subscription {
     seq: u64,
     seen: u64,
     last_frame: Option<Instant>,
+    /// Of its own clock: deltas say nothing of what did not change.
+    last_heartbeat: Instant,
     endpoints: HashSet<EndpointKey>,
     gpu_uuids: HashSet<String>,
 }
@@ -60,6 +62,7 @@ impl Subscription {
             seq: 0,
             seen: 0,
             last_frame: None,
+            last_heartbeat: Instant::now(),
             endpoints: HashSet::new(),
             gpu_uuids: HashSet::new(),
         }
@@ -70,11 +73,15 @@ impl Subscription {
         let Some(last_frame) = self.last_frame else {
             return self.snapshot();
         };
-        let heartbeat_at = last_frame + self.options.heartbeat;
+        let heartbeat_at = self.last_heartbeat + self.options.heartbeat;
         loop {
-            // The board outlives its subscriptions, so this cannot fail for long.
+            if Instant::now() >= heartbeat_at {
+                self.last_heartbeat = Instant::now();
+                return self.frame(Body::Heartbeat(self.board.heartbeat()));
+            }
             match tokio::time::timeout_at(heartbeat_at, self.changed.changed()).await {
-                Err(_elapsed) => return self.frame(Body::Heartbeat(self.board.heartbeat())),
+                Err(_elapsed) => continue,
+                // The board outlives its subscriptions, so this is not for long.
                 Ok(Err(_gone)) => tokio::time::sleep_until(heartbeat_at).await,
                 Ok(Ok(())) => {}
             }
@@ -92,6 +99,7 @@ impl Subscription {
     }
 
     fn snapshot(&mut self) -> Frame {
+        self.last_heartbeat = Instant::now();
         self.changed.mark_unchanged();
         let (snapshot, version) = self.board.snapshot();
         self.seen = version;
@@ -118,5 +126,119 @@ impl Subscription {
         self.seq += 1;
         self.last_frame = Some(Instant::now());
         Frame { epoch: self.epoch, seq: self.seq, sent_boottime_ns: boottime_ns(), body: Some(body) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::SocketAddr};
+
+    use super::*;
+    use crate::{
+        publish::Reading,
+        telemetry::{Gpu, KernelLoad, Node},
+    };
+
+    const ADDRESS: &str = "10.0.0.1:8000";
+
+    fn board() -> Arc<Board> {
+        let board = Arc::new(Board::new(Node { name: "n".into(), ..Node::default() }));
+        board.set_endpoints(members(&[ADDRESS]));
+        board
+    }
+
+    fn members(addresses: &[&str]) -> BTreeMap<SocketAddr, EndpointKey> {
+        addresses
+            .iter()
+            .map(|address| {
+                let address: SocketAddr = address.parse().unwrap();
+                let key = EndpointKey {
+                    ip: address.ip().to_string(),
+                    port: address.port().into(),
+                    ..EndpointKey::default()
+                };
+                (address, key)
+            })
+            .collect()
+    }
+
+    fn load(in_flight: u64, measured_boottime_ns: u64) -> Reading<KernelLoad> {
+        Reading::On(KernelLoad { in_flight, measured_boottime_ns, ..KernelLoad::default() })
+    }
+
+    fn subscribe(board: &Arc<Board>, heartbeat_ms: u32) -> Subscription {
+        Subscription::new(Arc::clone(board), 7, WatchOptions::requested(0, heartbeat_ms))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_a_snapshot_then_what_changes_then_heartbeats() {
+        let board = board();
+        let address = ADDRESS.parse().unwrap();
+        let mut subscription = subscribe(&board, 1000);
+        let first = subscription.next().await;
+        assert_eq!((first.epoch, first.seq), (7, 1));
+        assert!(matches!(first.body, Some(Body::Snapshot(snapshot)) if snapshot.endpoints.len() == 1));
+
+        board.set_kernel(address, load(1, 10));
+        let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
+        assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 1);
+
+        // The same again, only measured later, is no change.
+        board.set_kernel(address, load(1, 20));
+        board.confirm_kernel(20);
+        let beat = subscription.next().await;
+        assert_eq!(beat.seq, 3);
+        let Some(Body::Heartbeat(heartbeat)) = beat.body else { panic!("no heartbeat") };
+        assert_eq!(heartbeat.kernel_measured_boottime_ns, Some(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_gets_the_newest_values_once() {
+        let board = board();
+        let mut subscription = subscribe(&board, 1000);
+        subscription.next().await;
+        for in_flight in 1..=100 {
+            board.set_kernel(ADDRESS.parse().unwrap(), load(in_flight, in_flight));
+        }
+        let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
+        assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 100);
+        assert!(matches!(subscription.next().await.body, Some(Body::Heartbeat(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deltas_do_not_put_heartbeats_off() {
+        let board = board();
+        let mut subscription = subscribe(&board, 1000);
+        subscription.next().await;
+        let started = Instant::now();
+        let mut heartbeats = 0;
+        for in_flight in 1.. {
+            board.set_kernel(ADDRESS.parse().unwrap(), load(in_flight, in_flight));
+            if matches!(subscription.next().await.body, Some(Body::Heartbeat(_))) {
+                heartbeats += 1;
+            }
+            tokio::time::advance(Duration::from_millis(10)).await;
+            if started.elapsed() > Duration::from_secs(5) {
+                break;
+            }
+        }
+        assert!(heartbeats >= 4, "{heartbeats} heartbeats in five seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_is_said() {
+        let board = board();
+        let gpu = Gpu { uuid: "GPU-1".into(), ..Gpu::default() };
+        board.set_gpus(vec![gpu], &BTreeMap::new(), 1);
+        let mut subscription = subscribe(&board, 1000);
+        subscription.next().await;
+        board.set_endpoints(members(&["10.0.0.2:8000"]));
+        // As many as before, but another.
+        let other = Gpu { uuid: "GPU-2".into(), ..Gpu::default() };
+        board.set_gpus(vec![other], &BTreeMap::new(), 2);
+        let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
+        assert_eq!(delta.removed_endpoints[0].ip, "10.0.0.1");
+        assert_eq!(delta.removed_gpu_uuids, ["GPU-1"]);
+        assert_eq!(delta.endpoints[0].key.as_ref().unwrap().ip, "10.0.0.2");
     }
 }

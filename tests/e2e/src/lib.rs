@@ -2,8 +2,9 @@
 //!
 //! [`pod`] makes scratch pods (cgroups, sockets born in them, a bpffs), [`stage`]
 //! runs the programs as processes on the manifests that a cluster would have,
-//! [`load`] is the client.
+//! [`load`] is the client, [`demo`] shows and checks the main job.
 
+pub mod demo;
 pub mod load;
 pub mod pod;
 pub mod stage;

@@ -5,6 +5,7 @@ mod http;
 mod manifests;
 mod pods;
 mod process;
+mod told;
 
 use std::{
     fs,
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 pub use http::{get, get_json};
 pub use pods::{Engine, SimOptions};
 pub use process::{Process, program};
+pub use told::Counts;
 
 use crate::pod::{BpfMount, PodCgroup, cgroup2_mount};
 

@@ -1,0 +1,152 @@
+//! The kernel's counts against the engines', while the load runs and at its end.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use forebay_sim::TruthCounters;
+
+use super::show;
+use crate::{
+    PATIENCE,
+    stage::{Counts, Stage, get, get_json},
+};
+
+/// The kernel sees a byte when it arrives, the engine when it is scheduled, and the
+/// agent tells a moment later: so long may they differ while the engine stands still.
+const APART: Duration = Duration::from_secs(2);
+
+/// Comparisons while the load runs.
+pub(super) struct Comparing {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<usize>>>,
+}
+
+/// Compares each pod's counts whenever its engine's have changed and hold still.
+/// Only where both witnesses are there.
+pub(super) fn start(stage: &Stage) -> Comparing {
+    let over = Arc::new(AtomicBool::new(false));
+    let agent = stage.network.agent_http();
+    let pods: Option<Vec<(String, SocketAddr)>> =
+        stage.pods.iter().map(|pod| Some((pod.name.clone(), pod.truth?))).collect();
+    let counted = stage.kernel_counts().is_ok_and(|counts| !counts.is_empty());
+    let thread = pods.filter(|_| counted).map(|pods| {
+        let over = Arc::clone(&over);
+        thread::spawn(move || sample(agent, &pods, &over))
+    });
+    Comparing { over, thread }
+}
+
+impl Comparing {
+    /// How many moments were compared, all of them equal; an error if one was not.
+    pub(super) fn stop(self) -> Result<usize> {
+        self.over.store(true, Ordering::Release);
+        match self.thread.map(JoinHandle::join) {
+            None => Ok(0),
+            Some(Ok(result)) => result,
+            Some(Err(_panic)) => bail!("the comparison broke"),
+        }
+    }
+}
+
+fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -> Result<usize> {
+    let mut moments = 0;
+    while !over.load(Ordering::Acquire) {
+        for (name, truth_address) in pods {
+            let truth = Counts::from(get_json::<TruthCounters>(*truth_address, "/")?);
+            let since = Instant::now();
+            loop {
+                let told = told(agent, name)?;
+                if told == truth {
+                    moments += 1;
+                    break;
+                }
+                if Counts::from(get_json::<TruthCounters>(*truth_address, "/")?) != truth {
+                    break;
+                }
+                if since.elapsed() > APART {
+                    bail!("{name}: the kernel counted {told:?} and the engine {truth:?}");
+                }
+            }
+        }
+    }
+    Ok(moments)
+}
+
+fn told(agent: SocketAddr, pod: &str) -> Result<Counts> {
+    let (_, text) = get(agent, "/metrics")?;
+    Ok(Counts::parse(&text).remove(pod).unwrap_or_default())
+}
+
+/// Prints both witnesses pod by pod, and fails if they differ.
+pub(super) fn at_the_end(stage: &Stage, moments: usize) -> Result<()> {
+    if stage.kernel_counts()?.is_empty() {
+        show("  not compared: nothing is counted in the kernel on this machine");
+        return Ok(());
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (rows, equal) = rows(stage)?;
+        if !equal && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        show(&format!("  {:<22} {:>26}   {:>26}", "", "kernel", "engine"));
+        let columns = "started  ended in-flight";
+        show(&format!("  {:<22} {columns:>26}   {columns:>26}", "POD"));
+        for row in rows {
+            show(&row);
+        }
+        if moments != 0 {
+            show(&format!(
+                "  and equal in flight, started, finished and aborted at {moments} moments of the load"
+            ));
+        }
+        if !equal {
+            bail!("the kernel and the engines do not agree");
+        }
+        return Ok(());
+    }
+}
+
+fn rows(stage: &Stage) -> Result<(Vec<String>, bool)> {
+    let told = stage.kernel_counts()?;
+    let mut rows = Vec::new();
+    let mut all_equal = true;
+    for pod in &stage.pods {
+        let kernel = told.get(&pod.name).copied().unwrap_or_default();
+        let (engine, equal) = match pod.truth {
+            Some(_) => {
+                let truth = pod.truth()?;
+                (
+                    format!("{:>7} {:>6} {:>9}", truth.started, truth.ended(), truth.in_flight),
+                    truth == kernel && kernel.in_flight == 0,
+                )
+            }
+            None => {
+                let answered = pod.vllm_answered()?;
+                (
+                    format!("{:>7} {answered:>6} {:>9}", "-", "-"),
+                    answered == kernel.ended() && kernel.in_flight == 0,
+                )
+            }
+        };
+        all_equal &= equal;
+        rows.push(format!(
+            "  {:<22}   {:>7} {:>6} {:>9}   {engine}   {}",
+            pod.name,
+            kernel.started,
+            kernel.ended(),
+            kernel.in_flight,
+            if equal { "equal" } else { "DIFFERENT" }
+        ));
+    }
+    Ok((rows, all_equal))
+}

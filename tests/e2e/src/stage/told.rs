@@ -1,0 +1,80 @@
+//! What the agent tells of pods, and what the engines say themselves.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context as _, Result};
+use forebay_sim::TruthCounters;
+
+use super::{Pod, Stage, get, get_json};
+
+/// POST requests of one pod, by one witness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub started: u64,
+    pub finished: u64,
+    pub aborted: u64,
+    pub in_flight: u64,
+}
+
+impl Counts {
+    /// Out of an agent's `/metrics`, by pod.
+    pub fn parse(text: &str) -> BTreeMap<String, Self> {
+        let mut counts = BTreeMap::<String, Self>::new();
+        for line in text.lines().filter(|line| line.starts_with("forebay_requests_")) {
+            let Some((name, rest)) = line.split_once('{') else { continue };
+            let pod = rest.split_once("pod=\"").and_then(|(_, rest)| rest.split('"').next());
+            let value = rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+            let (Some(pod), Some(value)) = (pod, value) else { continue };
+            let counts = counts.entry(pod.to_owned()).or_default();
+            match name {
+                "forebay_requests_started_total" => counts.started = value as u64,
+                "forebay_requests_finished_total" => counts.finished = value as u64,
+                "forebay_requests_aborted_total" => counts.aborted = value as u64,
+                "forebay_requests_in_flight" => counts.in_flight = value as u64,
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    pub fn ended(&self) -> u64 {
+        self.finished + self.aborted
+    }
+}
+
+impl From<TruthCounters> for Counts {
+    fn from(truth: TruthCounters) -> Self {
+        let TruthCounters { started, finished, aborted, in_flight, .. } = truth;
+        Self { started, finished, aborted, in_flight }
+    }
+}
+
+impl Stage {
+    /// What the kernel counted, by pod, as the agent's `/metrics` tells it. Empty
+    /// when nothing is counted in the kernel.
+    pub fn kernel_counts(&self) -> Result<BTreeMap<String, Counts>> {
+        let (_, text) = get(self.network.agent_http(), "/metrics").context("the agent's /metrics")?;
+        Ok(Counts::parse(&text))
+    }
+}
+
+impl Pod {
+    /// What a simulator really served.
+    pub fn truth(&self) -> Result<Counts> {
+        let address: SocketAddr = self.truth.context("this engine keeps no books")?;
+        let truth: TruthCounters = get_json(address, "/")?;
+        Ok(truth.into())
+    }
+
+    /// POST requests that vLLM says it answered, by status class, from its
+    /// `http_requests_total`.
+    pub fn vllm_answered(&self) -> Result<u64> {
+        let (_, text) = get(self.address, "/metrics")?;
+        let sum = text
+            .lines()
+            .filter(|line| line.starts_with("http_requests_total{") && line.contains("method=\"POST\""))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>();
+        Ok(sum as u64)
+    }
+}
