@@ -28,8 +28,6 @@ enum HotPath {
     Extract,
     /// An endpoint out of many, against a plain minimum.
     Pick,
-    /// HTTP framing over segments, against httparse's work of a whole parse.
-    Framing,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -49,7 +47,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (package, bench) = match path {
                 HotPath::Extract => ("forebay-gateway", "extract"),
                 HotPath::Pick => ("forebay-epp", "pick"),
-                HotPath::Framing => ("forebay-agent-ebpf", "framing"),
             };
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
         }

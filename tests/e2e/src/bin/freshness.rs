@@ -1,1 +1,194 @@
-fn main() {}
+//! `forebay-freshness`: how old a load change is when a pick uses it.
+//!
+//! Two pods of a pool are kept equally busy with streams. Then one more request is
+//! sent to one of them, past the gateway and the picker (as another gateway's, or
+//! somebody's own client's, would be), and picks are made as fast as they come. The
+//! time from the request's first byte to the first pick that avoids the pod is the
+//! age of the change: kernel, ring, agent, gRPC, picker, all in it.
+//!
+//! The baseline is what pickers without an agent do: read the engine's own gauges
+//! over HTTP every 50 ms.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use forebay_agent::resources::{ObjectKey, Store, folder};
+use forebay_e2e::{
+    PATIENCE,
+    load::{Client, Shape},
+    stage::{Engine, NAMESPACE, PoolOptions, QWEN, SimOptions, Stage, StageOptions, get},
+};
+use forebay_epp::{Metrics, Picker, PickerOptions, schedule::PickRequest};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+const POOL: &str = "vllm-qwen3-06b";
+const CHANGES: usize = 400;
+const BASELINE_CHANGES: usize = 60;
+/// What the ecosystem's picker does by default.
+const SCRAPE_INTERVAL: Duration = Duration::from_millis(50);
+/// Streams on each pod all the while.
+const BACKGROUND_STREAMS: usize = 8;
+/// Picks in a row that avoid a pod before it counts as avoided: equal pods take turns.
+const AVOIDED: usize = 3;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(report) => {
+            let _ = writeln!(io::stdout(), "{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "forebay-freshness: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<String> {
+    let stage = tokio::task::block_in_place(|| {
+        Stage::start(StageOptions {
+            // An engine step of 10 ms, and gauges that follow each step.
+            engine: Engine::Sim(SimOptions {
+                token_interval_us: 10_000,
+                metrics_lag_ms: 10,
+                ..SimOptions::default()
+            }),
+            pools: vec![PoolOptions { name: POOL, model: QWEN, pods: 2 }],
+            ..StageOptions::default()
+        })
+    })?;
+    ensure!(stage.off.is_empty(), "nothing to measure here: {}", stage.off.join("; "));
+    let pods: Vec<SocketAddr> = stage.pods.iter().map(|pod| pod.address).collect();
+
+    let mut background = tokio::task::JoinSet::new();
+    for &pod in &pods {
+        for _ in 0..BACKGROUND_STREAMS {
+            background.spawn(async move { Client::new(pod).chat(QWEN, &Shape::Stream { tokens: 1_000_000 }).await });
+        }
+    }
+    let store = Store::new();
+    let _provider = folder::start(stage.resources(), Arc::clone(&store)).await?;
+    let pool = ObjectKey::new(NAMESPACE, POOL);
+    let picker = Picker::start(store, pool, Metrics::new(), PickerOptions::default())?;
+
+    let mut pushed = Vec::with_capacity(CHANGES);
+    for change in 0..CHANGES {
+        await_balance(&picker).await?;
+        pushed.push(until_avoided(&picker, pods[change % 2]).await?);
+    }
+    let mut scraped = Vec::with_capacity(BASELINE_CHANGES);
+    for change in 0..BASELINE_CHANGES {
+        await_balance(&picker).await?;
+        // A change falls anywhere between two scrapes.
+        let to_next_scrape = SCRAPE_INTERVAL.mul_f64((change as f64 + 0.5) / BASELINE_CHANGES as f64);
+        scraped.push(until_scraped(pods[change % 2], to_next_scrape).await?);
+    }
+    let (pushed, scraped) = (Distribution::of(pushed), Distribution::of(scraped));
+    Ok(format!(
+        "age of a load change when a pick uses it, {CHANGES} changes, {} streams running:\n\
+         \x20 forebay (kernel, agent, picker)        p50 {:>9.3?}   p99 {:>9.3?}\n\
+         \x20 engine's gauges scraped every {SCRAPE_INTERVAL:?}    p50 {:>9.3?}   p99 {:>9.3?}   ({BASELINE_CHANGES} changes)\n\
+         \x20 ratio                                  p50 {:>8.1}x   p99 {:>8.1}x",
+        2 * BACKGROUND_STREAMS,
+        pushed.p50,
+        pushed.p99,
+        scraped.p50,
+        scraped.p99,
+        scraped.p50.as_secs_f64() / pushed.p50.as_secs_f64(),
+        scraped.p99.as_secs_f64() / pushed.p99.as_secs_f64(),
+    ))
+}
+
+/// Both pods are known to be equally loaded: picks take turns.
+async fn await_balance(picker: &Picker) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let loads: Vec<u64> = picker
+            .scheduler()
+            .endpoints()
+            .endpoints()
+            .iter()
+            .filter_map(|endpoint| endpoint.kernel_in_flight)
+            .collect();
+        if loads == [BACKGROUND_STREAMS as u64; 2] {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the pods do not come to rest: {loads:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Opens a request and says how long picks went on to the pod. The request ends with
+/// the connection.
+async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
+    let (_request, started) = open_request(pod).await?;
+    let mut first_other = started;
+    let mut others = 0;
+    while others < AVOIDED {
+        let pick = picker.pick(&PickRequest::default()).context("no pick")?;
+        if pick.addresses().first() == Some(&pod) {
+            others = 0;
+        } else {
+            if others == 0 {
+                first_other = Instant::now();
+            }
+            others += 1;
+        }
+        ensure!(started.elapsed() < PATIENCE, "the change never arrived");
+        drop(pick);
+        // The picker's own tasks need this thread, too.
+        tokio::task::yield_now().await;
+    }
+    Ok(first_other - started)
+}
+
+/// The same, as seen by somebody who reads the engine's gauges at an interval.
+async fn until_scraped(pod: SocketAddr, to_next_scrape: Duration) -> Result<Duration> {
+    let (_request, started) = open_request(pod).await?;
+    let wanted = format!("}} {:?}", (BACKGROUND_STREAMS + 1) as f64);
+    let mut wait = to_next_scrape;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = SCRAPE_INTERVAL;
+        let (_, text) = tokio::task::block_in_place(|| get(pod, "/metrics"))?;
+        let running = text.lines().find(|line| line.starts_with("vllm:num_requests_running"));
+        if running.is_some_and(|line| line.ends_with(&wanted)) {
+            return Ok(started.elapsed());
+        }
+        ensure!(started.elapsed() < PATIENCE, "the change never arrived");
+    }
+}
+
+/// A long stream, straight to a pod; and when its first byte went.
+async fn open_request(pod: SocketAddr) -> Result<(TcpStream, Instant)> {
+    let mut stream = TcpStream::connect(pod).await?;
+    stream.set_nodelay(true)?;
+    let body = format!(r#"{{"model":"{QWEN}","messages":[],"max_tokens":1000000,"stream":true}}"#);
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {pod}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let started = Instant::now();
+    stream.write_all(request.as_bytes()).await?;
+    Ok((stream, started))
+}
+
+struct Distribution {
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Distribution {
+    fn of(mut samples: Vec<Duration>) -> Self {
+        samples.sort_unstable();
+        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
+        Self { p50: at(0.5), p99: at(0.99) }
+    }
+}
