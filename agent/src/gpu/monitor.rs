@@ -209,8 +209,8 @@ fn subscribe<'nvml>(
     let mut set = nvml.create_event_set()?;
     let mut uuids = BTreeMap::new();
     for Identity { uuid, .. } in identities {
-        let device = nvml.device_by_uuid(uuid.as_str())?;
-        // A GPU without them (an error, with some drivers) keeps the others' from no one.
+        let Ok(device) = nvml.device_by_uuid(uuid.as_str()) else { continue };
+        // One without them (which some drivers say with an error) must not hide the others'.
         if device.supported_event_types().is_ok_and(|types| types.contains(EventTypes::CRITICAL_XID_ERROR)) {
             set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|error| error.error)?;
             uuids.insert(address(&device), uuid.clone());
