@@ -1,6 +1,8 @@
 //! The main job, on this machine.
 
-use anyhow::Result;
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{ebpf, run, setup};
@@ -38,7 +40,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.keep {
         demo.arg("--keep");
     }
-    run::step("the demo", &mut demo)
+    // In place of this process, so that Ctrl-C and the exit code are the demo's own.
+    let error = demo.exec();
+    Err(error).context("cannot start the demo")
 }
 
 /// Every program that the demo and the end-to-end tests start.

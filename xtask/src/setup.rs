@@ -16,8 +16,8 @@ const C_COMPILER: &[&str] = &["gcc", "libc6-dev", "make"];
 const LINKER_LIBRARIES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 /// Debian's own Rust with `core` for the BPF target.
 const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
-/// `ip` and `mount`, for the demo and the tests.
-const TOOLS: &[&str] = &["iproute2", "mount"];
+/// `mount` and `setpriv`, for the demo and the tests.
+const TOOLS: &[&str] = &["mount", "util-linux"];
 
 pub(crate) fn run() -> Result<()> {
     install(C_COMPILER)?;

@@ -70,7 +70,9 @@ async fn run() -> Result<String> {
     let mut background = tokio::task::JoinSet::new();
     for &pod in &pods {
         for _ in 0..BACKGROUND_STREAMS {
-            background.spawn(async move { Client::new(pod).chat(QWEN, &Shape::Stream { tokens: 1_000_000 }).await });
+            background.spawn(async move {
+                Client::new(pod).chat(QWEN, &Shape::Stream { tokens: 1_000_000 }).await
+            });
         }
     }
     let store = Store::new();

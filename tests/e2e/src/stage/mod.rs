@@ -11,6 +11,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -169,7 +170,7 @@ impl Stage {
         let cgroup_root = options.kernel.then(cgroup_root).and_then(|root| match root {
             Ok(root) => Some(root),
             Err(error) => {
-                off.push(format!("no cgroups for the pods ({error:#}): nothing is counted in the kernel"));
+                off.push(format!("no cgroups for the pods ({error:#})"));
                 None
             }
         });
@@ -203,6 +204,9 @@ impl Stage {
             folder,
         };
         stage.wait_until_ready(deadline)?;
+        if let Some(reason) = stage.kernel_off()? {
+            stage.off.push(format!("nothing is counted in the kernel: {reason}"));
+        }
         Ok(stage)
     }
 
@@ -213,6 +217,17 @@ impl Stage {
     /// A program of the stage's, to be run by the caller.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
+    }
+
+    /// Why the agent counts nothing in the kernel, if so.
+    fn kernel_off(&self) -> Result<Option<String>> {
+        let nodes = Command::new(self.program("forebay"))
+            .args(["nodes", "-o", "json", "--agents", &self.network.agent().to_string()])
+            .output()
+            .context("cannot ask the agent with `forebay nodes`")?;
+        let nodes: serde_json::Value =
+            serde_json::from_slice(&nodes.stdout).context("`forebay nodes -o json`")?;
+        Ok(nodes["items"][0]["kernelOff"].as_str().map(str::to_owned))
     }
 
     /// A fresh agent in place of one that was ended.

@@ -38,16 +38,16 @@ impl Process {
         let log = logs.join(format!("{name}.log"));
         let output =
             File::options().create(true).append(true).open(&log).context("cannot make a log file")?;
-        let mut command = match cgroup_procs {
-            None => Command::new(program),
-            Some(procs) => {
-                // The process must be in its cgroup before it makes its first socket.
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "echo $$ > \"$1\" && shift && exec \"$@\"", "sh"]).arg(procs).arg(program);
-                shell
-            }
-        };
+        // Should this process be killed outright, the kernel ends the child: nothing
+        // is left running.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]);
+        if let Some(procs) = cgroup_procs {
+            // The process must be in its cgroup before it makes its first socket.
+            command.args(["sh", "-c", "echo $$ > \"$1\" && shift && exec \"$@\"", "sh"]).arg(procs);
+        }
         let child = command
+            .arg(program)
             .args(args)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
