@@ -98,9 +98,9 @@ pub(super) fn at_the_end(stage: &Stage, moments: usize) -> Result<()> {
             thread::sleep(Duration::from_millis(20));
             continue;
         }
-        show(&format!("  {:<22} {:>26}   {:>26}", "", "kernel", "engine"));
-        let columns = "started  ended in-flight";
-        show(&format!("  {:<22} {columns:>26}   {columns:>26}", "POD"));
+        show(&format!("  {:<22}   {:<34}   engine", "", "kernel"));
+        let header = "started finished aborted in-flight";
+        show(&format!("  {:<22}   {header}   {header}", "POD"));
         for row in rows {
             show(&row);
         }
@@ -122,31 +122,24 @@ fn rows(stage: &Stage) -> Result<(Vec<String>, bool)> {
     let mut all_equal = true;
     for pod in &stage.pods {
         let kernel = told.get(&pod.name).copied().unwrap_or_default();
-        let (engine, equal) = match pod.truth {
-            Some(_) => {
-                let truth = pod.truth()?;
-                (
-                    format!("{:>7} {:>6} {:>9}", truth.started, truth.ended(), truth.in_flight),
-                    truth == kernel && kernel.in_flight == 0,
-                )
-            }
-            None => {
-                let answered = pod.vllm_answered()?;
-                (
-                    format!("{:>7} {answered:>6} {:>9}", "-", "-"),
-                    answered == kernel.ended() && kernel.in_flight == 0,
-                )
-            }
+        let engine = match pod.truth {
+            Some(_) => pod.truth()?,
+            None => pod.vllm_counts()?,
         };
+        let equal = engine == kernel && kernel.in_flight == 0;
         all_equal &= equal;
         rows.push(format!(
-            "  {:<22}   {:>7} {:>6} {:>9}   {engine}   {}",
+            "  {:<22}   {}   {}   {}",
             pod.name,
-            kernel.started,
-            kernel.ended(),
-            kernel.in_flight,
+            columns(&kernel),
+            columns(&engine),
             if equal { "equal" } else { "DIFFERENT" }
         ));
     }
     Ok((rows, all_equal))
+}
+
+fn columns(counts: &Counts) -> String {
+    let Counts { started, finished, aborted, in_flight } = counts;
+    format!("{started:>7} {finished:>8} {aborted:>7} {in_flight:>9}")
 }

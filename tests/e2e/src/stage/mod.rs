@@ -1,6 +1,7 @@
 //! Everything on one machine: model servers in pods' cgroups, the agent, a picker for
 //! each pool, the gateway; each a process of its own, on manifests as a cluster has.
 
+mod gpus;
 mod http;
 mod manifests;
 mod pods;
@@ -43,6 +44,8 @@ pub struct StageOptions {
     pub failure_mode: &'static str,
     /// Count in the kernel, if this machine allows it.
     pub kernel: bool,
+    /// Give every pod a GPU of the NVML stand-in.
+    pub gpus: bool,
     /// Folder of the programs; that of the running one when absent.
     pub programs: Option<PathBuf>,
     /// How long everything together may take to be ready.
@@ -68,6 +71,7 @@ impl Default for StageOptions {
             ],
             failure_mode: "FailOpen",
             kernel: true,
+            gpus: false,
             programs: None,
             patience: Duration::from_secs(20),
         }
@@ -185,6 +189,9 @@ impl Stage {
             pin_root: &pin_root,
         };
         let pods = setting.start_pods(&mut off)?;
+        if options.gpus {
+            gpus::write(folder.path(), &pods, None)?;
+        }
         manifests::write(&folder.path().join("resources"), &options, network, &pods)?;
         let agent = setting.start_agent()?;
         let epps = setting.start_epps()?;
@@ -212,6 +219,16 @@ impl Stage {
 
     pub fn resources(&self) -> PathBuf {
         self.folder.path().join("resources")
+    }
+
+    /// The folder that BPF maps are pinned in.
+    pub fn pins(&self) -> &Path {
+        &self.pin_root
+    }
+
+    /// Makes a pod's GPU report an XID error.
+    pub fn report_xid(&self, pod: usize, xid: u64) -> Result<()> {
+        gpus::write(self.folder.path(), &self.pods, Some((pod, xid)))
     }
 
     /// A program of the stage's, to be run by the caller.
@@ -349,6 +366,7 @@ impl Setting<'_> {
     }
 
     fn start_agent(&self) -> Result<Process> {
+        let mut environment = Vec::new();
         let mut args = vec![
             "--node-name".into(),
             NODE.into(),
@@ -365,7 +383,12 @@ impl Setting<'_> {
             None if !self.options.kernel => args.extend(["--kernel".into(), "off".into()]),
             None => {}
         }
-        self.start("forebay-agent", "forebay-agent", args)
+        if self.options.gpus {
+            let library = self.programs.join("libnvidia_ml.so");
+            args.extend(["--nvml-library".into(), library.display().to_string()]);
+            environment.push(("FOREBAY_NVML_SCENARIO", gpus::scenario(self.folder).display().to_string()));
+        }
+        self.start("forebay-agent", "forebay-agent", args, &environment)
     }
 
     fn start_epps(&self) -> Result<Vec<Epp>> {
@@ -385,7 +408,11 @@ impl Setting<'_> {
                 format!("{ip}:9090"),
             ];
             let name = format!("{}-epp", pool.name);
-            epps.push(Epp { pool: pool.name, ip, process: self.start("forebay-epp", &name, args.into())? });
+            epps.push(Epp {
+                pool: pool.name,
+                ip,
+                process: self.start("forebay-epp", &name, args.into(), &[])?,
+            });
         }
         Ok(epps)
     }
@@ -397,12 +424,25 @@ impl Setting<'_> {
             "--admin-listen".into(),
             self.network.gateway_admin().to_string(),
         ];
-        self.start("forebay-gateway", "forebay-gateway", args)
+        self.start("forebay-gateway", "forebay-gateway", args, &[])
     }
 
-    fn start(&self, program: &str, name: &str, mut args: Vec<String>) -> Result<Process> {
+    fn start(
+        &self,
+        program: &str,
+        name: &str,
+        mut args: Vec<String>,
+        environment: &[(&str, String)],
+    ) -> Result<Process> {
         args.extend(["--resources".into(), self.folder.join("resources").display().to_string()]);
-        Process::start(name, &self.programs.join(program), &args, &self.folder.join("logs"), None)
+        Process::start(
+            name,
+            &self.programs.join(program),
+            &args,
+            environment,
+            &self.folder.join("logs"),
+            None,
+        )
     }
 }
 

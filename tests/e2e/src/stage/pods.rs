@@ -62,7 +62,7 @@ pub(super) fn start(
             ];
             let args: Vec<String> =
                 args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-            let process = Process::start(name, &programs.join("vllm-sim"), &args, logs, cgroup_procs)?;
+            let process = Process::start(name, &programs.join("vllm-sim"), &args, &[], logs, cgroup_procs)?;
             Ok((process, Some(truth)))
         }
         Engine::Vllm { serve, cache } => {
@@ -72,7 +72,7 @@ pub(super) fn start(
                 address.port().to_string(),
                 model.to_owned(),
             ];
-            Ok((Process::start(name, serve, &args, logs, cgroup_procs)?, None))
+            Ok((Process::start(name, serve, &args, &[], logs, cgroup_procs)?, None))
         }
     }
 }

@@ -29,6 +29,7 @@ impl Process {
         name: &str,
         program: &Path,
         args: &[String],
+        environment: &[(&str, String)],
         logs: &Path,
         cgroup_procs: Option<&Path>,
     ) -> Result<Self> {
@@ -49,6 +50,7 @@ impl Process {
         let child = command
             .arg(program)
             .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -36,10 +36,6 @@ impl Counts {
         }
         counts
     }
-
-    pub fn ended(&self) -> u64 {
-        self.finished + self.aborted
-    }
 }
 
 impl From<TruthCounters> for Counts {
@@ -66,15 +62,21 @@ impl Pod {
         Ok(truth.into())
     }
 
-    /// POST requests that vLLM says it answered, by status class, from its
-    /// `http_requests_total`.
-    pub fn vllm_answered(&self) -> Result<u64> {
+    /// What vLLM says it served, once nothing is in flight: `http_requests_total`
+    /// counts a POST when it ends, whoever ended it, and `request_success_total` only
+    /// those that the engine completed.
+    pub fn vllm_counts(&self) -> Result<Counts> {
         let (_, text) = get(self.address, "/metrics")?;
-        let sum = text
-            .lines()
-            .filter(|line| line.starts_with("http_requests_total{") && line.contains("method=\"POST\""))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum::<f64>();
-        Ok(sum as u64)
+        let sum = |name: &str, labels: &[&str]| -> u64 {
+            text.lines()
+                .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum::<f64>() as u64
+        };
+        let post = r#"method="POST""#;
+        let started = sum("http_requests_total{", &[post]);
+        let refused = sum("http_requests_total{", &[post, r#"status="4xx""#]);
+        let finished = refused + sum("vllm:request_success_total{", &[]);
+        Ok(Counts { started, finished, aborted: started.saturating_sub(finished), in_flight: 0 })
     }
 }

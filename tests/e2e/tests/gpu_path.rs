@@ -1,0 +1,70 @@
+//! From a GPU's fault to the picker, over the whole path.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it skips, and fails by panicking"
+)]
+
+use std::process::Command;
+
+use aya::maps::{Array, Map, MapData};
+use forebay_agent_ebpf::maps::{GpuSample, gpu_field, name};
+use forebay_e2e::{
+    eventually,
+    load::{Client, Shape},
+    stage::{QWEN, Stage, StageOptions},
+};
+use serde_json::Value;
+
+fn gpus(stage: &Stage) -> Vec<Value> {
+    let output = Command::new(stage.program("forebay"))
+        .args(["gpus", "-o", "json", "--agents", &stage.network.agent().to_string()])
+        .output()
+        .unwrap();
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_gpu_is_lost_gets_no_request() {
+    let stage = Stage::start(StageOptions { gpus: true, ..StageOptions::default() }).unwrap();
+    eventually("all GPUs are known", || gpus(&stage).len() == 3);
+    let first = &gpus(&stage)[0];
+    assert_eq!((&first["health"], &first["powerMilliwatts"]), (&"ok".into(), &400_000.into()));
+
+    if stage.off.is_empty() {
+        let pin = stage.pins().join("v1").join(name::GPUS);
+        let map: Array<MapData, GpuSample> = Map::Array(MapData::from_pin(&pin).unwrap()).try_into().unwrap();
+        let sample = map.get(&1, 0).unwrap();
+        assert_eq!((sample.utilization_percent, sample.memory_total_bytes), (41, 80 << 30));
+        assert!(sample.present & gpu_field::POWER != 0 && sample.measured_ns != 0);
+    } else {
+        println!("skipped: no pinned map to read ({})", stage.off.join("; "));
+    }
+
+    let served = |pod: usize| stage.pods[pod].truth().unwrap().started;
+    let mut client = Client::new(stage.network.gateway());
+    for _ in 0..8 {
+        assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
+    }
+    assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve");
+
+    stage.report_xid(0, 79).unwrap();
+    eventually("the agent tells", || gpus(&stage)[0]["health"] == "lost");
+    let epp = std::net::SocketAddr::new(stage.epps[0].ip, 9090);
+    if !stage.off.is_empty() {
+        // Without cgroups nobody knows whose GPU it is.
+        return println!("skipped: GPUs cannot be matched to pods ({})", stage.off.join("; "));
+    }
+    eventually("the picker knows", || {
+        let endpoints: Value = forebay_e2e::stage::get_json(epp, "/endpoints").unwrap();
+        let lost = |it: &Value| it["address"] == stage.pods[0].address.to_string() && it["gpu_lost"] == true;
+        endpoints["endpoints"].as_array().unwrap().iter().any(lost)
+    });
+    let before = served(0);
+    for _ in 0..20 {
+        assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
+    }
+    assert_eq!(served(0), before, "no pick goes there any more");
+}
