@@ -5,9 +5,11 @@
 //! several `model` members: a gateway that stopped at the first would authorise
 //! one model and let another run.
 
+mod block;
 mod error;
 mod framing;
 mod model_name;
+mod nested;
 mod scanner;
 mod string;
 

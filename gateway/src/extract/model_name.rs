@@ -16,18 +16,20 @@ pub const MAX_MODEL_NAME_BYTES: usize = 512;
 pub struct ModelName(Bytes);
 
 impl ModelName {
-    pub(super) fn decoded(bytes: Vec<u8>) -> Result<Self, BodyError> {
-        let name = String::from_utf8(bytes).map_err(|_| BodyError::ModelCharacters)?;
+    pub(super) fn decoded(name: &[u8]) -> Result<Self, BodyError> {
         if name.is_empty() {
             return Err(BodyError::ModelEmpty);
         }
         if name.len() > MAX_MODEL_NAME_BYTES {
             return Err(BodyError::ModelTooLong);
         }
-        if name.starts_with(' ') || name.ends_with(' ') || name.chars().any(is_invisible) {
-            return Err(BodyError::ModelCharacters);
+        if !name.iter().all(u8::is_ascii_graphic) {
+            let name = str::from_utf8(name).map_err(|_| BodyError::ModelCharacters)?;
+            if name.starts_with(' ') || name.ends_with(' ') || name.chars().any(is_invisible) {
+                return Err(BodyError::ModelCharacters);
+            }
         }
-        Ok(Self(Bytes::from(name)))
+        Ok(Self(Bytes::copy_from_slice(name)))
     }
 
     pub fn as_str(&self) -> &str {

@@ -1,4 +1,5 @@
-use super::string::{KeyMatcher, KeyStep, Skip, ValueDecoder, skip_string};
+use super::nested::Nested;
+use super::string::{KeyMatcher, KeyStep, Skip, ValueDecoder, plain_string, skip_string};
 use super::{BodyError, ModelName};
 
 /// Deepest nesting taken. Only a counter grows with it; the bound keeps a body
@@ -49,14 +50,8 @@ enum State {
     /// In a number, `true`, `NaN`, ... directly below the root.
     Scalar,
     AfterValue,
-    /// In an object or array below the root, outside strings.
-    Nested {
-        depth: u32,
-    },
-    NestedString {
-        depth: u32,
-        at: Skip,
-    },
+    /// In an object or array below the root.
+    Nested(Nested),
     Finished,
 }
 
@@ -102,17 +97,9 @@ impl ModelScanner {
     fn step(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
         let byte = bytes[0];
         match &mut self.state {
-            State::Nested { depth } => {
-                let (used, next) = skip_nested(bytes, *depth)?;
-                self.state = next;
-                return Ok(used);
-            }
-            State::NestedString { depth, at } => {
-                let (used, end) = skip_string(bytes, *at);
-                self.state = match end {
-                    Skip::Ended => State::Nested { depth: *depth },
-                    open => State::NestedString { depth: *depth, at: open },
-                };
+            State::Nested(nested) => {
+                let Some(used) = nested.skip(bytes)? else { return Ok(bytes.len()) };
+                self.state = State::AfterValue;
                 return Ok(used);
             }
             State::SkipKey(at) => {
@@ -154,6 +141,12 @@ impl ModelScanner {
             }
             State::FirstKeyOrEnd if byte == b'}' => self.close_root()?,
             State::FirstKeyOrEnd | State::Key => {
+                if byte == b'"'
+                    && let Some(key) = plain_string(&bytes[1..])
+                {
+                    self.state = State::Colon { is_model: key == KeyMatcher::KEY };
+                    return Ok(key.len() + 2);
+                }
                 self.state = match byte {
                     b'"' => State::InKey(KeyMatcher::default()),
                     0 => return Err(BodyError::WideEncoding),
@@ -168,6 +161,13 @@ impl ModelScanner {
                 }
             }
             State::ModelValue => {
+                if byte == b'"'
+                    && let Some(name) = plain_string(&bytes[1..])
+                {
+                    self.found(ModelName::decoded(name)?)?;
+                    self.state = State::AfterValue;
+                    return Ok(name.len() + 2);
+                }
                 self.state = match byte {
                     b'"' => State::InModelValue(ValueDecoder::default()),
                     _ => return Err(BodyError::ModelNotAString),
@@ -176,7 +176,7 @@ impl ModelScanner {
             State::Value => {
                 self.state = match byte {
                     b'"' => State::SkipValue(Skip::Inside),
-                    b'{' | b'[' => State::Nested { depth: 2 },
+                    b'{' | b'[' => State::Nested(Nested::opened()),
                     _ if is_scalar(byte) => State::Scalar,
                     _ => return Err(BodyError::Malformed("expected a value")),
                 }
@@ -229,37 +229,6 @@ impl ModelScanner {
         self.state = State::Finished;
         if self.model.is_some() { Ok(()) } else { Err(BodyError::ModelMissing) }
     }
-}
-
-/// Skips objects and arrays below the root; `depth` counts the open brackets, the root included.
-fn skip_nested(bytes: &[u8], mut depth: u32) -> Result<(usize, State), BodyError> {
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        match byte {
-            b'"' => {
-                let (used, end) = skip_string(&bytes[at..], Skip::Inside);
-                at += used;
-                if end != Skip::Ended {
-                    return Ok((at, State::NestedString { depth, at: end }));
-                }
-            }
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(BodyError::TooDeep);
-                }
-            }
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 1 {
-                    return Ok((at, State::AfterValue));
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok((at, State::Nested { depth }))
 }
 
 fn is_blank(byte: u8) -> bool {

@@ -247,7 +247,7 @@ fn oracle(body: &[u8]) -> Option<Outcome> {
     let mut found: Option<String> = None;
     for (_, value) in members.iter().filter(|(key, _)| key == "model") {
         let Value::String(model) = value else { return Some(Err(BodyError::ModelNotAString)) };
-        let model = match ModelName::decoded(model.clone().into_bytes()) {
+        let model = match ModelName::decoded(model.as_bytes()) {
             Ok(model) => model.to_string(),
             Err(error) => return Some(Err(error)),
         };
@@ -318,6 +318,20 @@ fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String>
     })
 }
 
+/// What containers and strings are made of, in any order, so that most bodies are broken somewhere.
+fn long_piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (0..130_usize).prop_map(|count| format!("\"{}\"", "x".repeat(count))),
+        2 => (0..900_usize).prop_map(|count| "x".repeat(count)),
+        2 => (0..9_usize).prop_map(|count| "\\".repeat(count)),
+        2 => (0..66_usize).prop_map(|count| format!("\"{}\\\"\\\\\"", "y".repeat(count))),
+        1 => Just("\"".to_owned()),
+        2 => Just("{\"k\":[".to_owned()),
+        2 => Just("]}".to_owned()),
+        1 => Just(" \n\t, 1.5e3, null ".to_owned()),
+    ]
+}
+
 /// Mostly strings below the root, so that duplicates, conflicts and finds all occur.
 fn document() -> impl Strategy<Value = String> {
     object(prop_oneof![3 => quoted(), 1 => value()])
@@ -347,6 +361,22 @@ proptest! {
         let (name, body, expected) = which.get(&corpus);
         let cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
         prop_assert_eq!(&scan_split(body, &cuts), expected, "{}", name);
+    }
+
+    /// Long enough that blocks, what is between them, and long content all come into it; byte by byte, none of
+    /// them do.
+    #[test]
+    fn blocks_see_what_single_bytes_show(
+        pieces in prop::collection::vec(long_piece(), 0..24),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let body = format!(r#"{{"a":[{}],"model":"m"}}"#, pieces.concat());
+        let body = body.as_bytes();
+        let every_byte: Vec<usize> = (0..body.len()).collect();
+        let expected = scan_split(body, &every_byte);
+        let cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
+        prop_assert_eq!(scan_split(body, &cuts), expected.clone());
+        prop_assert_eq!(scan(body), expected);
     }
 
     #[test]
