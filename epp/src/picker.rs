@@ -41,17 +41,37 @@ impl Default for PickerOptions {
     }
 }
 
+impl PickerOptions {
+    /// Whether a picker can be started with these.
+    pub fn check(&self) -> Result<(), Error> {
+        parse_selector(&self.agent_selector).map(|_| ())
+    }
+}
+
 /// Picks endpoints of one pool, and follows its members and their load until
 /// it is dropped.
 #[derive(Debug)]
 pub struct Picker {
     scheduler: Arc<Scheduler>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Picker {
     /// Must be called in a tokio runtime.
     pub fn start(
+        store: Arc<Store>,
+        pool: ObjectKey,
+        metrics: Arc<Metrics>,
+        options: PickerOptions,
+    ) -> Result<Self, Error> {
+        let mut picker = Self::start_without_members(store.clone(), pool.clone(), metrics, options)?;
+        picker.tasks.spawn(follow_members(store, pool, picker.scheduler.endpoints().clone()));
+        Ok(picker)
+    }
+
+    /// Follows the load alone: for whoever knows the pool's members and sets them with
+    /// [`Endpoints::set_members`]. Must be called in a tokio runtime.
+    pub fn start_without_members(
         store: Arc<Store>,
         pool: ObjectKey,
         metrics: Arc<Metrics>,
@@ -69,11 +89,10 @@ impl Picker {
             watch,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow_members(store.clone(), pool.clone(), endpoints.clone()));
         tasks.spawn(follow_agents(store, agents, endpoints.clone()));
         metrics.watch(endpoints.clone());
         let scheduler = Arc::new(Scheduler::new(pool, endpoints, metrics, options.endpoints_per_pick));
-        Ok(Self { scheduler, _tasks: tasks })
+        Ok(Self { scheduler, tasks })
     }
 
     pub fn scheduler(&self) -> &Arc<Scheduler> {

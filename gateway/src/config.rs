@@ -3,6 +3,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
+
 /// Everything the gateway is told at its start; all else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "forebay-gateway", version, about)]
@@ -56,6 +58,14 @@ pub struct Config {
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Duration,
 
+    /// Labels of the node agents' pods, in any namespace; pools without an endpointPickerRef are picked by their reports.
+    #[arg(long, default_value = DEFAULT_AGENT_SELECTOR, value_name = "NAME=VALUE,…", value_parser = selector)]
+    pub agent_selector: String,
+
+    /// Port of the node agents' telemetry.
+    #[arg(long, default_value_t = DEFAULT_AGENT_PORT, value_name = "PORT")]
+    pub agent_port: u16,
+
     /// Opens another port than the Gateway's listener names: `8080=18080`, or `8080=0` for any free one.
     #[arg(long = "map-port", value_name = "LISTENER=PORT", value_parser = port_pair)]
     pub map_ports: Vec<(u16, u16)>,
@@ -70,6 +80,14 @@ impl Config {
         config
     }
 
+    pub(crate) fn picker_options(&self) -> PickerOptions {
+        PickerOptions {
+            agent_selector: self.agent_selector.clone(),
+            agent_port: self.agent_port,
+            ..PickerOptions::default()
+        }
+    }
+
     pub(crate) fn port_map(&self) -> HashMap<u16, u16> {
         self.map_ports.iter().copied().collect()
     }
@@ -81,6 +99,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+fn selector(text: &str) -> Result<String, String> {
+    let options = PickerOptions { agent_selector: text.to_owned(), ..PickerOptions::default() };
+    options.check().map_err(|error| error.to_string())?;
+    Ok(options.agent_selector)
 }
 
 fn port_pair(text: &str) -> Result<(u16, u16), String> {
@@ -106,6 +130,8 @@ mod tests {
         let parse = |flag: &str| Config::try_parse_from(["forebay-gateway", "--resources", ".", flag]);
         assert_eq!(parse("--map-port=8080=0").unwrap().port_map()[&8080], 0);
         assert!(parse("--map-port=8080").is_err());
+        assert!(parse("--agent-selector=app=agent,tier=node").is_ok());
+        assert!(parse("--agent-selector=agent").is_err());
         assert_eq!(parse("--drain-timeout=0.5").unwrap().drain_timeout, Duration::from_millis(500));
         for bad in ["0", "-1", "x", "inf"] {
             assert!(parse(&format!("--drain-timeout={bad}")).is_err(), "{bad}");

@@ -64,6 +64,8 @@ pub enum Error {
     HoldExhausted,
     #[error("no pod that serves this model is ready")]
     NoReadyEndpoint,
+    #[error(transparent)]
+    Unschedulable(forebay_epp::Error),
     #[error("the endpoint picker is unavailable")]
     PickerUnavailable(#[source] PickerFault),
     #[error("the endpoint picker refused the request with {}", .0.status)]
@@ -121,7 +123,10 @@ impl Error {
             Self::Backend(_) | Self::BackendKind(_) | Self::HoldExhausted | Self::Internal(_) => {
                 Source::Internal
             }
-            Self::NoReadyEndpoint | Self::PickerUnavailable(_) | Self::PickerRejected(_) => Source::Picker,
+            Self::NoReadyEndpoint
+            | Self::Unschedulable(_)
+            | Self::PickerUnavailable(_)
+            | Self::PickerRejected(_) => Source::Picker,
             Self::Connect(_)
             | Self::ConnectTimeout { .. }
             | Self::UpstreamBroken { .. }
@@ -154,6 +159,7 @@ impl Error {
             | Self::NoReadyEndpoint
             | Self::PickerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::PickerRejected(rejection) => rejection.status,
+            Self::Unschedulable(error) => error.http_status(),
             Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -181,6 +187,7 @@ impl Error {
             Self::BackendKind(_) => "backend_unsupported",
             Self::HoldExhausted => "hold_budget_exhausted",
             Self::NoReadyEndpoint => "no_ready_endpoint",
+            Self::Unschedulable(error) => error.code(),
             Self::PickerUnavailable(_) => "picker_unavailable",
             Self::PickerRejected(_) => "picker_rejected",
             Self::Connect(_) | Self::ConnectTimeout { .. } => "upstream_connect",

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::forward::{Forwarder, Pool};
 use crate::hold::HoldBudget;
 use crate::observe::{Health, Metrics, Record, serve_admin};
-use crate::pick::Picker;
+use crate::pick::{InProcessPickers, Picker};
 use crate::request::Proxy;
 use crate::route::compile;
 
@@ -100,6 +100,7 @@ impl Gateway {
         );
         let (state, mut observed) = watch::channel(State::default());
         let controller = Controller {
+            in_process: InProcessPickers::new(store.clone(), config.picker_options()),
             class: config.gateway_class,
             store,
             proxy,
@@ -148,6 +149,7 @@ impl Drop for Gateway {
 struct Controller {
     class: String,
     store: Arc<Store>,
+    in_process: InProcessPickers,
     proxy: Arc<Proxy>,
     listeners: Listeners<Proxy>,
     health: Arc<Health>,
@@ -176,7 +178,7 @@ impl Controller {
 
     /// False if a listener could not be opened.
     async fn apply(&mut self, snapshot: &Snapshot) -> bool {
-        let table = compile(snapshot, &self.class);
+        let table = compile(snapshot, &self.class, &mut self.in_process);
         for problem in table.problems.difference(&self.problems) {
             tracing::warn!("{problem}");
         }
@@ -184,6 +186,7 @@ impl Controller {
         let ports = table.ports.keys().copied().collect();
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
+        self.in_process.retain(&table.pools);
         // Routes first: a new listener's first request finds them.
         self.proxy.table.store(Arc::new(table));
         let failed = self.listeners.set(&ports).await;

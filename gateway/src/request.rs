@@ -106,13 +106,13 @@ impl Proxy {
         let asked = Instant::now();
         let picked = self.picker.pick(&pool, &mut head, &authority, &mut body).await;
         record.picked(asked.elapsed());
-        let Decision { endpoints, session } = picked?;
+        let Decision { endpoints, mut session } = picked?;
 
         record.sending();
         let forwarded = self.forwarder.send(&head, &mut body, &endpoints).await?;
         let (mut parts, upstream) = forwarded.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
-        if let Some(session) = &session {
+        if let Some(session) = &mut session {
             session.answered(&parts, forwarded.endpoint, upstream.is_end_stream());
         }
         Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session })

@@ -36,15 +36,13 @@ struct PickLabels {
 pub(crate) enum PickResult {
     /// The picker chose.
     Picked,
-    /// The pool has no picker: a random ready endpoint.
-    Random,
     /// The picker failed and the pool fails open.
     FailedOpen,
     /// The picker failed and the pool fails closed.
     FailedClosed,
     /// The picker answered the request itself.
     Rejected,
-    /// Nothing that was chosen is a ready endpoint of the pool.
+    /// No endpoint of the pool is ready, or none that was chosen.
     NoReadyEndpoint,
 }
 
@@ -52,7 +50,6 @@ impl EncodeLabelValue for PickResult {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(match self {
             Self::Picked => "picked",
-            Self::Random => "random",
             Self::FailedOpen => "failed_open",
             Self::FailedClosed => "failed_closed",
             Self::Rejected => "rejected",

@@ -1,11 +1,14 @@
-//! Which pod: the pool's endpoint picker is asked over the Endpoint Picker Protocol.
+//! Which pod: the pool's endpoint picker is asked over the Endpoint Picker Protocol; for a pool without
+//! one, the same choice is made in this process.
 
 mod exchange;
+mod in_process;
 mod message;
 mod peers;
 mod picker;
 mod reply;
 mod session;
 
+pub(crate) use in_process::InProcessPickers;
 pub(crate) use picker::{Decision, Picker};
 pub(crate) use session::Session;

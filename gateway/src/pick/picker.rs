@@ -3,16 +3,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_epp::schedule::{PickRequest, Scheduler};
 use http::request;
 use tokio_util::task::TaskTracker;
 
 use super::exchange::{Outcome, Patience, ask};
 use super::message::request_headers;
 use super::peers::Peers;
-use super::session::{Closing, Session};
+use super::session::{Closing, Session, Stream};
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
-use crate::route::{FailureMode, PickerAddresses, Pool};
+use crate::route::{FailureMode, PickerAddresses, Pool, PoolPicker};
 use crate::{Error, PickerFault};
 
 /// Endpoints that are tried when no picker has chosen.
@@ -63,13 +64,14 @@ impl Picker {
         host: &str,
         body: &mut HeldBody,
     ) -> Result<Decision, Error> {
+        let picker = match &pool.picker {
+            PoolPicker::Service(picker) => picker,
+            PoolPicker::InProcess(scheduler) => return self.schedule(pool, scheduler),
+        };
         if pool.endpoints().is_empty() {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);
         }
-        let Some(picker) = &pool.picker else {
-            return self.random(pool, PickResult::Random);
-        };
         match self.ask_replicas(picker, head, host, body).await {
             Err(error) => {
                 if matches!(error, Error::PickerRejected(_)) {
@@ -81,13 +83,29 @@ impl Picker {
             Ok(Err(fault)) => match picker.failure_mode {
                 FailureMode::FailOpen => {
                     tracing::info!(pool = &*pool.label, %fault, "the endpoint picker failed, the pool fails open");
-                    self.random(pool, PickResult::FailedOpen)
+                    self.metrics.picked(&pool.label, PickResult::FailedOpen);
+                    Ok(Decision { endpoints: pool.random_endpoints(RANDOM_ENDPOINTS), session: None })
                 }
                 FailureMode::FailClose => {
                     self.metrics.picked(&pool.label, PickResult::FailedClosed);
                     Err(Error::PickerUnavailable(fault))
                 }
             },
+        }
+    }
+
+    /// The scheduler knows the ready endpoints from the same resources as the pool does.
+    fn schedule(&self, pool: &Pool, scheduler: &Scheduler) -> Result<Decision, Error> {
+        match scheduler.pick(&PickRequest::default()) {
+            Ok(pick) => {
+                self.metrics.picked(&pool.label, PickResult::Picked);
+                let endpoints = pick.addresses().to_vec();
+                Ok(Decision { endpoints, session: Some(Session::InProcess(pick)) })
+            }
+            Err(error) => {
+                self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
+                Err(Error::Unschedulable(error))
+            }
         }
     }
 
@@ -105,8 +123,9 @@ impl Picker {
             let first = request_headers(head, host, is_empty);
             match ask(channel, first, &mut head.headers, body, self.patience).await? {
                 Outcome::Decided { endpoints, open } => {
-                    let session =
-                        open.map(|(requests, replies)| Session::new(requests, replies, self.closing.clone()));
+                    let session = open.map(|(requests, replies)| {
+                        Session::Stream(Stream::new(requests, replies, self.closing.clone()))
+                    });
                     return Ok(Ok(Decision { endpoints, session }));
                 }
                 Outcome::Failed(fault) => return Ok(Err(fault)),
@@ -129,10 +148,5 @@ impl Picker {
         }
         self.metrics.picked(&pool.label, PickResult::Picked);
         Ok(decision)
-    }
-
-    fn random(&self, pool: &Pool, result: PickResult) -> Result<Decision, Error> {
-        self.metrics.picked(&pool.label, result);
-        Ok(Decision { endpoints: pool.random_endpoints(RANDOM_ENDPOINTS), session: None })
     }
 }

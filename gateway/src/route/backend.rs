@@ -3,7 +3,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_agent::resources::{AppProtocol, ObjectKey, Snapshot};
+use forebay_agent::resources::{AppProtocol, ObjectKey, PoolEndpoint, Snapshot};
+use forebay_epp::schedule::Scheduler;
 use gateway_api::httproutes::{HttpRouteRules, HttpRouteRulesBackendRefs};
 
 pub(crate) use forebay_agent::resources::FailureMode;
@@ -16,12 +17,21 @@ const ROUTE_KIND: &str = "HTTPRoute";
 /// An InferencePool as one table sees it.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    pub(crate) key: ObjectKey,
     /// `namespace/name`, for labels and logs.
     pub(crate) label: Arc<str>,
     /// Ready endpoints, sorted.
     endpoints: Vec<SocketAddr>,
-    /// Without one, any ready endpoint is chosen.
-    pub(crate) picker: Option<PickerAddresses>,
+    pub(crate) picker: PoolPicker,
+}
+
+/// Who chooses among a pool's endpoints.
+#[derive(Debug)]
+pub(crate) enum PoolPicker {
+    /// The pool names an endpoint picker.
+    Service(PickerAddresses),
+    /// It names none: the choice is made in this process.
+    InProcess(Arc<Scheduler>),
 }
 
 /// Where a pool's picker is, and what happens when it is not there.
@@ -87,16 +97,26 @@ impl Backends {
     }
 }
 
+/// Gives the schedulers of pools that name no endpoint picker; the same one for the same pool.
+pub(crate) trait Schedulers {
+    /// From now on it picks among `members`.
+    fn scheduler(
+        &mut self,
+        pool: &ObjectKey,
+        members: Vec<PoolEndpoint>,
+    ) -> Result<Arc<Scheduler>, forebay_epp::Error>;
+}
+
 /// Resolves backend references; each pool is built once.
-#[derive(Debug)]
-pub(super) struct Resolver<'a> {
+pub(super) struct Resolver<'a, S> {
     snapshot: &'a Snapshot,
+    schedulers: &'a mut S,
     pools: HashMap<ObjectKey, Arc<Pool>>,
 }
 
-impl<'a> Resolver<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, pools: HashMap::new() }
+impl<'a, S: Schedulers> Resolver<'a, S> {
+    pub(super) fn new(snapshot: &'a Snapshot, schedulers: &'a mut S) -> Self {
+        Self { snapshot, schedulers, pools: HashMap::new() }
     }
 
     pub(super) fn into_pools(self) -> Vec<Arc<Pool>> {
@@ -148,8 +168,18 @@ impl<'a> Resolver<'a> {
         if object.spec.app_protocol != AppProtocol::Http {
             return Backend::Unsupported("InferencePools with an appProtocol other than http are not served");
         }
+        let members = self.snapshot.pool_endpoints(&key);
+        let mut endpoints: Vec<SocketAddr> = members.iter().map(|endpoint| endpoint.address).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
         let picker = match &object.spec.endpoint_picker_ref {
-            None => None,
+            None => match self.schedulers.scheduler(&key, members) {
+                Ok(scheduler) => PoolPicker::InProcess(scheduler),
+                Err(error) => {
+                    tracing::error!(pool = %key, %error, "no endpoint of this pool can be picked");
+                    return Backend::Unresolved("its endpoints cannot be picked in this process");
+                }
+            },
             Some(picker) => {
                 let (true, "Service", Some(port)) =
                     (picker.group.is_empty(), picker.kind.as_str(), picker.port)
@@ -158,14 +188,10 @@ impl<'a> Resolver<'a> {
                 };
                 let service = ObjectKey::new(namespace, &picker.name);
                 let replicas = self.snapshot.service_endpoints(&service, port.number.get());
-                Some(PickerAddresses { replicas, failure_mode: picker.failure_mode })
+                PoolPicker::Service(PickerAddresses { replicas, failure_mode: picker.failure_mode })
             }
         };
-        let mut endpoints: Vec<SocketAddr> =
-            self.snapshot.pool_endpoints(&key).into_iter().map(|endpoint| endpoint.address).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        let pool = Arc::new(Pool { label: key.to_string().into(), endpoints, picker });
+        let pool = Arc::new(Pool { key: key.clone(), label: key.to_string().into(), endpoints, picker });
         self.pools.insert(key, pool.clone());
         Backend::Pool(pool)
     }

@@ -6,7 +6,7 @@ use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
 use gateway_api::gateways::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
 use gateway_api::httproutes::HttpRouteRules;
 
-use super::backend::{Backends, Resolver};
+use super::backend::{Backends, Resolver, Schedulers};
 use super::hostname::Hostname;
 use super::matching::{Match, age};
 use super::models::model_map;
@@ -15,9 +15,9 @@ use super::table::{Entry, ListenerRoutes, PortRoutes, RouteTable};
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// Compiles the routes of all Gateways of `class`.
-pub(crate) fn compile(snapshot: &Snapshot, class: &str) -> RouteTable {
+pub(crate) fn compile(snapshot: &Snapshot, class: &str, schedulers: &mut impl Schedulers) -> RouteTable {
     let mut problems = BTreeSet::new();
-    let mut resolver = Resolver::new(snapshot);
+    let mut resolver = Resolver::new(snapshot, schedulers);
     let rules = compile_rules(snapshot, &mut resolver, &mut problems);
     let mut ports: BTreeMap<u16, PortRoutes> = BTreeMap::new();
     for (key, gateway) in &snapshot.gateways {
@@ -66,7 +66,7 @@ struct Rule<'a> {
 
 fn compile_rules<'a>(
     snapshot: &'a Snapshot,
-    resolver: &mut Resolver<'a>,
+    resolver: &mut Resolver<'a, impl Schedulers>,
     problems: &mut BTreeSet<String>,
 ) -> Vec<Rule<'a>> {
     let mut rules = Vec::new();

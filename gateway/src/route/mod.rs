@@ -11,6 +11,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool};
+pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, Schedulers};
 pub(crate) use compile::compile;
 pub(crate) use table::{ListenerRoutes, RouteTable};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::request;
 
-use super::backend::{Backend, Backends, Pool};
+use super::backend::{Backend, Backends, Pool, PoolPicker};
 use super::hostname::Hostname;
 use super::matching::Match;
 use super::models::ModelMap;
@@ -21,7 +21,11 @@ pub(crate) struct RouteTable {
 
 impl RouteTable {
     pub(crate) fn picker_addresses(&self) -> HashSet<SocketAddr> {
-        self.pools.iter().flat_map(|pool| &pool.picker).flat_map(|picker| &picker.replicas).copied().collect()
+        let services = self.pools.iter().filter_map(|pool| match &pool.picker {
+            PoolPicker::Service(picker) => Some(picker),
+            PoolPicker::InProcess(_) => None,
+        });
+        services.flat_map(|picker| &picker.replicas).copied().collect()
     }
 }
 

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
 use forebay_agent::resources::{Snapshot, Store, folder};
+use forebay_epp::PickerOptions;
 use http::{Request, request};
 
 use super::*;
+use crate::pick::InProcessPickers;
 
 /// The objects of `manifests`, read as the gateway reads them.
 async fn snapshot(manifests: &str) -> Arc<Snapshot> {
@@ -18,7 +20,8 @@ async fn snapshot(manifests: &str) -> Arc<Snapshot> {
 
 async fn table(manifests: &str) -> RouteTable {
     let snapshot = snapshot(manifests).await;
-    compile(&snapshot, "forebay")
+    // What is picked in this process is of no matter here.
+    compile(&snapshot, "forebay", &mut InProcessPickers::new(Store::new(), PickerOptions::default()))
 }
 
 fn gateway(listeners: &str) -> String {

@@ -164,9 +164,14 @@ impl Running {
         self.gateway.addresses()[&LISTENER]
     }
 
+    /// Other manifests; the gateway follows them in its own time.
+    pub fn write(&self, manifests: &str) {
+        write_manifests(self.folder.path(), manifests);
+    }
+
     /// Other manifests from now on; returns when `is_so`.
     pub async fn rewrite(&mut self, manifests: &str, is_so: impl Fn(&Gateway) -> bool) {
-        write_manifests(self.folder.path(), manifests);
+        self.write(manifests);
         super::within("the gateway to follow its manifests", async {
             while !is_so(&self.gateway) {
                 self.gateway.changed().await;

@@ -28,6 +28,12 @@ impl Upstream {
         Connection { stream, buffer: Vec::new() }
     }
 
+    /// The next connection, however long it takes.
+    pub async fn accept_any(&self) -> std::io::Result<Connection> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok(Connection::of(stream))
+    }
+
     /// One whole exchange on a connection of its own.
     pub async fn answer_one(&self, body: &str) -> Request {
         let mut connection = self.accept().await;
@@ -117,6 +123,14 @@ impl Connection {
             rest
         })
         .await
+    }
+
+    /// The next request, however long it takes; nothing at the end of the stream.
+    pub async fn next_request(&mut self) -> Option<Request> {
+        if self.buffer.is_empty() && self.stream.read_buf(&mut self.buffer).await.ok()? == 0 {
+            return None;
+        }
+        Some(self.read_request().await)
     }
 
     pub async fn read_request(&mut self) -> Request {

@@ -1,0 +1,52 @@
+//! Pools that name no endpoint picker: their endpoints are chosen in this process.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use forebay_agent::resources::{ObjectKey, PoolEndpoint, Store};
+use forebay_epp::schedule::Scheduler;
+use forebay_epp::{Error, Metrics, Picker, PickerOptions};
+
+use crate::route::{Pool, PoolPicker, Schedulers};
+
+/// One picker for each pool that names none. It follows the load of the pool's pods from the first
+/// table with the pool to the last; a request that holds an older table still finds its scheduler there.
+#[derive(Debug)]
+pub(crate) struct InProcessPickers {
+    store: Arc<Store>,
+    options: PickerOptions,
+    by_pool: BTreeMap<ObjectKey, Picker>,
+}
+
+impl InProcessPickers {
+    pub(crate) fn new(store: Arc<Store>, options: PickerOptions) -> Self {
+        Self { store, options, by_pool: BTreeMap::new() }
+    }
+
+    /// Ends the pickers of all other pools.
+    pub(crate) fn retain(&mut self, pools: &[Arc<Pool>]) {
+        let used: BTreeSet<&ObjectKey> = pools
+            .iter()
+            .filter(|pool| matches!(pool.picker, PoolPicker::InProcess(_)))
+            .map(|pool| &pool.key)
+            .collect();
+        self.by_pool.retain(|pool, _| used.contains(pool));
+    }
+}
+
+impl Schedulers for InProcessPickers {
+    /// Must be called in a tokio runtime.
+    fn scheduler(&mut self, pool: &ObjectKey, members: Vec<PoolEndpoint>) -> Result<Arc<Scheduler>, Error> {
+        let picker = match self.by_pool.entry(pool.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let (store, options) = (self.store.clone(), self.options.clone());
+                new.insert(Picker::start_without_members(store, pool.clone(), Metrics::new(), options)?)
+            }
+        };
+        // From here, so that a table and its schedulers have the same members.
+        picker.scheduler().endpoints().set_members(Some(members));
+        Ok(picker.scheduler().clone())
+    }
+}
