@@ -79,7 +79,7 @@ impl Connection {
         if self.opaque == 0 && segment.length != 0 {
             self.read_request(segment, payload, now_ns);
         }
-        if segment.fin || segment.rst {
+        if (segment.fin || segment.rst) && sequence::is_near(&self.request, segment) {
             // vLLM's server takes a half-close as a disconnect, too.
             self.closed = 1;
             abort_pending(self, Direction::Ingress);
@@ -117,8 +117,8 @@ impl Connection {
         let out_of_step = segment.seq != self.request.next_seq && self.request.sequence_known != 0;
         let lost = self.request.phase == Phase::LOST;
         if answered && (lost || out_of_step) && request::looks_like_start(payload, segment.length) {
-            let ahead = segment.seq.wrapping_sub(self.request.next_seq) as i32;
-            if ahead >= 0 {
+            // Nothing was ever understood: perhaps the first segment was overtaken.
+            if self.begun == 0 || sequence::is_ahead(&self.request, segment.seq) {
                 sequence::resume_at(&mut self.request, segment.seq);
             }
         }
@@ -132,6 +132,12 @@ impl Connection {
 
     #[inline(always)]
     fn read_response<P: Payload + ?Sized>(&mut self, segment: Segment, payload: &P, now_ns: u64) {
+        if self.response.phase == Phase::LOST
+            && sequence::is_ahead(&self.response, segment.seq)
+            && response::looks_like_start(payload, segment.length)
+        {
+            response::begin_anew(self, segment.seq);
+        }
         let Admitted::From(from) = sequence::admit(&mut self.response, segment.seq, segment.length) else {
             return;
         };

@@ -104,7 +104,7 @@ pub struct Effects {
     pub ttft_ns: u64,
     /// Since the chunk before, when this segment started one.
     pub itl_ns: u64,
-    /// Of the request that this segment finished.
+    /// Of the request that this segment finished; 0 if its end was not seen.
     pub duration_ns: u64,
     pub started: u32,
     pub finished: u32,

@@ -82,6 +82,7 @@ pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step 
             half.matched += 1;
             if half.matched == 15 {
                 half.line = Line::VALUE_CONTENT_LENGTH;
+                half.matched = 0;
                 half.length = 0;
                 half.sized = 1;
             }
@@ -100,8 +101,14 @@ pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step 
         }
     } else if line == Line::VALUE_CONTENT_LENGTH {
         let digit = byte.wrapping_sub(b'0');
-        if digit <= 9 && half.length < MAX_LENGTH {
-            half.length = half.length * 10 + u64::from(digit);
+        if digit <= 9 {
+            half.matched = 1;
+            if half.length < MAX_LENGTH {
+                half.length = half.length * 10 + u64::from(digit);
+            }
+        } else if half.matched != 0 || (byte != b' ' && byte != b'\t') {
+            // The number is over: a list repeats it (RFC 9110, 8.6).
+            half.line = Line::SKIP;
         }
     } else if lower == CHUNKED[(half.matched & 7) as usize] {
         half.matched += 1;

@@ -12,14 +12,24 @@ const HEAD: u32 = u32::from_be_bytes(*b"HEAD");
 /// The HTTP/2 preface starts with `PRI `.
 const PRI: u32 = u32::from_be_bytes(*b"PRI ");
 
-/// Whether a payload may be the start of a request: a method's first two letters.
+/// First four bytes of the methods of RFC 9110 and RFC 5789. Another word is taken
+/// for the text of a body whose beginning was not seen.
+#[inline(always)]
+fn is_method(token: u32) -> bool {
+    const GET: u32 = u32::from_be_bytes(*b"GET ");
+    const PUT: u32 = u32::from_be_bytes(*b"PUT ");
+    const DELETE: u32 = u32::from_be_bytes(*b"DELE");
+    const CONNECT: u32 = u32::from_be_bytes(*b"CONN");
+    const OPTIONS: u32 = u32::from_be_bytes(*b"OPTI");
+    const TRACE: u32 = u32::from_be_bytes(*b"TRAC");
+    const PATCH: u32 = u32::from_be_bytes(*b"PATC");
+    matches!(token, POST | GET | HEAD | PUT | DELETE | CONNECT | OPTIONS | TRACE | PATCH)
+}
+
+/// Whether a payload may be the start of a request.
 #[inline(always)]
 pub(super) fn looks_like_start<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
-    if length < 2 {
-        return false;
-    }
-    let word = payload.word(0, 2);
-    is_upper(word as u8) && is_upper((word >> 8) as u8)
+    length >= 4 && is_method((payload.word(0, 4) as u32).swap_bytes())
 }
 
 /// Reads a little of a request: `word` has the next bytes (at most 8 of `left`).
@@ -46,10 +56,11 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             return 1;
         }
         if !is_upper(byte) {
-            // TLS, or the rest of something that began before we watched.
-            if connection.begun == 0 {
+            if connection.begun == 0 && is_tls_record(byte) {
                 turn_opaque(connection);
             } else {
+                // Perhaps the rest of a request that began before we watched: the
+                // next one will be found.
                 half.lose();
             }
             return LEAVE;
@@ -143,6 +154,10 @@ pub(super) fn chunk_size_byte(half: &mut super::half::Half, byte: u8) -> u32 {
 #[inline(always)]
 fn begin(connection: &mut Connection) {
     let token = connection.request.token;
+    if token != PRI && !is_method(token) {
+        connection.request.lose();
+        return;
+    }
     if token == PRI || connection.begun.wrapping_sub(connection.ended) >= MAX_PENDING {
         turn_opaque(connection);
         return;
@@ -167,6 +182,13 @@ fn turn_opaque(connection: &mut Connection) {
     connection.request.effects.opaque = 1;
     connection.request.phase = Phase::LOST;
     abort_pending(connection, Direction::Ingress);
+}
+
+/// The content types of TLS (RFC 8446, 5.1): control characters, which no text
+/// begins with.
+#[inline(always)]
+fn is_tls_record(byte: u8) -> bool {
+    byte.wrapping_sub(20) < 4
 }
 
 #[inline(always)]

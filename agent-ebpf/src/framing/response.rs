@@ -6,8 +6,11 @@ use super::{
     half::{Phase, Prelude},
     head,
     request::chunk_size_byte,
-    through_line_feed,
+    sequence, through_line_feed,
 };
+
+/// `HTTP/1.`, lowest byte first.
+const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
 
 /// `0\r\n\r\n`, the last chunk without trailers, lowest byte first.
 const TERMINATOR: u64 = 0x0a_0d_0a_0d_30;
@@ -17,6 +20,26 @@ const TERMINATOR: u64 = 0x0a_0d_0a_0d_30;
 #[inline(always)]
 pub(super) fn ends_with_terminator<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
     length >= 5 && payload.word(length - 5, 5) == TERMINATOR
+}
+
+/// Whether a payload may be the start of a response.
+#[inline(always)]
+pub(super) fn looks_like_start<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
+    length >= 7 && payload.word(0, 7) == VERSION
+}
+
+/// A response begins where the last one's framing was lost. When two requests are
+/// open, the older one's response has ended unseen; when is not known.
+#[inline(always)]
+pub(super) fn begin_anew(connection: &mut Connection, seq: u32) {
+    sequence::resume_at(&mut connection.response, seq);
+    let oldest = connection.ended;
+    if connection.begun.wrapping_sub(oldest) < 2 || !claim::advance(&mut connection.ended, oldest) {
+        return;
+    }
+    if connection.pending[(oldest % MAX_PENDING) as usize].flags & pending::COUNTED != 0 {
+        connection.response.effects.finished += 1;
+    }
 }
 
 /// Reads a little of a response: `word` has the next bytes (at most 8 of `left`).
@@ -154,7 +177,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
         if byte != b':' {
             half.effects.chunks += 1;
             if half.last_chunk_ns != 0 && half.effects.itl_ns == 0 {
-                half.effects.itl_ns = now_ns - half.last_chunk_ns;
+                half.effects.itl_ns = now_ns.saturating_sub(half.last_chunk_ns);
             }
             half.last_chunk_ns = now_ns;
         }
@@ -170,7 +193,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
             half.prelude = Prelude::OVER;
             let pending = connection.pending[(half.index % MAX_PENDING) as usize];
             if pending.flags & pending::COUNTED != 0 {
-                half.effects.ttft_ns = now_ns - pending.started_ns;
+                half.effects.ttft_ns = now_ns.saturating_sub(pending.started_ns);
             }
         }
     } else if half.prelude == Prelude::COMMENT {
@@ -207,7 +230,7 @@ pub(super) fn end(connection: &mut Connection, now_ns: u64) {
     let pending = connection.pending[(index % MAX_PENDING) as usize];
     if pending.flags & pending::COUNTED != 0 {
         half.effects.finished += 1;
-        half.effects.duration_ns = now_ns - pending.started_ns;
+        half.effects.duration_ns = now_ns.saturating_sub(pending.started_ns);
         half.effects.status = half.token;
     }
 }

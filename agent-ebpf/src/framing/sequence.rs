@@ -1,6 +1,13 @@
 //! TCP sequence numbers: each byte is looked at once, whatever is sent again.
 
-use super::half::{Half, Phase};
+use super::{
+    connection::Segment,
+    half::{Half, Phase},
+};
+
+/// No window is this wide in practice: what lies farther off belongs to another
+/// connection, an earlier one between the same ports.
+const FARTHEST: u32 = 1 << 26;
 
 /// What a segment has for a direction.
 pub(super) enum Admitted {
@@ -33,6 +40,9 @@ pub(super) fn admit(half: &mut Half, seq: u32, length: u32) -> Admitted {
         return Admitted::From(seen);
     }
 
+    if ahead as u32 > FARTHEST {
+        return Admitted::Nothing;
+    }
     let gap = ahead as u64;
     let phase = half.phase;
     if (phase == Phase::SIZED_BODY || phase == Phase::CHUNK_DATA) && half.remaining > gap {
@@ -47,6 +57,20 @@ pub(super) fn admit(half: &mut Half, seq: u32, length: u32) -> Admitted {
     half.next_seq = seq.wrapping_add(length);
     half.effects.bytes = length;
     Admitted::From(0)
+}
+
+/// Whether a segment that starts here has nothing that was seen before.
+#[inline(always)]
+pub(super) fn is_ahead(half: &Half, seq: u32) -> bool {
+    seq.wrapping_sub(half.next_seq) <= FARTHEST
+}
+
+/// Whether a segment's end is where this connection's bytes are. The programs see
+/// segments before TCP has checked them, and a FIN or RST ends a connection.
+#[inline(always)]
+pub(super) fn is_near(half: &Half, segment: Segment) -> bool {
+    let off = segment.seq.wrapping_add(segment.length).wrapping_sub(half.next_seq);
+    half.sequence_known == 0 || off.wrapping_add(FARTHEST) <= 2 * FARTHEST
 }
 
 /// Forgets what was expected and goes on from here.

@@ -527,6 +527,132 @@ fn a_vanished_socket_ends_what_was_open() {
     assert_eq!(connection.response.effects.aborted, 0);
 }
 
+#[test]
+fn a_list_of_equal_lengths_is_one_length() {
+    let posted = "POST / HTTP/1.1\r\nContent-Length: 2, 2\r\n\r\n{}";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2,2\r\ncontent-length: 2\r\n\r\n{}";
+    for cut in [whole as fn(&[u8]) -> _, bytewise] {
+        let (sum, _) = play(&[client(posted), server(answer), client(GET), server(SIZED)], cut);
+        assert_eq!((sum.started, sum.finished, sum.other, sum.lost), (1, 1, 1, 0));
+    }
+}
+
+#[test]
+fn watching_that_begins_inside_a_body_finds_the_next_request() {
+    for rest in ["of the prompt\"}", "THE END OF IT\"}", "{\"POST\": 1}"] {
+        let mut player = Player::new();
+        player.turn(&client(rest), whole);
+        player.turn(&server(SIZED), whole);
+        player.turn(&client(POST), whole);
+        player.turn(&server(SIZED), whole);
+        assert_eq!((player.sum.started, player.sum.finished, player.sum.opaque), (1, 1, 0), "{rest}");
+        assert_eq!((player.sum.lost, player.sum.other), (1, 0), "{rest}");
+    }
+}
+
+#[test]
+fn a_first_segment_that_is_overtaken_still_begins_the_request() {
+    let mut player = Player::new();
+    let (first, rest) = POST.as_bytes().split_at(60);
+    let seq = player.client_seq;
+    player.ingress(seq.wrapping_add(60), rest, false, false);
+    player.ingress(seq, first, false, false);
+    player.client_seq = seq.wrapping_add(POST.len() as u32);
+    player.turn(&server(SIZED), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (2, 2, 0));
+}
+
+#[test]
+fn a_response_whose_framing_is_lost_ends_when_the_next_one_begins() {
+    let mut player = Player::new();
+    player.turn(&client(POST), whole);
+    // No such chunk size, and its end is no lone terminator.
+    player.turn(&server(&std::format!("{CHUNKED}zz\r\n")), whole);
+    player.turn(&server("0\r\nTrailer: 1\r\n\r\n"), whole);
+    assert_eq!((player.sum.lost, player.sum.finished), (1, 0));
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (3, 3, 0));
+    assert_eq!(player.sum.classes, [1, 2, 0]);
+}
+
+#[test]
+fn old_segments_of_other_connections_end_nothing() {
+    let mut player = Player::new();
+    player.turn(&client(POST), whole);
+    let elsewhere = player.client_seq.wrapping_add(1 << 30);
+    player.ingress(elsewhere, b"", false, true);
+    player.ingress(elsewhere.wrapping_neg(), b"x", true, false);
+    player.turn(&server(SIZED), whole);
+    player.ingress(elsewhere, POST.as_bytes(), false, false);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (2, 2, 0));
+    player.turn(&client(POST), whole);
+    // A reset need not follow the last byte that was seen: one may have been lost.
+    player.client_seq = player.client_seq.wrapping_add(1460);
+    player.turn(&ClientRst, whole);
+    assert_eq!((player.sum.started, player.sum.aborted), (3, 1));
+}
+
+#[test]
+fn a_clock_that_steps_back_between_cpus_gives_no_endless_duration() {
+    let mut player = Player::new();
+    player.now_ns = 5_000;
+    player.turn(&client(POST), whole);
+    player.now_ns = 100;
+    player.turn(&server(SIZED), whole);
+    let effects = &player.connection.response.effects;
+    assert_eq!((effects.finished, effects.duration_ns, effects.ttft_ns), (1, 0, 0));
+}
+
+#[test]
+fn a_segment_may_carry_data_and_a_fin() {
+    let mut player = Player::new();
+    player.turn(&client(POST), whole);
+    let reply = b"HTTP/1.1 200 OK\r\n\r\nuntil the end";
+    player.egress(player.server_seq, reply, true);
+    // Sent again, and answered.
+    player.egress(player.server_seq, reply, true);
+    player.turn(&ClientFin, whole);
+    player.turn(&ClientRst, whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (1, 1, 0));
+
+    let mut player = Player::new();
+    player.ingress(player.client_seq, POST.as_bytes(), true, false);
+    assert_eq!((player.sum.started, player.sum.aborted), (1, 1), "a half-close is a disconnect");
+}
+
+#[test]
+fn keep_alive_probes_are_not_data() {
+    let mut player = Player::new();
+    player.turn(&client(POST), whole);
+    player.turn(&server(CHUNKED), whole);
+    player.ingress(player.client_seq.wrapping_sub(1), b"\0", false, false);
+    player.turn(&server("5\r\ndata:\r\n0\r\n\r\n"), whole);
+    player.turn(&client(POST), whole);
+    player.turn(&server(SIZED), whole);
+    assert_eq!((player.sum.started, player.sum.finished, player.sum.lost), (2, 2, 0));
+}
+
+#[test]
+fn transfer_codings_other_than_chunked_leave_the_length_in_force() {
+    let turns = [
+        client("POST / HTTP/1.0\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"),
+        server("HTTP/1.0 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"),
+        client(GET),
+        server(SIZED),
+    ];
+    for cut in [whole as fn(&[u8]) -> _, bytewise] {
+        let (sum, _) = play(&turns, cut);
+        assert_eq!((sum.started, sum.finished, sum.other, sum.lost), (1, 1, 1, 0));
+    }
+}
+
 fn cuts(bytes: &[u8], at: &[prop::sample::Index]) -> Vec<Vec<u8>> {
     let mut places: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
     places.extend([0, bytes.len()]);

@@ -51,7 +51,9 @@ pub(crate) fn egress(connection: &Connection, now_ns: u64) -> Option<()> {
         emit(connection, EventKind::FirstBody, 1, effects.ttft_ns, effects, now_ns);
     }
     if effects.finished != 0 {
-        sample(connection.slot, Latency::Duration, effects.duration_ns);
+        if effects.duration_ns != 0 {
+            sample(connection.slot, Latency::Duration, effects.duration_ns);
+        }
         add(&mut load.finished, effects.finished);
         subtract(&mut load.in_flight, effects.finished);
         load.changed_ns = now_ns;

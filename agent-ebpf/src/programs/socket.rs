@@ -21,7 +21,9 @@ pub(crate) fn changed(ctx: &SockOpsContext) -> Option<()> {
             if is_watched(ctx.local_port() as u16) {
                 // Only sockets that ask for it are told about; a refusal leaves
                 // the connection to the agent's sweep.
-                let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+                // Other programs' wishes stay: the helper replaces all of them.
+                let wished = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+                let _ = ctx.set_cb_flags(wished as i32);
             }
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
