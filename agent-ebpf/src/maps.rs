@@ -15,6 +15,8 @@ pub const SCHEMA: u32 = 1;
 
 /// Pod address × port pairs one node can follow.
 pub const MAX_ENDPOINTS: u32 = 256;
+/// Words of 64 bits for a bit map of all ports.
+pub const WATCHED_PORT_WORDS: u32 = (1 << 16) / 64;
 /// Connections followed at one time.
 pub const MAX_CONNECTIONS: u32 = 32_768;
 /// GPUs of one node (a MIG instance is none of its own).
@@ -32,6 +34,8 @@ pub mod name {
     pub const EVENTS: &str = "EVENTS";
     pub const STATS: &str = "STATS_BY_CPU";
     pub const GPUS: &str = "GPUS";
+
+    pub const ALL: [&str; 8] = [PORTS, ENDPOINTS, CONNECTIONS, LOADS, LATENCIES, EVENTS, STATS, GPUS];
 }
 
 /// Key of `ENDPOINTS` (hash → slot `u32`): which slot of `LOADS` and `LATENCIES`

@@ -69,6 +69,15 @@ impl Connection {
         self.closed != 0
     }
 
+    /// Counted requests that have begun and not ended.
+    pub fn open_requests(&self) -> u32 {
+        let open = self.begun.wrapping_sub(self.ended).min(MAX_PENDING);
+        let numbers = (0..open).map(|ahead| self.ended.wrapping_add(ahead));
+        let counted =
+            |number: &u32| self.pending[(number % MAX_PENDING) as usize].flags & pending::COUNTED != 0;
+        numbers.filter(counted).count() as u32
+    }
+
     /// A segment from the client. What it changed is in `request.effects`.
     #[inline(always)]
     pub fn ingress<P: Payload + ?Sized>(&mut self, segment: Segment, payload: &P, now_ns: u64) {

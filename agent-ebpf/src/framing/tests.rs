@@ -731,10 +731,7 @@ proptest! {
                 player.egress(seq, &bytes, flags == 6);
                 player.server_seq = seq.wrapping_add(length);
             }
-            let connection = &player.connection;
-            let open = (connection.ended..connection.begun)
-                .filter(|index| connection.pending[(index % super::MAX_PENDING) as usize].flags & 1 != 0)
-                .count() as u32;
+            let open = player.connection.open_requests();
             prop_assert_eq!(player.sum.started, player.sum.finished + player.sum.aborted + open);
         }
     }

@@ -8,13 +8,13 @@ use forebay_agent_ebpf::{
     framing::Connection,
     maps::{
         EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS,
-        MAX_ENDPOINTS, MAX_GPUS, STATS, Stat,
+        MAX_ENDPOINTS, MAX_GPUS, STATS, Stat, WATCHED_PORT_WORDS,
     },
 };
 
 /// Bit map of watched ports, 64 to a word: asked first, for every packet.
 #[map]
-pub(crate) static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(WATCHED_PORT_WORDS, 0);
 
 #[map]
 pub(crate) static ENDPOINTS: HashMap<EndpointKey, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
