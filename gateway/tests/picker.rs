@@ -1,9 +1,12 @@
 //! Towards endpoint pickers of every kind.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, HttpHeaders, ProcessingResponse, StreamedBodyResponse, body_mutation::Mutation,
-    processing_request::Request,
+    BodySendMode, HttpHeaders, ProcessingMode, ProcessingResponse, StreamedBodyResponse,
+    body_mutation::Mutation, processing_request::Request,
 };
 use tonic::Status;
 
@@ -13,6 +16,7 @@ use crate::support::picker::{
 };
 use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
+use crate::support::within;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
@@ -276,4 +280,102 @@ async fn a_picker_that_is_done_with_its_decision_may_leave() {
     let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
+}
+
+/// A picker whose way with bodies can be changed between requests.
+struct Changing {
+    destination: String,
+    mind: Arc<AtomicU8>,
+}
+
+/// Decides on the headers, and says that it wants no body.
+const SKIPS: u8 = 0;
+/// Says nothing before it has all of the body.
+const WAITS: u8 = 1;
+/// Answers the headers with nothing to tell, and decides with the body.
+const ANSWERS_TWICE: u8 = 2;
+
+/// Says nothing at all.
+const SILENT: u8 = 3;
+
+impl Phases for Changing {
+    fn destination(&self) -> String {
+        self.destination.clone()
+    }
+
+    fn request_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+        match self.mind.load(Ordering::SeqCst) {
+            SKIPS => {
+                let request_body_mode = BodySendMode::None.into();
+                let mode_override = Some(ProcessingMode { request_body_mode, ..ProcessingMode::default() });
+                vec![Ok(ProcessingResponse { mode_override, ..pick(&self.destination) })]
+            }
+            ANSWERS_TWICE => vec![Ok(set_headers(&[]))],
+            _ => Vec::new(),
+        }
+    }
+
+    fn request_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+        match self.mind.load(Ordering::SeqCst) {
+            WAITS | ANSWERS_TWICE if end_of_stream => self.whole_body(seen),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Sends one request through; whether the picker was sent its body.
+async fn body_is_sent(running: &Running, upstream: &Upstream, picker: &mut Picker) -> bool {
+    let (response, request) =
+        tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!((response.status, request.text()), (200, CHAT));
+    let mut sent = false;
+    loop {
+        match picker.seen().await {
+            Seen::Message(message) => sent |= matches!(message.request, Some(Request::RequestBody(_))),
+            Seen::Ended | Seen::Reset => return sent,
+        }
+    }
+}
+
+/// An answer may come late on a busy machine; then the body is sent after all.
+async fn until_body_is_not_sent(running: &Running, upstream: &Upstream, picker: &mut Picker) {
+    within("a request without its body", async { while body_is_sent(running, upstream, picker).await {} })
+        .await;
+}
+
+#[tokio::test]
+async fn a_picker_that_wants_no_bodies_gets_none_until_it_changes_its_mind() {
+    let upstream = Upstream::bind().await;
+    let mind = Arc::new(AtomicU8::new(SKIPS));
+    let phases = Changing { destination: upstream.address().to_string(), mind: mind.clone() };
+    let mut picker = Picker::start(phases).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    assert!(body_is_sent(&running, &upstream, &mut picker).await, "nobody has said that it is not wanted");
+    for other in [WAITS, ANSWERS_TWICE] {
+        until_body_is_not_sent(&running, &upstream, &mut picker).await;
+        mind.store(other, Ordering::SeqCst);
+        for _ in 0..2 {
+            assert!(body_is_sent(&running, &upstream, &mut picker).await);
+        }
+        mind.store(SKIPS, Ordering::SeqCst);
+    }
+}
+
+/// What was learned of a picker says nothing of the one that is there after it.
+#[tokio::test]
+async fn a_picker_that_failed_is_sent_the_body_again() {
+    let upstream = Upstream::bind().await;
+    let mind = Arc::new(AtomicU8::new(SKIPS));
+    let phases = Changing { destination: upstream.address().to_string(), mind: mind.clone() };
+    let mut picker = Picker::start(phases).await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start_with(|config| config.picker_timeout = std::time::Duration::from_millis(500))
+        .await;
+    until_body_is_not_sent(&running, &upstream, &mut picker).await;
+    mind.store(SILENT, Ordering::SeqCst);
+    assert_eq!(exchange(running.address(), post(CHAT)).await.code(), "picker_unavailable");
+    picker.until("the stream's end", |seen| matches!(seen, Seen::Ended | Seen::Reset)).await;
+    mind.store(SKIPS, Ordering::SeqCst);
+    assert!(body_is_sent(&running, &upstream, &mut picker).await);
 }

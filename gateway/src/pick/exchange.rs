@@ -18,12 +18,16 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::message::{Cursor, Piece};
+use super::peers::Peer;
 use super::reply::{destination_in_headers, destination_in_metadata, immediate, mutate, parse_endpoints};
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
 
 /// Messages that may wait for the picker to read them.
 const QUEUE: usize = 8;
+/// How long the body waits for the answer to the headers when a picker is likely to want no body. A
+/// decision takes microseconds; one that needs the body is late by no more than this, and only once.
+const HEAD_START: Duration = Duration::from_millis(5);
 /// Largest reply taken.
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
@@ -40,24 +44,42 @@ pub(super) enum Outcome {
     Failed(PickerFault),
 }
 
-/// Asks the picker behind `channel`. Errors are the client's, or the picker's own answer to it.
+/// Asks `peer`. Errors are the client's, or the picker's own answer to it.
 pub(super) async fn ask(
-    channel: Channel,
+    peer: &Peer,
+    first: ProcessingRequest,
+    headers: &mut HeaderMap,
+    body: &mut HeldBody,
+    patience: Patience,
+) -> Result<Outcome, Error> {
+    let outcome = converse(peer, first, headers, body, patience).await?;
+    if !matches!(outcome, Outcome::Decided { .. }) {
+        // Another program may be there when it can be reached again.
+        peer.set_skips_body(false);
+    }
+    Ok(outcome)
+}
+
+async fn converse(
+    peer: &Peer,
     first: ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
     patience: Patience,
 ) -> Result<Outcome, Error> {
     let (requests, receiver) = mpsc::channel(QUEUE);
-    let mut replies = Replies::open(channel, receiver);
+    let mut replies = Replies::open(peer.channel(), receiver);
     let mut state = State::new(body);
     // The queue is empty: there is room.
     let _ = requests.try_send(first);
     let mut deadline = pin!(tokio::time::sleep(patience.picker));
+    let mut head_start = pin!(tokio::time::sleep(HEAD_START));
+    let mut holds_back = peer.skips_body();
     loop {
-        let piece = if state.wants_body { state.cursor.next(body) } else { None };
+        let sends_body = state.wants_body && !holds_back;
+        let piece = if sends_body { state.cursor.next(body) } else { None };
         let has_piece = piece.is_some();
-        let reads_client = state.wants_body && !has_piece && !body.is_complete();
+        let reads_client = sends_body && !has_piece && !body.is_complete();
         tokio::select! {
             biased;
             reply = replies.next() => match reply {
@@ -77,11 +99,16 @@ pub(super) async fn ask(
                         body.drop_replacement();
                         return Ok(Outcome::Failed(fault));
                     }
+                    if let Some(skips_body) = state.answer_to_headers {
+                        peer.set_skips_body(skips_body);
+                        holds_back = false;
+                    }
                     if state.is_settled() {
                         break;
                     }
                 }
             },
+            () = &mut head_start, if holds_back => holds_back = false,
             permit = requests.reserve(), if has_piece => match (permit, piece) {
                 (Ok(permit), Some(Piece { message, then })) => {
                     permit.send(message);
@@ -123,7 +150,8 @@ struct State {
     /// The picker is still to be sent the body.
     wants_body: bool,
     endpoints: Option<Vec<SocketAddr>>,
-    headers_answered: bool,
+    /// Once it has come: whether it says that no body is wanted.
+    answer_to_headers: Option<bool>,
     /// Body replies that change nothing.
     unchanged: usize,
     body_settled: bool,
@@ -136,7 +164,7 @@ impl State {
             cursor: Cursor::at_start(is_empty),
             wants_body: !is_empty,
             endpoints: None,
-            headers_answered: false,
+            answer_to_headers: None,
             unchanged: 0,
             body_settled: is_empty,
         }
@@ -157,11 +185,12 @@ impl State {
         match reply.response {
             Some(Response::ImmediateResponse(reply)) => return Err(immediate(reply)),
             Some(Response::RequestHeaders(reply)) => {
-                self.headers_answered = true;
+                self.answer_to_headers = Some(skips_body);
                 self.common(reply.response.as_ref(), headers);
                 // Without its end the picker cannot have changed the body: it decided without it.
                 let decided_early = self.endpoints.is_some() && !self.cursor.ended;
-                if skips_body || decided_early || self.unchanged >= self.cursor.messages {
+                let unchanged = self.cursor.ended && self.unchanged >= self.cursor.messages;
+                if skips_body || decided_early || unchanged {
                     self.wants_body = false;
                     self.body_settled = true;
                 }
@@ -186,7 +215,7 @@ impl State {
         let (piece, is_last) = match mutation.and_then(|BodyMutation { mutation }| mutation) {
             None => {
                 self.unchanged += 1;
-                self.body_settled |= self.headers_answered && self.cursor.ended;
+                self.body_settled |= self.answer_to_headers.is_some() && self.cursor.ended;
                 return Ok(());
             }
             Some(Mutation::StreamedResponse(piece)) => (piece.body, piece.end_of_stream),
@@ -212,7 +241,7 @@ impl State {
     }
 
     fn is_settled(&self) -> bool {
-        self.headers_answered && self.body_settled
+        self.answer_to_headers.is_some() && self.body_settled
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,10 +22,13 @@ pub(super) struct Peers {
     turn: AtomicUsize,
 }
 
+/// One replica of a picker.
 #[derive(Debug)]
-struct Peer {
+pub(super) struct Peer {
     channels: Vec<Channel>,
     turn: AtomicUsize,
+    /// It answered the newest request's headers with the word that it wants no body.
+    skips_body: AtomicBool,
 }
 
 impl Peers {
@@ -50,8 +53,8 @@ impl Peers {
         replicas[first..].iter().chain(&replicas[..first]).copied()
     }
 
-    pub(super) fn channel(&self, address: &SocketAddr) -> Option<Channel> {
-        self.by_address.load().get(address).map(|peer| peer.channel())
+    pub(super) fn get(&self, address: &SocketAddr) -> Option<Arc<Peer>> {
+        self.by_address.load().get(address).cloned()
     }
 }
 
@@ -72,10 +75,19 @@ impl Peer {
             .iter()
             .flat_map(|endpoint| (0..CONNECTIONS_PER_REPLICA).map(move |_| connect(endpoint)))
             .collect();
-        Self { channels, turn: AtomicUsize::new(0) }
+        Self { channels, turn: AtomicUsize::new(0), skips_body: AtomicBool::new(false) }
     }
 
-    fn channel(&self) -> Channel {
+    /// Whether the next request's body is likely to be unwanted.
+    pub(super) fn skips_body(&self) -> bool {
+        self.skips_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_skips_body(&self, skips_body: bool) {
+        self.skips_body.store(skips_body, Ordering::Relaxed);
+    }
+
+    pub(super) fn channel(&self) -> Channel {
         let at = self.turn.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         self.channels[at].clone()
     }

@@ -118,10 +118,10 @@ impl Picker {
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut last = PickerFault::NoAddress;
         for address in self.peers.in_turn(&picker.replicas) {
-            let Some(channel) = self.peers.channel(&address) else { continue };
+            let Some(peer) = self.peers.get(&address) else { continue };
             let is_empty = body.is_complete() && body.frames().is_empty();
             let first = request_headers(head, host, is_empty);
-            match ask(channel, first, &mut head.headers, body, self.patience).await? {
+            match ask(&peer, first, &mut head.headers, body, self.patience).await? {
                 Outcome::Decided { endpoints, open } => {
                     let session = open.map(|(requests, replies)| {
                         Session::Stream(Stream::new(requests, replies, self.closing.clone()))

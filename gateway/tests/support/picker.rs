@@ -6,8 +6,9 @@ use forebay_epp::protocol::proto::*;
 use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::within;
@@ -158,9 +159,11 @@ impl Picker {
             phases: Arc::new(phases),
             seen: sender,
         });
+        // As pickers do: an answer that waits for an acknowledgement is 40 ms late.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = tonic::transport::Server::builder()
             .add_service(server)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::spawn(serving);
         Self { address, seen, _stop: stop.drop_guard() }
     }
