@@ -78,6 +78,10 @@ pub enum Error {
     UpstreamBroken { source: hyper::Error, reused: bool },
     #[error("the model server did not begin to answer within {}", humane(*waited))]
     FirstByteTimeout { waited: Duration },
+    #[error("the request took longer than the {} that its route allows", humane(*limit))]
+    RequestTimeout { limit: Duration },
+    #[error("the model server took longer than the {} that the route allows", humane(*limit))]
+    BackendRequestTimeout { limit: Duration },
     #[error("the request could not be passed on")]
     Internal(#[source] http::Error),
 }
@@ -130,7 +134,9 @@ impl Error {
             Self::Connect(_)
             | Self::ConnectTimeout { .. }
             | Self::UpstreamBroken { .. }
-            | Self::FirstByteTimeout { .. } => Source::Upstream,
+            | Self::FirstByteTimeout { .. }
+            | Self::RequestTimeout { .. }
+            | Self::BackendRequestTimeout { .. } => Source::Upstream,
         }
     }
 
@@ -163,7 +169,9 @@ impl Error {
             Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::FirstByteTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::FirstByteTimeout { .. }
+            | Self::RequestTimeout { .. }
+            | Self::BackendRequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -193,6 +201,8 @@ impl Error {
             Self::Connect(_) | Self::ConnectTimeout { .. } => "upstream_connect",
             Self::UpstreamBroken { .. } => "upstream_reset",
             Self::FirstByteTimeout { .. } => "upstream_timeout",
+            Self::RequestTimeout { .. } => "request_timeout",
+            Self::BackendRequestTimeout { .. } => "backend_request_timeout",
             Self::Internal(_) => "internal",
         }
     }

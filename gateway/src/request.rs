@@ -15,11 +15,11 @@ use crate::Error;
 use crate::accept::{Handler, remove_hop_by_hop, sanitise};
 use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
 use crate::extract::{ModelName, check_scannable};
-use crate::forward::{Forwarder, PooledBody};
+use crate::forward::{Forwarded, Forwarder, PooledBody};
 use crate::hold::{HeldBody, HoldBudget};
 use crate::observe::{Metrics, Record};
 use crate::pick::{Decision, Picker, Session};
-use crate::route::{Backend, ListenerRoutes, RouteTable};
+use crate::route::{Backend, ListenerRoutes, Pool, RouteTable};
 
 const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);
 const BASE_MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(BASE_MODEL_NAME);
@@ -40,7 +40,7 @@ pub(crate) struct Proxy {
 
 /// Who answers.
 enum Answer {
-    Pod { response: Response<PooledBody>, session: Option<Session> },
+    Pod { response: Response<PooledBody>, session: Option<Session>, deadline: Option<Instant> },
     Gateway(Response<Bytes>),
 }
 
@@ -50,9 +50,9 @@ impl Handler for Proxy {
         let mut record =
             Record::begin(self.metrics.clone(), head.method.clone(), &head.uri, &self.unknown_label);
         match self.answer(port, head, body, &mut record).await {
-            Ok(Answer::Pod { response, session }) => {
+            Ok(Answer::Pod { response, session, deadline }) => {
                 record.answering(response.status());
-                response.map(|body| AnswerBody::upstream(body, session, record))
+                response.map(|body| AnswerBody::upstream(body, session, record, deadline))
             }
             Ok(Answer::Gateway(response)) => {
                 record.answering(response.status());
@@ -77,6 +77,7 @@ impl Proxy {
         body: Incoming,
         record: &mut Record,
     ) -> Result<Answer, Error> {
+        let arrived = Instant::now();
         sanitise(&mut head.headers)?;
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
@@ -95,27 +96,50 @@ impl Proxy {
         let mut body = HeldBody::new(body, self.budget.open(), has_model)?;
         let model =
             if has_model { Some(self.extract(&mut head, &mut body, routes, record).await?) } else { None };
-        let pool = match routes.route(host, &head) {
-            Some(Backend::Pool(pool)) => pool,
-            Some(Backend::Unresolved(why)) => return Err(Error::Backend(why)),
-            Some(Backend::Unsupported(why)) => return Err(Error::BackendKind(why)),
+        let (pool, timeouts) = match routes.route(host, &head) {
+            Some((Backend::Pool(pool), timeouts)) => (pool, timeouts),
+            Some((Backend::Unresolved(why), _)) => return Err(Error::Backend(why)),
+            Some((Backend::Unsupported(why), _)) => return Err(Error::BackendKind(why)),
             None => return Err(model.map_or(Error::NoRoute, Error::UnknownModel)),
         };
         record.routed(self.label(routes, &head), &pool.label);
 
-        let asked = Instant::now();
-        let picked = self.picker.pick(&pool, &mut head, &authority, &mut body).await;
-        record.picked(asked.elapsed());
-        let Decision { endpoints, mut session } = picked?;
-
-        record.sending();
-        let forwarded = self.forwarder.send(&head, &mut body, &endpoints).await?;
+        let reached = self.reach(&pool, &mut head, &authority, &mut body, timeouts.backend_request, record);
+        let (forwarded, mut session) = match timeouts.request {
+            None => reached.await?,
+            Some(limit) => tokio::time::timeout_at((arrived + limit).into(), reached)
+                .await
+                .map_err(|_| Error::RequestTimeout { limit })??,
+        };
+        let deadlines = [
+            timeouts.request.map(|limit| arrived + limit),
+            timeouts.backend_request.map(|limit| forwarded.sent + limit),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         let (mut parts, upstream) = forwarded.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
         if let Some(session) = &mut session {
             session.answered(&parts, forwarded.endpoint, upstream.is_end_stream());
         }
-        Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session })
+        Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session, deadline })
+    }
+
+    /// Has a pod chosen and sends it the request, until its response begins.
+    async fn reach(
+        &self,
+        pool: &Pool,
+        head: &mut request::Parts,
+        authority: &str,
+        body: &mut HeldBody,
+        limit: Option<Duration>,
+        record: &mut Record,
+    ) -> Result<(Forwarded, Option<Session>), Error> {
+        let asked = Instant::now();
+        let picked = self.picker.pick(pool, head, authority, body).await;
+        record.picked(asked.elapsed());
+        let Decision { endpoints, session } = picked?;
+        record.sending();
+        Ok((self.forwarder.send(head, body, &endpoints, limit).await?, session))
     }
 
     /// Reads the body until the model is known, and puts it and its base into the headers.

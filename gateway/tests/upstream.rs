@@ -120,3 +120,56 @@ async fn a_response_without_a_length_ends_with_its_connection() {
     drop(pod);
     assert_eq!(read_response(&mut client).await.text(), "until the end");
 }
+
+/// A stage whose route has these `timeouts`.
+fn with_timeouts(upstream: &Upstream, timeouts: &str) -> Stage {
+    let mut stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let without = std::mem::take(&mut stage.manifests);
+    stage.manifests =
+        without.replace("    backendRefs:", &format!("    timeouts: {timeouts}\n    backendRefs:"));
+    assert_ne!(stage.manifests, without);
+    stage
+}
+
+#[tokio::test]
+async fn a_routes_timeouts_end_requests_that_are_not_answered() {
+    for (timeouts, code) in [
+        ("{request: 300ms}", "request_timeout"),
+        ("{request: 10s, backendRequest: 300ms}", "backend_request_timeout"),
+    ] {
+        let upstream = Upstream::bind().await;
+        let running = with_timeouts(&upstream, timeouts).start().await;
+        // The request may be given up with half of it sent.
+        let silent = async { upstream.accept().await.read_to_end().await };
+        let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), silent);
+        assert_eq!((response.status, response.code().as_str()), (504, code), "{timeouts}");
+    }
+}
+
+#[tokio::test]
+async fn a_routes_timeouts_end_responses_that_have_begun() {
+    for timeouts in ["{request: 1s}", "{request: 10s, backendRequest: 1s}"] {
+        let upstream = Upstream::bind().await;
+        let running = with_timeouts(&upstream, timeouts).start().await;
+        let mut client = connect(running.address()).await;
+        client.write(post(CHAT)).await;
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+        pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
+        client.read_until("data:").await;
+        let rest = String::from_utf8(client.read_to_end().await).unwrap();
+        assert!(!rest.contains("0\r\n"), "the response looks whole: {rest:?}");
+        assert_eq!(pod.read_to_end().await, b"");
+        let label =
+            format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="504"}}"#);
+        running.until_metric(&label, 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_of_zero_is_none() {
+    let upstream = Upstream::bind().await;
+    let running = with_timeouts(&upstream, "{request: 0s}").start().await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
+}

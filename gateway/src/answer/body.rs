@@ -1,9 +1,12 @@
+use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::forward::PooledBody;
 use crate::observe::Record;
@@ -25,6 +28,17 @@ pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
     record: Record,
+    /// When the route's time for the request is over.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a response ended before it was whole. The client sees its stream reset.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BrokenOff {
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    #[error("the time that the route allows is over")]
+    Timeout,
 }
 
 impl AnswerBody {
@@ -32,8 +46,15 @@ impl AnswerBody {
         Self::Whole((!body.is_empty()).then_some(body))
     }
 
-    pub(crate) fn upstream(body: PooledBody, session: Option<Session>, record: Record) -> Self {
-        let mut answer = UpstreamAnswer { body, session, record };
+    /// After `deadline` the response is broken off.
+    pub(crate) fn upstream(
+        body: PooledBody,
+        session: Option<Session>,
+        record: Record,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
+        let mut answer = UpstreamAnswer { body, session, record, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
@@ -56,16 +77,24 @@ impl UpstreamAnswer {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenOff;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let answer = match self.get_mut() {
             Self::Whole(body) => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Upstream(answer) => answer,
         };
+        if let Some(deadline) = &mut answer.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            answer.deadline = None;
+            answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
+            answer.finish();
+            return Poll::Ready(Some(Err(BrokenOff::Timeout)));
+        }
         let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -81,7 +110,7 @@ impl Body for AnswerBody {
             }
             None => answer.finish(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| Ok(frame?)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,4 +8,4 @@ mod send;
 pub(crate) use body::PooledBody;
 pub(crate) use connection::Connection;
 pub(crate) use pool::Pool;
-pub(crate) use send::Forwarder;
+pub(crate) use send::{Forwarded, Forwarder};

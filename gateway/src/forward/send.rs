@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, request};
 use hyper::body::Incoming;
@@ -24,6 +24,8 @@ pub(crate) struct Forwarder {
 pub(crate) struct Forwarded {
     pub(crate) response: Response<PooledBody>,
     pub(crate) endpoint: SocketAddr,
+    /// When the request that is answered was begun to be sent.
+    pub(crate) sent: Instant,
 }
 
 impl Forwarder {
@@ -41,11 +43,14 @@ impl Forwarder {
     /// The next one is tried only when nothing was sent; a request that was sent is sent again only if it
     /// went out on a reused connection that ended without a byte of response (the server closed it
     /// as idle in the same moment), on a fresh one to the same endpoint, and if all of its body is held.
+    ///
+    /// `limit`: the longest wait for the head of the response once a request is being sent.
     pub(crate) async fn send(
         &self,
         head: &request::Parts,
         body: &mut HeldBody,
         endpoints: &[SocketAddr],
+        limit: Option<Duration>,
     ) -> Result<Forwarded, Error> {
         let mut endpoints = endpoints.iter().copied();
         let mut endpoint = endpoints.next().ok_or(Error::NoReadyEndpoint)?;
@@ -57,11 +62,12 @@ impl Forwarder {
             let error = match self.connection(reused, endpoint).await {
                 Err(error) => error,
                 Ok(mut connection) => {
-                    match self.exchange(&mut connection, head, body.upstream(), is_reused).await {
+                    let sent = Instant::now();
+                    match self.exchange(&mut connection, head, body.upstream(), limit, is_reused).await {
                         Ok(response) => {
                             let response =
                                 response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
-                            return Ok(Forwarded { response, endpoint });
+                            return Ok(Forwarded { response, endpoint, sent });
                         }
                         Err(error) => error,
                     }
@@ -99,14 +105,20 @@ impl Forwarder {
         connection: &mut Connection,
         head: &request::Parts,
         body: UpstreamBody,
+        limit: Option<Duration>,
         reused: bool,
     ) -> Result<Response<Incoming>, Error> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
-        match tokio::time::timeout(self.first_byte_timeout, connection.send(request)).await {
-            Err(_) => Err(Error::FirstByteTimeout { waited: self.first_byte_timeout }),
+        let limit = limit.filter(|limit| *limit < self.first_byte_timeout);
+        let patience = limit.unwrap_or(self.first_byte_timeout);
+        match tokio::time::timeout(patience, connection.send(request)).await {
+            Err(_) => Err(match limit {
+                Some(limit) => Error::BackendRequestTimeout { limit },
+                None => Error::FirstByteTimeout { waited: patience },
+            }),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(source)) => Err(match rest_error(&source) {
                 Some(error) => error.into(),

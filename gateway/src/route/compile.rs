@@ -11,6 +11,7 @@ use super::hostname::Hostname;
 use super::matching::{Match, age};
 use super::models::model_map;
 use super::table::{Entry, ListenerRoutes, PortRoutes, RouteTable};
+use super::timeouts::Timeouts;
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
@@ -62,6 +63,7 @@ struct Rule<'a> {
     index: usize,
     matches: Vec<Match>,
     backends: Arc<Backends>,
+    timeouts: Timeouts,
 }
 
 fn compile_rules<'a>(
@@ -78,11 +80,13 @@ fn compile_rules<'a>(
             match compile_matches(rule) {
                 Err(why) => note(format!("not attached: {why}")),
                 Ok(matches) => {
-                    if rule.timeouts.is_some() {
-                        note("its timeouts are not applied".into());
-                    }
+                    let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse);
+                    let timeouts = timeouts.unwrap_or_else(|why| {
+                        note(why);
+                        Timeouts::default()
+                    });
                     let backends = Arc::new(resolver.backends(&route.namespace, rule, note));
-                    rules.push(Rule { route, object, index, matches, backends });
+                    rules.push(Rule { route, object, index, matches, backends, timeouts });
                 }
             }
         }
@@ -129,6 +133,7 @@ fn attach(
                     hostname: hostname.clone(),
                     matching: matching.clone(),
                     backends: rule.backends.clone(),
+                    timeouts: rule.timeouts,
                 };
                 entries.push((order, entry));
             }

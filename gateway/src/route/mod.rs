@@ -10,6 +10,7 @@ mod models;
 mod table;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, Schedulers};
 pub(crate) use compile::compile;

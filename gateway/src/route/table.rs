@@ -8,6 +8,7 @@ use super::backend::{Backend, Backends, Pool, PoolPicker};
 use super::hostname::Hostname;
 use super::matching::Match;
 use super::models::ModelMap;
+use super::timeouts::Timeouts;
 
 /// Everything that is known about where requests go, at one moment.
 #[derive(Debug, Default)]
@@ -59,6 +60,7 @@ pub(super) struct Entry {
     pub(super) hostname: Hostname,
     pub(super) matching: Match,
     pub(super) backends: Arc<Backends>,
+    pub(super) timeouts: Timeouts,
 }
 
 impl ListenerRoutes {
@@ -66,11 +68,11 @@ impl ListenerRoutes {
         &self.models
     }
 
-    /// Where the request goes; `head` has the model's headers set.
-    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<Backend> {
+    /// Where the request goes, and how long it may take; `head` has the model's headers set.
+    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<(Backend, Timeouts)> {
         let entry =
             self.entries.iter().find(|entry| entry.hostname.matches(host) && entry.matching.matches(head))?;
-        Some(entry.backends.choose())
+        Some((entry.backends.choose(), entry.timeouts))
     }
 
     /// The pools that requests to `host` can reach.

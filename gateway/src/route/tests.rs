@@ -88,7 +88,7 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> request::Parts {
 /// The pool's label, or why there is none.
 fn routed(table: &RouteTable, host: &str, head: &request::Parts) -> String {
     let listener = table.ports[&80].listener(host);
-    match listener.and_then(|listener| listener.route(host, head)) {
+    match listener.and_then(|listener| listener.route(host, head)).map(|(backend, _)| backend) {
         Some(Backend::Pool(pool)) => pool.label.to_string(),
         Some(Backend::Unresolved(why) | Backend::Unsupported(why)) => why.to_owned(),
         None => "no route".to_owned(),
