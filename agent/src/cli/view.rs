@@ -127,6 +127,8 @@ impl Agent {
                 self.endpoints.insert(place(key), endpoint);
             }
         }
+        // A driver that starts again may number them anew.
+        self.gpus.retain(|(_, uuid), _| gpus.iter().all(|gpu| gpu.uuid != *uuid));
         for gpu in gpus {
             self.gpus.insert((gpu.index, gpu.uuid.clone()), gpu);
         }

@@ -29,7 +29,10 @@ pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
             let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node_name);
             let selected = key.namespace == pool_key.namespace
                 && pod.metadata.labels.as_ref().is_some_and(|labels| pool.spec.selector.matches(labels));
-            let Some(uid) = pod.metadata.uid.clone().filter(|_| here && selected) else { continue };
+            // One that has ended is listed on, and its address may be another's by now.
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let ended = matches!(phase, Some("Succeeded" | "Failed"));
+            let Some(uid) = pod.metadata.uid.clone().filter(|_| here && selected && !ended) else { continue };
             let local = pods.entry(key).or_insert_with(|| LocalPod {
                 key: key.clone(),
                 cgroup_uid: pod

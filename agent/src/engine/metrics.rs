@@ -20,22 +20,22 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
         match name {
             "num_requests_running" => {
                 is_vllm = true;
-                load.running += value as u32;
+                load.running = load.running.saturating_add(value as u32);
             }
-            "num_requests_waiting" => load.waiting += value as u32,
+            "num_requests_waiting" => load.waiting = load.waiting.saturating_add(value as u32),
             "kv_cache_usage_perc" | "gpu_cache_usage_perc" => {
                 load.kv_cache_usage = Some(load.kv_cache_usage.unwrap_or(0.0).max(value));
             }
-            "prompt_tokens_total" => load.prompt_tokens += value as u64,
-            "generation_tokens_total" => load.generation_tokens += value as u64,
+            "prompt_tokens_total" => add(&mut load.prompt_tokens, value),
+            "generation_tokens_total" => add(&mut load.generation_tokens, value),
             "prefix_cache_queries_total" | "gpu_prefix_cache_queries_total" => {
-                load.prefix_cache_queries += value as u64;
+                add(&mut load.prefix_cache_queries, value);
             }
             "prefix_cache_hits_total" | "gpu_prefix_cache_hits_total" => {
-                load.prefix_cache_hits += value as u64
+                add(&mut load.prefix_cache_hits, value)
             }
-            "num_preemptions_total" => load.preemptions += value as u64,
-            "request_success_total" => load.requests_succeeded += value as u64,
+            "num_preemptions_total" => add(&mut load.preemptions, value),
+            "request_success_total" => add(&mut load.requests_succeeded, value),
             "cache_config_info" => {
                 load.block_size_tokens = label(labels, "block_size").and_then(|it| it.parse().ok());
                 load.num_gpu_blocks = label(labels, "num_gpu_blocks").and_then(|it| it.parse().ok());
@@ -44,6 +44,11 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
         }
     }
     if is_vllm { Ok(load) } else { Err(MetricsError::NotVllm) }
+}
+
+/// An engine may claim any number.
+fn add(counter: &mut u64, value: f64) {
+    *counter = counter.saturating_add(value as u64);
 }
 
 /// `name{labels} value [timestamp]`; labels without their braces.
@@ -123,6 +128,14 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
                    vllm:kv_cache_usage_perc{engine=\"0\"} 0.9\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.1\n";
         let load = parse(two, 0).unwrap();
         assert_eq!((load.running, load.kv_cache_usage), (5, Some(0.9)));
+    }
+
+    #[test]
+    fn absurd_numbers_are_cut_off() {
+        let absurd = "vllm:num_requests_running{engine=\"0\"} 1e300\nvllm:num_requests_running{engine=\"1\"} 1\n\
+                      vllm:prompt_tokens_total 1e300\nvllm:prompt_tokens_total 1e300\n";
+        let load = parse(absurd, 0).unwrap();
+        assert_eq!((load.running, load.prompt_tokens), (u32::MAX, u64::MAX));
     }
 
     #[test]

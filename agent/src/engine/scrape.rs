@@ -21,9 +21,9 @@ pub struct ScrapeOptions {
     pub models_interval: Duration,
 }
 
-/// Reads one engine until it is dropped, and keeps the board up to date. One scrape
+/// Reads one engine, of the pod with this uid, until it is dropped, and keeps the board up to date. One scrape
 /// at a time: a slow engine is asked less often, not more.
-pub async fn scrape(address: SocketAddr, board: Arc<Board>, options: ScrapeOptions) {
+pub async fn scrape(address: SocketAddr, uid: String, board: Arc<Board>, options: ScrapeOptions) {
     let mut client = EngineClient::new(address);
     let mut models = Vec::new();
     let mut models_due = Instant::now();
@@ -49,7 +49,7 @@ pub async fn scrape(address: SocketAddr, board: Arc<Board>, options: ScrapeOptio
             _ => {}
         }
         failing = matches!(reading, Reading::Off(_));
-        board.set_engine(address, reading);
+        board.set_engine(address, &uid, reading);
     }
 }
 

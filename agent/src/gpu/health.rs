@@ -38,6 +38,13 @@ const FAULTY_THROTTLING: ThrottleReasons = ThrottleReasons::HW_SLOWDOWN
     .union(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN)
     .union(ThrottleReasons::SW_THERMAL_SLOWDOWN);
 
+/// How the driver says that a GPU does no work any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    Gone,
+    NeedsReset,
+}
+
 /// One GPU's memory of its errors.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
@@ -66,7 +73,7 @@ impl History {
     /// Health and, unless it is fine, why.
     pub(super) fn judge(
         &self,
-        lost: bool,
+        lost: Option<Lost>,
         throttling: Option<ThrottleReasons>,
         now_ns: u64,
     ) -> (GpuHealth, String) {
@@ -74,8 +81,12 @@ impl History {
         if let Some(xid) = self.fatal_xid {
             return (GpuHealth::Lost, format!("XID {xid}"));
         }
-        if lost {
-            return (GpuHealth::Lost, "the driver says the GPU is lost".into());
+        match lost {
+            Some(Lost::Gone) => return (GpuHealth::Lost, "the driver says the GPU is lost".into()),
+            Some(Lost::NeedsReset) => {
+                return (GpuHealth::Lost, "the driver says the GPU needs a reset".into());
+            }
+            None => {}
         }
         if let Some((xid, until_ns)) = self.recoverable
             && now_ns < until_ns
@@ -102,17 +113,17 @@ mod tests {
     #[test]
     fn a_fatal_xid_stays_and_a_recoverable_one_passes() {
         let mut history = History::default();
-        assert_eq!(history.judge(false, None, 0), (GpuHealth::Ok, String::new()));
+        assert_eq!(history.judge(None, None, 0), (GpuHealth::Ok, String::new()));
         history.record(31, 1);
-        assert_eq!(history.judge(false, None, 2).0, GpuHealth::Ok, "an application's fault");
+        assert_eq!(history.judge(None, None, 2).0, GpuHealth::Ok, "an application's fault");
         history.record(94, 10);
         history.record(13, 10);
-        assert_eq!(history.judge(false, None, 11), (GpuHealth::Degraded, "XID 94".into()));
+        assert_eq!(history.judge(None, None, 11), (GpuHealth::Degraded, "XID 94".into()));
         let later = 10 + RECOVERABLE_FOR.as_nanos() as u64;
-        assert_eq!(history.judge(false, None, later).0, GpuHealth::Ok);
+        assert_eq!(history.judge(None, None, later).0, GpuHealth::Ok);
         history.record(79, later);
-        assert_eq!(history.judge(false, None, u64::MAX), (GpuHealth::Lost, "XID 79".into()));
-        assert_eq!(history.judge(true, None, u64::MAX).1, "XID 79", "which says more than lost");
+        assert_eq!(history.judge(None, None, u64::MAX), (GpuHealth::Lost, "XID 79".into()));
+        assert_eq!(history.judge(Some(Lost::Gone), None, u64::MAX).1, "XID 79", "which says more than lost");
         assert_eq!(history.xid_errors, 4);
     }
 
@@ -120,10 +131,12 @@ mod tests {
     fn only_throttling_that_is_a_fault_degrades() {
         let history = History::default();
         let limit = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::GPU_IDLE;
-        assert_eq!(history.judge(false, Some(limit), 0).0, GpuHealth::Ok);
+        assert_eq!(history.judge(None, Some(limit), 0).0, GpuHealth::Ok);
         let hot = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::HW_THERMAL_SLOWDOWN;
-        let (health, reason) = history.judge(false, Some(hot), 0);
+        let (health, reason) = history.judge(None, Some(hot), 0);
         assert_eq!((health, reason.as_str()), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
-        assert_eq!(history.judge(true, Some(limit), 0).0, GpuHealth::Lost);
+        assert_eq!(history.judge(Some(Lost::Gone), Some(limit), 0).0, GpuHealth::Lost);
+        let (health, reason) = history.judge(Some(Lost::NeedsReset), None, 0);
+        assert_eq!((health, reason.as_str()), (GpuHealth::Lost, "the driver says the GPU needs a reset"));
     }
 }

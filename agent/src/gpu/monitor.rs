@@ -1,7 +1,7 @@
 //! NVML blocks, so it has a thread of its own, which ends with its owner.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use forebay_agent_ebpf::maps::MAX_GPUS;
 use nvml_wrapper::{
     Device, EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError,
 };
@@ -19,13 +20,21 @@ use tokio::sync::watch;
 use super::{
     health::History,
     library::{GpuOff, open},
-    sample::{GpuReading, Identity, identify, read},
+    sample::{GpuReading, Identity, ends_the_watch, identify, lost, read, unidentified},
 };
 use crate::kernel::boottime_ns;
 
 /// After a failure the library is tried again this often: a driver may be installed
 /// or restarted under a running agent.
 const RETRY: Duration = Duration::from_secs(30);
+/// GPUs that were not there are looked for this often.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two samples that XIDs cause: a GPU in trouble may report thousands.
+const SHORTEST: Duration = Duration::from_millis(20);
+/// Between two log lines on the same XID of the same GPU.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+/// A call to a sick GPU may never return; the agent ends without its thread then.
+const LONGEST_END: Duration = Duration::from_secs(2);
 /// How soon the thread sees that it is to end.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
@@ -74,6 +83,14 @@ impl Drop for GpuMonitor {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
+            let deadline = Instant::now() + LONGEST_END;
+            while !thread.is_finished() {
+                if Instant::now() > deadline {
+                    tracing::warn!("a call to NVML does not return; it is left behind");
+                    return;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
             if thread.join().is_err() {
                 tracing::error!("the NVML thread panicked");
             }
@@ -102,11 +119,13 @@ impl Stop {
 }
 
 fn run(options: &MonitorOptions, reports: &watch::Sender<GpuReport>, stop: &Stop) {
+    // Errors are remembered beyond the driver's own restart.
+    let mut errors = Errors::default();
     while !stop.is_set() {
         let off = match open(&options.libraries) {
             Ok((nvml, path)) => {
                 tracing::info!(library = %path.display(), "reading GPUs through NVML");
-                match watch_gpus(&nvml, options.interval, reports, stop) {
+                match watch_gpus(&nvml, options.interval, &mut errors, reports, stop) {
                     Ok(()) => return,
                     Err(error) => GpuOff::Failing(error.to_string()),
                 }
@@ -121,46 +140,112 @@ fn run(options: &MonitorOptions, reports: &watch::Sender<GpuReport>, stop: &Stop
 fn watch_gpus(
     nvml: &Nvml,
     interval: Duration,
+    errors: &mut Errors,
     reports: &watch::Sender<GpuReport>,
     stop: &Stop,
 ) -> Result<(), NvmlError> {
     let mut identities = Vec::new();
-    for index in 0..nvml.device_count()? {
-        match nvml.device_by_index(index).and_then(|device| identify(&device, index)) {
-            Ok(identity) => identities.push(identity),
-            Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
-        }
-    }
-    let events = subscribe(nvml, &identities).unwrap_or_else(|error| {
-        tracing::warn!(%error, "XID errors cannot be watched");
-        None
-    });
-    let mut histories = BTreeMap::<String, History>::new();
+    let mut silent = BTreeSet::new();
+    let mut events = None;
+    let mut next_look = Instant::now();
     while !stop.is_set() {
+        if Instant::now() >= next_look {
+            next_look = Instant::now() + LOOK;
+            if look(nvml, &mut identities, &mut silent)? {
+                events = subscribe(nvml, &identities).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "XID errors cannot be watched");
+                    None
+                });
+            }
+        }
         let now_ns = boottime_ns();
         let readings = identities
             .iter_mut()
-            .map(|identity| {
-                let history = histories.entry(identity.uuid.clone()).or_default();
-                read(nvml, identity, history, now_ns)
-            })
-            .collect();
+            .map(|identity| read(nvml, identity, errors.of(&identity.uuid), now_ns))
+            .collect::<Result<_, _>>()?;
         reports.send_replace(GpuReport::On(readings));
-        let next = Instant::now() + interval;
-        await_events(events.as_ref(), next, &mut histories, stop);
+        await_events(events.as_ref(), interval, errors, stop);
     }
     Ok(())
 }
 
-/// Waits until the next sample is due, or until an XID makes one due at once.
-fn await_events(
-    events: Option<&XidEvents<'_>>,
-    next: Instant,
-    histories: &mut BTreeMap<String, History>,
-    stop: &Stop,
-) {
+/// Which GPUs there are. Those known before stay, answering or not; one that is lost
+/// and not known is known by its index alone, until it answers. Says whether there is
+/// a GPU that was not known.
+fn look(nvml: &Nvml, identities: &mut Vec<Identity>, silent: &mut BTreeSet<u32>) -> Result<bool, NvmlError> {
+    let mut any_new = false;
+    for index in 0..nvml.device_count()?.min(MAX_GPUS) {
+        match nvml.device_by_index(index).and_then(|device| identify(&device, index)) {
+            Ok(identity) => {
+                silent.remove(&index);
+                identities.retain(|known| known.uuid != unidentified(index).uuid);
+                let is_free = identities.iter().all(|known| known.index != index);
+                match identities.iter_mut().find(|known| known.uuid == identity.uuid) {
+                    Some(known) if is_free => known.index = index,
+                    Some(_) => {}
+                    None => {
+                        identities.push(identity);
+                        any_new = true;
+                    }
+                }
+            }
+            Err(error) if ends_the_watch(&error) => return Err(error),
+            Err(error) => {
+                if silent.insert(index) {
+                    tracing::warn!(index, %error, "a GPU does not answer");
+                }
+                if lost(&error).is_some() && identities.iter().all(|known| known.index != index) {
+                    identities.push(unidentified(index));
+                }
+            }
+        }
+    }
+    identities.sort_by_key(|identity| identity.index);
+    Ok(any_new)
+}
+
+/// All GPUs' memories of their errors, and what was said of them.
+#[derive(Default)]
+struct Errors {
+    histories: BTreeMap<String, History>,
+    /// Of each GPU and XID: when it was last logged, and how many came since.
+    said: BTreeMap<(String, u64), (Instant, u64)>,
+}
+
+impl Errors {
+    fn of(&mut self, uuid: &str) -> &History {
+        self.histories.entry(uuid.to_owned()).or_default()
+    }
+
+    fn record(&mut self, uuid: String, xid: u64) {
+        self.histories.entry(uuid.clone()).or_default().record(xid, boottime_ns());
+        let now = Instant::now();
+        let mut silent = 0;
+        self.said.retain(|(of, which), (said, since)| {
+            let recent = now.duration_since(*said) < LOG_PAUSE;
+            if (of, *which) == (&uuid, xid) {
+                if recent {
+                    *since += 1;
+                } else {
+                    silent = *since;
+                }
+            }
+            recent
+        });
+        if !self.said.contains_key(&(uuid.clone(), xid)) {
+            tracing::warn!(%uuid, xid, not_logged_before = silent, "the GPU reported an XID error");
+            self.said.insert((uuid, xid), (now, 0));
+        }
+    }
+}
+
+/// Waits until the next sample is due. An XID makes one due at once, but not sooner
+/// than [`SHORTEST`] after the last one.
+fn await_events(events: Option<&XidEvents<'_>>, interval: Duration, errors: &mut Errors, stop: &Stop) {
+    let sampled = Instant::now();
+    let mut next = sampled + interval;
     let Some(events) = events else {
-        return stop.sleep(next.saturating_duration_since(Instant::now()));
+        return stop.sleep(interval);
     };
     while !stop.is_set() {
         let left = next.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
@@ -171,9 +256,8 @@ fn await_events(
             Ok(event) => {
                 let Some(XidError::Value(xid)) = event.event_data else { continue };
                 let Some(uuid) = events.uuid(&event.device) else { continue };
-                tracing::warn!(%uuid, xid, "the GPU reported an XID error");
-                histories.entry(uuid).or_default().record(xid, boottime_ns());
-                return;
+                errors.record(uuid, xid);
+                next = next.min(sampled + SHORTEST);
             }
             Err(NvmlError::Timeout) => {}
             // Waiting itself fails (a GPU fell off the bus): the samples go on.

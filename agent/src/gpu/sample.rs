@@ -7,7 +7,7 @@ use nvml_wrapper::{
     error::NvmlError,
 };
 
-use super::health::{History, names};
+use super::health::{History, Lost, names};
 use crate::telemetry::Gpu;
 
 /// Process ids (the host's, whatever namespace asks) that run on a GPU.
@@ -33,15 +33,49 @@ pub(super) struct Identity {
     pub(super) processes: Processes,
 }
 
+/// One that did not answer when it was looked for has no UUID to be known by.
+pub(super) fn unidentified(index: u32) -> Identity {
+    Identity { index, uuid: format!("index-{index}"), name: String::new(), processes: Processes::new() }
+}
+
 pub(super) fn identify(device: &Device<'_>, index: u32) -> Result<Identity, NvmlError> {
     Ok(Identity { index, uuid: device.uuid()?, name: device.name()?, processes: Processes::new() })
 }
 
-pub(super) fn read(nvml: &Nvml, identity: &mut Identity, history: &History, now_ns: u64) -> GpuReading {
-    let device = nvml.device_by_uuid(identity.uuid.as_str());
-    let mut lost = matches!(device, Err(NvmlError::GpuLost | NvmlError::NotFound | NvmlError::NoData));
-    let device = device.ok();
-    let mut ask = Ask { device: device.as_ref(), lost: &mut lost };
+/// What an error says of the GPU.
+pub(super) fn lost(error: &NvmlError) -> Option<Lost> {
+    match error {
+        NvmlError::GpuLost => Some(Lost::Gone),
+        NvmlError::ResetRequired => Some(Lost::NeedsReset),
+        _ => None,
+    }
+}
+
+/// What an error says of the driver: no call will succeed again before the library
+/// is loaded anew.
+pub(super) fn ends_the_watch(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch)
+}
+
+/// An error only if it [ends the watch](ends_the_watch).
+pub(super) fn read(
+    nvml: &Nvml,
+    identity: &mut Identity,
+    history: &History,
+    now_ns: u64,
+) -> Result<GpuReading, NvmlError> {
+    let mut ask = Ask { device: None, lost: None, end: None };
+    let device = match nvml.device_by_uuid(identity.uuid.as_str()) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            if matches!(error, NvmlError::NotFound | NvmlError::NoData | NvmlError::InvalidArg) {
+                ask.lost = Some(Lost::Gone);
+            }
+            ask.note(error);
+            None
+        }
+    };
+    ask.device = device.as_ref();
 
     let utilization = ask.value(Device::utilization_rates);
     let memory = ask.value(Device::memory_info);
@@ -55,7 +89,10 @@ pub(super) fn read(nvml: &Nvml, identity: &mut Identity, history: &History, now_
         identity.processes = processes.into_iter().map(|process| process.pid).collect();
     }
 
-    let (health, health_reason) = history.judge(lost, throttling, now_ns);
+    if let Some(end) = ask.end {
+        return Err(end);
+    }
+    let (health, health_reason) = history.judge(ask.lost, throttling, now_ns);
     let gpu = Gpu {
         measured_boottime_ns: now_ns,
         uuid: identity.uuid.clone(),
@@ -76,16 +113,17 @@ pub(super) fn read(nvml: &Nvml, identity: &mut Identity, history: &History, now_
         last_xid: history.last_xid.map(|(xid, _)| xid),
         last_xid_boottime_ns: history.last_xid.map(|(_, at_ns)| at_ns),
     };
-    GpuReading {
+    Ok(GpuReading {
         gpu,
         throttle_bits: throttling.map(|reasons| reasons.bits()),
         processes: identity.processes.clone(),
-    }
+    })
 }
 
 struct Ask<'a, 'nvml> {
     device: Option<&'a Device<'nvml>>,
-    lost: &'a mut bool,
+    lost: Option<Lost>,
+    end: Option<NvmlError>,
 }
 
 impl<'nvml> Ask<'_, 'nvml> {
@@ -93,9 +131,16 @@ impl<'nvml> Ask<'_, 'nvml> {
         match get(self.device?) {
             Ok(value) => Some(value),
             Err(error) => {
-                *self.lost |= matches!(error, NvmlError::GpuLost);
+                self.note(error);
                 None
             }
+        }
+    }
+
+    fn note(&mut self, error: NvmlError) {
+        self.lost = self.lost.or(lost(&error));
+        if ends_the_watch(&error) {
+            self.end = Some(error);
         }
     }
 }

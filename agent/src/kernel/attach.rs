@@ -71,43 +71,46 @@ impl Kernel {
     pub(super) fn adopt(&mut self) {
         let taken: HashSet<u32> =
             self.endpoints.iter().filter_map(|entry| entry.ok().map(|(_, slot)| slot)).collect();
-        self.free_slots = (0..MAX_ENDPOINTS).rev().filter(|slot| !taken.contains(slot)).collect();
+        self.free_slots = (0..MAX_ENDPOINTS).filter(|slot| !taken.contains(slot)).collect();
     }
 
-    /// Watches a pod's ports. Asked again for the same cgroup, it says what is
-    /// watched already.
+    /// Watches a pod's ports, and no others of it. Asked again for the same cgroup, it
+    /// changes only what is different.
     pub fn watch(&mut self, cgroup: &Path, ports: &[u16]) -> Result<Watched, WatchError> {
         let open = |source| WatchError::Cgroup { path: cgroup.to_owned(), source };
         let file = File::open(cgroup).map_err(open)?;
         let cgroup_id = file.metadata().map_err(open)?.ino();
-        if let Some(attached) = self.attached.get(&cgroup_id) {
-            return Ok(Watched { cgroup_id, slots: attached.slots.clone() });
+        let before = self.attached.get(&cgroup_id).map(|attached| attached.slots.clone());
+        if let Some(slots) = &before
+            && slots.iter().map(|(port, _)| port).eq(ports)
+        {
+            return Ok(Watched { cgroup_id, slots: slots.clone() });
         }
 
+        let before = before.unwrap_or_default();
         let mut slots = Vec::with_capacity(ports.len());
-        for &port in ports {
-            match self.slot(EndpointKey::new(cgroup_id, port)) {
-                Ok(slot) => slots.push((port, slot)),
-                Err(error) => {
-                    self.release(cgroup_id, &slots);
-                    return Err(error);
-                }
-            }
+        let mut result = ports.iter().try_for_each(|&port| {
+            slots.push((port, self.slot(EndpointKey::new(cgroup_id, port))?));
+            Ok(())
+        });
+        if result.is_ok() && !self.attached.contains_key(&cgroup_id) {
+            result = self.attach(cgroup_id, cgroup, &file).map(|links| {
+                self.attached.insert(cgroup_id, Attached { slots: Vec::new(), _links: links });
+            });
         }
-        match self.attach(cgroup_id, cgroup, &file) {
-            Ok(links) => {
-                self.attached.insert(cgroup_id, Attached { slots: slots.clone(), _links: links });
-                self.write_ports()?;
-                Ok(Watched { cgroup_id, slots })
-            }
-            Err(error) => {
-                self.release(cgroup_id, &slots);
-                Err(error)
-            }
+        let (kept, dropped) = if result.is_ok() { (&slots, &before) } else { (&before, &slots) };
+        let dropped: Vec<_> = dropped.iter().filter(|slot| !kept.contains(slot)).copied().collect();
+        self.release(cgroup_id, &dropped);
+        result?;
+        if let Some(attached) = self.attached.get_mut(&cgroup_id) {
+            attached.slots.clone_from(&slots);
         }
+        self.write_ports()?;
+        Ok(Watched { cgroup_id, slots })
     }
 
-    /// Stops watching every pod that is not among these, adopted ones included.
+    /// Stops watching everything that is not of one of these pods, and what an earlier
+    /// agent watched and this one was not asked to.
     pub fn retain(&mut self, cgroup_ids: &HashSet<u64>) -> Result<(), WatchError> {
         let gone: Vec<u64> = self.attached.keys().filter(|id| !cgroup_ids.contains(id)).copied().collect();
         for id in gone {
@@ -124,11 +127,14 @@ impl Kernel {
             .endpoints
             .iter()
             .filter_map(Result::ok)
-            .filter(|(key, _)| !cgroup_ids.contains(&key.cgroup_id))
+            .filter(|(key, slot)| {
+                let watched = self.attached.get(&key.cgroup_id);
+                !watched.is_some_and(|attached| attached.slots.contains(&(key.port, *slot)))
+            })
             .collect();
         for (key, slot) in stale {
             self.endpoints.remove(&key)?;
-            self.free_slots.push(slot);
+            self.free_slots.push_back(slot);
         }
         self.write_ports()
     }
@@ -138,20 +144,32 @@ impl Kernel {
         if let Ok(slot) = self.endpoints.get(&key, 0) {
             return Ok(slot);
         }
-        let slot = self.free_slots.pop().ok_or(WatchError::Full)?;
+        let slot = self.free_slots.pop_front().ok_or(WatchError::Full)?;
+        match self.give_out(key, slot) {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                self.free_slots.push_back(slot);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Connections of the slot's last owner go first: should that pod be watched
+    /// again, they would count for the new one.
+    fn give_out(&mut self, key: EndpointKey, slot: u32) -> Result<(), MapError> {
+        self.forget_connections(|connection| connection.slot == slot)?;
         self.loads.set(slot, Load::default(), 0)?;
         for kind in 0..LATENCY_KINDS {
             let empty = Histogram { sum_ns: 0, counts: [0; BUCKETS as usize] };
             self.latencies.set(slot * LATENCY_KINDS + kind, empty, 0)?;
         }
-        self.endpoints.insert(key, slot, 0)?;
-        Ok(slot)
+        self.endpoints.insert(key, slot, 0)
     }
 
     fn release(&mut self, cgroup_id: u64, slots: &[(u16, u32)]) {
         for &(port, slot) in slots {
             let _ = self.endpoints.remove(&EndpointKey::new(cgroup_id, port));
-            self.free_slots.push(slot);
+            self.free_slots.push_back(slot);
         }
     }
 
@@ -184,6 +202,7 @@ impl Kernel {
             return Ok(Link::Held(link));
         };
         let path = pins.link(cgroup_id, program);
+        // Most often there is none; what cannot be removed shows when pinning fails.
         let _ = fs::remove_file(&path);
         link.pin(path).map(Link::Pinned).map_err(|error| WatchError::Pin { program, source: error.into() })
     }

@@ -1,9 +1,12 @@
 //! Loading the programs.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    path::PathBuf,
+};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{CgroupSkb, ProgramError, SockOps},
 };
@@ -12,7 +15,7 @@ use forebay_agent_ebpf::{
     maps::{EndpointKey, GpuSample, Histogram, Load, name},
 };
 
-use super::{attach::Attached, events::Events, pins::PinFolder};
+use super::{attach::Attached, events::Events, pins::PinFolder, read::Drift};
 
 pub(super) const INGRESS: &str = "forebay_ingress";
 pub(super) const EGRESS: &str = "forebay_egress";
@@ -56,9 +59,12 @@ pub struct Kernel {
     pub(super) keep_pins: bool,
     /// By cgroup id.
     pub(super) attached: HashMap<u64, Attached>,
-    pub(super) free_slots: Vec<u32>,
+    /// The one free for the longest time first.
+    pub(super) free_slots: VecDeque<u32>,
     /// Connections found closed by the last sweep, by socket cookie.
-    pub(super) closed: Vec<u64>,
+    pub(super) closed: HashSet<u64>,
+    /// What the last two sweeps found of gauges that disagree, by slot.
+    pub(super) drift: HashMap<u32, Drift>,
 }
 
 impl Kernel {
@@ -66,26 +72,20 @@ impl Kernel {
     /// pinned.
     pub fn load(options: &Options) -> Result<(Self, Events, Option<String>), KernelOff> {
         let object = object().ok_or(KernelOff::NotBuilt)?;
-        let (pins, unpinned) = match PinFolder::create(&options.pin_root) {
+        let (mut pins, mut unpinned) = match PinFolder::create(&options.pin_root) {
             Ok(pins) => (Some(pins), None),
             Err(reason) => (None, Some(reason)),
         };
-        let mut loader = EbpfLoader::new();
-        if let Some(pins) = &pins {
-            for map in [
-                name::PORTS,
-                name::ENDPOINTS,
-                name::CONNECTIONS,
-                name::LOADS,
-                name::LATENCIES,
-                name::EVENTS,
-                name::STATS,
-                name::GPUS,
-            ] {
-                loader.map_pin_path(map, pins.map(map));
+        let mut ebpf = match load_maps(object, pins.as_ref()) {
+            Err(error) if pins.is_some() => {
+                // What is pinned there may be the reason; counting must not hang on it.
+                unpinned = Some(format!("cannot use {}: {}", options.pin_root.display(), chain(&error)));
+                pins = None;
+                load_maps(object, None)
             }
+            result => result,
         }
-        let mut ebpf = loader.load(object).map_err(|error| unloadable(&error))?;
+        .map_err(|error| unloadable(&error))?;
         for program in [INGRESS, EGRESS] {
             let skb: &mut CgroupSkb = program_mut(&mut ebpf, program)?;
             skb.load().map_err(|error| refused(program, &error))?;
@@ -107,12 +107,23 @@ impl Kernel {
             pins,
             keep_pins: options.keep_pins,
             attached: HashMap::new(),
-            free_slots: Vec::new(),
-            closed: Vec::new(),
+            free_slots: VecDeque::new(),
+            closed: HashSet::new(),
+            drift: HashMap::new(),
         };
         kernel.adopt();
         Ok((kernel, events, unpinned))
     }
+}
+
+fn load_maps(object: &[u8], pins: Option<&PinFolder>) -> Result<Ebpf, EbpfError> {
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for map in name::ALL {
+            loader.map_pin_path(map, pins.map(map));
+        }
+    }
+    loader.load(object)
 }
 
 impl Drop for Kernel {

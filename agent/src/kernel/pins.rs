@@ -2,17 +2,48 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use forebay_agent_ebpf::maps::SCHEMA;
+use aya::maps::{MapInfo, MapType};
+use forebay_agent_ebpf::{
+    framing::Connection,
+    maps::{
+        EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS,
+        MAX_ENDPOINTS, MAX_GPUS, SCHEMA, STATS, WATCHED_PORT_WORDS, name,
+    },
+};
 
 /// A folder on a bpffs that is ours: `<root>/v<schema>`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct PinFolder {
     folder: PathBuf,
+    /// Two agents on the same pins would take each other's events, and the first to
+    /// end would remove the other's pins. The kernel unlocks it with the process.
+    _lock: File,
+}
+
+/// What a map must look like: type, bytes of a key and of a value, entries.
+type Layout = (MapType, u32, u32, u32);
+
+fn layout(map: &str) -> Option<Layout> {
+    const fn bytes<T>() -> u32 {
+        size_of::<T>() as u32
+    }
+    Some(match map {
+        name::PORTS => (MapType::Array, 4, 8, WATCHED_PORT_WORDS),
+        name::ENDPOINTS => (MapType::Hash, bytes::<EndpointKey>(), 4, MAX_ENDPOINTS),
+        name::CONNECTIONS => (MapType::Hash, 8, bytes::<Connection>(), MAX_CONNECTIONS),
+        name::LOADS => (MapType::Array, 4, bytes::<Load>(), MAX_ENDPOINTS),
+        name::LATENCIES => (MapType::Array, 4, bytes::<Histogram>(), MAX_ENDPOINTS * LATENCY_KINDS),
+        name::EVENTS => (MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
+        name::STATS => (MapType::PerCpuArray, 4, 8, STATS),
+        name::GPUS => (MapType::Array, 4, bytes::<GpuSample>(), MAX_GPUS),
+        _ => return None,
+    })
 }
 
 impl PinFolder {
@@ -25,7 +56,38 @@ impl PinFolder {
         let folder = root.join(format!("v{SCHEMA}"));
         fs::create_dir_all(folder.join("links"))
             .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-        Ok(Self { folder })
+        let lock =
+            File::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(format!("another agent uses {}", folder.display()));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(format!("cannot lock {}: {error}", folder.display()));
+            }
+        }
+        let pins = Self { folder, _lock: lock };
+        pins.check()?;
+        Ok(pins)
+    }
+
+    /// The loader takes whatever is pinned under a map's name. One with longer values
+    /// would be read beyond the end of ours.
+    fn check(&self) -> Result<(), String> {
+        for map in name::ALL {
+            let path = self.map(map);
+            if !path.exists() {
+                continue;
+            }
+            let found = MapInfo::from_pin(&path).ok().and_then(|info| {
+                Some((info.map_type().ok()?, info.key_size(), info.value_size(), info.max_entries()))
+            });
+            if found != layout(map) {
+                return Err(format!("{} is not a map of this agent; remove it", path.display()));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -52,13 +114,16 @@ impl PinFolder {
 
     /// Removes every pin; the kernel frees what nobody else holds.
     pub(super) fn remove(&self) -> io::Result<()> {
-        for (_, link) in self.links()? {
-            fs::remove_file(link)?;
+        let links = self.folder.join("links");
+        for folder in [&links, &self.folder] {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path != links {
+                    fs::remove_file(path)?;
+                }
+            }
         }
-        fs::remove_dir(self.folder.join("links"))?;
-        for entry in fs::read_dir(&self.folder)? {
-            fs::remove_file(entry?.path())?;
-        }
+        fs::remove_dir(links)?;
         fs::remove_dir(&self.folder)?;
         if let Some(root) = self.folder.parent() {
             // Only when it is empty, and never the mount itself.

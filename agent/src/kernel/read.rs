@@ -1,11 +1,15 @@
 //! Reading what the programs counted, and sweeping what they cannot clear.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    io::ErrorKind,
+};
 
 use aya::maps::MapError;
 use forebay_agent_ebpf::{
+    framing::Connection,
     histogram::{BUCKETS, upper_bound_ns},
-    maps::{GpuSample, Histogram, LATENCY_KINDS, Latency, Load, Stat},
+    maps::{GpuSample, Histogram, LATENCY_KINDS, Latency, Load, MAX_CONNECTIONS, Stat},
 };
 
 use super::load::Kernel;
@@ -18,6 +22,8 @@ pub struct Counted {
     pub events_dropped: u64,
     pub on_listener: u64,
     pub no_slot: u64,
+    /// Of the endpoints watched now.
+    pub lost_framing: u64,
 }
 
 /// A latency distribution, summed up.
@@ -30,9 +36,23 @@ pub struct Quantiles {
     pub p99_ns: u64,
 }
 
+/// How far an endpoint's gauge is above its connections' open requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drift {
+    last_found: i64,
+    /// Found twice in a row: taken off what is told.
+    settled: i64,
+}
+
 impl Kernel {
+    /// What was counted at an endpoint. Requests that are in flight by the gauge, and
+    /// open on no connection by two sweeps in a row, are told as aborted.
     pub fn load_of(&self, slot: u32) -> Result<Load, MapError> {
-        self.loads.get(&slot, 0)
+        let mut load = self.loads.get(&slot, 0)?;
+        let settled = self.drift.get(&slot).map_or(0, |drift| drift.settled);
+        load.in_flight = load.in_flight.wrapping_sub_signed(settled);
+        load.aborted = load.aborted.wrapping_add_signed(settled);
+        Ok(load)
     }
 
     pub fn histogram(&self, slot: u32, kind: Latency) -> Result<Histogram, MapError> {
@@ -48,6 +68,11 @@ impl Kernel {
             events_dropped: sum(Stat::EventsDropped)?,
             on_listener: sum(Stat::OnListener)?,
             no_slot: sum(Stat::NoSlot)?,
+            lost_framing: self.slots().map(|slot| Ok(self.loads.get(&slot, 0)?.lost_framing)).sum::<Result<
+                u64,
+                MapError,
+            >>(
+            )?,
         })
     }
 
@@ -63,28 +88,80 @@ impl Kernel {
 
     /// Removes connections that nothing will remove any more: closed ones whose
     /// socket was accepted before the agent watched (two sweeps in a row, so that
-    /// late segments still find them), and those of endpoints that are gone.
+    /// late segments still find them), and those of endpoints that are gone. Then
+    /// compares the gauges with the connections.
+    ///
+    /// The two can part: a socket that closes on one CPU while its next request
+    /// arrives on another frees its entry under the program's hands.
     pub fn sweep(&mut self) -> Result<usize, MapError> {
-        let live: HashSet<u32> =
-            self.attached.values().flat_map(|pod| pod.slots.iter().map(|s| s.1)).collect();
-        let mut closed = Vec::new();
+        let live: HashSet<u32> = self.slots().collect();
+        let before = self.loads_of(&live)?;
+        let mut closed = HashSet::new();
+        let mut open = HashMap::<u32, i64>::new();
+        let last_closed = std::mem::take(&mut self.closed);
+        let removed = {
+            let mut is_stale = |cookie: u64, connection: &Connection| {
+                *open.entry(connection.slot).or_default() += i64::from(connection.open_requests());
+                if connection.is_closed() {
+                    closed.insert(cookie);
+                }
+                !live.contains(&connection.slot) || (connection.is_closed() && last_closed.contains(&cookie))
+            };
+            self.forget(&mut is_stale)?
+        };
+        self.closed = closed;
+        for (slot, load) in self.loads_of(&live)? {
+            // Something happened in between, so the two are not of one moment.
+            if before.get(&slot).is_none_or(|before| before.changed_ns != load.changed_ns) {
+                continue;
+            }
+            let found = (load.in_flight as i64).wrapping_sub(open.get(&slot).copied().unwrap_or(0));
+            let drift = self.drift.entry(slot).or_default();
+            if found == drift.last_found && found != drift.settled {
+                tracing::warn!(slot, drift = found, "in-flight requests that no connection has; corrected");
+                drift.settled = found;
+            }
+            drift.last_found = found;
+        }
+        self.drift.retain(|slot, _| live.contains(slot));
+        Ok(removed)
+    }
+
+    /// Of the endpoints watched now.
+    fn slots(&self) -> impl Iterator<Item = u32> {
+        self.attached.values().flat_map(|pod| pod.slots.iter().map(|(_, slot)| *slot))
+    }
+
+    fn loads_of(&self, slots: &HashSet<u32>) -> Result<HashMap<u32, Load>, MapError> {
+        slots.iter().map(|&slot| Ok((slot, self.loads.get(&slot, 0)?))).collect()
+    }
+
+    pub(super) fn forget_connections(
+        &mut self,
+        is_stale: impl Fn(&Connection) -> bool,
+    ) -> Result<usize, MapError> {
+        self.forget(&mut |_, connection| is_stale(connection))
+    }
+
+    /// Looks at every connection and removes those that are stale.
+    fn forget(&mut self, is_stale: &mut dyn FnMut(u64, &Connection) -> bool) -> Result<usize, MapError> {
         let mut stale = Vec::new();
-        for entry in self.connections.iter() {
+        // Where the entry last looked at is removed, the kernel begins again.
+        let mut seen = HashSet::new();
+        for entry in self.connections.iter().take(2 * MAX_CONNECTIONS as usize) {
             let (cookie, connection) = entry?;
-            if !live.contains(&connection.slot) || (connection.is_closed() && self.closed.contains(&cookie)) {
+            if seen.insert(cookie) && is_stale(cookie, &connection) {
                 stale.push(cookie);
-            } else if connection.is_closed() {
-                closed.push(cookie);
             }
         }
         for cookie in &stale {
             match self.connections.remove(cookie) {
-                // The kernel was quicker.
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error),
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+                    // The kernel was quicker.
+                }
+                result => result?,
             }
         }
-        self.closed = closed;
         Ok(stale.len())
     }
 }

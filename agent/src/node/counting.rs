@@ -2,8 +2,9 @@
 //! of them every second.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -24,8 +25,12 @@ use crate::{
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
-/// Pods whose cgroup is not there yet are looked for this often.
+/// Pods whose cgroup is not there yet are looked for this often at first, and ever
+/// less often.
 const SEARCH: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// With longer pauses than this, a missing cgroup is worth a line in the log.
+const PATIENCE: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(10);
 /// Latencies are of the last twelve of these.
 const WINDOW_STEP: Duration = Duration::from_secs(5);
@@ -37,8 +42,15 @@ pub(super) struct Counting {
     board: Arc<Board>,
     readiness: Arc<Readiness>,
     slots: HashMap<u32, Slot>,
-    /// Pods that are here and not watched yet.
-    unresolved: Vec<LocalPod>,
+    pods: Vec<LocalPod>,
+    /// Of the pods that are watched: where it is, and its id.
+    cgroups: Vec<(PathBuf, u64)>,
+    /// Some pod is not watched yet.
+    unresolved: bool,
+    next_look: Instant,
+    pause: Duration,
+    /// Why a pod is not watched, as last logged, by uid.
+    said: HashMap<String, String>,
     next_window: Instant,
     next_sweep: Instant,
 }
@@ -46,6 +58,8 @@ pub(super) struct Counting {
 /// One endpoint's place in the kernel's maps.
 struct Slot {
     address: SocketAddr,
+    /// Of the pod that it is of.
+    uid: String,
     latencies: [Latency; 3],
     /// Readings of the three histograms, the oldest first.
     window: VecDeque<[Histogram; 3]>,
@@ -65,7 +79,12 @@ impl Counting {
             board,
             readiness,
             slots: HashMap::new(),
-            unresolved: Vec::new(),
+            pods: Vec::new(),
+            cgroups: Vec::new(),
+            unresolved: false,
+            next_look: now,
+            pause: SEARCH,
+            said: HashMap::new(),
             next_window: now + WINDOW_STEP,
             next_sweep: now + SWEEP,
         }
@@ -80,8 +99,6 @@ impl Counting {
     ) {
         let mut refresh = tokio::time::interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut search = tokio::time::interval(SEARCH);
-        search.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dirty = BTreeSet::new();
         let mut events_work = true;
         pods.mark_changed();
@@ -103,7 +120,7 @@ impl Counting {
                     self.follow(here);
                     self.readiness.set_ready();
                 }
-                _ = search.tick(), if !self.unresolved.is_empty() => self.search(),
+                () = tokio::time::sleep_until(self.next_look) => self.look(),
                 _ = refresh.tick() => self.refresh(),
                 Ok(()) = gpus.changed() => {
                     if let GpuReport::On(readings) = &*gpus.borrow_and_update() {
@@ -116,57 +133,97 @@ impl Counting {
 
     /// The pods changed: watch what is here, stop watching what is gone.
     fn follow(&mut self, pods: Vec<LocalPod>) {
-        self.slots.clear();
-        self.unresolved = pods;
-        let mut watched = HashSet::new();
-        let cgroups = self.root.pods().unwrap_or_default();
-        let pods = std::mem::take(&mut self.unresolved);
-        for pod in pods {
-            match cgroups.get(&pod.cgroup_uid).map(|path| self.kernel.watch(path, &pod.ports)) {
-                Some(Ok(at)) => {
-                    watched.insert(at.cgroup_id);
-                    self.add(&pod, &at.slots);
-                }
-                Some(Err(error)) => self.turn_off(&pod, error.to_string()),
-                None => {
-                    self.turn_off(&pod, format!("its cgroup is not under {}", self.root.path().display()));
-                    self.unresolved.push(pod);
-                }
-            }
-        }
-        if let Err(error) = self.kernel.retain(&watched) {
-            tracing::warn!(%error, "could not stop watching pods that are gone");
-        }
+        self.said.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+        self.pods = pods;
+        self.pause = SEARCH;
+        self.resolve();
         self.refresh();
     }
 
-    /// Looks again for cgroups that the kubelet had not made.
-    fn search(&mut self) {
-        let Ok(cgroups) = self.root.pods() else { return };
-        let pods = std::mem::take(&mut self.unresolved);
-        for pod in pods {
-            match cgroups.get(&pod.cgroup_uid).map(|path| self.kernel.watch(path, &pod.ports)) {
-                Some(Ok(at)) => self.add(&pod, &at.slots),
-                Some(Err(error)) => self.turn_off(&pod, error.to_string()),
-                None => self.unresolved.push(pod),
+    /// Looks again for cgroups that the kubelet had not made, or has made anew.
+    fn look(&mut self) {
+        let moved = self.cgroups.iter().any(|(path, id)| {
+            !std::fs::metadata(path).is_ok_and(|now| std::os::unix::fs::MetadataExt::ino(&now) == *id)
+        });
+        if moved || self.unresolved {
+            self.resolve();
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        self.next_look = Instant::now() + if self.unresolved { self.pause } else { REFRESH };
+    }
+
+    fn resolve(&mut self) {
+        self.next_look = Instant::now() + self.pause;
+        self.unresolved = true;
+        let cgroups = match self.root.pods() {
+            Ok(cgroups) => cgroups,
+            // What is watched stays so.
+            Err(error) => {
+                let root = self.root.path().display();
+                return tracing::warn!(%error, "cannot look for pods under {root}");
             }
+        };
+        self.unresolved = false;
+        self.cgroups.clear();
+        let mut before = std::mem::take(&mut self.slots);
+        for pod in std::mem::take(&mut self.pods) {
+            let path = cgroups.get(&pod.cgroup_uid);
+            let watched = match path {
+                Some(path) => self.kernel.watch(path, &pod.ports).map_err(|error| error.to_string()),
+                None => Err(format!("its cgroup is not under {}", self.root.path().display())),
+            };
+            match (watched, path) {
+                (Ok(at), Some(path)) => {
+                    self.cgroups.push((path.to_owned(), at.cgroup_id));
+                    self.add(&pod, &at.slots, &mut before);
+                }
+                (Err(reason), _) => {
+                    self.unresolved = true;
+                    // The kubelet may be about to make it.
+                    if path.is_some() || self.pause > PATIENCE {
+                        self.say(&pod, &reason);
+                    }
+                    self.turn_off(&pod, &reason);
+                }
+                (Ok(_), None) => {}
+            }
+            self.pods.push(pod);
+        }
+        let ids = self.cgroups.iter().map(|(_, id)| *id).collect();
+        if let Err(error) = self.kernel.retain(&ids) {
+            tracing::warn!(%error, "could not stop watching pods that are gone");
         }
     }
 
-    fn add(&mut self, pod: &LocalPod, slots: &[(u16, u32)]) {
+    fn add(&mut self, pod: &LocalPod, slots: &[(u16, u32)], before: &mut HashMap<u32, Slot>) {
+        self.said.remove(&pod.uid);
         let Some(ip) = pod.ip else { return };
         for &(port, slot) in slots {
             let address = SocketAddr::new(ip, port);
-            let window = self.histograms(slot).into_iter().collect();
-            self.slots.insert(slot, Slot { address, latencies: Default::default(), window });
+            let known = before.remove(&slot).filter(|known| known.address == address && known.uid == pod.uid);
+            let entry = known.unwrap_or_else(|| Slot {
+                address,
+                uid: pod.uid.clone(),
+                latencies: Default::default(),
+                window: self.histograms(slot).into_iter().collect(),
+            });
+            self.slots.insert(slot, entry);
             self.publish(slot);
         }
     }
 
-    fn turn_off(&self, pod: &LocalPod, reason: String) {
+    /// Once for each reason.
+    fn say(&mut self, pod: &LocalPod, reason: &str) {
+        if self.said.get(&pod.uid).is_none_or(|said| said != reason) {
+            self.said.insert(pod.uid.clone(), reason.to_owned());
+            tracing::warn!(pod = %pod.key, %reason, "the pod's requests are not counted in the kernel");
+        }
+    }
+
+    fn turn_off(&self, pod: &LocalPod, reason: &str) {
         let Some(ip) = pod.ip else { return };
         for &port in &pod.ports {
-            self.board.set_kernel(SocketAddr::new(ip, port), Reading::Off(reason.clone()));
+            self.board.set_kernel(SocketAddr::new(ip, port), &pod.uid, Reading::Off(reason.to_owned()));
         }
     }
 
@@ -177,7 +234,7 @@ impl Counting {
             Ok(load) => Reading::On(told(&load, &endpoint.latencies, measured_ns)),
             Err(error) => Reading::Off(format!("cannot read its counters: {error}")),
         };
-        self.board.set_kernel(endpoint.address, reading);
+        self.board.set_kernel(endpoint.address, &endpoint.uid, reading);
     }
 
     fn refresh(&mut self) {
@@ -207,6 +264,10 @@ impl Counting {
             self.publish(slot);
         }
         self.board.confirm_kernel(measured_ns);
+        match self.kernel.counted() {
+            Ok(counted) => self.board.set_counted(counted),
+            Err(error) => tracing::warn!(%error, "cannot read what the kernel programs could not do"),
+        }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             if let Err(error) = self.kernel.sweep() {

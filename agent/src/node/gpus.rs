@@ -30,12 +30,16 @@ pub(super) async fn follow(
         let here = pods.borrow_and_update().clone();
         let now_off = match report {
             GpuReport::Pending => None,
-            GpuReport::Off(reason) => Some(reason),
+            GpuReport::Off(reason) => {
+                // How they are is not known any more.
+                board.set_gpus(Vec::new(), &BTreeMap::new(), None);
+                Some(reason)
+            }
             GpuReport::On(readings) => {
                 let used_by = used_by(&readings, &here, &proc);
                 let at_ns = readings.iter().map(|reading| reading.gpu.measured_boottime_ns).max();
                 let gpus = readings.into_iter().map(|reading| reading.gpu).collect();
-                board.set_gpus(gpus, &used_by, at_ns.unwrap_or_default());
+                board.set_gpus(gpus, &used_by, at_ns);
                 None
             }
         };

@@ -31,24 +31,25 @@ pub(super) async fn follow(
 ) {
     let mut changed = store.subscribe();
     let mut scrapers = JoinSet::new();
-    let mut by_address = HashMap::<SocketAddr, AbortHandle>::new();
+    // A pod that takes over an address is another engine, with other models.
+    let mut by_endpoint = HashMap::<(SocketAddr, String), AbortHandle>::new();
     loop {
         changed.mark_unchanged();
         let pods = local_pods(&store.snapshot(), &node_name);
         let endpoints = endpoints(&pods);
-        by_address.retain(|address, scraper| {
-            let stays = endpoints.contains_key(address);
+        by_endpoint.retain(|(address, uid), scraper| {
+            let stays = endpoints.get(address).is_some_and(|key| key.uid == *uid);
             if !stays {
                 scraper.abort();
             }
             stays
         });
-        let addresses: Vec<SocketAddr> = endpoints.keys().copied().collect();
+        let here: Vec<_> = endpoints.iter().map(|(address, key)| (*address, key.uid.clone())).collect();
         board.set_endpoints(endpoints);
-        for address in addresses {
-            by_address
-                .entry(address)
-                .or_insert_with(|| scrapers.spawn(scrape(address, Arc::clone(&board), options)));
+        for (address, uid) in here {
+            by_endpoint
+                .entry((address, uid.clone()))
+                .or_insert_with(|| scrapers.spawn(scrape(address, uid, Arc::clone(&board), options)));
         }
         pods_sender.send_if_modified(|before| {
             let differs = *before != pods;

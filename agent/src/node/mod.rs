@@ -5,7 +5,12 @@ mod counting;
 mod gpus;
 mod members;
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 pub use config::{Config, KernelMode};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -20,6 +25,12 @@ use crate::{
     resources::{self, Store},
     telemetry::{Node, telemetry_server::TelemetryServer},
 };
+
+/// A silent reader is asked whether it is there, and given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the streams may take to end.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +94,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<TelemetryServer<TelemetryService>>().await;
     let service = TelemetryService::new(board, epoch(), shutdown.clone());
-    let served = tonic::transport::Server::builder()
+    let serving = tonic::transport::Server::builder()
+        // A reader that vanished must not hold its place for good.
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health_service)
         .add_service(TelemetryServer::new(service))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), shutdown.clone().cancelled_owned())
-        .await;
+        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), shutdown.clone().cancelled_owned());
+    let served = tokio::select! {
+        served = serving => served,
+        // Readers that do not take their goodbye are not waited for longer.
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(GOODBYE).await;
+        } => Ok(()),
+    };
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
     drop((provider, gpus));

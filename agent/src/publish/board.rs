@@ -8,8 +8,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::telemetry::{
-    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
+use crate::{
+    kernel::Counted,
+    telemetry::{
+        Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
+    },
 };
 
 /// A measurement, or the one-line reason why there is none.
@@ -38,6 +41,7 @@ pub(super) struct State {
     membership_version: u64,
     kernel_confirmed_ns: Option<u64>,
     gpu_confirmed_ns: Option<u64>,
+    counted: Option<Counted>,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,7 @@ impl Board {
             membership_version: 1,
             kernel_confirmed_ns: None,
             gpu_confirmed_ns: None,
+            counted: None,
         };
         Self { state: Mutex::new(state), version: watch::Sender::new(1) }
     }
@@ -96,14 +101,16 @@ impl Board {
         });
     }
 
-    pub fn set_kernel(&self, address: SocketAddr, reading: Reading<KernelLoad>) {
-        self.update_endpoint(address, |endpoint| {
+    /// Nothing if another pod has the address by now.
+    pub fn set_kernel(&self, address: SocketAddr, uid: &str, reading: Reading<KernelLoad>) {
+        self.update_endpoint(address, uid, |endpoint| {
             (endpoint.kernel, endpoint.kernel_off) = split(reading);
         });
     }
 
-    pub fn set_engine(&self, address: SocketAddr, reading: Reading<EngineLoad>) {
-        self.update_endpoint(address, |endpoint| {
+    /// Nothing if another pod has the address by now.
+    pub fn set_engine(&self, address: SocketAddr, uid: &str, reading: Reading<EngineLoad>) {
+        self.update_endpoint(address, uid, |endpoint| {
             (endpoint.engine, endpoint.engine_off) = split(reading);
         });
     }
@@ -113,10 +120,19 @@ impl Board {
         self.lock().kernel_confirmed_ns = Some(at_ns);
     }
 
+    /// What the programs could not do, for the node's metrics.
+    pub fn set_counted(&self, counted: Counted) {
+        self.lock().counted = Some(counted);
+    }
+
+    pub(super) fn counted(&self) -> Option<Counted> {
+        self.lock().counted
+    }
+
     /// The node's GPUs, and which of them each endpoint's processes use.
-    pub fn set_gpus(&self, gpus: Vec<Gpu>, used_by: &BTreeMap<SocketAddr, Vec<String>>, at_ns: u64) {
+    pub fn set_gpus(&self, gpus: Vec<Gpu>, used_by: &BTreeMap<SocketAddr, Vec<String>>, at_ns: Option<u64>) {
         self.update(|state, version| {
-            state.gpu_confirmed_ns = Some(at_ns);
+            state.gpu_confirmed_ns = at_ns;
             let before = state.gpus.len();
             state.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
             let mut members_changed = state.gpus.len() != before;
@@ -211,9 +227,12 @@ impl Board {
         }
     }
 
-    fn update_endpoint(&self, address: SocketAddr, change: impl FnOnce(&mut Endpoint)) {
+    fn update_endpoint(&self, address: SocketAddr, uid: &str, change: impl FnOnce(&mut Endpoint)) {
         self.update(|state, version| {
             let Some(entry) = state.endpoints.get_mut(&address) else { return false };
+            if entry.value.key.as_ref().is_none_or(|key| key.uid != uid) {
+                return false;
+            }
             let mut next = entry.value.clone();
             change(&mut next);
             let changed = !same_but_for_time(&entry.value, &next);

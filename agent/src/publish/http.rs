@@ -22,6 +22,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// A connection that sends no whole request head in this time is closed.
 const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Whether the first list of pods has been read and attached to.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicBool);
@@ -54,6 +57,8 @@ pub async fn serve_http(
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection for metrics");
+                // Out of descriptors, most likely: asking again at once would fail again.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

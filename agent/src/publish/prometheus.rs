@@ -4,7 +4,10 @@
 use std::fmt::Write as _;
 
 use super::Board;
-use crate::telemetry::{Endpoint, Gpu, KernelLoad, Latency};
+use crate::{
+    kernel::Counted,
+    telemetry::{Endpoint, Gpu, KernelLoad, Latency},
+};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -18,10 +21,30 @@ pub(super) fn render(board: &Board) -> String {
     sample(&mut text, "forebay_kernel_up", &[], if node.kernel_off.is_none() { 1.0 } else { 0.0 });
     family(&mut text, "forebay_gpu_driver_up", "gauge", "1 when NVML answers.");
     sample(&mut text, "forebay_gpu_driver_up", &[], if node.gpu_off.is_none() { 1.0 } else { 0.0 });
+    if let Some(counted) = board.counted() {
+        programs(&mut text, &counted);
+    }
     kernel(&mut text, &snapshot.endpoints);
     engine(&mut text, &snapshot.endpoints);
     gpus(&mut text, &snapshot.gpus);
     text
+}
+
+/// What the kernel programs could not do: all of these stay 0 where all is well.
+fn programs(text: &mut String, counted: &Counted) {
+    let families = [
+        ("segments", "Segments looked at.", counted.segments),
+        ("connections_full", "Connections not followed: the map was full.", counted.connections_full),
+        ("events_dropped", "Events not told: the ring was full. No count is lost.", counted.events_dropped),
+        ("on_listener", "Requests not followed: they came with the handshake.", counted.on_listener),
+        ("no_slot", "Segments to a watched port of an unknown cgroup.", counted.no_slot),
+        ("lost_framing", "Times that framing was lost on a connection.", counted.lost_framing),
+    ];
+    for (name, help, value) in families {
+        let name = format!("forebay_kernel_{name}_total");
+        family(text, &name, "counter", help);
+        sample(text, &name, &[], value as f64);
+    }
 }
 
 fn kernel(text: &mut String, endpoints: &[Endpoint]) {

@@ -179,12 +179,12 @@ mod tests {
         assert_eq!((first.epoch, first.seq), (7, 1));
         assert!(matches!(first.body, Some(Body::Snapshot(snapshot)) if snapshot.endpoints.len() == 1));
 
-        board.set_kernel(address, load(1, 10));
+        board.set_kernel(address, "", load(1, 10));
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 1);
 
         // The same again, only measured later, is no change.
-        board.set_kernel(address, load(1, 20));
+        board.set_kernel(address, "", load(1, 20));
         board.confirm_kernel(20);
         let beat = subscription.next().await;
         assert_eq!(beat.seq, 3);
@@ -198,11 +198,25 @@ mod tests {
         let mut subscription = subscribe(&board, 1000);
         subscription.next().await;
         for in_flight in 1..=100 {
-            board.set_kernel(ADDRESS.parse().unwrap(), load(in_flight, in_flight));
+            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
         }
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 100);
         assert!(matches!(subscription.next().await.body, Some(Body::Heartbeat(_))));
+    }
+
+    #[test]
+    fn what_was_measured_of_a_pod_is_not_told_of_its_successor() {
+        let board = board();
+        let address = ADDRESS.parse().unwrap();
+        board.set_kernel(address, "", load(3, 10));
+        let mut next = members(&[ADDRESS]);
+        next.values_mut().for_each(|key| key.uid = "next".into());
+        board.set_endpoints(next);
+        board.set_kernel(address, "", load(4, 20));
+        assert_eq!(board.snapshot().0.endpoints[0].kernel, None);
+        board.set_kernel(address, "next", load(1, 30));
+        assert_eq!(board.snapshot().0.endpoints[0].kernel.unwrap().in_flight, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -213,7 +227,7 @@ mod tests {
         let started = Instant::now();
         let mut heartbeats = 0;
         for in_flight in 1.. {
-            board.set_kernel(ADDRESS.parse().unwrap(), load(in_flight, in_flight));
+            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
             if matches!(subscription.next().await.body, Some(Body::Heartbeat(_))) {
                 heartbeats += 1;
             }
@@ -229,13 +243,13 @@ mod tests {
     async fn what_is_gone_is_said() {
         let board = board();
         let gpu = Gpu { uuid: "GPU-1".into(), ..Gpu::default() };
-        board.set_gpus(vec![gpu], &BTreeMap::new(), 1);
+        board.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
         let mut subscription = subscribe(&board, 1000);
         subscription.next().await;
         board.set_endpoints(members(&["10.0.0.2:8000"]));
         // As many as before, but another.
         let other = Gpu { uuid: "GPU-2".into(), ..Gpu::default() };
-        board.set_gpus(vec![other], &BTreeMap::new(), 2);
+        board.set_gpus(vec![other], &BTreeMap::new(), Some(2));
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.removed_endpoints[0].ip, "10.0.0.1");
         assert_eq!(delta.removed_gpu_uuids, ["GPU-1"]);

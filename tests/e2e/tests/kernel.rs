@@ -7,12 +7,18 @@
 )]
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    collections::HashSet,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
 };
 
-use forebay_agent::kernel::Quantiles;
-use forebay_agent_ebpf::maps::{EventKind, Latency, Load};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
+use forebay_agent::kernel::{Kernel, Options, Quantiles, WatchError};
+use forebay_agent_ebpf::{
+    framing::Connection,
+    maps::{EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA, name},
+};
 use forebay_e2e::{
     eventually,
     pod::{Bench, BpfMount, load_kernel},
@@ -228,7 +234,7 @@ async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
     let again = kernel.watch(pod.path(), &[port]).unwrap();
     assert_eq!(again, watched, "same cgroup, same slot");
     kernel.retain(&[again.cgroup_id].into()).unwrap();
-    let load = |kernel: &forebay_agent::kernel::Kernel| kernel.load_of(again.slots[0].1).unwrap();
+    let load = |kernel: &Kernel| kernel.load_of(again.slots[0].1).unwrap();
     assert_eq!(settled(&load(&kernel)), (2, 0, 0, 2));
     send(&mut server, &mut client, JSON);
     send(&mut second_server, &mut second, JSON);
@@ -239,14 +245,349 @@ async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
 }
 
 #[tokio::test]
-async fn a_pod_that_goes_away_frees_its_slot() {
+async fn a_pod_that_goes_away_frees_its_slot_and_takes_its_connections_along() {
     let Some(mut bench) = Bench::new("retain") else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
-    bench.kernel.retain(&std::collections::HashSet::new()).unwrap();
-    assert_eq!(bench.kernel.sweep().unwrap(), 1);
-    send(&mut server, &mut client, JSON);
+    bench.kernel.retain(&HashSet::new()).unwrap();
+
+    // All slots are given out: the last one is that of the pod that went.
+    let others: Vec<u16> = (1..=MAX_ENDPOINTS as u16).collect();
+    let second = Bench::pod("retain-second");
     let port = bench.listener.local_addr().unwrap().port();
-    bench.kernel.watch(bench.pod.path(), &[port]).unwrap();
-    assert_eq!(bench.kernel.load_of(bench.slot()).unwrap(), Load::default(), "a slot is given out empty");
+    let watched = bench.kernel.watch(second.path(), &others).unwrap();
+    let reused = watched.slots.last().unwrap().1;
+    assert_eq!(reused, bench.slot());
+    assert!(matches!(bench.kernel.watch(bench.pod.path(), &[port]), Err(WatchError::Full)));
+
+    // Fewer ports, and the pod is back: what it has open counts for nobody.
+    bench.kernel.watch(second.path(), &others[1..]).unwrap();
+    let back = bench.kernel.watch(bench.pod.path(), &[port]).unwrap();
+    assert_ne!(back.slots[0].1, reused);
+    send(&mut server, &mut client, JSON);
+    assert_eq!(bench.kernel.load_of(reused).unwrap(), Load::default());
+    assert_eq!(settled(&bench.kernel.load_of(back.slots[0].1).unwrap()), (0, 0, 0, 0));
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, JSON);
+    assert_eq!(settled(&bench.kernel.load_of(back.slots[0].1).unwrap()), (1, 1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_port_more_is_watched_without_losing_the_first() {
+    let Some(mut bench) = Bench::new("ipv6") else { return };
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    let listener = match bench.pod.listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+        Ok(listener) => listener,
+        Err(error) => return println!("skipped: no IPv6 ({error})"),
+    };
+    let (first, second) = (bench.slot(), listener.local_addr().unwrap().port());
+    let port = bench.listener.local_addr().unwrap().port();
+    let watched = bench.kernel.watch(bench.pod.path(), &[port, second]).unwrap();
+    assert_eq!(watched.slots[0], (port, first));
+
+    let mut client6 = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server6, _) = listener.accept().unwrap();
+    send(&mut client6, &mut server6, POST);
+    send(&mut server6, &mut client6, HEAD_CHUNKED);
+    send(&mut server6, &mut client6, &chunk("data: 1\n\n"));
+    let load = |slot: u32| bench.kernel.load_of(slot).unwrap();
+    assert_eq!(settled(&load(watched.slots[1].1)), (1, 0, 0, 1));
+    send(&mut server6, &mut client6, TERMINATOR);
+    assert_eq!(settled(&load(watched.slots[1].1)), (1, 1, 0, 0));
+    assert_eq!(load(watched.slots[1].1).bytes_in, POST.len() as u64);
+    assert_eq!(settled(&load(first)), (1, 0, 0, 1));
+}
+
+#[tokio::test]
+async fn chunks_that_a_slow_reader_merges_are_all_counted() {
+    let Some(bench) = Bench::new("slow") else { return };
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    server.write_all(HEAD_CHUNKED).unwrap();
+    let before = bench.kernel.counted().unwrap().segments;
+    let one = chunk("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
+    let (whole, mut sent) = (one.clone(), 0);
+    server.set_nonblocking(true).unwrap();
+    server.set_nodelay(false).unwrap();
+    let rest = 'full: loop {
+        let mut left = &whole[..];
+        sent += 1;
+        while !left.is_empty() {
+            match server.write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break 'full left,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    // Only now somebody reads.
+    let reader = std::thread::spawn(move || {
+        let mut bytes = 0;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match client.read(&mut buffer).unwrap() {
+                0 => return bytes,
+                read => bytes += read,
+            }
+        }
+    });
+    server.set_nonblocking(false).unwrap();
+    server.write_all(rest).unwrap();
+    for _ in 0..1000 {
+        server.write_all(&one).unwrap();
+    }
+    server.write_all(TERMINATOR).unwrap();
+    server.shutdown(Shutdown::Both).unwrap();
+    let bytes = reader.join().unwrap();
+    let total = sent + 1000;
+    assert_eq!(bytes as u64, HEAD_CHUNKED.len() as u64 + total * one.len() as u64 + TERMINATOR.len() as u64);
+    let load = bench.kernel.load_of(bench.slot()).unwrap();
+    assert_eq!(settled(&load), (1, 1, 0, 0));
+    assert_eq!((load.chunks, load.lost_framing, load.bytes_out), (total, 0, bytes as u64));
+    let segments = bench.kernel.counted().unwrap().segments - before;
+    assert!(segments < total / 2, "{total} chunks in {segments} segments are not merged");
+}
+
+#[tokio::test]
+async fn a_body_may_end_with_the_connection_in_the_same_segment() {
+    let Some(bench) = Bench::new("close") else { return };
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    server.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while let Ok(written) = server.write(&[b'x'; 4096]) {
+        sent += written;
+    }
+    // The queue is full, so the FIN rides on its last segment.
+    server.shutdown(Shutdown::Write).unwrap();
+    let load = || bench.kernel.load_of(bench.slot()).unwrap();
+    assert_eq!(settled(&load()), (1, 0, 0, 1));
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert!(answer.len() > sent);
+    assert_eq!(settled(&load()), (1, 1, 0, 0));
+    assert_eq!(load().bytes_out, answer.len() as u64);
+}
+
+#[tokio::test]
+async fn an_interim_response_ends_nothing() {
+    let Some(bench) = Bench::new("continue") else { return };
+    let (mut client, mut server) = bench.connect();
+    let load = || bench.kernel.load_of(bench.slot()).unwrap();
+    let head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    send(&mut client, &mut server, head);
+    send(&mut server, &mut client, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(settled(&load()), (1, 0, 0, 1));
+    send(&mut client, &mut server, b"{}");
+    send(&mut server, &mut client, JSON);
+    assert_eq!((settled(&load()), load().responses_2xx), ((1, 1, 0, 0), 1));
+}
+
+#[tokio::test]
+async fn a_reset_from_either_side_ends_what_was_in_flight() {
+    let Some(bench) = Bench::new("reset") else { return };
+    let load = || bench.kernel.load_of(bench.slot()).unwrap();
+    let reset = |stream: TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        stream.set_zero_linger().unwrap();
+    };
+
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, HEAD_CHUNKED);
+    reset(client);
+    eventually("the client's reset counts", || settled(&load()) == (1, 0, 1, 0));
+    drop(server);
+
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, HEAD_CHUNKED);
+    reset(server);
+    eventually("the server's reset counts", || settled(&load()) == (2, 0, 2, 0));
+
+    // The server's process ends and leaves the request unread.
+    let (mut client, server) = bench.connect();
+    client.write_all(POST).unwrap();
+    eventually("the request counts", || settled(&load()) == (3, 0, 2, 1));
+    drop(server);
+    eventually("the end of an unread request counts", || settled(&load()) == (3, 0, 3, 0));
+    eventually("nothing is left", || bench.kernel.connections_followed().unwrap() == 0);
+}
+
+#[tokio::test]
+async fn two_pods_do_not_mix() {
+    let Some(mut bench) = Bench::new("mix") else { return };
+    let second = Bench::pod("mix-second");
+    let listener = second.listen(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let first_port = bench.listener.local_addr().unwrap().port();
+    // Both watch both ports; what counts is whose socket it is.
+    let first = bench.kernel.watch(bench.pod.path(), &[first_port, port]).unwrap();
+    let other = bench.kernel.watch(second.path(), &[first_port, port]).unwrap();
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        send(&mut client, &mut server, POST);
+        send(&mut server, &mut client, JSON);
+    }
+    let load = |slot: &(u16, u32)| settled(&bench.kernel.load_of(slot.1).unwrap());
+    assert_eq!(first.slots.iter().map(load).collect::<Vec<_>>(), [(1, 0, 0, 1), (0, 0, 0, 0)]);
+    assert_eq!(other.slots.iter().map(load).collect::<Vec<_>>(), [(0, 0, 0, 0), (2, 2, 0, 0)]);
+}
+
+#[tokio::test]
+async fn a_connection_from_before_is_followed_from_its_next_request_on() {
+    let Some((mut kernel, _events)) = load_kernel(std::path::Path::new("/nonexistent"), false) else {
+        return;
+    };
+    let pod = Bench::pod("before");
+    let listener = pod.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    send(&mut client, &mut server, b"POST / HTTP/1.1\r\nContent-Length: 20\r\n\r\n{\"prompt\":");
+    let watched = kernel.watch(pod.path(), &[address.port()]).unwrap();
+    let load = |kernel: &Kernel| kernel.load_of(watched.slots[0].1).unwrap();
+    send(&mut client, &mut server, b"THE END\"}");
+    send(&mut server, &mut client, JSON);
+    assert_eq!(settled(&load(&kernel)), (0, 0, 0, 0));
+    send(&mut client, &mut server, POST);
+    assert_eq!(settled(&load(&kernel)), (1, 0, 0, 1));
+    drop(client);
+    eventually("its end counts", || settled(&load(&kernel)) == (1, 0, 1, 0));
+    drop(server);
+    // No socket of before tells of its end: two sweeps clear what it left.
+    kernel.sweep().unwrap();
+    kernel.sweep().unwrap();
+    assert_eq!(kernel.connections_followed().unwrap(), 0);
+}
+
+/// Pins of a bench's own, where this machine can mount a bpffs.
+fn pinned(folder: &tempfile::TempDir) -> Option<(BpfMount, PathBuf)> {
+    match BpfMount::new(folder.path()) {
+        Ok(mount) => {
+            let pins = mount.path().join("forebay");
+            Some((mount, pins))
+        }
+        Err(error) => {
+            println!("skipped: cannot mount a bpffs ({error})");
+            None
+        }
+    }
+}
+
+#[tokio::test]
+async fn when_no_connection_fits_it_is_counted_and_traffic_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_mount, pins)) = pinned(&folder) else { return };
+    let Some(mut bench) = Bench::with_pins("full", &pins, false) else { return };
+    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", name::CONNECTIONS))).unwrap();
+    let mut map = BpfHashMap::<_, u64, Connection>::try_from(Map::HashMap(map)).unwrap();
+    let mut nobodys = Connection::default();
+    nobodys.slot = MAX_ENDPOINTS - 1;
+    for number in 0..u64::from(MAX_CONNECTIONS) {
+        map.insert(u64::MAX - number, nobodys, 0).unwrap();
+    }
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, JSON);
+    assert_eq!(settled(&bench.kernel.load_of(bench.slot()).unwrap()), (0, 0, 0, 0));
+    assert_eq!(bench.kernel.counted().unwrap().connections_full, 1);
+
+    assert_eq!(bench.kernel.sweep().unwrap(), MAX_CONNECTIONS as usize);
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, JSON);
+    assert_eq!(settled(&bench.kernel.load_of(bench.slot()).unwrap()), (1, 1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_gauge_that_no_connection_bears_out_is_corrected() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_mount, pins)) = pinned(&folder) else { return };
+    let Some(mut bench) = Bench::with_pins("drift", &pins, false) else { return };
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", name::LOADS))).unwrap();
+    let mut map = Array::<_, Load>::try_from(Map::Array(map)).unwrap();
+    let mut load = map.get(&bench.slot(), 0).unwrap();
+    load.in_flight += 2;
+    load.started += 2;
+    map.set(bench.slot(), load, 0).unwrap();
+    let told = |bench: &Bench| settled(&bench.kernel.load_of(bench.slot()).unwrap());
+    bench.kernel.sweep().unwrap();
+    assert_eq!(told(&bench), (3, 0, 0, 3), "once may be a matter of moments");
+    bench.kernel.sweep().unwrap();
+    assert_eq!(told(&bench), (3, 0, 2, 1));
+    send(&mut server, &mut client, JSON);
+    assert_eq!(told(&bench), (3, 1, 2, 0));
+    bench.kernel.sweep().unwrap();
+    bench.kernel.sweep().unwrap();
+    assert_eq!(told(&bench), (3, 1, 2, 0));
+}
+
+#[tokio::test]
+async fn pins_that_cannot_be_used_are_said_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_mount, pins)) = pinned(&folder) else { return };
+    let Some(bench) = Bench::with_pins("pins", &pins, true) else { return };
+    let load = || Kernel::load(&Options { pin_root: pins.clone(), keep_pins: false }).unwrap().2;
+    let reason = load().expect("two agents on the same pins");
+    assert!(reason.contains("another agent uses"), "{reason}");
+    drop(bench);
+
+    // Another map under the name of ours.
+    let versioned = pins.join(format!("v{SCHEMA}"));
+    std::fs::rename(versioned.join(name::LOADS), versioned.join("ELSE")).unwrap();
+    std::fs::rename(versioned.join(name::PORTS), versioned.join(name::LOADS)).unwrap();
+    let reason = load().expect("a map of another layout");
+    assert!(reason.contains("LOADS is not a map of this agent"), "{reason}");
+    std::fs::remove_file(versioned.join(name::LOADS)).unwrap();
+    std::fs::create_dir(versioned.join(name::LOADS)).unwrap();
+    let reason = load().expect("no map at all");
+    assert!(reason.contains("LOADS"), "{reason}");
+
+    // Half of them is as good as all: what is missing is made.
+    std::fs::remove_dir(versioned.join(name::LOADS)).unwrap();
+    assert_eq!(load(), None);
+    assert!(!pins.exists(), "and removed with the rest");
+}
+
+/// Prints, and asserts nothing about time: it is the machine's.
+#[tokio::test]
+async fn what_a_segment_costs() {
+    let Some(bench) = Bench::new("cost") else { return };
+    let _stats = match aya::sys::enable_stats(aya::sys::Stats::RunTime) {
+        Ok(stats) => stats,
+        Err(error) => return println!("skipped: no BPF statistics ({error})"),
+    };
+    let (mut client, mut server) = bench.connect();
+    for _ in 0..20 {
+        send(&mut client, &mut server, POST);
+        send(&mut server, &mut client, HEAD_CHUNKED);
+        for _ in 0..200 {
+            send(
+                &mut server,
+                &mut client,
+                &chunk("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"),
+            );
+        }
+        send(&mut server, &mut client, TERMINATOR);
+    }
+    let mut runs = 0;
+    for program in aya::programs::loaded_programs().flatten() {
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        let count = program.run_count();
+        if name.starts_with("forebay_") && count > 1000 {
+            let average = program.run_time().as_nanos() as u64 / count;
+            println!("{name}: {average} ns a packet, acknowledgements included ({count} packets)");
+            runs += count;
+        }
+    }
+    assert!(runs >= 20 * 203, "the programs ran for every segment");
+    assert_eq!(bench.kernel.load_of(bench.slot()).unwrap().finished, 20);
 }
