@@ -2,6 +2,8 @@
 //! contract ([`telemetry`]) and the Kubernetes resources everything reads
 //! ([`resources`]).
 
+#[cfg(feature = "admin")]
+pub mod admin;
 #[cfg(feature = "node")]
 pub mod discover;
 #[cfg(feature = "node")]

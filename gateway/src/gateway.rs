@@ -111,7 +111,7 @@ impl Gateway {
         };
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, stop.clone()));
-        tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone(), tasks.clone()));
+        tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone()));
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
         drop(observed.wait_for(|state| state.generation > 0).await);
         Ok(Self { admin_address, state: observed, stop, tasks, _resources: resources })

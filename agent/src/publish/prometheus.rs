@@ -9,8 +9,6 @@ use crate::{
     telemetry::{Endpoint, Gpu, KernelLoad, Latency},
 };
 
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 pub(super) fn render(board: &Board) -> String {
     let (snapshot, _) = board.snapshot();
     let mut text = String::with_capacity(16 * 1024);
