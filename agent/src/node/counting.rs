@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    io::ErrorKind,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -17,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    discover::{CgroupRoot, LocalPod},
+    discover::{CgroupRoot, LocalPod, PodCgroups},
     gpu::{GpuReading, GpuReport},
     kernel::{Events, Kernel, Quantiles, boottime_ns},
     publish::{Board, Readiness, Reading},
@@ -157,10 +158,18 @@ impl Counting {
         self.unresolved = true;
         let cgroups = match self.root.pods() {
             Ok(cgroups) => cgroups,
+            Err(error) if error.kind() == ErrorKind::NotFound => PodCgroups::default(),
             // What is watched stays so.
             Err(error) => {
-                let root = self.root.path().display();
-                return tracing::warn!(%error, "cannot look for pods under {root}");
+                let reason = format!("cannot look for its cgroup: {error}");
+                for pod in std::mem::take(&mut self.pods) {
+                    if self.slots.values().all(|slot| slot.uid != pod.uid) {
+                        self.say(&pod, &reason);
+                        self.turn_off(&pod, &reason);
+                    }
+                    self.pods.push(pod);
+                }
+                return;
             }
         };
         self.unresolved = false;

@@ -1,0 +1,406 @@
+//! The agent as a process: what it tells through changes of pods, engines, cgroups and
+//! GPUs, and how it ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it skips, and fails by panicking"
+)]
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use forebay_e2e::{
+    eventually,
+    pod::{BpfMount, PodCgroup, cgroup2_mount, load_kernel},
+    stage::{Process, get, program},
+};
+use forebay_sim::{EngineOptions, Server, ServerOptions};
+use serde_json::{Value, json};
+
+const POD_PORT: u16 = 8000;
+const POST: &str = "POST /v1/completions HTTP/1.1\r\nHost: pod\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n";
+
+/// One node's folder of manifests, its cgroups, its bpffs, on addresses of its own.
+struct Node {
+    name: String,
+    folder: tempfile::TempDir,
+    bpffs: Option<BpfMount>,
+    number: u8,
+    /// Whether requests can be counted in the kernel here.
+    counts: bool,
+}
+
+impl Node {
+    fn new(test: &str) -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let folder = tempfile::tempdir().unwrap();
+        for below in ["resources", "logs", "bpffs"] {
+            fs::create_dir(folder.path().join(below)).unwrap();
+        }
+        let bpffs = BpfMount::new(&folder.path().join("bpffs")).ok();
+        let counts = bpffs.is_some() && load_kernel(Path::new("/nonexistent"), false).is_some();
+        let node = Self {
+            name: format!("forebay-agent-{}-{test}", std::process::id()),
+            folder,
+            bpffs,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            counts,
+        };
+        node.write("pool.yaml", &pool());
+        node
+    }
+
+    fn ip(&self, host: u8) -> IpAddr {
+        let [low, _, _, _] = std::process::id().to_le_bytes();
+        IpAddr::from([127, 252, low, self.number.wrapping_mul(8).wrapping_add(host)])
+    }
+
+    fn pod_address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(0), POD_PORT)
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let beside = self.folder.path().join(file);
+        fs::write(&beside, text).unwrap();
+        fs::rename(&beside, self.folder.path().join("resources").join(file)).unwrap();
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.folder.path().join("bpffs/forebay")
+    }
+
+    fn cgroup_root(&self) -> PathBuf {
+        cgroup2_mount().map_or_else(|_none| "/nonexistent".into(), |mount| mount.join(&self.name))
+    }
+
+    /// A pod's cgroup and its engine in this process, with a pod of this uid listed.
+    fn pod(&self, uid: &str, model: &str) -> Pod {
+        let cgroup = PodCgroup::new(&self.cgroup_root(), uid).ok();
+        self.write("pod.yaml", &pod(&self.name, uid, self.ip(0)));
+        let mut pod = Pod { cgroup, model: model.to_owned(), address: self.pod_address(), server: None };
+        pod.start();
+        pod
+    }
+
+    fn agent(&self, host: u8, more: &[&str]) -> Agent {
+        let grpc = SocketAddr::new(self.ip(host), 9550);
+        let http = SocketAddr::new(self.ip(host), 9551);
+        let mut args = vec![
+            ("--node-name", self.name.clone()),
+            ("--resources", self.folder.path().join("resources").display().to_string()),
+            ("--grpc-listen", grpc.to_string()),
+            ("--http-listen", http.to_string()),
+            ("--bpffs", self.pins().display().to_string()),
+            ("--scrape-interval-ms", "50".into()),
+            ("--gpu-interval-ms", "50".into()),
+        ];
+        if !more.contains(&"--cgroup-root") {
+            args.push(("--cgroup-root", self.cgroup_root().display().to_string()));
+        }
+        let args = args
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .chain(more.iter().map(ToString::to_string))
+            .collect::<Vec<_>>();
+        let scenario = self.scenario().display().to_string();
+        let name = format!("agent-{host}");
+        let process = Process::start(
+            &name,
+            &program("forebay-agent").unwrap(),
+            &args,
+            &[("FOREBAY_NVML_SCENARIO", scenario)],
+            &self.folder.path().join("logs"),
+            None,
+        )
+        .unwrap();
+        let agent = Agent { process, grpc, http };
+        eventually("the agent is ready", || {
+            get(agent.http, "/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+        agent
+    }
+
+    fn scenario(&self) -> PathBuf {
+        self.folder.path().join("gpus.json")
+    }
+
+    fn play(&self, gpus: &Value) {
+        let beside = self.folder.path().join("gpus.new");
+        fs::write(&beside, gpus.to_string()).unwrap();
+        fs::rename(&beside, self.scenario()).unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.bpffs.take());
+        let _ = fs::remove_dir(self.cgroup_root());
+    }
+}
+
+struct Pod {
+    cgroup: Option<PodCgroup>,
+    model: String,
+    address: SocketAddr,
+    server: Option<Server>,
+}
+
+impl Pod {
+    fn start(&mut self) {
+        let listener = match &self.cgroup {
+            Some(cgroup) => cgroup.listen(self.address),
+            None => TcpListener::bind(self.address),
+        };
+        let truth = TcpListener::bind((self.address.ip(), 7999)).unwrap();
+        let tokio = |listener: TcpListener| {
+            listener.set_nonblocking(true).unwrap();
+            tokio::net::TcpListener::from_std(listener).unwrap()
+        };
+        let options = ServerOptions {
+            engine: engine(),
+            models: vec![self.model.clone()],
+            metrics_lag: Duration::from_millis(1),
+            sse_keep_alive: None,
+        };
+        self.server = Some(Server::start(tokio(listener.unwrap()), tokio(truth), options).unwrap());
+    }
+
+    /// One whole request.
+    fn serve(&self) {
+        let body = json!({ "model": self.model, "prompt": "a", "max_tokens": 1 });
+        let body = format!("{:60}", body.to_string());
+        let head = POST.replace("60", &body.len().to_string());
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"HTTP/1.1 200 OK");
+    }
+}
+
+fn engine() -> EngineOptions {
+    EngineOptions {
+        max_num_seqs: 8,
+        max_num_queued_reqs: None,
+        max_model_len: 2048,
+        block_size: 16,
+        num_gpu_blocks: 64,
+        prefill_tokens_per_second: 1_000_000,
+        token_interval: Duration::from_millis(1),
+    }
+}
+
+struct Agent {
+    process: Process,
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Agent {
+    fn list(&self, subject: &str) -> Vec<Value> {
+        let output = Command::new(program("forebay").unwrap())
+            .args([subject, "-o", "json", "--agents", &self.grpc.to_string()])
+            .output()
+            .unwrap();
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    fn pod(&self) -> Value {
+        self.list("pods").into_iter().next().unwrap_or_default()
+    }
+
+    /// Waits until what is told of the only pod is so.
+    fn tells(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let mut pod = Value::Null;
+        eventually(what, || {
+            pod = self.pod();
+            condition(&pod)
+        });
+        pod
+    }
+}
+
+fn pool() -> String {
+    "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: pool, namespace: a}\n\
+     spec:\n  selector: {matchLabels: {app: pool}}\n  targetPorts: [{number: 8000}]\n  \
+     endpointPickerRef: {name: epp, port: {number: 9002}}\n"
+        .into()
+}
+
+fn pod(node: &str, uid: &str, ip: IpAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: engine, namespace: a, uid: {uid}, labels: {{app: pool}}}}\n\
+         spec: {{nodeName: {node}, containers: [{{name: main, image: local}}]}}\n\
+         status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: \"True\"}}]}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_is_read_given_up_and_read_again() {
+    let node = Node::new("engine");
+    let mut pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
+    let agent = node.agent(1, &[]);
+    let told = agent.tells("the engine's values", |pod| pod["engine"]["models"][0]["id"] == "m");
+    assert_eq!((&told["engine"]["running"], &told["engineOff"]), (&json!(0), &Value::Null));
+    assert_eq!((&told["name"], &told["port"]), (&json!("engine"), &json!(8000)));
+
+    pod.server = None;
+    let told = agent.tells("the reason", |pod| pod["engineOff"].is_string());
+    assert_eq!(told["engine"], Value::Null, "no old value stands for an unknown one");
+    assert!(told["engineOff"].as_str().unwrap().contains("cannot connect"), "{told}");
+    pod.start();
+    agent.tells("the values again", |pod| pod["engine"]["running"] == 0 && pod["engineOff"].is_null());
+    let log = agent.process.log();
+    assert_eq!(log.matches("cannot read the engine").count(), 1, "one line, not one a scrape: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_takes_over_an_address_is_another() {
+    let node = Node::new("replaced");
+    let first = node.pod("00000000-0000-4000-8000-000000000001", "old");
+    let agent = node.agent(1, &[]);
+    agent.tells("the old model", |pod| pod["engine"]["models"][0]["id"] == "old");
+    first.serve();
+    if node.counts {
+        agent.tells("a request", |pod| pod["kernel"]["finished"] == 1);
+    }
+    drop(first);
+
+    let second = node.pod("00000000-0000-4000-8000-000000000002", "new");
+    let told = agent.tells("the new pod", |pod| {
+        pod["uid"] == "00000000-0000-4000-8000-000000000002" && !pod["engine"]["models"][0].is_null()
+    });
+    assert_eq!(told["engine"]["models"][0]["id"], "new", "the old one's models are not the new one's");
+    if !node.counts {
+        return println!("skipped: nothing is counted in the kernel here");
+    }
+    let told = agent.tells("its own counts", |pod| pod["kernel"]["started"].is_u64());
+    assert_eq!(told["kernel"]["started"], 0);
+    second.serve();
+    agent.tells("its own request", |pod| pod["kernel"]["finished"] == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cgroup_that_is_made_anew_is_found_again() {
+    let node = Node::new("anew");
+    if !node.counts {
+        return println!("skipped: nothing is counted in the kernel here");
+    }
+    let uid = "00000000-0000-4000-8000-000000000001";
+    let mut pod = node.pod(uid, "m");
+    let agent = node.agent(1, &[]);
+    agent.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    pod.server = None;
+    pod.cgroup = None;
+    let told = agent.tells("that it is not", |pod| pod["kernelOff"].is_string());
+    assert!(told["kernelOff"].as_str().unwrap().contains("cgroup"), "{told}");
+    pod.cgroup = Some(PodCgroup::new(&node.cgroup_root(), uid).unwrap());
+    pod.start();
+    agent.tells("the pod is watched again", |pod| pod["kernel"]["started"] == 0);
+    pod.serve();
+    agent.tells("its request", |pod| pod["kernel"]["finished"] == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_on_the_same_pins_counts_for_itself() {
+    let node = Node::new("second");
+    if !node.counts {
+        return println!("skipped: nothing is counted in the kernel here");
+    }
+    let pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
+    let mut first = node.agent(1, &[]);
+    first.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    let second = node.agent(2, &[]);
+    second.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    assert!(second.process.log().contains("another agent uses"), "{}", second.process.log());
+    pod.serve();
+    for agent in [&first, &second] {
+        agent.tells("the request", |pod| pod["kernel"]["finished"] == 1);
+    }
+    assert!(first.process.stop().unwrap().success());
+    assert!(!node.pins().exists());
+    pod.serve();
+    second.tells("one more", |pod| pod["kernel"]["finished"] == 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_cgroups_the_rest_goes_on() {
+    let node = Node::new("nocgroup");
+    let _pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
+    let agent = node.agent(1, &["--cgroup-root", "/nonexistent"]);
+    let told = agent.tells("the engine's values", |pod| pod["engine"]["running"] == 0);
+    assert_eq!(told["kernel"], Value::Null);
+    let node = agent.list("nodes").remove(0);
+    let reasons = (&told["kernelOff"], &node["kernelOff"]);
+    assert!(reasons.0.is_string() || reasons.1.is_string(), "somebody says why: {reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_and_removes_the_pins_unless_they_are_to_stay() {
+    let node = Node::new("sigterm");
+    let pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
+    for (more, stay) in [(&[][..], false), (&["--keep-pins"][..], true)] {
+        let mut agent = node.agent(1, more);
+        agent.tells("the engine's values", |pod| pod["engine"]["running"] == 0);
+        if node.counts {
+            agent.tells("the pod is watched", |pod| pod["kernel"]["started"].is_u64());
+            assert!(node.pins().exists());
+        }
+        // A reader that never reads must not hold it up.
+        let mut idle = TcpStream::connect(agent.grpc).unwrap();
+        idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        let status = agent.process.stop().expect("it ends by itself in time");
+        assert!(status.success(), "{status}: {}", agent.process.log_tail());
+        assert_eq!(node.pins().exists(), stay && node.counts);
+    }
+    if !node.counts {
+        return println!("skipped: nothing is counted in the kernel here");
+    }
+    // Counted while nobody was there.
+    pod.serve();
+    let agent = node.agent(1, &[]);
+    agent.tells("what the pins kept", |pod| pod["kernel"]["finished"] == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_is_lost_from_the_start_is_told_and_storms_are_quiet() {
+    let library = program("libnvidia_ml.so").unwrap();
+    if !library.exists() {
+        return println!("skipped: the NVML stand-in is not built");
+    }
+    let node = Node::new("gpus");
+    let gpu = |uuid: &str, lost: bool, xids: &[u64]| json!({ "uuid": uuid, "name": "N", "power_mw": 1, "lost": lost, "xids": xids });
+    node.play(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &[])]));
+    let agent = node.agent(1, &["--nvml-library", library.to_str().unwrap()]);
+    let health = |index: usize| {
+        let gpus = agent.list("gpus");
+        gpus.get(index).map(|gpu| (gpu["uuid"].clone(), gpu["health"].clone()))
+    };
+    eventually("the lost one is told", || health(0) == Some(("index-0".into(), "lost".into())));
+    assert_eq!(health(1), Some(("GPU-1".into(), "ok".into())));
+
+    let storm = vec![31; 2000];
+    node.play(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &storm)]));
+    eventually("every XID counts", || agent.list("gpus")[1]["xidErrors"] == 2000);
+    let lines = agent.process.log().matches("reported an XID error").count();
+    assert_eq!(lines, 1, "{}", agent.process.log_tail());
+
+    // It comes back, and one that was never there comes too.
+    node.play(&json!([gpu("GPU-0", false, &[]), gpu("GPU-1", false, &storm), gpu("GPU-2", false, &[])]));
+    eventually("all three are told", || {
+        let gpus = agent.list("gpus");
+        gpus.iter().map(|gpu| gpu["uuid"].as_str().unwrap().to_owned()).eq(["GPU-0", "GPU-1", "GPU-2"])
+    });
+    node.play(&json!([gpu("GPU-0", false, &[]), gpu("GPU-1", false, &storm), gpu("GPU-2", false, &[79]),]));
+    eventually("and its XIDs are heard", || health(2) == Some(("GPU-2".into(), "lost".into())));
+}
