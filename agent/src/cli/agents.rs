@@ -35,9 +35,6 @@ impl FromStr for Selector {
 /// The agents that the options name, or those whose Pods the folder has.
 pub(crate) async fn addresses(options: &Options) -> anyhow::Result<Vec<SocketAddr>> {
     let Some(folder) = &options.resources else {
-        if options.agents.is_empty() {
-            bail!("no agents to ask: give --agents ADDRESS:PORT[,…] or --resources DIR");
-        }
         return Ok(options.agents.clone());
     };
     let store = Store::new();

@@ -78,6 +78,8 @@ pub(crate) enum Subject {
 const REDRAW: Duration = Duration::from_secs(1);
 /// How long a one-time question waits for the slowest agent.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// As clap's own.
+const USAGE: u8 = 2;
 const DEGRADED: u8 = 3;
 
 #[tokio::main(flavor = "current_thread")]
@@ -87,6 +89,13 @@ async fn main() -> ExitCode {
         Command::Pods(options) => (Subject::Pods, options),
         Command::Gpus(options) => (Subject::Gpus, options),
     };
+    if options.agents.is_empty() && options.resources.is_none() {
+        let _ = writeln!(
+            io::stderr(),
+            "forebay: no agents to ask: give --agents ADDRESS:PORT[,…] or --resources DIR"
+        );
+        return ExitCode::from(USAGE);
+    }
     match show(subject, &options).await {
         Ok(code) => code,
         // Whoever read us has enough (`forebay pods | head`).

@@ -1,0 +1,257 @@
+//! `forebay`: exit codes, and documents that programs read.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+};
+
+use forebay_agent::{
+    publish::{Board, Reading, TelemetryService},
+    telemetry::{EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer},
+};
+use forebay_e2e::stage::program;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+/// An agent's service with one pod and one GPU, in this process.
+struct Agent {
+    address: SocketAddr,
+    board: Arc<Board>,
+    _server: JoinSet<()>,
+}
+
+const POD: &str = "10.0.0.1:8000";
+
+impl Agent {
+    async fn start() -> Self {
+        let board = Arc::new(Board::new(Node { name: "n".into(), ..Node::default() }));
+        let address: SocketAddr = POD.parse().unwrap();
+        let key = EndpointKey {
+            namespace: "a".into(),
+            pod: "engine".into(),
+            uid: "u".into(),
+            ip: address.ip().to_string(),
+            port: address.port().into(),
+        };
+        board.set_endpoints(BTreeMap::from([(address, key)]));
+        let gpu = Gpu { uuid: "GPU-0".into(), name: "N".into(), health: 1, ..Gpu::default() };
+        board.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = TelemetryService::new(Arc::clone(&board), 1, CancellationToken::new());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { address, board, _server: server }
+    }
+
+    fn measure(&self) {
+        let latency = Some(Latency { count: 1, ..Latency::default() });
+        let load = KernelLoad { in_flight: 3, ttft: latency, ..KernelLoad::default() };
+        self.board.set_kernel(POD.parse().unwrap(), "u", Reading::On(load));
+        let load = EngineLoad { running: 2, ..EngineLoad::default() };
+        self.board.set_engine(POD.parse().unwrap(), "u", Reading::On(load));
+    }
+}
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn forebay() -> Command {
+    let mut command = Command::new(program("forebay").unwrap());
+    command.env_remove("FOREBAY_AGENTS").env_remove("FOREBAY_RESOURCES");
+    command
+}
+
+async fn run(args: &[&str]) -> Output {
+    let mut command = forebay();
+    command.args(args);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn json(subject: &str, agent: &Agent) -> Value {
+    let output = run(&[subject, "-o", "json", "--agents", &agent.address.to_string()]).await;
+    assert_eq!(output.status.code(), Some(0));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn sorted<const N: usize>(mut names: [&str; N]) -> Vec<&str> {
+    names.sort_unstable();
+    names.to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_tell_who_answered() {
+    let agent = Agent::start().await;
+    let (here, gone) = (agent.address.to_string(), nobody().to_string());
+    for (agents, code) in [(here.clone(), 0), (gone.clone(), 1), (format!("{here},{gone}"), 3)] {
+        let output = run(&["pods", "--agents", &agents]).await;
+        assert_eq!(output.status.code(), Some(code), "{agents}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains(&gone), code != 0, "whoever does not answer is named: {said}");
+    }
+    for usage in [&["pods", "--nonsense"][..], &["pods", "--agents", "no-address"], &["what"], &[]] {
+        assert_eq!(run(usage).await.status.code(), Some(2), "{usage:?}");
+    }
+    let nobody_named = run(&["pods"]).await;
+    assert_eq!(nobody_named.status.code(), Some(2));
+    assert!(String::from_utf8(nobody_named.stderr).unwrap().contains("--agents"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unknown_is_null_or_a_dash() {
+    let agent = Agent::start().await;
+    let pods = json("pods", &agent).await;
+    let pod = &pods["items"][0];
+    assert_eq!(
+        (&pod["kernel"], &pod["engine"], &pod["kernelOff"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
+    let gpus = json("gpus", &agent).await;
+    for unknown in ["utilizationPercent", "memoryUsedBytes", "powerMilliwatts", "lastXid", "healthReason"] {
+        assert_eq!(gpus["items"][0][unknown], Value::Null, "{unknown}");
+    }
+    let output = run(&["pods", "--agents", &agent.address.to_string()]).await;
+    let table = String::from_utf8(output.stdout).unwrap();
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert!(row.contains(&"-") && !row.contains(&"0"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shape_of_documents_stays() {
+    let agent = Agent::start().await;
+    agent.measure();
+    let (nodes, pods, gpus) =
+        (json("nodes", &agent).await, json("pods", &agent).await, json("gpus", &agent).await);
+    for (list, kind) in [(&nodes, "NodeList"), (&pods, "PodList"), (&gpus, "GpuList")] {
+        assert_eq!((&list["apiVersion"], &list["kind"]), (&"forebay.dev/v1alpha1".into(), &kind.into()));
+    }
+    let node = ["name", "agent", "agentVersion", "endpoints", "gpus", "kernelOff", "gpuOff"];
+    assert_eq!(keys(&nodes["items"][0]), sorted(node));
+    let pod = &pods["items"][0];
+    let names = [
+        "namespace",
+        "name",
+        "uid",
+        "node",
+        "ip",
+        "port",
+        "kernel",
+        "kernelOff",
+        "engine",
+        "engineOff",
+        "gpuUuids",
+    ];
+    assert_eq!(keys(pod), sorted(names));
+    let kernel = [
+        "ageSeconds",
+        "inFlight",
+        "started",
+        "finished",
+        "aborted",
+        "otherRequests",
+        "responses2xx",
+        "responses4xx",
+        "responses5xx",
+        "bytesIn",
+        "bytesOut",
+        "chunks",
+        "opaqueConnections",
+        "ttft",
+        "itl",
+        "duration",
+    ];
+    assert_eq!(keys(&pod["kernel"]), sorted(kernel));
+    assert_eq!((&pod["kernel"]["inFlight"], &pod["engine"]["running"]), (&3.into(), &2.into()));
+    assert_eq!(pod["kernel"]["itl"], Value::Null, "nothing was measured");
+    let latency = ["count", "sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds"];
+    assert_eq!(keys(&pod["kernel"]["ttft"]), sorted(latency));
+    let engine = [
+        "ageSeconds",
+        "running",
+        "waiting",
+        "kvCacheUsage",
+        "promptTokens",
+        "generationTokens",
+        "prefixCacheQueries",
+        "prefixCacheHits",
+        "preemptions",
+        "requestsSucceeded",
+        "blockSizeTokens",
+        "numGpuBlocks",
+        "models",
+    ];
+    assert_eq!(keys(&pod["engine"]), sorted(engine));
+    let gpu = [
+        "node",
+        "index",
+        "uuid",
+        "name",
+        "ageSeconds",
+        "health",
+        "healthReason",
+        "utilizationPercent",
+        "memoryUsedBytes",
+        "memoryTotalBytes",
+        "temperatureCelsius",
+        "powerMilliwatts",
+        "powerLimitMilliwatts",
+        "smClockMhz",
+        "smClockMaxMhz",
+        "throttleReasons",
+        "xidErrors",
+        "lastXid",
+    ];
+    assert_eq!(keys(&gpus["items"][0]), sorted(gpu));
+}
+
+/// Killed at the end of its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_prints_a_document_a_line_until_interrupted() {
+    let agent = Agent::start().await;
+    let mut command = forebay();
+    command.args(["pods", "--watch", "-o", "json", "--agents", &agent.address.to_string()]);
+    let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let pid = Pid::from_raw(running.0.id().try_into().unwrap()).unwrap();
+    let (first, second) = tokio::task::spawn_blocking(move || {
+        let first = lines.next().unwrap().unwrap();
+        agent.measure();
+        let changed = lines.map(Result::unwrap).find(|line| line.contains("\"inFlight\":3")).unwrap();
+        (first, changed)
+    })
+    .await
+    .unwrap();
+    for line in [&first, &second] {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["kind"], "PodList");
+    }
+    kill_process(pid, Signal::INT).unwrap();
+    let status = tokio::task::spawn_blocking(move || running.0.wait().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
