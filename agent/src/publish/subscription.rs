@@ -11,6 +11,9 @@ use crate::{
 };
 
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_millis(1);
+/// So many frames may follow each other at once before the interval holds them back:
+/// a single change is never late, a storm of them is merged.
+const BURST: u32 = 8;
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 /// A reader cannot ask for less or more than this.
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
@@ -18,7 +21,7 @@ const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)
 /// How often a reader wants to hear.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchOptions {
-    /// Shortest time between two frames.
+    /// Shortest time between two frames, over more than a few of them.
     pub min_interval: Duration,
     /// Longest silence.
     pub heartbeat: Duration,
@@ -44,7 +47,9 @@ pub struct Subscription {
     epoch: u64,
     seq: u64,
     seen: u64,
-    last_frame: Option<Instant>,
+    /// Set once the snapshot is sent: where the frames so far would end if each had
+    /// kept its interval. Ahead of the present, it is what the burst has used up.
+    paced_until: Option<Instant>,
     /// Of its own clock: deltas say nothing of what did not change.
     last_heartbeat: Instant,
     endpoints: HashSet<EndpointKey>,
@@ -61,7 +66,7 @@ impl Subscription {
             epoch,
             seq: 0,
             seen: 0,
-            last_frame: None,
+            paced_until: None,
             last_heartbeat: Instant::now(),
             endpoints: HashSet::new(),
             gpu_uuids: HashSet::new(),
@@ -70,7 +75,7 @@ impl Subscription {
 
     /// The next frame, when it is due. Cancel safe.
     pub async fn next(&mut self) -> Frame {
-        let Some(last_frame) = self.last_frame else {
+        let Some(paced_until) = self.paced_until else {
             return self.snapshot();
         };
         let heartbeat_at = self.last_heartbeat + self.options.heartbeat;
@@ -85,7 +90,8 @@ impl Subscription {
                 Ok(Err(_gone)) => tokio::time::sleep_until(heartbeat_at).await,
                 Ok(Ok(())) => {}
             }
-            tokio::time::sleep_until(last_frame + self.options.min_interval).await;
+            let earliest = paced_until.checked_sub(self.options.min_interval * (BURST - 1));
+            tokio::time::sleep_until(earliest.unwrap_or(paced_until)).await;
             self.changed.mark_unchanged();
             if let Some(delta) = self.delta() {
                 return self.frame(Body::Delta(delta));
@@ -124,7 +130,9 @@ impl Subscription {
 
     fn frame(&mut self, body: Body) -> Frame {
         self.seq += 1;
-        self.last_frame = Some(Instant::now());
+        let now = Instant::now();
+        let paced_until = self.paced_until.map_or(now, |until| until.max(now));
+        self.paced_until = Some(paced_until + self.options.min_interval);
         Frame { epoch: self.epoch, seq: self.seq, sent_boottime_ns: boottime_ns(), body: Some(body) }
     }
 }
@@ -217,6 +225,22 @@ mod tests {
         assert_eq!(board.snapshot().0.endpoints[0].kernel, None);
         board.set_kernel(address, "next", load(1, 30));
         assert_eq!(board.snapshot().0.endpoints[0].kernel.unwrap().in_flight, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_changes_go_at_once_and_a_storm_keeps_the_interval() {
+        let board = board();
+        let mut subscription = subscribe(&board, 60_000);
+        subscription.next().await;
+        let started = Instant::now();
+        let mut sent = Vec::new();
+        for in_flight in 1..=100 {
+            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
+            subscription.next().await;
+            sent.push(started.elapsed());
+        }
+        assert_eq!(sent[BURST as usize - 2], Duration::ZERO, "{sent:?}");
+        assert!(sent[99] >= DEFAULT_MIN_INTERVAL * (100 - BURST), "{:?}", sent[99]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,8 +145,9 @@ async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
         }
         ensure!(started.elapsed() < PATIENCE, "the change never arrived");
         drop(pick);
-        // The picker's own tasks need this thread, too.
+        // The picker's own tasks need this thread, and the agent this core.
         tokio::task::yield_now().await;
+        std::thread::yield_now();
     }
     Ok(first_other - started)
 }
