@@ -53,17 +53,20 @@ fn install(packages: &[&str]) -> Result<()> {
     if !run::is_root() {
         bail!("missing: {list}. Install them with: sudo apt-get install --no-install-recommends {list}");
     }
-    let known = run::succeeds(Command::new("apt-cache").args(["show", "--no-all-versions"]).args(&missing));
-    if !known {
-        run::step("reading the package lists", Command::new("apt-get").args(["-qq", "update"]))?;
-    }
-    run::step(
-        &format!("installing {list}"),
-        Command::new("apt-get")
-            .args(["-qq", "-y", "-o", "Dpkg::Use-Pty=0", "install", "--no-install-recommends"])
+    let apt_install = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["-qq", "-y", "-o", "Dpkg::Use-Pty=0", "install", "--no-install-recommends"])
             .args(&missing)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    let known = run::succeeds(Command::new("apt-cache").args(["show", "--no-all-versions"]).args(&missing));
+    if known && run::step(&format!("installing {list}"), &mut apt_install()).is_ok() {
+        return Ok(());
+    }
+    // No lists yet, or lists so old that what they name is gone.
+    run::step("reading the package lists", Command::new("apt-get").args(["-qq", "update"]))?;
+    run::step(&format!("installing {list}"), &mut apt_install())
 }
 
 fn is_installed(package: &str) -> bool {
