@@ -29,7 +29,7 @@ enum Engine {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run_if_possible()?;
+    setup::run_if_possible();
     ebpf::build_if_possible();
     run::step("building Forebay (a few minutes the first time)", &mut build())?;
     let mut demo = std::process::Command::new(run::root().join("target/debug/forebay-demo"));

@@ -12,7 +12,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run_if_possible()?;
+    setup::run_if_possible();
     ebpf::build_if_possible();
     if !options.no_lint {
         lint::run()?;

@@ -11,12 +11,11 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use forebay_sim::TruthCounters;
 
 use super::show;
 use crate::{
     PATIENCE,
-    stage::{Counts, Stage, get, get_json},
+    stage::{Counts, Stage},
 };
 
 /// The kernel sees a byte when it arrives, the engine when it is scheduled, and the
@@ -29,8 +28,8 @@ pub(super) struct Comparing {
     thread: Option<JoinHandle<Result<usize>>>,
 }
 
-/// Compares each pod's counts whenever its engine's have changed and hold still.
-/// Only where both witnesses are there.
+/// Compares each pod's counts again and again, whenever its engine's hold still. Only
+/// where both witnesses are there.
 pub(super) fn start(stage: &Stage) -> Comparing {
     let over = Arc::new(AtomicBool::new(false));
     let agent = stage.network.agent_http();
@@ -45,7 +44,8 @@ pub(super) fn start(stage: &Stage) -> Comparing {
 }
 
 impl Comparing {
-    /// How many moments were compared, all of them equal; an error if one was not.
+    /// How many moments were compared, no two in a row with the same counts and all of
+    /// them equal; an error if one was not.
     pub(super) fn stop(self) -> Result<usize> {
         self.over.store(true, Ordering::Release);
         match self.thread.map(JoinHandle::join) {
@@ -58,17 +58,20 @@ impl Comparing {
 
 fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -> Result<usize> {
     let mut moments = 0;
+    let mut compared = vec![Counts::default(); pods.len()];
     while !over.load(Ordering::Acquire) {
-        for (name, truth_address) in pods {
-            let truth = Counts::from(get_json::<TruthCounters>(*truth_address, "/")?);
+        for ((name, truth_address), compared) in pods.iter().zip(&mut compared) {
+            let truth = Counts::served(*truth_address)?;
             let since = Instant::now();
             loop {
-                let told = told(agent, name)?;
+                let told = Counts::told_by(agent)?.remove(name).unwrap_or_default();
                 if told == truth {
-                    moments += 1;
+                    // The same once more is no other moment.
+                    moments += usize::from(truth != *compared);
+                    *compared = truth;
                     break;
                 }
-                if Counts::from(get_json::<TruthCounters>(*truth_address, "/")?) != truth {
+                if Counts::served(*truth_address)? != truth {
                     break;
                 }
                 if since.elapsed() > APART {
@@ -78,11 +81,6 @@ fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -
         }
     }
     Ok(moments)
-}
-
-fn told(agent: SocketAddr, pod: &str) -> Result<Counts> {
-    let (_, text) = get(agent, "/metrics")?;
-    Ok(Counts::parse(&text).remove(pod).unwrap_or_default())
 }
 
 /// Prints both witnesses pod by pod, and fails if they differ.

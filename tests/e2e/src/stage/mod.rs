@@ -180,7 +180,7 @@ impl Stage {
         });
         let (bpffs, pin_root) = mount_bpffs(folder.path(), cgroup_root.is_some(), &mut off);
 
-        let mut setting = Setting {
+        let setting = Setting {
             options: &options,
             programs: &programs,
             folder: folder.path(),
@@ -249,16 +249,13 @@ impl Stage {
 
     /// A fresh agent in place of one that was ended.
     pub fn restart_agent(&mut self) -> Result<()> {
-        let (programs, pin_root, cgroup_root) =
-            (self.programs.clone(), self.pin_root.clone(), self.cgroup_root.clone());
-        let options = self.options.clone();
         let setting = Setting {
-            options: &options,
-            programs: &programs,
+            options: &self.options,
+            programs: &self.programs,
             folder: self.folder.path(),
             network: self.network,
-            cgroup_root: cgroup_root.as_deref(),
-            pin_root: &pin_root,
+            cgroup_root: self.cgroup_root.as_deref(),
+            pin_root: &self.pin_root,
         };
         self.agent = setting.start_agent()?;
         let agent = self.network.agent_http();
@@ -332,7 +329,7 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn start_pods(&mut self, off: &mut Vec<String>) -> Result<Vec<Pod>> {
+    fn start_pods(&self, off: &mut Vec<String>) -> Result<Vec<Pod>> {
         let mut pods = Vec::new();
         for pool in &self.options.pools {
             for ordinal in 0..pool.pods {

@@ -17,8 +17,19 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Out of an agent's `/metrics`, by pod.
-    pub fn parse(text: &str) -> BTreeMap<String, Self> {
+    /// What the kernel counted, by pod, as an agent's `/metrics` tells it. Empty when
+    /// nothing is counted in the kernel.
+    pub fn told_by(agent_http: SocketAddr) -> Result<BTreeMap<String, Self>> {
+        let (_, text) = get(agent_http, "/metrics").context("the agent's /metrics")?;
+        Ok(Self::parse(&text))
+    }
+
+    /// What a simulator really served, by the listener that tells the truth.
+    pub fn served(truth: SocketAddr) -> Result<Self> {
+        Ok(get_json::<TruthCounters>(truth, "/")?.into())
+    }
+
+    fn parse(text: &str) -> BTreeMap<String, Self> {
         let mut counts = BTreeMap::<String, Self>::new();
         for line in text.lines().filter(|line| line.starts_with("forebay_requests_")) {
             let Some((name, rest)) = line.split_once('{') else { continue };
@@ -46,20 +57,16 @@ impl From<TruthCounters> for Counts {
 }
 
 impl Stage {
-    /// What the kernel counted, by pod, as the agent's `/metrics` tells it. Empty
-    /// when nothing is counted in the kernel.
+    /// See [`Counts::told_by`].
     pub fn kernel_counts(&self) -> Result<BTreeMap<String, Counts>> {
-        let (_, text) = get(self.network.agent_http(), "/metrics").context("the agent's /metrics")?;
-        Ok(Counts::parse(&text))
+        Counts::told_by(self.network.agent_http())
     }
 }
 
 impl Pod {
     /// What a simulator really served.
     pub fn truth(&self) -> Result<Counts> {
-        let address: SocketAddr = self.truth.context("this engine keeps no books")?;
-        let truth: TruthCounters = get_json(address, "/")?;
-        Ok(truth.into())
+        Counts::served(self.truth.context("this engine keeps no books")?)
     }
 
     /// What vLLM says it served, once nothing is in flight: `http_requests_total`
