@@ -13,6 +13,7 @@
 //! egress empties, and in [`claim`](self::claim), which lets exactly one of them end a
 //! request.
 
+mod chunk;
 mod claim;
 mod connection;
 mod half;

@@ -1,6 +1,9 @@
 //! Header lines: only `Content-Length` and `Transfer-Encoding: chunked` matter.
 
-use super::{half::Half, through_line_feed};
+use super::{
+    half::{Half, Phase},
+    through_line_feed,
+};
 
 const CONTENT_LENGTH: &[u8; 16] = b"content-length:\0";
 const TRANSFER_ENCODING: &[u8; 32] = b"transfer-encoding:\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -24,6 +27,17 @@ impl Line {
     const VALUE_TRANSFER_ENCODING: Self = Self(5);
     /// CR of the empty line.
     const BLANK: Self = Self(6);
+}
+
+/// Skips the rest of a start line, up to the headers.
+#[inline(always)]
+pub(super) fn rest_of_start_line(half: &mut Half, word: u64, count: u32) -> u32 {
+    let found = through_line_feed(word, count);
+    if found == 0 {
+        return count;
+    }
+    half.phase = Phase::HEADERS;
+    found
 }
 
 pub(super) struct Step {

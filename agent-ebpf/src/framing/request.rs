@@ -1,10 +1,10 @@
 //! The client's direction.
 
 use super::{
-    Payload,
+    Payload, chunk,
     connection::{Connection, Direction, LEAVE, MAX_PENDING, abort_pending, pending},
     half::Phase,
-    head, through_line_feed,
+    head,
 };
 
 const POST: u32 = u32::from_be_bytes(*b"POST");
@@ -78,12 +78,7 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             }
             return 1;
         }
-        let found = through_line_feed(word, count);
-        if found == 0 {
-            return count;
-        }
-        half.phase = Phase::HEADERS;
-        return found;
+        return head::rest_of_start_line(half, word, count);
     }
     if phase == Phase::HEADERS {
         let step = head::step(half, word, count, true);
@@ -107,16 +102,10 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             half.remaining += 2;
             return 1;
         }
-        return chunk_size_byte(half, byte);
+        return chunk::size_byte(half, byte);
     }
     if phase == Phase::CHUNK_EXTENSION {
-        let found = through_line_feed(word, count);
-        if found == 0 {
-            return count;
-        }
-        half.phase = Phase::CHUNK_SIZE;
-        // The line feed itself is for the phase that knows what follows.
-        return found - 1;
+        return chunk::extension(half, word, count);
     }
     if phase == Phase::TRAILERS {
         let step = head::step(half, word, count, false);
@@ -126,28 +115,6 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
         return step.consumed;
     }
     LEAVE
-}
-
-/// One byte of a chunk's size line that is not its line feed.
-#[inline(always)]
-pub(super) fn chunk_size_byte(half: &mut super::half::Half, byte: u8) -> u32 {
-    let digit = byte.wrapping_sub(b'0');
-    let letter = (byte | 0x20).wrapping_sub(b'a');
-    if digit <= 9 {
-        half.remaining = half.remaining << 4 | u64::from(digit);
-    } else if letter <= 5 {
-        half.remaining = half.remaining << 4 | u64::from(letter + 10);
-    } else if byte == b';' || byte == b' ' || byte == b'\t' {
-        half.phase = Phase::CHUNK_EXTENSION;
-    } else if byte != b'\r' {
-        half.lose();
-        return LEAVE;
-    }
-    if half.remaining >> 40 != 0 {
-        half.lose();
-        return LEAVE;
-    }
-    1
 }
 
 /// The method is known: the request counts from here on.

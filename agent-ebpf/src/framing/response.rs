@@ -1,12 +1,10 @@
 //! The server's direction.
 
 use super::{
-    Payload, claim,
+    Payload, chunk, claim,
     connection::{Connection, LEAVE, MAX_PENDING, pending},
     half::{Phase, Prelude},
-    head,
-    request::chunk_size_byte,
-    sequence, through_line_feed,
+    head, sequence, through_line_feed,
 };
 
 /// `HTTP/1.`, lowest byte first.
@@ -67,7 +65,7 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             }
             return 1;
         }
-        return chunk_size_byte(half, byte);
+        return chunk::size_byte(half, byte);
     }
     if phase == Phase::IDLE {
         if connection.begun == connection.ended {
@@ -92,12 +90,7 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             half.position += 1;
             return 1;
         }
-        let found = through_line_feed(word, count);
-        if found == 0 {
-            return count;
-        }
-        half.phase = Phase::HEADERS;
-        return found;
+        return head::rest_of_start_line(half, word, count);
     }
     if phase == Phase::HEADERS {
         let step = head::step(half, word, count, true);
@@ -114,12 +107,7 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
         return step.consumed;
     }
     if phase == Phase::CHUNK_EXTENSION {
-        let found = through_line_feed(word, count);
-        if found == 0 {
-            return count;
-        }
-        half.phase = Phase::CHUNK_SIZE;
-        return found - 1;
+        return chunk::extension(half, word, count);
     }
     LEAVE
 }
