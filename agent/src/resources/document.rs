@@ -10,7 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{AgentgatewayPolicy, InferencePool, ObjectKey, ObjectMap, Problem, Snapshot};
+use super::{
+    AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Namespace, ObjectKey,
+    ObjectMap, Problem, Secret, Snapshot,
+};
 
 /// Where kubectl puts an object that names no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -142,6 +145,17 @@ fn insert(api_version: &str, kind: &str, value: Value, snapshot: &mut Snapshot) 
             pool.spec.validate()?;
             add(&mut snapshot.inference_pools, key(&pool.metadata, true)?, pool)
         }
+        ("llm-d.ai" | "inference.networking.x-k8s.io", "InferenceObjective") => {
+            supported(&["v1alpha2"])?;
+            let objective: InferenceObjective = typed(value)?;
+            add(&mut snapshot.inference_objectives, key(&objective.metadata, true)?, objective)
+        }
+        ("llm-d.ai" | "inference.networking.x-k8s.io", "InferenceModelRewrite") => {
+            supported(&["v1alpha2"])?;
+            let rewrite: InferenceModelRewrite = typed(value)?;
+            rewrite.spec.validate()?;
+            add(&mut snapshot.inference_model_rewrites, key(&rewrite.metadata, true)?, rewrite)
+        }
         ("agentgateway.dev", "AgentgatewayPolicy") => {
             supported(&["v1alpha1"])?;
             let policy: AgentgatewayPolicy = typed(value)?;
@@ -150,6 +164,16 @@ fn insert(api_version: &str, kind: &str, value: Value, snapshot: &mut Snapshot) 
         ("", "Pod") => core(value, &mut snapshot.pods),
         ("", "Service") => core(value, &mut snapshot.services),
         ("", "ConfigMap") => core(value, &mut snapshot.config_maps),
+        ("", "Secret") => {
+            supported(&["v1"])?;
+            let secret = secret(value)?;
+            add(&mut snapshot.secrets, key(&secret.metadata, true)?, secret)
+        }
+        ("", "Namespace") => {
+            supported(&["v1"])?;
+            let namespace: Namespace = typed(value)?;
+            add(&mut snapshot.namespaces, key(&namespace.metadata, false)?, namespace)
+        }
         ("discovery.k8s.io", "EndpointSlice") => {
             supported(&["v1"])?;
             core(value, &mut snapshot.endpoint_slices)
@@ -158,7 +182,7 @@ fn insert(api_version: &str, kind: &str, value: Value, snapshot: &mut Snapshot) 
     }
 }
 
-/// The core kinds are all namespaced and check their own version.
+/// Kinds of Kubernetes' own that are namespaced and check their own version.
 fn core<T>(value: Value, objects: &mut ObjectMap<T>) -> Result<(), String>
 where
     T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>,
@@ -173,6 +197,12 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
         Some(_) => format!("{}: {}", error.path(), error.inner()),
         None => error.inner().to_string(),
     })
+}
+
+/// The reason names the place and not what stands there.
+fn secret(value: Value) -> Result<Secret, String> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| format!("{}: not of the right form", error.path()))
 }
 
 fn key(metadata: &ObjectMeta, namespaced: bool) -> Result<ObjectKey, String> {

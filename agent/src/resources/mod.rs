@@ -8,7 +8,11 @@ mod agentgateway_policy;
 mod document;
 mod endpoints;
 pub mod folder;
+mod inference_model_rewrite;
+mod inference_objective;
 mod inference_pool;
+mod object_map;
+mod secret;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -19,16 +23,25 @@ pub use self::{
         TrafficPolicy, Transformation, TransformationSide,
     },
     endpoints::{PoolEndpoint, pod_ip, takes_requests},
+    inference_model_rewrite::{
+        InferenceModelRewrite, InferenceModelRewriteSpec, InferenceModelRewriteStatus, ModelMatch,
+        ModelMatchType, ModelRewriteMatch, ModelRewriteRule, TargetModel,
+    },
+    inference_objective::{
+        InferenceObjective, InferenceObjectiveSpec, InferenceObjectiveStatus, PoolObjectReference,
+    },
     inference_pool::{
         AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
         InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
     },
-    store::{ObjectKey, ObjectMap, Problem, Snapshot, Store},
+    object_map::ObjectMap,
+    secret::Secret,
+    store::{ObjectKey, Problem, Snapshot, Store},
 };
 pub use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 pub use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Service},
     discovery::v1::EndpointSlice,
 };

@@ -1,7 +1,6 @@
 //! One immutable snapshot of all objects, and the place where it is swapped.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,8 +9,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    AgentgatewayPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, InferencePool, Pod,
-    ReferenceGrant, Service,
+    AgentgatewayPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite,
+    InferenceObjective, InferencePool, Namespace, ObjectMap, Pod, ReferenceGrant, Secret, Service,
 };
 
 /// Namespace and name; shown as `namespace/name`. The namespace of a
@@ -38,8 +37,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-pub type ObjectMap<T> = BTreeMap<ObjectKey, Arc<T>>;
-
 /// All objects as they were at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -50,11 +47,16 @@ pub struct Snapshot {
     pub http_routes: ObjectMap<HttpRoute>,
     pub reference_grants: ObjectMap<ReferenceGrant>,
     pub inference_pools: ObjectMap<InferencePool>,
+    pub inference_objectives: ObjectMap<InferenceObjective>,
+    pub inference_model_rewrites: ObjectMap<InferenceModelRewrite>,
     pub agentgateway_policies: ObjectMap<AgentgatewayPolicy>,
     pub pods: ObjectMap<Pod>,
     pub services: ObjectMap<Service>,
     pub endpoint_slices: ObjectMap<EndpointSlice>,
     pub config_maps: ObjectMap<ConfigMap>,
+    pub secrets: ObjectMap<Secret>,
+    /// For their labels: a listener may choose routes by those of their namespace.
+    pub namespaces: ObjectMap<Namespace>,
     /// What could not be taken in; everything else is valid beside it.
     pub problems: Vec<Problem>,
 }

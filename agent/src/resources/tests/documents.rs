@@ -216,3 +216,102 @@ async fn unknown_kinds_are_no_problem_and_lists_and_json_are_read() {
     let places: Vec<&str> = snapshot.problems.iter().map(|problem| problem.place.as_str()).collect();
     assert_eq!(places, ["b.json item 2", "c.json"]);
 }
+
+#[tokio::test]
+async fn objectives_and_rewrites_are_read_from_both_groups() {
+    let snapshot = snapshot_of(
+        "
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceObjective
+metadata: { name: batch, namespace: llm-d }
+spec: { priority: -1, poolRef: { name: qwen } }
+---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceObjective
+metadata: { name: old, namespace: llm-d }
+spec: { poolRef: { group: example.com, name: qwen } }
+---
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: { name: canary, namespace: llm-d }
+spec:
+  poolRef: { name: qwen }
+  rules:
+  - matches: [{ model: { value: food } }]
+    targets: [{ modelRewrite: food-1, weight: 90 }, { modelRewrite: food-2, weight: 10 }]
+  - targets: [{ modelRewrite: base }]
+---
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModelRewrite
+metadata: { name: half, namespace: llm-d }
+spec: { poolRef: { name: qwen }, rules: [{ targets: [{ modelRewrite: a, weight: 1 }, { modelRewrite: b }] }] }
+---
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: { name: nowhere, namespace: llm-d }
+spec: { poolRef: { name: qwen }, rules: [{ targets: [] }] }
+",
+    )
+    .await;
+    let batch = &snapshot.inference_objectives[&ObjectKey::new("llm-d", "batch")].spec;
+    assert_eq!(batch.priority, Some(-1));
+    assert!(batch.pool_ref.is_pool("qwen") && !batch.pool_ref.is_pool("other"));
+    let old = &snapshot.inference_objectives[&ObjectKey::new("llm-d", "old")].spec;
+    assert_eq!(old.priority, None);
+    assert!(!old.pool_ref.is_pool("qwen"), "it is of another group");
+
+    let rewrites = &snapshot.inference_model_rewrites;
+    let rules = &rewrites[&ObjectKey::new("llm-d", "canary")].spec.rules;
+    assert_eq!(rules[0].matches[0].model.value, "food");
+    assert_eq!(rules[0].targets[1].weight.unwrap().get(), 10);
+    assert_eq!((rules[1].matches.len(), rules[1].targets[0].model_rewrite.as_str()), (0, "base"));
+
+    assert_eq!(rewrites.len(), 1);
+    let problems: Vec<&str> = snapshot.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(
+        problems,
+        ["spec.rules[0].targets has weights for some and not for others", "spec.rules[0].targets is empty"]
+    );
+}
+
+#[tokio::test]
+async fn secrets_are_read_and_never_shown() {
+    let snapshot = snapshot_of(
+        "
+apiVersion: v1
+kind: Secret
+metadata: { name: tls, namespace: gateways }
+type: kubernetes.io/tls
+data: { tls.crt: aGlkZGVu, tls.key: b2xk }
+stringData: { tls.key: hidden too }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: bad, namespace: gateways }
+data: { password: 'hidden: not base64' }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: number, namespace: gateways }
+stringData: { password: 424242 }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: gateways, labels: { team: ml } }
+",
+    )
+    .await;
+    let secret = &snapshot.secrets[&ObjectKey::new("gateways", "tls")];
+    assert_eq!(secret.type_, "kubernetes.io/tls");
+    assert_eq!(secret.get("tls.crt"), Some(b"hidden".as_slice()));
+    assert_eq!(secret.get("tls.key"), Some(b"hidden too".as_slice()), "stringData comes before data");
+    assert_eq!(secret.get("ca.crt"), None);
+    let namespace = &snapshot.namespaces[&ObjectKey::new("", "gateways")];
+    assert_eq!(namespace.metadata.labels.as_ref().unwrap()["team"], "ml");
+
+    let shown = format!("{snapshot:?}");
+    assert!(shown.contains("tls.crt") && snapshot.problems.len() == 2, "{shown}");
+    for hidden in ["hidden", "104, 105, 100", "aGlkZGVu", "424242"] {
+        assert!(!shown.contains(hidden), "{hidden} in {shown}");
+    }
+}

@@ -1,0 +1,57 @@
+//! `InferenceObjective` of `llm-d.ai/v1alpha2`; the older group
+//! `inference.networking.x-k8s.io/v1alpha2` has the same shape.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a client's `x-llm-d-inference-objective` header names.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "llm-d.ai",
+    version = "v1alpha2",
+    kind = "InferenceObjective",
+    plural = "inferenceobjectives",
+    namespaced,
+    status = "InferenceObjectiveStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceObjectiveSpec {
+    /// Higher goes first; absent is 0, negative may be shed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    pub pool_ref: PoolObjectReference,
+}
+
+/// A pool of the referring object's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolObjectReference {
+    #[serde(default = "pool_group")]
+    pub group: String,
+    #[serde(default = "pool_kind")]
+    pub kind: String,
+    pub name: String,
+}
+
+impl PoolObjectReference {
+    /// Whether it refers to the InferencePool `name`.
+    pub fn is_pool(&self, name: &str) -> bool {
+        self.group == pool_group() && self.kind == pool_kind() && self.name == name
+    }
+}
+
+fn pool_group() -> String {
+    "inference.networking.k8s.io".into()
+}
+
+fn pool_kind() -> String {
+    "InferencePool".into()
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InferenceObjectiveStatus {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,59 @@
+//! A Secret that no log can give away.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::{Deserialize, Deserializer};
+
+/// A core/v1 `Secret`. Shown for debugging, it names its entries and hides what
+/// they hold.
+#[derive(Clone, PartialEq)]
+pub struct Secret {
+    pub metadata: ObjectMeta,
+    /// `kubernetes.io/tls`, `Opaque`, …
+    pub type_: String,
+    data: BTreeMap<String, ByteString>,
+}
+
+impl Secret {
+    /// What stands under a name, decoded: `tls.crt`, `tls.key`.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.data.get(name).map(|bytes| bytes.0.as_slice())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret")
+            .field("namespace", &self.metadata.namespace)
+            .field("name", &self.metadata.name)
+            .field("type", &self.type_)
+            .field("entries", &self.data.keys())
+            .finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    /// `stringData` wins over `data`, as the API server merges them.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Manifest {
+            #[serde(default)]
+            metadata: ObjectMeta,
+            #[serde(rename = "type")]
+            type_: Option<String>,
+            data: Option<BTreeMap<String, ByteString>>,
+            string_data: Option<BTreeMap<String, String>>,
+        }
+        let manifest = Manifest::deserialize(deserializer)?;
+        let mut data = manifest.data.unwrap_or_default();
+        let texts = manifest.string_data.unwrap_or_default();
+        data.extend(texts.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))));
+        Ok(Self {
+            metadata: manifest.metadata,
+            type_: manifest.type_.unwrap_or_else(|| "Opaque".into()),
+            data,
+        })
+    }
+}
