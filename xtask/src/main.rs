@@ -1,8 +1,10 @@
 //! Every task a developer or CI runs: `cargo xtask <task>`.
 
 mod bench;
+mod cluster;
 mod demo;
 mod ebpf;
+mod image;
 mod lint;
 mod run;
 mod setup;
@@ -32,6 +34,10 @@ enum Task {
     Test(test::Options),
     /// Formatting, clippy and dependency policy.
     Lint,
+    /// Write container images of the programs (OCI archives, no container engine).
+    Image(image::Options),
+    /// A real one-node Kubernetes on this machine.
+    Cluster(cluster::Options),
     /// Measure against named baselines and print the ratios.
     Bench(bench::Options),
 }
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
+        Task::Image(options) => image::run(&options),
+        Task::Cluster(options) => cluster::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match result {

@@ -63,3 +63,16 @@ pub(crate) fn is_root() -> bool {
 fn program(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
+
+/// Runs a command whose output is of interest only when it fails.
+pub(crate) fn quiet(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", program(command)))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{} ended with {}: {}", program(command), output.status, said.trim());
+    }
+    Ok(())
+}

@@ -12,12 +12,21 @@ const BPF_LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// What compiling crates with C parts (mimalloc) needs.
-const C_COMPILER: &[&str] = &["gcc", "libc6-dev", "make"];
+const C_COMPILER: &[&str] = &["binutils", "gcc", "libc6-dev", "make"];
 const LINKER_LIBRARIES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 /// Debian's own Rust with `core` for the BPF target.
 const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 /// `mount` and `setpriv`, for the demo and the tests.
 const TOOLS: &[&str] = &["mount", "util-linux"];
+
+/// What a cluster runs beside its own programs.
+const CLUSTER: &[&str] =
+    &["runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack", "procps"];
+
+/// What a cluster needs on the machine.
+pub(crate) fn for_clusters() -> Result<()> {
+    install(CLUSTER)
+}
 
 pub(crate) fn run() -> Result<()> {
     install(C_COMPILER)?;

@@ -1,0 +1,232 @@
+//! The programs of a Kubernetes node: found, or built from the Go module proxy once.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run;
+
+const KUBERNETES: &str = "1.36.3";
+const ETCD: &str = "3.6.16";
+const CONTAINERD: &str = "2.2.9";
+const HELM: &str = "3.21.4";
+const OLDEST_GO: (u32, u32) = (1, 26);
+
+const PROGRAMS: &[&str] = &[
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "kubelet",
+    "kubectl",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "helm",
+];
+
+/// Folders that together hold every program of [`PROGRAMS`].
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    folders: Vec<PathBuf>,
+}
+
+impl Binaries {
+    /// Looks where `KUBEBUILDER_ASSETS` says, on the PATH, and where [`build`] puts them.
+    pub(crate) fn find() -> Result<Self> {
+        let mut places: Vec<PathBuf> =
+            env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
+        // A cached program is of the version that was tried; one on the PATH may be any.
+        places.push(cache()?);
+        places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        let mut folders = Vec::new();
+        let mut missing = Vec::new();
+        for program in PROGRAMS {
+            match places.iter().find(|folder| folder.join(program).is_file()) {
+                Some(folder) if !folders.contains(folder) => folders.push(folder.clone()),
+                Some(_) => {}
+                None => missing.push(*program),
+            }
+        }
+        if !missing.is_empty() {
+            bail!("not found: {}. `cargo xtask cluster build` builds them (needs Go)", missing.join(", "));
+        }
+        Ok(Self { folders })
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.folders
+            .iter()
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| name.into())
+    }
+
+    /// A PATH that finds them first.
+    pub(crate) fn search_path(&self) -> OsString {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let all = self.folders.iter().cloned().chain(env::split_paths(&path));
+        env::join_paths(all).unwrap_or(path)
+    }
+}
+
+/// `$XDG_CACHE_HOME/forebay/kube/<version>`: outside the tree, kept over clones.
+fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("forebay/kube").join(KUBERNETES))
+}
+
+/// Why Go cannot be used here, if it cannot.
+pub(crate) fn go() -> Result<()> {
+    let Some(version) = run::output(Command::new("go").args(["env", "GOVERSION"])) else {
+        bail!("there is no Go on this machine");
+    };
+    let mut numbers = version.trim_start_matches("go").split('.').map_while(|part| part.parse::<u32>().ok());
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_GO {
+        bail!("Go is {version}; Kubernetes {KUBERNETES} needs {}.{}", OLDEST_GO.0, OLDEST_GO.1);
+    }
+    Ok(())
+}
+
+/// Builds what [`Binaries::find`] does not find.
+pub(crate) fn build() -> Result<Binaries> {
+    if let Ok(binaries) = Binaries::find() {
+        return Ok(binaries);
+    }
+    go()?;
+    let folder = cache()?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let work = folder.join(format!("build-{}", std::process::id()));
+    let result =
+        modules().and_then(|modules| modules.iter().try_for_each(|module| module.build(&work, &folder)));
+    // Read-only files are only in Go's own cache.
+    let _ = fs::remove_dir_all(&work);
+    result?;
+    Binaries::find()
+}
+
+/// A throw-away module that requires one other and builds commands of it.
+struct Module {
+    name: &'static str,
+    require: String,
+    /// More of `go.mod`.
+    more: String,
+    commands: Vec<(&'static str, String)>,
+    flags: Vec<String>,
+}
+
+impl Module {
+    fn build(&self, work: &Path, into: &Path) -> Result<()> {
+        let missing: Vec<_> =
+            self.commands.iter().filter(|(program, _)| !into.join(program).is_file()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let folder = work.join(self.name);
+        fs::create_dir_all(&folder)?;
+        let (major, minor) = OLDEST_GO;
+        fs::write(
+            folder.join("go.mod"),
+            format!("module build\n\ngo {major}.{minor}.0\n\nrequire {}\n{}", self.require, self.more),
+        )?;
+        let imports: String =
+            self.commands.iter().map(|(_, package)| format!("import _ \"{package}\"\n")).collect();
+        fs::write(folder.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))?;
+        let mut tidy = Command::new("go");
+        tidy.args(["mod", "tidy"]).current_dir(&folder).stderr(std::process::Stdio::null());
+        run::step(&format!("modules of {}", self.require), &mut tidy)?;
+        for (program, package) in missing {
+            let unfinished = into.join(format!("{program}.unfinished"));
+            let mut go = Command::new("go");
+            go.current_dir(&folder).env("CGO_ENABLED", "0").arg("build").args(&self.flags);
+            go.arg("-o").arg(&unfinished).arg(package);
+            run::step(&format!("building {program}"), &mut go)?;
+            fs::rename(&unfinished, into.join(program))?;
+        }
+        Ok(())
+    }
+}
+
+fn modules() -> Result<Vec<Module>> {
+    let small = || "-ldflags=-s -w".to_owned();
+    let [_, minor, patch] = KUBERNETES.split('.').collect::<Vec<_>>()[..] else {
+        bail!("{KUBERNETES} is not a version of Kubernetes");
+    };
+    let version = "k8s.io/component-base/version";
+    let kubernetes = |program| (program, format!("k8s.io/kubernetes/cmd/{program}"));
+    let containerd = |program| (program, format!("github.com/containerd/containerd/v2/cmd/{program}"));
+    Ok(vec![
+        Module {
+            name: "kubernetes",
+            require: format!("k8s.io/kubernetes v{KUBERNETES}"),
+            more: siblings(&format!("v0.{minor}.{patch}"))?,
+            commands: [
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubelet",
+                "kube-proxy",
+                "kubectl",
+            ]
+            .map(kubernetes)
+            .into(),
+            flags: vec![format!(
+                "-ldflags=-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"
+            )],
+        },
+        Module {
+            name: "etcd",
+            require: format!("go.etcd.io/etcd/server/v3 v{ETCD}"),
+            more: String::new(),
+            commands: vec![("etcd", "go.etcd.io/etcd/server/v3".into())],
+            flags: vec![small()],
+        },
+        Module {
+            name: "containerd",
+            require: format!("github.com/containerd/containerd/v2 v{CONTAINERD}"),
+            more: String::new(),
+            commands: ["containerd", "containerd-shim-runc-v2", "ctr"].map(containerd).into(),
+            flags: vec!["-tags=no_btrfs no_zfs no_devmapper".into(), small()],
+        },
+        Module {
+            name: "helm",
+            require: format!("helm.sh/helm/v3 v{HELM}"),
+            more: String::new(),
+            commands: vec![("helm", "helm.sh/helm/v3/cmd/helm".into())],
+            flags: vec![small()],
+        },
+    ])
+}
+
+/// Kubernetes names its sibling modules at v0.0.0 with local replacements; the
+/// published ones are v0.<minor>.<patch>.
+fn siblings(version: &str) -> Result<String> {
+    let go_mod = fs::read_to_string(go_module("k8s.io/kubernetes", KUBERNETES)?.join("go.mod"))?;
+    let mut text = String::from("\ngodebug default=go1.26\n\nreplace (\n");
+    for line in go_mod.lines().filter(|line| line.contains("=> ./staging")) {
+        if let Some(module) = line.split_whitespace().next() {
+            text += &format!("\t{module} => {module} {version}\n");
+        }
+    }
+    Ok(text + ")\n")
+}
+
+/// Downloads a Go module and tells where its files are (read-only).
+pub(crate) fn go_module(module: &str, version: &str) -> Result<PathBuf> {
+    let at = format!("{module}@v{version}");
+    let mut download = Command::new("go");
+    download.args(["mod", "download", &at]).current_dir("/");
+    run::step(&format!("fetching {at}"), &mut download)?;
+    let cache =
+        run::output(Command::new("go").args(["env", "GOMODCACHE"])).context("go env GOMODCACHE failed")?;
+    Ok(Path::new(&cache).join(at))
+}

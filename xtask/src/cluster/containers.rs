@@ -1,0 +1,43 @@
+//! containerd's own client, and the sandbox image that every pod needs.
+
+use std::{fs, process::Command};
+
+use anyhow::Result;
+
+use super::{Binaries, Cluster, files::PAUSE_IMAGE};
+use crate::{
+    image::{Image, Layer},
+    run,
+};
+
+/// Waits for a signal; what a pod's sandbox runs.
+const PAUSE: &str = "#include <signal.h>\n#include <unistd.h>\nstatic void end(int s) { (void)s; _exit(0); }\n\
+                     int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n";
+
+pub(super) fn ctr(cluster: &Cluster) -> Result<Command> {
+    let socket = cluster.path("containerd.sock");
+    let mut ctr = Command::new(Binaries::find()?.program("ctr"));
+    ctr.arg("--address").arg(socket).args(["--namespace", "k8s.io"]);
+    Ok(ctr)
+}
+
+pub(super) fn pause_image(cluster: &Cluster) -> Result<()> {
+    let source = cluster.path("images/pause.c");
+    let program = cluster.path("images/pause");
+    fs::write(&source, PAUSE)?;
+    run::quiet(Command::new("gcc").args(["-static", "-O2", "-o"]).arg(&program).arg(&source))?;
+    let archive = cluster.path("images/pause.tar");
+    let mut layer = Layer::new();
+    layer.file("pause", 0o755, &fs::read(&program)?)?;
+    let image = Image {
+        name: PAUSE_IMAGE.to_owned(),
+        entrypoint: "/pause".to_owned(),
+        user: "65532:65532",
+        title: "pause",
+        description: "A pod's sandbox",
+        version: "test",
+        layers: vec![layer.finish()?],
+    };
+    image.write(&archive)?;
+    run::quiet(ctr(cluster)?.args(["images", "import"]).arg(archive))
+}

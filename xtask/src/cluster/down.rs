@@ -1,0 +1,138 @@
+//! Ending the cluster: processes, mounts, cgroups, namespaces, state.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{Cluster, NAMESPACES_BEFORE, network};
+use crate::run;
+
+const CONTROL: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
+const BASE: &[&str] = &["containerd", "kube-apiserver", "etcd"];
+const GRACE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Cluster {
+    pub(crate) fn down(&self) -> Result<()> {
+        if !self.state.exists() {
+            run::say("no cluster runs");
+            return Ok(());
+        }
+        let started = Instant::now();
+        // Whoever looks now sees that it is going.
+        let _ = fs::remove_file(self.admin());
+        self.end(CONTROL);
+        self.kill_pods();
+        self.end(BASE);
+        self.unmount()?;
+        remove_cgroups();
+        let before = fs::read_to_string(self.path(NAMESPACES_BEFORE)).unwrap_or_default();
+        network::remove(&before.lines().map(String::from).collect::<Vec<_>>());
+        fs::remove_dir_all(&self.state).with_context(|| format!("cannot remove {}", self.state.display()))?;
+        run::say(&format!("the cluster is gone after {:.1} s", started.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// Outright: what they would save is removed next.
+    fn end(&self, programs: &[&str]) {
+        programs.iter().for_each(|program| self.signal(program, "-KILL"));
+        wait_while(GRACE, || programs.iter().any(|program| self.pid(program).is_some()));
+    }
+
+    /// Everything in the pods' cgroups, and the shims that containerd leaves on
+    /// purpose; these are known by the socket on their command line.
+    fn kill_pods(&self) {
+        let pods = || -> BTreeSet<u32> { pod_cgroups().iter().flat_map(|root| processes(root)).collect() };
+        let deadline = Instant::now() + GRACE;
+        while !pods().is_empty() && Instant::now() < deadline {
+            pods().into_iter().for_each(kill);
+            std::thread::sleep(PAUSE);
+        }
+        let socket = self.path("containerd.sock").display().to_string();
+        for pid in all_processes() {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            if command.contains("containerd-shim-runc-v2") && command.contains(&socket) {
+                kill(pid);
+            }
+        }
+    }
+
+    /// Below the state folder, the deepest first.
+    fn unmount(&self) -> Result<()> {
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let mut below: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|mount| Path::new(mount).starts_with(&self.state))
+            .collect();
+        below.sort_unstable_by(|a, b| b.cmp(a));
+        for mount in below {
+            run::quiet(Command::new("umount").args(["-l", mount]))?;
+        }
+        Ok(())
+    }
+}
+
+fn wait_while(patience: Duration, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + patience;
+    while condition() && Instant::now() < deadline {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn kill(pid: u32) {
+    let _ = run::quiet(Command::new("kill").args(["-KILL", &pid.to_string()]));
+}
+
+/// Whether some kubelet has pods on this machine.
+pub(super) fn pods_run_here() -> bool {
+    pod_cgroups().iter().any(|root| !processes(root).is_empty())
+}
+
+/// `kubepods` of every hierarchy there is.
+fn pod_cgroups() -> Vec<PathBuf> {
+    let base = Path::new("/sys/fs/cgroup");
+    let mut roots: Vec<PathBuf> =
+        fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    roots.push(base.to_owned());
+    roots.into_iter().map(|root| root.join("kubepods")).filter(|pods| pods.is_dir()).collect()
+}
+
+fn processes(cgroup: &Path) -> Vec<u32> {
+    let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<u32> =
+        own.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
+    for below in folders(cgroup) {
+        pids.extend(processes(&below));
+    }
+    pids
+}
+
+fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+fn all_processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn remove_cgroups() {
+    fn remove(cgroup: &Path) {
+        folders(cgroup).for_each(|below| remove(&below));
+        // One that is busy is still somebody's.
+        let _ = fs::remove_dir(cgroup);
+    }
+    pod_cgroups().iter().for_each(|root| remove(root));
+}

@@ -1,0 +1,86 @@
+//! Certificates and kubeconfigs of the cluster's programs.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+
+use super::network::{API_SERVICE, NODE};
+
+/// Name of the file, common name, organisation.
+const CLIENTS: &[(&str, &str, &str)] = &[
+    ("admin", "admin", "system:masters"),
+    ("kubelet", "system:node:node-0", "system:nodes"),
+    ("controllers", "system:kube-controller-manager", ""),
+    ("scheduler", "system:kube-scheduler", ""),
+    ("proxy", "system:kube-proxy", ""),
+    ("apiserver-kubelet", "apiserver-kubelet", "system:masters"),
+];
+
+/// `pki/` and one kubeconfig per client below `state`.
+pub(super) fn make(state: &Path) -> Result<()> {
+    let pki = state.join("pki");
+    let authority_key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name("forebay-test-ca", "");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+    let authority = params.self_signed(&authority_key)?;
+    let issuer = Issuer::new(params, authority_key);
+    let authority = authority.pem();
+    write(&pki.join("ca.crt"), &authority)?;
+    // Service account tokens are only RS or ES; one key serves to sign and to check.
+    let accounts = KeyPair::generate()?;
+    write(&pki.join("sa.key"), &accounts.serialize_pem())?;
+    write(&pki.join("sa.pub"), &accounts.public_key_pem())?;
+
+    let mut server =
+        CertificateParams::new(["localhost", "node-0", "kubernetes.default.svc"].map(String::from))?;
+    for address in [NODE, API_SERVICE, "127.0.0.1"] {
+        server.subject_alt_names.push(SanType::IpAddress(address.parse::<IpAddr>()?));
+    }
+    server.distinguished_name = name("kube-apiserver", "");
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    issue(&pki, "server", server, &issuer)?;
+    for (file, common_name, organisation) in CLIENTS {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(common_name, organisation);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        issue(&pki, file, params, &issuer)?;
+        let pki = pki.display();
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: cluster\n\
+             clusters: [{{name: cluster, cluster: {{server: \"https://{NODE}:6443\", certificate-authority: {pki}/ca.crt}}}}]\n\
+             users: [{{name: user, user: {{client-certificate: {pki}/{file}.crt, client-key: {pki}/{file}.key}}}}]\n\
+             contexts: [{{name: cluster, context: {{cluster: cluster, user: user}}}}]\n"
+        );
+        // The administrator's is written last of all: it says that the cluster is up.
+        let file = if *file == "admin" { "admin.conf.new".to_owned() } else { format!("{file}.conf") };
+        write(&state.join(file), &config)?;
+    }
+    Ok(())
+}
+
+fn issue(pki: &Path, file: &str, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<()> {
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    write(&pki.join(format!("{file}.crt")), &certificate.pem())?;
+    write(&pki.join(format!("{file}.key")), &key.serialize_pem())
+}
+
+fn name(common_name: &str, organisation: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    if !organisation.is_empty() {
+        name.push(DnType::OrganizationName, organisation);
+    }
+    name
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

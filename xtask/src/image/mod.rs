@@ -1,0 +1,163 @@
+//! Container images without a container engine: OCI archives, the same bytes for the
+//! same tree.
+
+mod base;
+mod layer;
+mod oci;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+pub(crate) use self::{layer::Layer, oci::Image};
+use crate::{ebpf, run, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How the programs are built.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Also the vLLM simulator, for tests.
+    #[arg(long)]
+    with_simulator: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Release,
+    /// Quick to build, for tests.
+    Dev,
+}
+
+/// Distroless' number for a user that is nobody.
+const NONROOT: &str = "65532:65532";
+
+struct Program {
+    package: &'static str,
+    name: &'static str,
+    user: &'static str,
+    description: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        package: "forebay-agent",
+        name: "forebay-agent",
+        // Capabilities that a container is given reach a program only as root, or by
+        // marks on its file.
+        user: "0:0",
+        description: "Measures inference pods from the kernel, and the node's GPUs",
+    },
+    Program {
+        package: "forebay-epp",
+        name: "forebay-epp",
+        user: NONROOT,
+        description: "Endpoint picker for InferencePools",
+    },
+    Program {
+        package: "forebay-gateway",
+        name: "forebay-gateway",
+        user: NONROOT,
+        description: "One OpenAI-compatible endpoint in front of every model",
+    },
+    Program {
+        package: "forebay-agent",
+        name: "forebay",
+        user: NONROOT,
+        description: "Forebay's command line",
+    },
+];
+
+const SIMULATOR: Program = Program {
+    package: "forebay-sim",
+    name: "vllm-sim",
+    user: NONROOT,
+    description: "Stands in for vLLM in Forebay's tests",
+};
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run_if_possible();
+    ebpf::build_if_possible();
+    write(options.profile, options.with_simulator).map(drop)
+}
+
+/// Builds the programs and writes an archive for each into `target/images`.
+pub(crate) fn write(profile: Profile, with_simulator: bool) -> Result<Vec<PathBuf>> {
+    let programs: Vec<&Program> = PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect();
+    let mut build = run::cargo();
+    build.args(["build", "--bins"]);
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
+    for program in &programs {
+        build.args(["--package", program.package]);
+    }
+    run::step("building the programs for images", &mut build)?;
+    let built =
+        run::root().join("target").join(if profile == Profile::Release { "release" } else { "debug" });
+    let folder = folder();
+    fs::create_dir_all(&folder)?;
+    let base = base::layer()?;
+    programs
+        .into_iter()
+        .map(|program| {
+            let mut own = Layer::new();
+            let binary = stripped(&built.join(program.name), &folder)?;
+            own.file(&format!("usr/bin/{}", program.name), 0o755, &binary)?;
+            let image = Image {
+                name: reference(program.name),
+                entrypoint: format!("/usr/bin/{}", program.name),
+                user: program.user,
+                title: program.name,
+                description: program.description,
+                version: VERSION,
+                layers: vec![base.clone(), own.finish()?],
+            };
+            let archive = folder.join(format!("{}.tar", program.name));
+            let digest = image.write(&archive)?;
+            run::say(&format!("{}: {} {digest}", archive.display(), image.name));
+            Ok(archive)
+        })
+        .collect()
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the charts ask for by default.
+fn reference(program: &str) -> String {
+    format!("docker.io/forebay/{program}:{VERSION}")
+}
+
+fn folder() -> PathBuf {
+    run::root().join("target/images")
+}
+
+/// The archives that were written last.
+pub(crate) fn archives() -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder()).context("no images yet; `cargo xtask image` writes them")?;
+    let mut archives: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|it| it == "tar"))
+        .collect();
+    archives.sort();
+    if archives.is_empty() {
+        bail!("no images yet; `cargo xtask image` writes them");
+    }
+    Ok(archives)
+}
+
+/// A program's bytes without its symbols for debuggers.
+fn stripped(program: &Path, scratch: &Path) -> Result<Vec<u8>> {
+    let stripped =
+        scratch.join(program.file_name().context("a program has a name")?).with_extension("stripped");
+    let mut strip = std::process::Command::new("strip");
+    run::quiet(strip.args(["--strip-debug", "-o"]).arg(&stripped).arg(program))?;
+    let bytes = fs::read(&stripped)?;
+    fs::remove_file(&stripped)?;
+    Ok(bytes)
+}
