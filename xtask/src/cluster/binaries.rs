@@ -202,7 +202,10 @@ fn modules() -> Result<Vec<Module>> {
             require: format!("helm.sh/helm/v3 v{HELM}"),
             more: String::new(),
             commands: vec![("helm", "helm.sh/helm/v3/cmd/helm".into())],
-            flags: vec![small()],
+            flags: vec![format!(
+                "-ldflags=-s -w -X helm.sh/helm/v3/internal/version.version=v{HELM} \
+                 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}"
+            )],
         },
     ])
 }

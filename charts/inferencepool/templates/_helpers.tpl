@@ -1,0 +1,20 @@
+{{- define "inferencepool.labels" -}}
+app.kubernetes.io/part-of: forebay
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "inferencepool.picker" -}}
+{{- printf "%s-epp" .Release.Name -}}
+{{- end -}}
+
+{{- /* Namespace of the agents: as told, as found, or the usual. */ -}}
+{{- define "inferencepool.agents" -}}
+{{- $found := "" -}}
+{{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
+{{- if eq (dig "labels" "app.kubernetes.io/name" "" .metadata) "forebay-agent" -}}{{- $found = .metadata.namespace -}}{{- end -}}
+{{- end -}}
+{{- .Values.forebay.namespace | default $found | default "forebay-system" -}}
+{{- end -}}
