@@ -39,7 +39,7 @@ struct Args {
     /// Leave the pins at the end, for the next agent to go on counting with.
     #[arg(long)]
     keep_pins: bool,
-    /// The cgroup2 hierarchy [default: found in the mount table]
+    /// The cgroup2 hierarchy, or the host's /sys/fs/cgroup [default: found in the mount table]
     #[arg(long)]
     cgroup_root: Option<PathBuf>,
     /// The host's /proc, to tell which pod a GPU process belongs to.

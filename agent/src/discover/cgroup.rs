@@ -10,6 +10,9 @@ use std::{
 /// have at most 3 levels, a nested node (kind, k3s in a container) adds a few.
 const MAX_DEPTH: usize = 8;
 
+/// In every folder of a cgroup2 hierarchy, and of no other.
+const CGROUP2_FILE: &str = "cgroup.controllers";
+
 /// The cgroup2 hierarchy: `/sys/fs/cgroup` on a unified host,
 /// `/sys/fs/cgroup/unified` on a hybrid one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +26,13 @@ impl CgroupRoot {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
     }
 
+    /// The hierarchy at this folder, or where a hybrid host has it below: in a
+    /// container the host's `/sys/fs/cgroup` is mounted somewhere, whichever it is.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let path = path.into();
+        let below = path.join("unified");
+        let is_cgroup2 = |folder: &Path| folder.join(CGROUP2_FILE).exists();
+        Self(if !is_cgroup2(&path) && is_cgroup2(&below) { below } else { path })
     }
 
     pub fn path(&self) -> &Path {
@@ -192,13 +200,26 @@ mod tests {
     }
 
     #[test]
+    fn a_hybrid_hosts_hierarchy_is_found_below_the_folder_that_is_given() {
+        let host = tempfile::tempdir().unwrap();
+        let unified = host.path().join("unified");
+        fs::create_dir(&unified).unwrap();
+        assert_eq!(CgroupRoot::at(host.path()).path(), host.path());
+        fs::write(unified.join(CGROUP2_FILE), "").unwrap();
+        assert_eq!(CgroupRoot::at(host.path()).path(), unified);
+        fs::write(host.path().join(CGROUP2_FILE), "").unwrap();
+        assert_eq!(CgroupRoot::at(host.path()).path(), host.path());
+    }
+
+    #[test]
     fn the_mount_is_found_on_unified_and_hybrid_hosts() {
+        let found = |table| CgroupRoot::in_mount_table(table).map(|root| root.0);
         let hybrid = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
                       31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:5 - cgroup2 cgroup2 rw\n\
                       32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        assert_eq!(CgroupRoot::in_mount_table(hybrid), Some(CgroupRoot::at("/sys/fs/cgroup/unified")));
+        assert_eq!(found(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let unified = "29 22 0:25 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(CgroupRoot::in_mount_table(unified), Some(CgroupRoot::at("/sys/fs/cgroup")));
-        assert_eq!(CgroupRoot::in_mount_table("1 1 0:1 / / rw - ext4 /dev/a rw\n"), None);
+        assert_eq!(found(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(found("1 1 0:1 / / rw - ext4 /dev/a rw\n"), None);
     }
 }
