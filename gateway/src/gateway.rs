@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::hold::HoldBudget;
 use crate::observe::{Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker};
 use crate::request::Proxy;
-use crate::route::compile;
+use crate::route::{ListenerPort, PortSharing, Report, compile};
 
 /// Between attempts to open a listener whose port was taken.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ pub struct Gateway {
 #[derive(Clone, Debug, Default)]
 struct State {
     generation: u64,
-    addresses: HashMap<u16, SocketAddr>,
+    addresses: BTreeMap<ListenerPort, SocketAddr>,
 }
 
 impl Gateway {
@@ -108,6 +108,7 @@ impl Gateway {
             health: health.clone(),
             state,
             problems: BTreeSet::new(),
+            report: watch::Sender::default(),
         };
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, stop.clone()));
@@ -123,7 +124,8 @@ impl Gateway {
 
     /// The open addresses, by the port that the listener's resource names.
     pub fn addresses(&self) -> HashMap<u16, SocketAddr> {
-        self.state.borrow().addresses.clone()
+        let state = self.state.borrow();
+        state.addresses.iter().map(|(port, address)| (port.port, *address)).collect()
     }
 
     /// Waits until the routes of a later generation of the resources are in force.
@@ -155,6 +157,8 @@ struct Controller {
     health: Arc<Health>,
     state: watch::Sender<State>,
     problems: BTreeSet<String>,
+    /// What statuses are to say; it changes only when that does.
+    report: watch::Sender<Arc<Report>>,
 }
 
 impl Controller {
@@ -178,12 +182,19 @@ impl Controller {
 
     /// False if a listener could not be opened.
     async fn apply(&mut self, snapshot: &Snapshot) -> bool {
-        let table = compile(snapshot, &self.class, &mut self.in_process);
+        let (table, report) = compile(snapshot, &self.class, PortSharing::Shared, &mut self.in_process);
+        self.report.send_if_modified(|known| {
+            let is_other = **known != report;
+            if is_other {
+                *known = Arc::new(report);
+            }
+            is_other
+        });
         for problem in table.problems.difference(&self.problems) {
             tracing::warn!("{problem}");
         }
         self.problems.clone_from(&table.problems);
-        let ports = table.ports.keys().copied().collect();
+        let ports = table.ports.keys().cloned().collect();
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
         self.in_process.retain(&table.pools);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header, request, uri};
+use forebay_agent::resources::AppProtocol;
+use http::{HeaderValue, Method, Request, Response, Uri, header, request, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -16,14 +16,16 @@ use crate::accept::{Handler, remove_hop_by_hop, sanitise};
 use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
 use crate::extract::{ModelName, check_scannable};
 use crate::forward::{Forwarded, Forwarder, PooledBody};
-use crate::hold::{HeldBody, HoldBudget};
+use crate::hold::{HeldBody, HoldBudget, Scan};
 use crate::observe::{Metrics, Record};
 use crate::pick::{Decision, Picker, Session};
-use crate::route::{Backend, ListenerRoutes, Pool, RouteTable};
+use crate::route::{
+    BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, RouteTable,
+};
 
-const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);
-const BASE_MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(BASE_MODEL_NAME);
 const MODELS_PATH: &str = "/v1/models";
+/// Endpoints of a Service that are tried, one after the other.
+const SERVICE_ENDPOINTS: usize = 3;
 
 /// What requests are answered with.
 #[derive(Debug)]
@@ -45,7 +47,11 @@ enum Answer {
 }
 
 impl Handler for Proxy {
-    async fn handle(self: Arc<Self>, port: u16, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn handle(
+        self: Arc<Self>,
+        port: &ListenerPort,
+        request: Request<Incoming>,
+    ) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let mut record =
             Record::begin(self.metrics.clone(), head.method.clone(), &head.uri, &self.unknown_label);
@@ -72,7 +78,7 @@ impl Handler for Proxy {
 impl Proxy {
     async fn answer(
         &self,
-        port: u16,
+        port: &ListenerPort,
         mut head: request::Parts,
         body: Incoming,
         record: &mut Record,
@@ -82,29 +88,31 @@ impl Proxy {
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
         let table = self.table.load_full();
-        let routes = table.ports.get(&port).and_then(|port| port.listener(host)).ok_or(Error::NoRoute)?;
+        let routes = table.ports.get(port).and_then(|port| port.listener(host)).ok_or(Error::NoRoute)?;
+        let before_body = routes.before_body(host, &head);
         if head.method == Method::GET
             && let Some(id) = models_path(head.uri.path())
+            && let Some(answer) = self.list(routes, before_body, host, id).await
         {
-            return self.list(routes, host, id).await;
+            return answer;
         }
-        let has_model =
-            !body.is_end_stream() || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        if has_model {
-            check_scannable(&head.headers)?;
-        }
-        let mut body = HeldBody::new(body, self.budget.open(), has_model)?;
-        let model =
-            if has_model { Some(self.extract(&mut head, &mut body, routes, record).await?) } else { None };
-        let (pool, timeouts) = match routes.route(host, &head) {
-            Some((Backend::Pool(pool), timeouts)) => (pool, timeouts),
-            Some((Backend::Unresolved(why), _)) => return Err(Error::Backend(why)),
-            Some((Backend::Unsupported(why), _)) => return Err(Error::BackendKind(why)),
-            None => return Err(model.map_or(Error::NoRoute, Error::UnknownModel)),
+        let scan = scan(&head, &body, before_body)?;
+        let mut body = HeldBody::new(body, self.budget.open(), scan)?;
+        let model = match scan {
+            Scan::Nothing => None,
+            Scan::Lenient | Scan::Strict => self.extract(&mut head, &mut body, routes, record).await?,
         };
-        record.routed(self.label(routes, &head), &pool.label);
+        let rule = match (before_body, &model) {
+            (BeforeBody::NoRoute, _) => None,
+            (BeforeBody::Decided(rule), None) => Some(rule),
+            _ => routes.route(host, &head),
+        };
+        let Some(rule) = rule else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
+        let backend = rule.backends.choose();
+        let timeouts = rule.timeouts;
+        record.routed(self.label(routes, &head), backend.label().unwrap_or(&self.unknown_label));
 
-        let reached = self.reach(&pool, &mut head, &authority, &mut body, timeouts.backend_request, record);
+        let reached = self.reach(backend, &mut head, &authority, &mut body, timeouts.backend_request, record);
         let (forwarded, mut session) = match timeouts.request {
             None => reached.await?,
             Some(limit) => tokio::time::timeout_at((arrived + limit).into(), reached)
@@ -127,18 +135,31 @@ impl Proxy {
     /// Has a pod chosen and sends it the request, until its response begins.
     async fn reach(
         &self,
-        pool: &Pool,
+        backend: &Backend,
         head: &mut request::Parts,
         authority: &str,
         body: &mut HeldBody,
         limit: Option<Duration>,
         record: &mut Record,
     ) -> Result<(Forwarded, Option<Session>), Error> {
-        let asked = Instant::now();
-        let picked = self.picker.pick(pool, head, authority, body).await;
-        record.picked(asked.elapsed());
-        let Decision { endpoints, session } = picked?;
+        let (protocol, decision) = match backend {
+            Backend::Invalid(why) => return Err(Error::Backend(why)),
+            Backend::Service(service) => {
+                let endpoints = service.random_endpoints(SERVICE_ENDPOINTS);
+                (service.protocol, Decision { endpoints, session: None })
+            }
+            Backend::Pool(pool) => {
+                let asked = Instant::now();
+                let picked = self.picker.pick(pool, head, authority, body).await;
+                record.picked(asked.elapsed());
+                (pool.protocol, picked?)
+            }
+        };
+        if protocol != AppProtocol::Http {
+            return Err(Error::BackendKind("only the appProtocol http is served"));
+        }
         record.sending();
+        let Decision { endpoints, session } = decision;
         Ok((self.forwarder.send(head, body, &endpoints, limit).await?, session))
     }
 
@@ -149,17 +170,18 @@ impl Proxy {
         body: &mut HeldBody,
         routes: &ListenerRoutes,
         record: &mut Record,
-    ) -> Result<ModelName, Error> {
+    ) -> Result<Option<ModelName>, Error> {
         let began = Instant::now();
         let model = body.read_model(self.client_body_timeout).await?;
         record.waited(began.elapsed());
+        let Some(model) = model else { return Ok(None) };
         if let Some(name) = model.to_header_value() {
             head.headers.insert(MODEL_NAME_HEADER, name);
         }
         if let Some(base) = routes.models().base(&model) {
             head.headers.insert(BASE_MODEL_NAME_HEADER, base);
         }
-        Ok(model)
+        Ok(Some(model))
     }
 
     /// The model as the resources name it; what only clients say is no label.
@@ -171,16 +193,50 @@ impl Proxy {
             .unwrap_or(&self.unknown_label)
     }
 
-    async fn list(&self, routes: &ListenerRoutes, host: &str, id: &str) -> Result<Answer, Error> {
+    /// Nothing where a route has a backend of its own for the path.
+    async fn list(
+        &self,
+        routes: &ListenerRoutes,
+        before_body: BeforeBody<'_>,
+        host: &str,
+        id: &str,
+    ) -> Option<Result<Answer, Error>> {
+        if let BeforeBody::Decided(rule) = before_body
+            && rule.backends.pools().next().is_none()
+        {
+            return None;
+        }
         let models = self.models.of(&routes.pools(host)).await;
         if id.is_empty() {
-            return Ok(Answer::Gateway(json(list_models(&models))));
+            return Some(Ok(Answer::Gateway(json(list_models(&models)))));
         }
         let id = percent_decode_str(id).decode_utf8_lossy();
-        match find_model(&models, &id) {
+        Some(match find_model(&models, &id) {
             Some(model) => Ok(Answer::Gateway(json(model))),
             None => Err(Error::UnknownModelInPath(id.into_owned())),
-        }
+        })
+    }
+}
+
+/// What the body is read for. Where the model decides about the route, a body without one is an error; where
+/// only the picker and the metrics would know it, it is not.
+fn scan(head: &request::Parts, body: &Incoming, before_body: BeforeBody<'_>) -> Result<Scan, Error> {
+    let is_empty = body.is_end_stream();
+    let has_model = !is_empty || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    let is_lenient = match before_body {
+        BeforeBody::DependsOnModel { without: false } => false,
+        BeforeBody::DependsOnModel { without: true } => true,
+        BeforeBody::Decided(rule) if rule.backends.pools().next().is_some() => true,
+        BeforeBody::Decided(_) | BeforeBody::NoRoute => return Ok(Scan::Nothing),
+    };
+    if !has_model {
+        return Ok(Scan::Nothing);
+    }
+    match (is_lenient, check_scannable(&head.headers)) {
+        (true, Ok(())) if !is_empty => Ok(Scan::Lenient),
+        (true, _) => Ok(Scan::Nothing),
+        (false, Ok(())) => Ok(Scan::Strict),
+        (false, Err(error)) => Err(error),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::AnswerBody;
+use crate::route::ListenerPort;
 
 /// Most headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -29,10 +30,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// `port`: the one that the listener's resource names.
     fn handle(
         self: Arc<Self>,
-        port: u16,
+        port: &ListenerPort,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<AnswerBody>> + Send;
 }
@@ -40,7 +40,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 /// Serves one client until it leaves; after `drain`, until its running requests have ended or `drain_timeout` is over.
 pub(super) async fn serve(
     stream: TcpStream,
-    port: u16,
+    port: Arc<ListenerPort>,
     handler: Arc<impl Handler>,
     drain: CancellationToken,
     drain_timeout: Duration,
@@ -63,8 +63,8 @@ pub(super) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));
     let service = service_fn(|request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(port, request).await) }
+        let (handler, port) = (handler.clone(), port.clone());
+        async move { Ok::<_, Infallible>(handler.handle(&port, request).await) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Handler, serve};
+use crate::route::ListenerPort;
 
 /// Most connections of clients at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -25,7 +26,7 @@ pub(crate) struct Listeners<H> {
     port_map: HashMap<u16, u16>,
     drain_timeout: Duration,
     tasks: TaskTracker,
-    open: HashMap<u16, Open>,
+    open: BTreeMap<ListenerPort, Open>,
     places: Arc<Semaphore>,
     connections: Gauge,
 }
@@ -52,7 +53,7 @@ impl<H: Handler> Listeners<H> {
             port_map,
             drain_timeout,
             tasks,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             connections,
         }
@@ -60,7 +61,7 @@ impl<H: Handler> Listeners<H> {
 
     /// Opens and closes so that exactly `ports` are open; those that cannot be opened are given back with the
     /// reason. Closing stops accepting at once and drains the connections.
-    pub(crate) async fn set(&mut self, ports: &BTreeSet<u16>) -> Vec<(SocketAddr, io::Error)> {
+    pub(crate) async fn set(&mut self, ports: &BTreeSet<ListenerPort>) -> Vec<(SocketAddr, io::Error)> {
         self.open.retain(|port, open| {
             let stays = ports.contains(port);
             if !stays {
@@ -74,12 +75,12 @@ impl<H: Handler> Listeners<H> {
             if self.open.contains_key(port) {
                 continue;
             }
-            let address =
-                SocketAddr::new(self.bind_address, self.port_map.get(port).copied().unwrap_or(*port));
-            match self.listen(*port, address).await {
+            let number = self.port_map.get(&port.port).copied().unwrap_or(port.port);
+            let address = SocketAddr::new(self.bind_address, number);
+            match self.listen(port, address).await {
                 Ok(open) => {
                     tracing::info!(address = %open.address, "listener opened");
-                    self.open.insert(*port, open);
+                    self.open.insert(port.clone(), open);
                 }
                 Err(error) => failed.push((address, error)),
             }
@@ -88,17 +89,17 @@ impl<H: Handler> Listeners<H> {
     }
 
     /// The open addresses, by the port that the listener's resource names.
-    pub(crate) fn addresses(&self) -> HashMap<u16, SocketAddr> {
-        self.open.iter().map(|(port, open)| (*port, open.address)).collect()
+    pub(crate) fn addresses(&self) -> BTreeMap<ListenerPort, SocketAddr> {
+        self.open.iter().map(|(port, open)| (port.clone(), open.address)).collect()
     }
 
-    async fn listen(&self, port: u16, address: SocketAddr) -> io::Result<Open> {
+    async fn listen(&self, port: &ListenerPort, address: SocketAddr) -> io::Result<Open> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let drain = CancellationToken::new();
         let accepting = accept(Accepting {
             listener,
-            port,
+            port: Arc::new(port.clone()),
             handler: self.handler.clone(),
             drain: drain.clone(),
             drain_timeout: self.drain_timeout,
@@ -121,7 +122,7 @@ impl<H> Drop for Listeners<H> {
 
 struct Accepting<H> {
     listener: TcpListener,
-    port: u16,
+    port: Arc<ListenerPort>,
     handler: Arc<H>,
     drain: CancellationToken,
     drain_timeout: Duration,
@@ -152,8 +153,14 @@ async fn accept<H: Handler>(it: Accepting<H>) {
             tracing::debug!(%error, "a client was gone before it was served");
             continue;
         }
-        let serving =
-            serve(stream, it.port, it.handler.clone(), it.drain.clone(), it.drain_timeout, it.tasks.clone());
+        let serving = serve(
+            stream,
+            it.port.clone(),
+            it.handler.clone(),
+            it.drain.clone(),
+            it.drain_timeout,
+            it.tasks.clone(),
+        );
         let connections = it.connections.clone();
         connections.inc();
         it.tasks.spawn(async move {

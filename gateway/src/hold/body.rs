@@ -33,12 +33,23 @@ impl From<RestError> for Error {
     }
 }
 
+/// What a body is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    Nothing,
+    /// A body that says nothing about a model is taken too; one that names two is not.
+    Lenient,
+    /// There must be a model.
+    Strict,
+}
+
 /// What has not come yet of a client's body, watched by the scanner as it comes.
 #[derive(Debug)]
 struct Rest {
     incoming: Incoming,
-    /// None for requests whose body says nothing about a model.
+    /// Nothing as soon as, or as long as, the body is not looked at.
     scanner: Option<ModelScanner>,
+    is_strict: bool,
 }
 
 impl Rest {
@@ -64,7 +75,10 @@ impl Rest {
             if let Some(scanner) = &mut self.scanner
                 && let Err(error) = scanner.feed(&data)
             {
-                return Poll::Ready(Some(Err(error.into())));
+                if self.is_strict || error == BodyError::ModelConflict {
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                self.scanner = None;
             }
             if self.incoming.is_end_stream()
                 && let Err(error) = self.finish()
@@ -76,7 +90,8 @@ impl Rest {
     }
 
     fn finish(&self) -> Result<(), RestError> {
-        self.scanner.as_ref().map_or(Ok(()), |scanner| Ok(scanner.finish()?))
+        let scanner = self.scanner.as_ref().filter(|_| self.is_strict);
+        scanner.map_or(Ok(()), |scanner| Ok(scanner.finish()?))
     }
 }
 
@@ -92,15 +107,17 @@ pub(crate) struct HeldBody {
 }
 
 impl HeldBody {
-    /// `scan`: look for the model.
-    pub(crate) fn new(incoming: Incoming, hold: Hold, scan: bool) -> Result<Self, Error> {
+    pub(crate) fn new(incoming: Incoming, hold: Hold, scan: Scan) -> Result<Self, Error> {
         let ended = incoming.is_end_stream();
-        if ended && scan {
+        let is_strict = scan == Scan::Strict;
+        if ended && is_strict {
             return Err(BodyError::Empty.into());
         }
-        hold.check_announced(incoming.size_hint().lower())?;
-        let scanner = scan.then(ModelScanner::default);
-        let rest = (!ended).then_some(Rest { incoming, scanner });
+        if scan != Scan::Nothing {
+            hold.check_announced(incoming.size_hint().lower())?;
+        }
+        let scanner = (scan != Scan::Nothing).then(ModelScanner::default);
+        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict });
         Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest })
     }
 
@@ -123,13 +140,18 @@ impl HeldBody {
         Ok(true)
     }
 
-    /// Reads until the model is known, and no further.
-    pub(crate) async fn read_model(&mut self, patience: Duration) -> Result<ModelName, Error> {
+    /// Reads until the model is known, or is known not to be there, and no further.
+    pub(crate) async fn read_model(&mut self, patience: Duration) -> Result<Option<ModelName>, Error> {
         loop {
             if let Some(model) = &self.model {
-                return Ok(model.clone());
+                return Ok(Some(model.clone()));
             }
-            if !self.read_frame(patience).await? {
+            let is_strict = match &self.rest {
+                Some(rest) if rest.scanner.is_none() => return Ok(None),
+                Some(rest) => rest.is_strict,
+                None => return Ok(None),
+            };
+            if !self.read_frame(patience).await? && is_strict {
                 return Err(BodyError::ModelMissing.into());
             }
         }

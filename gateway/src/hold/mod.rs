@@ -3,5 +3,5 @@
 mod body;
 mod budget;
 
-pub(crate) use body::{HeldBody, RestError, UpstreamBody};
+pub(crate) use body::{HeldBody, RestError, Scan, UpstreamBody};
 pub(crate) use budget::{Hold, HoldBudget};

@@ -1,18 +1,22 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_agent::resources::{AppProtocol, ObjectKey, PoolEndpoint, Snapshot};
+use forebay_agent::resources::{AppProtocol, EndpointPickerRef, ObjectKey, PoolEndpoint, Snapshot};
 use forebay_epp::schedule::Scheduler;
-use gateway_api::httproutes::{HttpRouteRules, HttpRouteRulesBackendRefs};
+use gateway_api::httproutes::HttpRouteRules;
 
 pub(crate) use forebay_agent::resources::FailureMode;
 
+use super::GATEWAY_GROUP;
+use super::listener::HTTP_ROUTE;
+use super::report::{Verdict, reason};
+
 const POOL_GROUP: &str = "inference.networking.k8s.io";
 const POOL_KIND: &str = "InferencePool";
-const ROUTE_GROUP: &str = "gateway.networking.k8s.io";
-const ROUTE_KIND: &str = "HTTPRoute";
+/// The `appProtocol` of Services that speak HTTP/2 without TLS (KEP-3726).
+const H2C: &str = "kubernetes.io/h2c";
 
 /// An InferencePool as one table sees it.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub(crate) struct Pool {
     pub(crate) label: Arc<str>,
     /// Ready endpoints, sorted.
     endpoints: Vec<SocketAddr>,
+    pub(crate) protocol: AppProtocol,
     pub(crate) picker: PoolPicker,
 }
 
@@ -52,9 +57,24 @@ impl Pool {
 
     /// Up to `most` ready endpoints, from a random one on.
     pub(crate) fn random_endpoints(&self, most: usize) -> Vec<SocketAddr> {
-        let count = self.endpoints.len();
-        let first = (random() % count.max(1) as u64) as usize;
-        self.endpoints.iter().cycle().skip(first).take(most.min(count)).copied().collect()
+        random_of(&self.endpoints, most)
+    }
+}
+
+/// A Service as one table sees it.
+#[derive(Debug)]
+pub(crate) struct ServiceBackend {
+    /// `namespace/name`, for labels and logs.
+    pub(crate) label: Arc<str>,
+    /// Ready endpoints, sorted.
+    endpoints: Vec<SocketAddr>,
+    pub(crate) protocol: AppProtocol,
+}
+
+impl ServiceBackend {
+    /// Up to `most` ready endpoints, from a random one on.
+    pub(crate) fn random_endpoints(&self, most: usize) -> Vec<SocketAddr> {
+        random_of(&self.endpoints, most)
     }
 }
 
@@ -62,39 +82,58 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub(crate) enum Backend {
     Pool(Arc<Pool>),
+    Service(Arc<ServiceBackend>),
     /// The reference cannot be resolved, or may not be: 500, as the specification says.
-    Unresolved(&'static str),
-    /// A kind of backend that is not served: 503.
-    Unsupported(&'static str),
+    Invalid(&'static str),
+}
+
+impl Backend {
+    /// Of what is there.
+    pub(crate) fn label(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Pool(pool) => Some(&pool.label),
+            Self::Service(service) => Some(&service.label),
+            Self::Invalid(_) => None,
+        }
+    }
 }
 
 /// The backends of a rule with their weights.
 #[derive(Debug)]
-pub(super) struct Backends {
+pub(crate) struct Backends {
     weighted: Vec<(u64, Backend)>,
     total: u64,
 }
 
+const NO_WEIGHT: Backend = Backend::Invalid("it has no backend with a weight");
+
 impl Backends {
-    pub(super) fn choose(&self) -> Backend {
-        let Some(mut at) = random().checked_rem(self.total) else {
-            return Backend::Unresolved("it has no backend with a weight");
-        };
+    pub(crate) fn choose(&self) -> &Backend {
+        if let [(1.., backend)] = &self.weighted[..] {
+            return backend;
+        }
+        let Some(mut at) = random().checked_rem(self.total) else { return &NO_WEIGHT };
         for (weight, backend) in &self.weighted {
             if at < *weight {
-                return backend.clone();
+                return backend;
             }
             at -= weight;
         }
-        Backend::Unresolved("it has no backend with a weight")
+        &NO_WEIGHT
     }
 
-    pub(super) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.weighted.iter().filter_map(|(_, backend)| match backend {
             Backend::Pool(pool) => Some(pool),
-            _ => None,
+            Backend::Service(_) | Backend::Invalid(_) => None,
         })
     }
+}
+
+fn random_of(endpoints: &[SocketAddr], most: usize) -> Vec<SocketAddr> {
+    let count = endpoints.len();
+    let first = (random() % count.max(1) as u64) as usize;
+    endpoints.iter().cycle().skip(first).take(most.min(count)).copied().collect()
 }
 
 /// Gives the schedulers of pools that name no endpoint picker; the same one for the same pool.
@@ -107,67 +146,139 @@ pub(crate) trait Schedulers {
     ) -> Result<Arc<Scheduler>, forebay_epp::Error>;
 }
 
-/// Resolves backend references; each pool is built once.
+/// Resolves backend references; each pool and Service is built once.
 pub(super) struct Resolver<'a, S> {
     snapshot: &'a Snapshot,
     schedulers: &'a mut S,
     pools: HashMap<ObjectKey, Arc<Pool>>,
+    services: HashMap<(ObjectKey, u16), Arc<ServiceBackend>>,
+}
+
+/// Why a reference leads nowhere.
+struct Unresolved {
+    reason: &'static str,
+    why: &'static str,
+}
+
+impl Unresolved {
+    fn new(reason: &'static str, why: &'static str) -> Self {
+        Self { reason, why }
+    }
+}
+
+/// What a reference may be to, as HTTPRoutes give it in several places.
+#[derive(Clone, Copy)]
+pub(super) struct Reference<'a> {
+    pub(super) group: Option<&'a str>,
+    pub(super) kind: Option<&'a str>,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) name: &'a str,
+    pub(super) port: Option<i32>,
 }
 
 impl<'a, S: Schedulers> Resolver<'a, S> {
     pub(super) fn new(snapshot: &'a Snapshot, schedulers: &'a mut S) -> Self {
-        Self { snapshot, schedulers, pools: HashMap::new() }
+        Self { snapshot, schedulers, pools: HashMap::new(), services: HashMap::new() }
     }
 
     pub(super) fn into_pools(self) -> Vec<Arc<Pool>> {
         self.pools.into_values().collect()
     }
 
-    /// `problem` is called with what a log should say.
+    /// `unresolved` is called with what the route's status should say; `pools` gets the InferencePools that are
+    /// named, there or not.
     pub(super) fn backends(
         &mut self,
         namespace: &str,
         rule: &HttpRouteRules,
-        mut problem: impl FnMut(String),
+        mut unresolved: impl FnMut(Verdict),
+        pools: &mut BTreeSet<ObjectKey>,
     ) -> Backends {
-        let weighted: Vec<(u64, Backend)> = rule
-            .backend_refs
-            .iter()
-            .flatten()
-            .map(|reference| {
-                let weight = reference.weight.map_or(1, |weight| u64::try_from(weight).unwrap_or(0));
-                let backend = self.resolve(namespace, reference);
-                if let Backend::Unresolved(why) | Backend::Unsupported(why) = backend {
-                    problem(format!("backendRef {}: {why}", reference.name));
-                }
-                (weight, backend)
-            })
-            .collect();
+        let mut weighted = Vec::new();
+        for reference in rule.backend_refs.iter().flatten() {
+            let weight = reference.weight.map_or(1, |weight| u64::try_from(weight).unwrap_or(0));
+            let reference = Reference {
+                group: reference.group.as_deref(),
+                kind: reference.kind.as_deref(),
+                namespace: reference.namespace.as_deref(),
+                name: &reference.name,
+                port: reference.port,
+            };
+            if reference.is_to_pool() {
+                pools.insert(reference.key(namespace));
+            }
+            let backend = self.resolve(namespace, reference).unwrap_or_else(|it| {
+                let message = format!("backendRef {}: {}", reference.name, it.why);
+                unresolved(Verdict::no(it.reason, message));
+                Backend::Invalid(it.why)
+            });
+            weighted.push((weight, backend));
+        }
         let total = weighted.iter().map(|(weight, _)| weight).sum();
         Backends { weighted, total }
     }
 
-    fn resolve(&mut self, route_namespace: &str, reference: &HttpRouteRulesBackendRefs) -> Backend {
-        let group = reference.group.as_deref().unwrap_or_default();
-        match (group, reference.kind.as_deref().unwrap_or("Service")) {
-            (POOL_GROUP, POOL_KIND) => {}
-            ("", "Service") => return Backend::Unsupported("Services are not served, only InferencePools"),
-            _ => return Backend::Unresolved("its kind is unknown"),
+    /// The InferencePool's condition `ResolvedRefs`.
+    pub(super) fn pool_refs(&self, pool: &ObjectKey) -> Verdict {
+        let picker =
+            self.snapshot.inference_pools.get(pool).and_then(|it| it.spec.endpoint_picker_ref.as_ref());
+        let Some(picker) = picker else { return Verdict::yes(reason::RESOLVED_REFS) };
+        match picker_service(&pool.namespace, picker) {
+            Err(why) => Verdict::no(reason::INVALID_EXTENSION_REF, why),
+            Ok((service, _)) if !self.snapshot.services.contains_key(&service) => Verdict::no(
+                reason::INVALID_EXTENSION_REF,
+                format!("the Service {service} of endpointPickerRef does not exist"),
+            ),
+            Ok(_) => Verdict::yes(reason::RESOLVED_REFS),
         }
-        let namespace = reference.namespace.as_deref().unwrap_or(route_namespace);
-        let key = ObjectKey::new(namespace, &reference.name);
-        if namespace != route_namespace && !self.is_granted(route_namespace, &key) {
-            return Backend::Unresolved("no ReferenceGrant allows the route to refer to this InferencePool");
+    }
+
+    fn resolve(&mut self, namespace: &str, reference: Reference<'_>) -> Result<Backend, Unresolved> {
+        let key = reference.key(namespace);
+        if !reference.is_to_pool() && !reference.is_to_service() {
+            return Err(Unresolved::new(
+                reason::INVALID_KIND,
+                "only Services and InferencePools can be backends",
+            ));
         }
+        if key.namespace != namespace && !self.is_granted(namespace, reference, &key) {
+            return Err(Unresolved::new(
+                reason::REF_NOT_PERMITTED,
+                "no ReferenceGrant allows the route to refer to this backend",
+            ));
+        }
+        if reference.is_to_pool() { self.pool(key) } else { self.service(key, reference.port) }
+    }
+
+    fn service(&mut self, key: ObjectKey, port: Option<i32>) -> Result<Backend, Unresolved> {
+        let not_found = |why| Err(Unresolved::new(reason::BACKEND_NOT_FOUND, why));
+        let Some(service) = self.snapshot.services.get(&key) else {
+            return not_found("the Service does not exist");
+        };
+        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let Some(port) = ports.clone().find(|candidate| Some(candidate.port) == port) else {
+            return not_found("the Service does not have the port");
+        };
+        let Ok(number) = u16::try_from(port.port) else { return not_found("its port is no port") };
+        let protocol = match port.app_protocol.as_deref() {
+            Some(H2C) => AppProtocol::H2c,
+            _ => AppProtocol::Http,
+        };
+        let snapshot = self.snapshot;
+        let backend = self.services.entry((key, number)).or_insert_with_key(|(key, number)| {
+            let endpoints = snapshot.service_endpoints(key, *number);
+            Arc::new(ServiceBackend { label: key.to_string().into(), endpoints, protocol })
+        });
+        Ok(Backend::Service(backend.clone()))
+    }
+
+    fn pool(&mut self, key: ObjectKey) -> Result<Backend, Unresolved> {
         if let Some(pool) = self.pools.get(&key) {
-            return Backend::Pool(pool.clone());
+            return Ok(Backend::Pool(pool.clone()));
         }
         let Some(object) = self.snapshot.inference_pools.get(&key) else {
-            return Backend::Unresolved("the InferencePool does not exist");
+            return Err(Unresolved::new(reason::BACKEND_NOT_FOUND, "the InferencePool does not exist"));
         };
-        if object.spec.app_protocol != AppProtocol::Http {
-            return Backend::Unsupported("InferencePools with an appProtocol other than http are not served");
-        }
         let members = self.snapshot.pool_endpoints(&key);
         let mut endpoints: Vec<SocketAddr> = members.iter().map(|endpoint| endpoint.address).collect();
         endpoints.sort_unstable();
@@ -177,39 +288,80 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
                 Ok(scheduler) => PoolPicker::InProcess(scheduler),
                 Err(error) => {
                     tracing::error!(pool = %key, %error, "no endpoint of this pool can be picked");
-                    return Backend::Unresolved("its endpoints cannot be picked in this process");
+                    return Ok(Backend::Invalid("its endpoints cannot be picked in this process"));
                 }
             },
-            Some(picker) => {
-                let (true, "Service", Some(port)) =
-                    (picker.group.is_empty(), picker.kind.as_str(), picker.port)
-                else {
-                    return Backend::Unresolved("its endpointPickerRef is not a Service with a port");
-                };
-                let service = ObjectKey::new(namespace, &picker.name);
-                let replicas = self.snapshot.service_endpoints(&service, port.number.get());
-                PoolPicker::Service(PickerAddresses { replicas, failure_mode: picker.failure_mode })
-            }
+            Some(picker) => match picker_service(&key.namespace, picker) {
+                // The route's reference is good; the pool's is not, and its own status says so.
+                Err(why) => return Ok(Backend::Invalid(why)),
+                Ok((service, port)) => {
+                    let replicas = self.snapshot.service_endpoints(&service, port);
+                    PoolPicker::Service(PickerAddresses { replicas, failure_mode: picker.failure_mode })
+                }
+            },
         };
-        let pool = Arc::new(Pool { key: key.clone(), label: key.to_string().into(), endpoints, picker });
+        let pool = Arc::new(Pool {
+            label: key.to_string().into(),
+            key: key.clone(),
+            endpoints,
+            protocol: object.spec.app_protocol,
+            picker,
+        });
         self.pools.insert(key, pool.clone());
-        Backend::Pool(pool)
+        Ok(Backend::Pool(pool))
     }
 
-    /// Whether a ReferenceGrant in the pool's namespace lets HTTPRoutes of the other refer to it.
-    fn is_granted(&self, from_namespace: &str, pool: &ObjectKey) -> bool {
-        self.snapshot.reference_grants.iter().any(|(key, grant)| {
-            key.namespace == pool.namespace
-                && grant.spec.from.iter().any(|from| {
-                    from.group == ROUTE_GROUP && from.kind == ROUTE_KIND && from.namespace == from_namespace
-                })
-                && grant.spec.to.iter().any(|to| {
-                    to.group == POOL_GROUP
-                        && to.kind == POOL_KIND
-                        && to.name.as_ref().is_none_or(|name| name.is_empty() || *name == pool.name)
-                })
-        })
+    /// Whether a ReferenceGrant in the backend's namespace lets HTTPRoutes of the other refer to it.
+    fn is_granted(&self, from_namespace: &str, reference: Reference<'_>, key: &ObjectKey) -> bool {
+        let (group, kind) = (reference.group(), reference.kind());
+        is_granted(self.snapshot, (GATEWAY_GROUP, HTTP_ROUTE, from_namespace), (group, kind), key)
     }
+}
+
+impl Reference<'_> {
+    fn group(&self) -> &str {
+        self.group.unwrap_or_default()
+    }
+
+    fn kind(&self) -> &str {
+        self.kind.unwrap_or("Service")
+    }
+
+    fn is_to_pool(&self) -> bool {
+        (self.group(), self.kind()) == (POOL_GROUP, POOL_KIND)
+    }
+
+    fn is_to_service(&self) -> bool {
+        (self.group(), self.kind()) == ("", "Service")
+    }
+
+    fn key(&self, route_namespace: &str) -> ObjectKey {
+        ObjectKey::new(self.namespace.unwrap_or(route_namespace), self.name)
+    }
+}
+
+/// Where a pool's picker is: its Service and the port.
+fn picker_service(namespace: &str, picker: &EndpointPickerRef) -> Result<(ObjectKey, u16), &'static str> {
+    match (picker.group.is_empty(), picker.kind.as_str(), picker.port) {
+        (true, "Service", Some(port)) => Ok((ObjectKey::new(namespace, &picker.name), port.number.get())),
+        _ => Err("the pool's endpointPickerRef is not a Service with a port"),
+    }
+}
+
+/// Whether a ReferenceGrant beside `key` lets objects of (group, kind, namespace) `from` refer to it as (group, kind) `to`.
+pub(super) fn is_granted(
+    snapshot: &Snapshot,
+    from: (&str, &str, &str),
+    to: (&str, &str),
+    key: &ObjectKey,
+) -> bool {
+    snapshot.reference_grants.in_namespace(&key.namespace).any(|(_, grant)| {
+        grant.spec.from.iter().any(|it| (it.group.as_str(), it.kind.as_str(), it.namespace.as_str()) == from)
+            && grant.spec.to.iter().any(|it| {
+                (it.group.as_str(), it.kind.as_str()) == to
+                    && it.name.as_ref().is_none_or(|name| name.is_empty() || *name == key.name)
+            })
+    })
 }
 
 /// Numbers to spread requests with (SplitMix64); nothing secret depends on them.

@@ -1,188 +1,159 @@
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_agent::resources::{HttpRoute, ObjectKey, Snapshot};
-use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
-use gateway_api::gateways::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
-use gateway_api::httproutes::HttpRouteRules;
+use gateway_api::httproutes::HttpRouteParentRefs;
 
-use super::backend::{Backends, Resolver, Schedulers};
+use super::GATEWAY_GROUP;
+use super::backend::{Resolver, Schedulers};
 use super::hostname::Hostname;
-use super::matching::{Match, age};
+use super::listener::{Listener, listeners};
+use super::matching::age;
 use super::models::model_map;
-use super::table::{Entry, ListenerRoutes, PortRoutes, RouteTable};
-use super::timeouts::Timeouts;
+use super::report::{ListenerReport, ParentReport, PoolReport, Report, Verdict, reason};
+use super::rule::CompiledRoute;
+use super::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
 
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
-/// Compiles the routes of all Gateways of `class`.
-pub(crate) fn compile(snapshot: &Snapshot, class: &str, schedulers: &mut impl Schedulers) -> RouteTable {
-    let mut problems = BTreeSet::new();
+/// Compiles the routes of all Gateways of `class`, and says what became of each.
+pub(crate) fn compile(
+    snapshot: &Snapshot,
+    class: &str,
+    sharing: PortSharing,
+    schedulers: &mut impl Schedulers,
+) -> (RouteTable, Report) {
+    let listeners = listeners(snapshot, class, sharing);
+    let gateways: BTreeSet<&ObjectKey> = snapshot
+        .gateways
+        .iter()
+        .filter(|(_, gateway)| gateway.spec.gateway_class_name == class)
+        .map(|(key, _)| key)
+        .collect();
     let mut resolver = Resolver::new(snapshot, schedulers);
-    let rules = compile_rules(snapshot, &mut resolver, &mut problems);
-    let mut ports: BTreeMap<u16, PortRoutes> = BTreeMap::new();
-    for (key, gateway) in &snapshot.gateways {
-        if gateway.spec.gateway_class_name != class {
-            continue;
-        }
-        for listener in &gateway.spec.listeners {
-            let mut refuse = |why: String| {
-                problems.insert(format!("Gateway {key}: listener {} is not opened: {why}", listener.name));
-            };
-            if listener.protocol != "HTTP" {
-                refuse(format!("protocol {} is not supported", listener.protocol));
-                continue;
-            }
-            let Some(port) = u16::try_from(listener.port).ok().filter(|port| *port != 0) else {
-                refuse(format!("{} is no port", listener.port));
-                continue;
-            };
-            let hostname = Hostname::parse(listener.hostname.as_deref());
-            let of_port = ports.entry(port).or_default();
-            if of_port.listeners.iter().any(|other| other.hostname == hostname) {
-                refuse("another listener has the same port and hostname".into());
-                continue;
-            }
-            let models = model_map(snapshot, key, &listener.name, |why| {
-                problems.insert(why);
+    let routes: Vec<CompiledRoute<'_>> = snapshot
+        .http_routes
+        .iter()
+        .filter(|(key, route)| parents(key, route).any(|(gateway, _)| gateways.contains(&gateway)))
+        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver))
+        .collect();
+
+    let mut report = Report::default();
+    let mut attached: Vec<Vec<&CompiledRoute<'_>>> = vec![Vec::new(); listeners.len()];
+    for route in &routes {
+        let parents = parents(route.key, route.object).filter(|(gateway, _)| gateways.contains(gateway));
+        let parents: Vec<ParentReport> = parents
+            .map(|(gateway, parent)| {
+                judge_parent(snapshot, route, gateway, parent, &listeners, &mut attached)
+            })
+            .collect();
+        for pool in &route.pools {
+            let of_pool = report.pools.entry(pool.clone()).or_insert_with(|| PoolReport {
+                parents: BTreeMap::new(),
+                resolved_refs: resolver.pool_refs(pool),
             });
-            of_port.listeners.push(attach(hostname, models, key, listener, &rules, &mut problems));
-        }
-    }
-    for port in ports.values_mut() {
-        port.listeners.sort_by_key(|listener| listener.hostname.rank());
-    }
-    let ports = ports.into_iter().map(|(port, routes)| (port, Arc::new(routes))).collect();
-    RouteTable { ports, pools: resolver.into_pools(), problems }
-}
-
-/// A rule of a route, whichever listeners it will be attached to.
-struct Rule<'a> {
-    route: &'a ObjectKey,
-    object: &'a HttpRoute,
-    index: usize,
-    matches: Vec<Match>,
-    backends: Arc<Backends>,
-    timeouts: Timeouts,
-}
-
-fn compile_rules<'a>(
-    snapshot: &'a Snapshot,
-    resolver: &mut Resolver<'a, impl Schedulers>,
-    problems: &mut BTreeSet<String>,
-) -> Vec<Rule<'a>> {
-    let mut rules = Vec::new();
-    for (route, object) in &snapshot.http_routes {
-        for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
-            let mut note = |why: String| {
-                problems.insert(format!("HTTPRoute {route}: rule {index}: {why}"));
-            };
-            match compile_matches(rule) {
-                Err(why) => note(format!("not attached: {why}")),
-                Ok(matches) => {
-                    let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse);
-                    let timeouts = timeouts.unwrap_or_else(|why| {
-                        note(why);
-                        Timeouts::default()
-                    });
-                    let backends = Arc::new(resolver.backends(&route.namespace, rule, note));
-                    rules.push(Rule { route, object, index, matches, backends, timeouts });
+            for parent in &parents {
+                let accepted = of_pool.parents.entry(parent.gateway.clone()).or_insert_with(|| {
+                    let why = "no HTTPRoute that refers to this InferencePool is accepted by the Gateway";
+                    Verdict::no(reason::HTTP_ROUTE_NOT_ACCEPTED, why)
+                });
+                if parent.accepted.holds {
+                    *accepted = Verdict::yes(reason::ACCEPTED);
                 }
             }
         }
+        report.routes.insert(route.key.clone(), parents);
     }
-    rules
-}
+    report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
+    report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
 
-/// What is not supported keeps the whole rule out: half a rule would send requests where they do not belong.
-fn compile_matches(rule: &HttpRouteRules) -> Result<Vec<Match>, String> {
-    let backend_filters =
-        rule.backend_refs.iter().flatten().flat_map(|backend| &backend.filters).flatten().count();
-    if rule.filters.iter().flatten().count() + backend_filters > 0 {
-        return Err("filters are not supported".into());
-    }
-    let matches = rule.matches.iter().flatten().map(Match::parse).collect::<Result<Vec<_>, _>>()?;
-    Ok(if matches.is_empty() { vec![Match::everything()] } else { matches })
-}
-
-fn attach(
-    hostname: Hostname,
-    models: super::models::ModelMap,
-    gateway: &ObjectKey,
-    listener: &GatewayListeners,
-    rules: &[Rule<'_>],
-    problems: &mut BTreeSet<String>,
-) -> ListenerRoutes {
-    let mut entries = Vec::new();
-    for rule in rules {
-        if !refers_to(rule, gateway, listener) {
-            continue;
-        }
-        if let Err(why) = allows(listener, &gateway.namespace, &rule.route.namespace) {
-            problems.insert(format!(
-                "HTTPRoute {}: not attached to listener {} of Gateway {gateway}: {why}",
-                rule.route, listener.name
-            ));
-            continue;
-        }
-        for hostname in effective_hostnames(&hostname, rule.object) {
-            for (at, matching) in rule.matches.iter().enumerate() {
-                let order =
-                    (hostname.rank(), matching.rank(), age(rule.object), rule.route.clone(), rule.index, at);
-                let entry = Entry {
-                    hostname: hostname.clone(),
-                    matching: matching.clone(),
-                    backends: rule.backends.clone(),
-                    timeouts: rule.timeouts,
-                };
-                entries.push((order, entry));
-            }
+    let mut problems = BTreeSet::new();
+    let mut ports: BTreeMap<ListenerPort, PortRoutes> = BTreeMap::new();
+    for (listener, routes) in listeners.iter().zip(&attached) {
+        let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
+        of_gateway.push(listener_report(listener, routes.len()));
+        if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
+            let routes = listener_routes(snapshot, listener, routes, &mut problems);
+            ports.entry(port).or_default().listeners.push(routes);
         }
     }
-    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
-    let known_models = known_models(&models, &entries);
-    ListenerRoutes { hostname, models, entries, known_models }
+    for port in ports.values_mut() {
+        port.listeners.sort_by_key(|listener| listener.hostname().rank());
+    }
+    problems.extend(report.problems());
+    let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
+    (RouteTable { ports, pools: resolver.into_pools(), problems }, report)
 }
 
-fn refers_to(rule: &Rule<'_>, gateway: &ObjectKey, listener: &GatewayListeners) -> bool {
-    rule.object.spec.parent_refs.iter().flatten().any(|parent| {
+/// The Gateways that a route names, with the references that do.
+fn parents<'a>(
+    key: &'a ObjectKey,
+    route: &'a HttpRoute,
+) -> impl Iterator<Item = (ObjectKey, &'a HttpRouteParentRefs)> {
+    let is_gateway = |parent: &&HttpRouteParentRefs| {
         parent.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
             && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway"
-            && parent.name == gateway.name
-            && *parent.namespace.as_ref().unwrap_or(&rule.route.namespace) == gateway.namespace
-            && parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
-            && parent.port.is_none_or(|port| port == listener.port)
+    };
+    route.spec.parent_refs.iter().flatten().filter(is_gateway).map(|parent| {
+        let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
+        (ObjectKey::new(namespace, &parent.name), parent)
     })
 }
 
-/// Whether the listener takes HTTPRoutes of that namespace.
-fn allows(
-    listener: &GatewayListeners,
-    gateway_namespace: &str,
-    route_namespace: &str,
-) -> Result<(), &'static str> {
-    let Some(allowed) = &listener.allowed_routes else {
-        return same_namespace(gateway_namespace, route_namespace);
-    };
-    let takes_routes = allowed.kinds.as_ref().is_none_or(|kinds| {
-        kinds.is_empty()
-            || kinds.iter().any(|kind| {
-                kind.kind == "HTTPRoute" && kind.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
-            })
-    });
-    if !takes_routes {
-        return Err("the listener does not allow HTTPRoutes");
+/// Attaches the route to those listeners of the parent that take it, and says why if there are none.
+fn judge_parent<'a>(
+    snapshot: &Snapshot,
+    route: &'a CompiledRoute<'a>,
+    gateway: ObjectKey,
+    parent: &HttpRouteParentRefs,
+    listeners: &[Listener<'_>],
+    attached: &mut [Vec<&'a CompiledRoute<'a>>],
+) -> ParentReport {
+    let (valid, partially_invalid) = route.validity();
+    let mut accepted = Verdict::no(
+        reason::NO_MATCHING_PARENT,
+        "the Gateway has no listener with the sectionName and port of the parentRef",
+    );
+    let mut attaches = false;
+    for (listener, attached) in listeners.iter().zip(attached) {
+        let is_meant = *listener.gateway == gateway
+            && parent.section_name.as_ref().is_none_or(|section| *section == listener.spec.name)
+            && parent.port.is_none_or(|port| port == listener.spec.port);
+        if !is_meant {
+            continue;
+        }
+        let refused = match listener.allows_namespace(snapshot, &route.key.namespace) {
+            _ if attaches && !valid.holds => continue,
+            _ if !listener.takes_http_routes => {
+                Some((reason::NOT_ALLOWED_BY_LISTENERS, "the listener does not allow HTTPRoutes"))
+            }
+            Err(why) => Some((reason::NOT_ALLOWED_BY_LISTENERS, why)),
+            Ok(()) if effective_hostnames(&listener.hostname, route.object).is_empty() => Some((
+                reason::NO_MATCHING_LISTENER_HOSTNAME,
+                "no hostname of the route is among those of the listener",
+            )),
+            Ok(()) => None,
+        };
+        match refused {
+            None => {
+                attaches = true;
+                // A second parentRef may mean the same listener.
+                if valid.holds && !attached.iter().any(|known| known.key == route.key) {
+                    attached.push(route);
+                }
+            }
+            // Of several reasons, the one that came furthest.
+            Some((reason, why)) if accepted.reason != reason::NO_MATCHING_LISTENER_HOSTNAME => {
+                accepted = Verdict::no(reason, format!("listener {}: {why}", listener.spec.name));
+            }
+            Some(_) => {}
+        }
     }
-    match allowed.namespaces.as_ref().and_then(|namespaces| namespaces.from.as_ref()) {
-        Some(From::All) => Ok(()),
-        Some(From::Selector) => Err("allowedRoutes.namespaces.from Selector is not supported"),
-        Some(From::Same) | None => same_namespace(gateway_namespace, route_namespace),
+    let accepted = if attaches { valid } else { accepted };
+    ParentReport {
+        parent: parent.clone(),
+        gateway,
+        accepted,
+        resolved_refs: route.resolved_refs.clone(),
+        partially_invalid: partially_invalid.filter(|_| attaches),
     }
-}
-
-fn same_namespace(gateway: &str, route: &str) -> Result<(), &'static str> {
-    if gateway == route { Ok(()) } else { Err("the listener allows routes of its own namespace only") }
 }
 
 /// What the listener's hostname and the route's have in common.
@@ -195,9 +166,40 @@ fn effective_hostnames(listener: &Hostname, route: &HttpRoute) -> Vec<Hostname> 
     }
 }
 
-fn known_models(models: &super::models::ModelMap, entries: &[Entry]) -> HashSet<Arc<str>> {
-    let matched = entries.iter().flat_map(|entry| &entry.matching.headers).filter_map(|(name, value)| {
-        matches!(name.as_str(), MODEL_NAME | BASE_MODEL_NAME).then(|| value.to_str().ok()).flatten()
+fn listener_routes(
+    snapshot: &Snapshot,
+    listener: &Listener<'_>,
+    routes: &[&CompiledRoute<'_>],
+    problems: &mut BTreeSet<String>,
+) -> ListenerRoutes {
+    let models = model_map(snapshot, listener.gateway, &listener.spec.name, |why| {
+        problems.insert(why);
     });
-    models.names().chain(matched).map(Arc::from).collect()
+    let mut entries = Vec::new();
+    for route in routes {
+        for hostname in effective_hostnames(&listener.hostname, route.object) {
+            for (index, matches, rule) in &route.rules {
+                for (at, matching) in matches.iter().enumerate() {
+                    let order = (hostname.rank(), matching.rank(), age(route.object), route.key, *index, at);
+                    let (hostname, matching, rule) = (hostname.clone(), matching.clone(), rule.clone());
+                    entries.push((order, Entry { hostname, matching, rule }));
+                }
+            }
+        }
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+    ListenerRoutes::new(listener.hostname.clone(), models, entries)
+}
+
+fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {
+    ListenerReport {
+        name: listener.spec.name.clone(),
+        port: listener.port.clone().filter(|_| listener.is_served()),
+        supported_kinds: listener.supported_kinds(),
+        attached_routes: i32::try_from(attached_routes).unwrap_or(i32::MAX),
+        accepted: listener.accepted.clone(),
+        conflicted: listener.conflicted.clone(),
+        resolved_refs: listener.resolved_refs.clone(),
+    }
 }

@@ -5,13 +5,31 @@ mod backend;
 mod cel;
 mod compile;
 mod hostname;
+mod index;
+mod listener;
 mod matching;
 mod models;
+pub(crate) mod report;
+mod rule;
 mod table;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 
+use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
+use http::HeaderName;
+
 pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, Schedulers};
 pub(crate) use compile::compile;
-pub(crate) use table::{ListenerRoutes, RouteTable};
+pub(crate) use report::Report;
+pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, PortSharing, RouteTable};
+
+pub(crate) const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);
+pub(crate) const BASE_MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(BASE_MODEL_NAME);
+
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// The headers that the gateway sets from the body.
+fn is_model_header(name: &HeaderName) -> bool {
+    *name == BASE_MODEL_NAME_HEADER || *name == MODEL_NAME_HEADER
+}

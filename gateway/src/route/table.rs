@@ -1,20 +1,59 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use forebay_agent::resources::ObjectKey;
 use http::request;
 
-use super::backend::{Backend, Backends, Pool, PoolPicker};
+use super::backend::{Pool, PoolPicker};
 use super::hostname::Hostname;
+use super::index::Index;
 use super::matching::Match;
 use super::models::ModelMap;
-use super::timeouts::Timeouts;
+use super::rule::Rule;
+
+/// Whether Gateways that name the same port share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortSharing {
+    /// All Gateways have this machine's addresses: a port is opened once for all of them.
+    Shared,
+    /// Each Gateway has an address of its own.
+    #[allow(dead_code, reason = "chosen together with the provider of the resources")]
+    PerGateway,
+}
+
+/// A port as Gateways name it; what is opened for it may have another number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ListenerPort {
+    pub(crate) port: u16,
+    /// Nothing where Gateways share their ports.
+    pub(crate) gateway: Option<Arc<ObjectKey>>,
+}
+
+impl ListenerPort {
+    pub(crate) fn new(gateway: &ObjectKey, port: u16, sharing: PortSharing) -> Self {
+        let gateway = match sharing {
+            PortSharing::Shared => None,
+            PortSharing::PerGateway => Some(Arc::new(gateway.clone())),
+        };
+        Self { port, gateway }
+    }
+}
+
+impl fmt::Display for ListenerPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.gateway {
+            None => write!(f, "port {}", self.port),
+            Some(gateway) => write!(f, "port {} of Gateway {gateway}", self.port),
+        }
+    }
+}
 
 /// Everything that is known about where requests go, at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    /// By the port a Gateway's listener names.
-    pub(crate) ports: BTreeMap<u16, Arc<PortRoutes>>,
+    pub(crate) ports: BTreeMap<ListenerPort, Arc<PortRoutes>>,
     pub(crate) pools: Vec<Arc<Pool>>,
     /// What could not be taken from the resources, one line each.
     pub(crate) problems: BTreeSet<String>,
@@ -47,41 +86,72 @@ impl PortRoutes {
 /// The routes of one listener.
 #[derive(Debug)]
 pub(crate) struct ListenerRoutes {
-    pub(super) hostname: Hostname,
-    pub(super) models: ModelMap,
+    hostname: Hostname,
+    models: ModelMap,
     /// By precedence: the first that matches is the one.
-    pub(super) entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    index: Index,
     /// Names that the resources use, as labels.
-    pub(super) known_models: HashSet<Arc<str>>,
+    known_models: HashSet<Arc<str>>,
 }
 
+/// One match of one rule, for one hostname.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) hostname: Hostname,
     pub(super) matching: Match,
-    pub(super) backends: Arc<Backends>,
-    pub(super) timeouts: Timeouts,
+    pub(super) rule: Arc<Rule>,
+}
+
+/// What is known of a request's way before its body has been looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BeforeBody<'a> {
+    /// Which rule it is depends on the model.
+    DependsOnModel {
+        /// Whether there is a rule for requests that name no model.
+        without: bool,
+    },
+    Decided(&'a Rule),
+    NoRoute,
 }
 
 impl ListenerRoutes {
+    /// `entries` by precedence.
+    pub(super) fn new(hostname: Hostname, models: ModelMap, entries: Vec<Entry>) -> Self {
+        let matched = entries.iter().flat_map(|entry| entry.matching.models());
+        let known_models = models.names().chain(matched).map(Arc::from).collect();
+        let index = Index::new(&entries);
+        Self { hostname, models, entries, index, known_models }
+    }
+
+    pub(super) fn hostname(&self) -> &Hostname {
+        &self.hostname
+    }
+
     pub(crate) fn models(&self) -> &ModelMap {
         &self.models
     }
 
-    /// Where the request goes, and how long it may take; `head` has the model's headers set.
-    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<(Backend, Timeouts)> {
-        let entry =
-            self.entries.iter().find(|entry| entry.hostname.matches(host) && entry.matching.matches(head))?;
-        Some((entry.backends.choose(), entry.timeouts))
+    /// Must be asked before the model's headers are set.
+    pub(crate) fn before_body(&self, host: &str, head: &request::Parts) -> BeforeBody<'_> {
+        let decided = self.route(host, head);
+        if self.index.model_decides(&self.entries, host, head) {
+            return BeforeBody::DependsOnModel { without: decided.is_some() };
+        }
+        decided.map_or(BeforeBody::NoRoute, BeforeBody::Decided)
+    }
+
+    /// The rule for the request; `head` has the model's headers set.
+    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<&Rule> {
+        self.index.first(&self.entries, host, head).map(|entry| &*entry.rule)
     }
 
     /// The pools that requests to `host` can reach.
     pub(crate) fn pools(&self, host: &str) -> Vec<Arc<Pool>> {
         let mut seen = HashSet::new();
-        self.entries
-            .iter()
-            .filter(|entry| entry.hostname.matches(host))
-            .flat_map(|entry| entry.backends.pools())
+        self.index
+            .of_host(&self.entries, host)
+            .flat_map(|entry| entry.rule.backends.pools())
             .filter(|pool| seen.insert(pool.label.clone()))
             .cloned()
             .collect()

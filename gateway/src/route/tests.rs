@@ -1,9 +1,12 @@
+mod report;
+
 use std::sync::Arc;
 
 use forebay_agent::resources::{Snapshot, Store, folder};
 use forebay_epp::PickerOptions;
 use http::{Request, request};
 
+use super::table::PortRoutes;
 use super::*;
 use crate::pick::InProcessPickers;
 
@@ -18,10 +21,20 @@ async fn snapshot(manifests: &str) -> Arc<Snapshot> {
     snapshot
 }
 
-async fn table(manifests: &str) -> RouteTable {
+async fn compiled(manifests: &str) -> (RouteTable, Report) {
     let snapshot = snapshot(manifests).await;
     // What is picked in this process is of no matter here.
-    compile(&snapshot, "forebay", &mut InProcessPickers::new(Store::new(), PickerOptions::default()))
+    let mut schedulers = InProcessPickers::new(Store::new(), PickerOptions::default());
+    compile(&snapshot, "forebay", PortSharing::Shared, &mut schedulers)
+}
+
+/// The listeners of port 80.
+fn of_port(table: &RouteTable) -> &PortRoutes {
+    &table.ports[&ListenerPort { port: 80, gateway: None }]
+}
+
+async fn table(manifests: &str) -> RouteTable {
+    compiled(manifests).await.0
 }
 
 fn gateway(listeners: &str) -> String {
@@ -87,10 +100,10 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> request::Parts {
 
 /// The pool's label, or why there is none.
 fn routed(table: &RouteTable, host: &str, head: &request::Parts) -> String {
-    let listener = table.ports[&80].listener(host);
-    match listener.and_then(|listener| listener.route(host, head)).map(|(backend, _)| backend) {
-        Some(Backend::Pool(pool)) => pool.label.to_string(),
-        Some(Backend::Unresolved(why) | Backend::Unsupported(why)) => why.to_owned(),
+    let listener = of_port(table).listener(host);
+    match listener.and_then(|listener| listener.route(host, head)).map(|rule| rule.backends.choose()) {
+        Some(Backend::Invalid(why)) => (*why).to_owned(),
+        Some(backend) => backend.label().unwrap().to_string(),
         None => "no route".to_owned(),
     }
 }
@@ -161,26 +174,85 @@ async fn equal_matches_go_to_the_older_route_then_by_name() {
 }
 
 #[tokio::test]
-async fn what_is_not_supported_is_not_attached_and_said_once() {
-    let backend = to("p");
-    let rule = |rule: &str| format!("rules: [{{{rule}, {backend}}}]");
+async fn regular_expressions_match_whole_values() {
+    let rule = |matches: &str, pool| format!("rules: [{{matches: [{matches}], {}}}]", to(pool));
     let manifests = [
         gateway(OPEN),
-        pools(&["p"]),
-        route("query", &rule("matches: [{queryParams: [{name: a, value: b}]}]")),
-        route("regex-path", &rule("matches: [{path: {type: RegularExpression, value: .*}}]")),
-        route("regex-header", &rule("matches: [{headers: [{type: RegularExpression, name: a, value: .*}]}]")),
-        route("filter", &rule("filters: [{type: URLRewrite, urlRewrite: {hostname: a}}]")),
+        pools(&["path", "header", "query", "query-regex", "exact", "prefix"]),
+        route("a", &rule("{path: {type: RegularExpression, value: '/v[0-9]+/chat'}}", "path")),
+        route("b", &rule("{headers: [{type: RegularExpression, name: x-a, value: 'a+'}]}", "header")),
+        route("c", &rule("{queryParams: [{name: q, value: a b}]}", "query")),
+        route("d", &rule("{queryParams: [{type: RegularExpression, name: q, value: 'x.*'}]}", "query-regex")),
+        route("e", &rule("{path: {type: Exact, value: /v1/chat}}", "exact")),
+        route("f", &rule("{path: {value: /v2/chat}}", "prefix")),
     ]
     .concat();
     let table = table(&manifests).await;
-    assert_eq!(routed(&table, "x", &head("GET", "/", &[("a", "b")])), "no route");
-    assert_eq!(table.problems.len(), 4, "{:?}", table.problems);
-    assert!(
-        table.problems.iter().all(|problem| problem.contains("rule 0: not attached")),
-        "{:?}",
-        table.problems
-    );
+    assert!(table.problems.is_empty(), "{:?}", table.problems);
+    for (uri, headers, expected) in [
+        ("/v1/chat", &[][..], "models/exact"),
+        ("/v2/chat", &[], "models/path"),
+        ("/v2/chat/completions", &[], "models/prefix"),
+        ("/v3/chats", &[], "no route"),
+        ("/", &[("x-a", "aaa")], "models/header"),
+        ("/", &[("x-a", "aab")], "no route"),
+        ("/?q=a+b", &[], "models/query"),
+        ("/?p=1&%71=a%20b&q=x", &[], "models/query"),
+        ("/?q=xyz", &[], "models/query-regex"),
+        ("/?q=yx", &[], "no route"),
+        ("/?q", &[], "no route"),
+    ] {
+        assert_eq!(routed(&table, "x", &head("GET", uri, headers)), expected, "{uri} {headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_routes_are_told_apart_by_any_header() {
+    const ROUTES: usize = 300;
+    let routes: String = (0..ROUTES)
+        .map(|number| {
+            let name = if number % 2 == 0 { "X-Gateway-Base-Model-Name" } else { "x-tenant" };
+            let matches = format!("{{headers: [{{name: {name}, value: m{number}}}]}}");
+            let pool = ["a", "b", "c"][number % 3];
+            route(&format!("r{number}"), &format!("rules: [{{matches: [{matches}], {}}}]", to(pool)))
+        })
+        .collect();
+    let table = table(&[gateway(OPEN), pools(&["a", "b", "c"]), routes].concat()).await;
+    for number in 0..ROUTES {
+        let name = if number % 2 == 0 { "x-gateway-base-model-name" } else { "x-tenant" };
+        let expected = format!("models/{}", ["a", "b", "c"][number % 3]);
+        let head = head("POST", "/v1/x", &[(name, &format!("m{number}"))]);
+        assert_eq!(routed(&table, "x", &head), expected, "{number}");
+    }
+    assert_eq!(routed(&table, "x", &head("POST", "/v1/x", &[("x-tenant", "m0")])), "no route");
+}
+
+#[tokio::test]
+async fn it_is_known_before_the_body_whether_the_model_decides() {
+    let by_model = "{path: {value: /v1}, headers: [{name: X-Gateway-Base-Model-Name, value: m}]}";
+    let rule = |matches: &str, pool| format!("rules: [{{matches: [{matches}], {}}}]", to(pool));
+    let manifests = [
+        gateway(OPEN),
+        pools(&["model", "plain", "fallback"]),
+        route("a", &rule(by_model, "model")),
+        route("b", &rule("{path: {value: /v1/files}}", "plain")),
+        route("c", &rule("{path: {value: /v1}, method: PUT}", "fallback")),
+    ]
+    .concat();
+    let table = table(&manifests).await;
+    let routes = of_port(&table).listener("x").unwrap();
+    for (method, path, expected) in [
+        ("POST", "/v1/chat", "DependsOnModel { without: false }"),
+        ("PUT", "/v1/chat", "decided"),
+        ("POST", "/v1/files/1", "decided"),
+        ("POST", "/other", "NoRoute"),
+    ] {
+        let said = match routes.before_body("x", &head(method, path, &[])) {
+            BeforeBody::Decided(_) => "decided".to_owned(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(said, expected, "{method} {path}");
+    }
 }
 
 #[tokio::test]
@@ -202,10 +274,10 @@ spec:
         (
             "{name: http, protocol: HTTP, port: 80}",
             route_in("infra", "r", &rules),
-            "no ReferenceGrant allows the route to refer to this InferencePool",
+            "no ReferenceGrant allows the route to refer to this backend",
         ),
         (
-            "{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: Selector, selector: {}}}}",
+            "{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {kubernetes.io/metadata.name: infra}}}}}",
             route("r", &rules),
             "no route",
         ),
@@ -218,11 +290,7 @@ spec:
         (OPEN, route("r", &rules).replace("name: gw,", "name: gw, sectionName: http,"), "models/p"),
         (OPEN, route("r", &rules).replace("name: gw,", "name: other,"), "no route"),
         (OPEN, route("r", &format!("rules: [{{{}}}]", to("missing"))), "the InferencePool does not exist"),
-        (
-            OPEN,
-            route("r", "rules: [{backendRefs: [{name: svc, port: 80}]}]"),
-            "Services are not served, only InferencePools",
-        ),
+        (OPEN, route("r", "rules: [{backendRefs: [{name: svc, port: 80}]}]"), "the Service does not exist"),
         (OPEN, route("r", "rules: [{matches: []}]"), "it has no backend with a weight"),
     ] {
         let table = table(&[gateway(listener), pools(&["p"]), routes.clone()].concat()).await;
@@ -234,7 +302,7 @@ spec:
 async fn listeners_of_one_port_are_told_apart_by_hostname() {
     let listeners = "{name: any, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}, \
         {name: own, protocol: HTTP, port: 80, hostname: '*.example.com', allowedRoutes: {namespaces: {from: All}}}, \
-        {name: twice, protocol: HTTP, port: 80, hostname: '*.example.com'}, {name: tls, protocol: HTTPS, port: 443}";
+        {name: tcp, protocol: TCP, port: 443}";
     let at = |section: &str, name: &str, pool: &str| {
         route(name, &format!("rules: [{{{}}}]", to(pool)))
             .replace("name: gw,", &format!("name: gw, sectionName: {section},"))
@@ -245,8 +313,7 @@ async fn listeners_of_one_port_are_told_apart_by_hostname() {
     let get = head("GET", "/", &[]);
     assert_eq!(routed(&table, "a.example.com", &get), "models/own");
     assert_eq!(routed(&table, "example.com", &get), "models/any");
-    assert_eq!(table.ports.keys().collect::<Vec<_>>(), [&80]);
-    assert_eq!(table.problems.len(), 2, "{:?}", table.problems);
+    assert_eq!(table.ports.keys().map(|port| port.port).collect::<Vec<_>>(), [80]);
 }
 
 #[tokio::test]
@@ -289,7 +356,7 @@ async fn names_map_to_bases_by_policy_and_config_map() {
         scanner.model().unwrap().clone()
     };
     let base = |table: &RouteTable, name: &str| {
-        let listener = table.ports[&80].listener("x").unwrap();
+        let listener = of_port(table).listener("x").unwrap();
         listener.models().base(&model(name)).map(|base| base.to_str().unwrap().to_owned())
     };
     let config_map = |label: &str, name: &str, adapters: &str| {
@@ -338,7 +405,7 @@ spec:
     for (name, expected) in [("m", Some("base")), ("lora-a", Some("qwen")), ("any", None)] {
         assert_eq!(base(&closed, name).as_deref(), expected, "{name}");
     }
-    let listener = closed.ports[&80].listener("x").unwrap();
+    let listener = of_port(&closed).listener("x").unwrap();
     assert!(listener.label("lora-a").is_some() && listener.label("any").is_none());
 
     // A policy that cannot be read lets no name through that nothing else maps.

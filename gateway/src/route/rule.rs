@@ -1,0 +1,91 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use forebay_agent::resources::{HttpRoute, ObjectKey};
+use gateway_api::httproutes as api;
+
+use super::backend::{Backends, Resolver, Schedulers};
+use super::matching::Match;
+use super::report::{Verdict, reason};
+use super::timeouts::Timeouts;
+
+/// What is done with the requests that a rule matches.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) backends: Backends,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// An HTTPRoute, whichever listeners it will be attached to.
+#[derive(Debug)]
+pub(super) struct CompiledRoute<'a> {
+    pub(super) key: &'a ObjectKey,
+    pub(super) object: &'a HttpRoute,
+    /// With its place among the route's rules.
+    pub(super) rules: Vec<(usize, Vec<Match>, Arc<Rule>)>,
+    /// InferencePools that are named, there or not.
+    pub(super) pools: BTreeSet<ObjectKey>,
+    /// Why rules are left out.
+    refused: Vec<String>,
+    pub(super) resolved_refs: Verdict,
+}
+
+impl<'a> CompiledRoute<'a> {
+    pub(super) fn new(
+        key: &'a ObjectKey,
+        object: &'a HttpRoute,
+        resolver: &mut Resolver<'_, impl Schedulers>,
+    ) -> Self {
+        let mut route = Self {
+            key,
+            object,
+            rules: Vec::new(),
+            pools: BTreeSet::new(),
+            refused: Vec::new(),
+            resolved_refs: Verdict::yes(reason::RESOLVED_REFS),
+        };
+        for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
+            let mut resolved = |verdict: Verdict| {
+                if route.resolved_refs.holds {
+                    let message = format!("rule {index}: {}", verdict.message);
+                    route.resolved_refs = Verdict { message, ..verdict };
+                }
+            };
+            let backends = resolver.backends(&key.namespace, rule, &mut resolved, &mut route.pools);
+            match compile(rule, backends) {
+                Ok((matches, rule)) => route.rules.push((index, matches, Arc::new(rule))),
+                Err(why) => route.refused.push(format!("rule {index}: {why}")),
+            }
+        }
+        route
+    }
+
+    /// The route's condition `Accepted` as far as it depends on nothing but itself, and `PartiallyInvalid`.
+    pub(super) fn validity(&self) -> (Verdict, Option<Verdict>) {
+        if self.refused.is_empty() {
+            return (Verdict::yes(reason::ACCEPTED), None);
+        }
+        let message = self.refused.join("; ");
+        if self.rules.is_empty() {
+            return (Verdict::no(reason::UNSUPPORTED_VALUE, message), None);
+        }
+        let message = format!("Dropped Rule: {message}");
+        let partially = Verdict { holds: true, reason: reason::UNSUPPORTED_VALUE, message };
+        (Verdict::yes(reason::ACCEPTED), Some(partially))
+    }
+}
+
+/// What is not supported keeps the whole rule out: half a rule would send requests where they do not belong.
+fn compile(rule: &api::HttpRouteRules, backends: Backends) -> Result<(Vec<Match>, Rule), String> {
+    let backend_filters =
+        rule.backend_refs.iter().flatten().flat_map(|backend| &backend.filters).flatten().count();
+    if rule.filters.iter().flatten().count() + backend_filters > 0 {
+        return Err("filters are not supported".into());
+    }
+    let mut matches = rule.matches.iter().flatten().map(Match::parse).collect::<Result<Vec<_>, _>>()?;
+    if matches.is_empty() {
+        matches.push(Match::everything());
+    }
+    let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
+    Ok((matches, Rule { backends, timeouts }))
+}
