@@ -39,7 +39,8 @@ pub use self::{
     store::{ObjectKey, Problem, Snapshot, Store},
 };
 pub use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
+    referencegrants::ReferenceGrant,
 };
 pub use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_agent::resources::{AppProtocol, EndpointPickerRef, ObjectKey, PoolEndpoint, Snapshot};
 use forebay_epp::schedule::Scheduler;
-use gateway_api::httproutes::HttpRouteRules;
+use gateway_api::experimental::httproutes::HttpRouteRules;
 
 pub(crate) use forebay_agent::resources::FailureMode;
 

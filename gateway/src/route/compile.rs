@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_agent::resources::{HttpRoute, ObjectKey, Snapshot};
-use gateway_api::httproutes::HttpRouteParentRefs;
+use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 
 use super::GATEWAY_GROUP;
 use super::backend::{Resolver, Schedulers};

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use forebay_agent::resources::HttpRoute;
-use gateway_api::httproutes as api;
+use gateway_api::experimental::httproutes as api;
 use http::{HeaderName, HeaderValue, Method, Uri, request};
 use percent_encoding::percent_decode_str;
 use regex::{Regex, RegexBuilder};

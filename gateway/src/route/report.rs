@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_agent::resources::ObjectKey;
-use gateway_api::httproutes::HttpRouteParentRefs;
+use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 
 use super::ListenerPort;
 

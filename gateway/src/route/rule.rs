@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use forebay_agent::resources::{HttpRoute, ObjectKey};
-use gateway_api::httproutes as api;
+use gateway_api::experimental::httproutes as api;
 
 use super::backend::{Backends, Resolver, Schedulers};
 use super::matching::Match;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use gateway_api::httproutes::HttpRouteRulesTimeouts;
+use gateway_api::experimental::httproutes::HttpRouteRulesTimeouts;
 
 /// How long requests of a rule may take; nothing is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
