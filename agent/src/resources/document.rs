@@ -3,16 +3,12 @@
 
 use std::sync::Arc;
 
-use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
-};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Namespace, ObjectKey,
-    ObjectMap, Problem, Secret, Snapshot,
+    Kind, ObjectKey, Problem, Snapshot,
+    kind::{Object, Visitor},
 };
 
 /// Where kubectl puts an object that names no namespace.
@@ -105,119 +101,48 @@ fn read_value(place: &str, value: Value, snapshot: &mut Snapshot) {
         (None, Some(name)) => format!("{kind} {name}"),
         (_, None) => kind.clone(),
     };
-    if let Err(message) = insert(&api_version, &kind, value, snapshot) {
+    if let Err(message) = insert(&api_version, &kind, &value, snapshot) {
         snapshot.problems.push(Problem { place: place.into(), object: Some(object), message });
     }
 }
 
 /// Kinds that nobody here reads are no mistake, and left alone; an unknown
 /// version of a kind that somebody reads is one.
-fn insert(api_version: &str, kind: &str, value: Value, snapshot: &mut Snapshot) -> Result<(), String> {
+fn insert(api_version: &str, kind: &str, value: &Value, snapshot: &mut Snapshot) -> Result<(), String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let supported = |versions: &[&str]| match versions.contains(&version) {
-        true => Ok(()),
-        false => Err(format!("version {version} is not supported; use {}", versions.join(" or "))),
-    };
-    match (group, kind) {
-        ("gateway.networking.k8s.io", "GatewayClass") => {
-            supported(&["v1", "v1beta1"])?;
-            let class: GatewayClass = typed(value)?;
-            add(&mut snapshot.gateway_classes, key(&class.metadata, false)?, class)
+    let Some(kind) = Kind::find(group, kind) else { return Ok(()) };
+    let names = kind.names();
+    if !names.versions.contains(&version) {
+        return Err(format!("version {version} is not supported; use {}", names.versions.join(" or ")));
+    }
+    kind.visit(Insert { value, snapshot })
+}
+
+struct Insert<'a> {
+    value: &'a Value,
+    snapshot: &'a mut Snapshot,
+}
+
+impl Visitor for Insert<'_> {
+    type Output = Result<(), String>;
+
+    fn visit<T: Object>(self) -> Self::Output {
+        let object = T::parse(self.value)?;
+        let key = key(object.metadata(), T::KIND.names().is_namespaced)?;
+        let objects = T::of(self.snapshot);
+        if objects.contains_key(&key) {
+            return Err("defined twice; the first definition is used".into());
         }
-        ("gateway.networking.k8s.io", "Gateway") => {
-            supported(&["v1", "v1beta1"])?;
-            let gateway: Gateway = typed(value)?;
-            add(&mut snapshot.gateways, key(&gateway.metadata, true)?, gateway)
-        }
-        ("gateway.networking.k8s.io", "HTTPRoute") => {
-            supported(&["v1", "v1beta1"])?;
-            let route: HttpRoute = typed(value)?;
-            add(&mut snapshot.http_routes, key(&route.metadata, true)?, route)
-        }
-        ("gateway.networking.k8s.io", "ReferenceGrant") => {
-            supported(&["v1", "v1beta1"])?;
-            let grant: ReferenceGrant = typed(value)?;
-            add(&mut snapshot.reference_grants, key(&grant.metadata, true)?, grant)
-        }
-        ("inference.networking.k8s.io", "InferencePool") => {
-            supported(&["v1"])?;
-            let pool: InferencePool = typed(value)?;
-            pool.spec.validate()?;
-            add(&mut snapshot.inference_pools, key(&pool.metadata, true)?, pool)
-        }
-        ("llm-d.ai" | "inference.networking.x-k8s.io", "InferenceObjective") => {
-            supported(&["v1alpha2"])?;
-            let objective: InferenceObjective = typed(value)?;
-            add(&mut snapshot.inference_objectives, key(&objective.metadata, true)?, objective)
-        }
-        ("llm-d.ai" | "inference.networking.x-k8s.io", "InferenceModelRewrite") => {
-            supported(&["v1alpha2"])?;
-            let rewrite: InferenceModelRewrite = typed(value)?;
-            rewrite.spec.validate()?;
-            add(&mut snapshot.inference_model_rewrites, key(&rewrite.metadata, true)?, rewrite)
-        }
-        ("agentgateway.dev", "AgentgatewayPolicy") => {
-            supported(&["v1alpha1"])?;
-            let policy: AgentgatewayPolicy = typed(value)?;
-            add(&mut snapshot.agentgateway_policies, key(&policy.metadata, true)?, policy)
-        }
-        ("", "Pod") => core(value, &mut snapshot.pods),
-        ("", "Service") => core(value, &mut snapshot.services),
-        ("", "ConfigMap") => core(value, &mut snapshot.config_maps),
-        ("", "Secret") => {
-            supported(&["v1"])?;
-            let secret = secret(value)?;
-            add(&mut snapshot.secrets, key(&secret.metadata, true)?, secret)
-        }
-        ("", "Namespace") => {
-            supported(&["v1"])?;
-            let namespace: Namespace = typed(value)?;
-            add(&mut snapshot.namespaces, key(&namespace.metadata, false)?, namespace)
-        }
-        ("discovery.k8s.io", "EndpointSlice") => {
-            supported(&["v1"])?;
-            core(value, &mut snapshot.endpoint_slices)
-        }
-        _ => Ok(()),
+        objects.insert(key, Arc::new(object));
+        Ok(())
     }
 }
 
-/// Kinds of Kubernetes' own that are namespaced and check their own version.
-fn core<T>(value: Value, objects: &mut ObjectMap<T>) -> Result<(), String>
-where
-    T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>,
-{
-    let object: T = typed(value)?;
-    let key = key(object.metadata(), true)?;
-    add(objects, key, object)
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| match error.path().iter().next() {
-        Some(_) => format!("{}: {}", error.path(), error.inner()),
-        None => error.inner().to_string(),
-    })
-}
-
-/// The reason names the place and not what stands there.
-fn secret(value: Value) -> Result<Secret, String> {
-    serde_path_to_error::deserialize(value)
-        .map_err(|error| format!("{}: not of the right form", error.path()))
-}
-
-fn key(metadata: &ObjectMeta, namespaced: bool) -> Result<ObjectKey, String> {
+fn key(metadata: &ObjectMeta, is_namespaced: bool) -> Result<ObjectKey, String> {
     let name = metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name must be set")?;
-    let namespace = match namespaced {
+    let namespace = match is_namespaced {
         true => metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
         false => String::new(),
     };
     Ok(ObjectKey { namespace, name })
-}
-
-fn add<T>(objects: &mut ObjectMap<T>, key: ObjectKey, object: T) -> Result<(), String> {
-    if objects.contains_key(&key) {
-        return Err("defined twice; the first definition is used".into());
-    }
-    objects.insert(key, Arc::new(object));
-    Ok(())
 }

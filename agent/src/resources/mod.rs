@@ -1,16 +1,19 @@
 //! The Kubernetes objects that every part of Forebay reads, in one store.
 //!
-//! A provider (today [`folder`]) fills the [`Store`]; readers take an immutable
+//! A provider ([`folder`] or `cluster`) fills the [`Store`]; readers take an immutable
 //! [`Snapshot`] and are told by [`Store::subscribe`] when there is a newer one.
 //! Nothing above the store can tell which provider feeds it.
 
 mod agentgateway_policy;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod document;
 mod endpoints;
 pub mod folder;
 mod inference_model_rewrite;
 mod inference_objective;
 mod inference_pool;
+mod kind;
 mod object_map;
 mod secret;
 mod store;
@@ -34,6 +37,7 @@ pub use self::{
         AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
         InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
     },
+    kind::Kind,
     object_map::ObjectMap,
     secret::Secret,
     store::{ObjectKey, Problem, Snapshot, Store},

@@ -30,6 +30,43 @@ impl<T> ObjectMap<T> {
     pub fn insert(&mut self, key: ObjectKey, object: Arc<T>) {
         Arc::make_mut(&mut self.0).insert(key, object);
     }
+
+    /// For providers. False if it was not there.
+    #[cfg(feature = "cluster")]
+    pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
+        // Looked for first: a copy for nothing is a copy of everything.
+        self.0.contains_key(key) && Arc::make_mut(&mut self.0).remove(key).is_some()
+    }
+
+    /// Takes all of `other`, or becomes it.
+    #[cfg(feature = "cluster")]
+    pub(super) fn merge(&mut self, other: &Self, become_it: bool) {
+        if become_it {
+            self.clone_from(other);
+        } else {
+            Arc::make_mut(&mut self.0)
+                .extend(other.0.iter().map(|(key, object)| (key.clone(), Arc::clone(object))));
+        }
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl<T: PartialEq> ObjectMap<T> {
+    /// Becomes `next`, but with the objects that are equal in both as they were.
+    /// False if all are, and then nothing changes.
+    pub(super) fn replace(&mut self, mut next: Self) -> bool {
+        let mut is_same = self.len() == next.len();
+        for (key, object) in Arc::make_mut(&mut next.0) {
+            match self.0.get(key) {
+                Some(known) if known == object => *object = Arc::clone(known),
+                _ => is_same = false,
+            }
+        }
+        if !is_same {
+            *self = next;
+        }
+        !is_same
+    }
 }
 
 impl<T> Clone for ObjectMap<T> {
