@@ -1,6 +1,6 @@
 //! Which agents there are, and their streams.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, str::FromStr, time::Duration};
 
 use anyhow::bail;
 use forebay_agent::{
@@ -9,7 +9,10 @@ use forebay_agent::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::Options;
+use crate::{
+    Options,
+    forward::{self, Access, Forwarding},
+};
 
 /// Frames waiting to be shown, of all agents together.
 const QUEUE: usize = 1024;
@@ -32,28 +35,51 @@ impl FromStr for Selector {
     }
 }
 
-/// The agents that the options name, or those whose Pods the folder has.
-pub(crate) async fn addresses(options: &Options) -> anyhow::Result<Vec<SocketAddr>> {
-    let Some(folder) = &options.resources else {
-        return Ok(options.agents.clone());
-    };
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.key, self.value)
+    }
+}
+
+/// An agent to ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+}
+
+/// The agents that the options name, those whose Pods the folder has, or those of the
+/// cluster; with what must live as long as they are asked.
+pub(crate) async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Target>, Forwarding)> {
+    if let Some(folder) = &options.resources {
+        return Ok((in_folder(folder, options).await?, Forwarding::default()));
+    }
+    if !options.agents.is_empty() {
+        return Ok((options.agents.iter().copied().map(Target::from).collect(), Forwarding::default()));
+    }
+    let client = access.client().await?;
+    forward::start(&client, &options.agent_selector.to_string(), options.agent_port).await
+}
+
+async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Target>> {
     let store = Store::new();
-    let _provider = resources::folder::start(folder.clone(), store.clone()).await?;
+    let _provider = resources::folder::start(folder.to_owned(), store.clone()).await?;
     let selector = &options.agent_selector;
     let snapshot = store.snapshot();
-    let addresses: Vec<SocketAddr> = snapshot
+    let targets: Vec<Target> = snapshot
         .pods
         .values()
         .filter(|pod| {
             pod.metadata.labels.as_ref().and_then(|labels| labels.get(&selector.key)) == Some(&selector.value)
         })
         .filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok())
-        .map(|ip| SocketAddr::new(ip, options.agent_port))
+        .map(|ip| Target::from(SocketAddr::new(ip, options.agent_port)))
         .collect();
-    if addresses.is_empty() {
-        bail!("no Pod in {} has the label {}={}", folder.display(), selector.key, selector.value);
+    if targets.is_empty() {
+        bail!("no Pod in {} has the label {selector}", folder.display());
     }
-    Ok(addresses)
+    Ok(targets)
 }
 
 /// The streams of all agents, as one.
@@ -64,10 +90,10 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    pub(crate) fn start(addresses: &[SocketAddr]) -> Self {
+    pub(crate) fn start(targets: &[Target]) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        for (agent, &address) in addresses.iter().enumerate() {
+        for (agent, address) in targets.iter().map(|target| target.address).enumerate() {
             let sender = sender.clone();
             tasks.spawn(async move {
                 let options = WatchOptions {

@@ -32,7 +32,7 @@ fn node(agent: &Agent) -> Value {
     let known = agent.has_answered();
     json!({
         "name": known.then_some(&agent.node.name),
-        "agent": agent.address.to_string(),
+        "agent": agent.name,
         "agentVersion": known.then_some(&agent.node.agent_version),
         "endpoints": known.then_some(agent.endpoints.len()),
         "gpus": known.then_some(agent.gpus.len()),

@@ -3,6 +3,8 @@
 //! Also found by kubectl, as `kubectl forebay`, when installed as `kubectl-forebay`.
 
 mod agents;
+mod crds;
+mod forward;
 mod json;
 mod table;
 mod view;
@@ -26,6 +28,8 @@ use view::View;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
+    #[command(flatten)]
+    access: forward::Access,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,20 +42,22 @@ enum Command {
     Pods(Options),
     /// GPUs and their health.
     Gpus(Options),
+    /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
+    Crds(crds::Options),
 }
 
 #[derive(Args, Debug)]
 struct Options {
-    /// Agents to ask, as address:port.
+    /// Agents to ask, as address:port [default: those of the cluster, through its API server].
     #[arg(long, env = "FOREBAY_AGENTS", value_delimiter = ',')]
     agents: Vec<SocketAddr>,
     /// Folder of Kubernetes manifests to find the agents' Pods in, instead.
     #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "agents")]
     resources: Option<PathBuf>,
-    /// Label of the agents' Pods in that folder.
+    /// Label of the agents' Pods.
     #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
     agent_selector: agents::Selector,
-    /// The agents' port in that folder.
+    /// The agents' port.
     #[arg(long, default_value_t = 9550)]
     agent_port: u16,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -84,33 +90,28 @@ const DEGRADED: u8 = 3;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let (subject, options) = match Cli::parse().command {
-        Command::Nodes(options) => (Subject::Nodes, options),
-        Command::Pods(options) => (Subject::Pods, options),
-        Command::Gpus(options) => (Subject::Gpus, options),
+    let Cli { access, command } = Cli::parse();
+    let result = match command {
+        Command::Nodes(options) => show(Subject::Nodes, &options, &access).await,
+        Command::Pods(options) => show(Subject::Pods, &options, &access).await,
+        Command::Gpus(options) => show(Subject::Gpus, &options, &access).await,
+        Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
     };
-    if options.agents.is_empty() && options.resources.is_none() {
-        let _ = writeln!(
-            io::stderr(),
-            "forebay: no agents to ask: give --agents ADDRESS:PORT[,…] or --resources DIR"
-        );
-        return ExitCode::from(USAGE);
-    }
-    match show(subject, &options).await {
+    match result {
         Ok(code) => code,
         // Whoever read us has enough (`forebay pods | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "forebay: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<forward::NoCluster>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
 
-async fn show(subject: Subject, options: &Options) -> anyhow::Result<ExitCode> {
-    let addresses = agents::addresses(options).await?;
-    let mut following = agents::Following::start(&addresses);
-    let mut view = View::new(&addresses);
+async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
+    let (targets, _forwarding) = agents::targets(options, access).await?;
+    let mut following = agents::Following::start(&targets);
+    let mut view = View::new(&targets);
     let deadline = tokio::time::sleep(PATIENCE);
     tokio::pin!(deadline);
     while !view.is_complete() {
@@ -137,7 +138,7 @@ async fn show(subject: Subject, options: &Options) -> anyhow::Result<ExitCode> {
     }
     Ok(match view.answered() {
         0 => ExitCode::FAILURE,
-        some if some < addresses.len() => ExitCode::from(DEGRADED),
+        some if some < targets.len() => ExitCode::from(DEGRADED),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -156,8 +157,8 @@ fn print(subject: Subject, options: &Options, view: &View) -> anyhow::Result<()>
         Output::Json => writeln!(out, "{:#}", json::render(subject, view))?,
     }
     out.flush()?;
-    for (address, problem) in view.problems() {
-        writeln!(io::stderr(), "forebay: agent {address}: {problem}")?;
+    for (agent, problem) in view.problems() {
+        writeln!(io::stderr(), "forebay: agent {agent}: {problem}")?;
     }
     Ok(())
 }

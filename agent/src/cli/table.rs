@@ -24,7 +24,7 @@ fn nodes(view: &View) -> Vec<Vec<String>> {
     for agent in &view.agents {
         let node = &agent.node;
         if !agent.has_answered() {
-            let mut row = vec!["-".into(), agent.address.to_string()];
+            let mut row = vec!["-".into(), agent.name.clone()];
             row.resize(8, "-".into());
             rows.push(row);
             continue;
@@ -36,7 +36,7 @@ fn nodes(view: &View) -> Vec<Vec<String>> {
             .sum();
         rows.push(vec![
             node.name.clone(),
-            agent.address.to_string(),
+            agent.name.clone(),
             node.agent_version.clone(),
             agent.endpoints.len().to_string(),
             or_dash(in_flight),
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_a_dash() {
-        let view = View::new(&["127.0.0.1:1".parse().unwrap()]);
+        let view = View::new(&["127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap().into()]);
         let row = pod_row(&view.agents[0], "ns", "pod", 8000, &Endpoint::default());
         assert_eq!(row[4..], vec!["-"; 12]);
         let row = gpu_row(&view.agents[0], &Gpu::default());

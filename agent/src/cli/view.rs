@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -10,6 +9,8 @@ use forebay_agent::{
     telemetry::{Endpoint, EndpointKey, Gpu, Node, frame::Body},
     telemetry_client::{Event, Received},
 };
+
+use crate::agents::Target;
 
 #[derive(Debug)]
 pub(crate) struct View {
@@ -19,7 +20,8 @@ pub(crate) struct View {
 /// One agent as last heard.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    pub(crate) address: SocketAddr,
+    /// For people.
+    pub(crate) name: String,
     pub(crate) node: Node,
     pub(crate) endpoints: BTreeMap<Place, Endpoint>,
     /// By index, then UUID.
@@ -34,11 +36,11 @@ pub(crate) struct Agent {
 pub(crate) type Place = (String, String, u32);
 
 impl View {
-    pub(crate) fn new(addresses: &[SocketAddr]) -> Self {
-        let agents = addresses
+    pub(crate) fn new(targets: &[Target]) -> Self {
+        let agents = targets
             .iter()
-            .map(|&address| Agent {
-                address,
+            .map(|target| Agent {
+                name: target.name.clone(),
                 node: Node::default(),
                 endpoints: BTreeMap::new(),
                 gpus: BTreeMap::new(),
@@ -75,8 +77,8 @@ impl View {
         self.agents.iter().filter(|agent| agent.problem.is_none()).count()
     }
 
-    pub(crate) fn problems(&self) -> impl Iterator<Item = (SocketAddr, &str)> {
-        self.agents.iter().filter_map(|agent| Some((agent.address, agent.problem.as_deref()?)))
+    pub(crate) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.agents.iter().filter_map(|agent| Some((agent.name.as_str(), agent.problem.as_deref()?)))
     }
 }
 

@@ -72,7 +72,12 @@ fn nobody() -> SocketAddr {
 
 fn forebay() -> Command {
     let mut command = Command::new(program("forebay").unwrap());
-    command.env_remove("FOREBAY_AGENTS").env_remove("FOREBAY_RESOURCES");
+    // Of whoever runs the tests, no cluster is asked.
+    command
+        .env_remove("FOREBAY_AGENTS")
+        .env_remove("FOREBAY_RESOURCES")
+        .env_remove("KUBERNETES_SERVICE_HOST");
+    command.env("KUBECONFIG", "/nonexistent").env("HOME", "/nonexistent");
     command
 }
 

@@ -1,0 +1,122 @@
+//! The agents of a cluster, reached as `kubectl port-forward` reaches pods: through
+//! the API server, in this process.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use forebay_agent::resources::Pod;
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::agents::Target;
+
+/// Which cluster, as kubectl takes it.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct Access {
+    /// File to reach the cluster with [default: as kubectl finds it].
+    #[arg(long, global = true)]
+    kubeconfig: Option<PathBuf>,
+    /// Of that file.
+    #[arg(long, global = true)]
+    context: Option<String>,
+}
+
+/// Nothing says whom to ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoCluster;
+
+impl std::fmt::Display for NoCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "no agents to ask: no kubeconfig was found. Give --kubeconfig FILE, --agents ADDRESS:PORT[,…] or --resources DIR",
+        )
+    }
+}
+
+impl std::error::Error for NoCluster {}
+
+impl Access {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = match &self.kubeconfig {
+            Some(file) => {
+                let kubeconfig = Kubeconfig::read_from(file).context("cannot read the kubeconfig")?;
+                Config::from_custom_kubeconfig(kubeconfig, &options).await?
+            }
+            None if self.context.is_some() => Config::from_kubeconfig(&options).await?,
+            None => Config::infer().await.map_err(|_none| NoCluster)?,
+        };
+        Client::try_from(config).context("cannot use the kubeconfig")
+    }
+}
+
+/// Connections to the agents' pods; they end when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Forwarding {
+    _tasks: JoinSet<()>,
+}
+
+/// An address on this machine for every running agent.
+pub(crate) async fn start(
+    client: &Client,
+    selector: &str,
+    port: u16,
+) -> anyhow::Result<(Vec<Target>, Forwarding)> {
+    let everywhere = Api::<Pod>::all(client.clone());
+    let pods = everywhere.list(&ListParams::default().labels(selector)).await.map_err(|error| {
+        anyhow!("cannot list the agents' Pods ({selector}): {error}. You need `list` on pods and `create` on pods/portforward")
+    })?;
+    let mut targets = Vec::new();
+    let mut tasks = JoinSet::new();
+    for pod in pods.items.iter().filter(|pod| is_running(pod)) {
+        let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { continue };
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
+        targets
+            .push(Target { name: format!("{namespace}/{name} on {node}"), address: listener.local_addr()? });
+        let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+        tasks.spawn(serve(listener, pods, name.clone(), port));
+    }
+    if targets.is_empty() {
+        bail!(
+            "no running Pod in this cluster has the label {selector}; is the agent installed (charts/forebay)?"
+        );
+    }
+    Ok((targets, Forwarding { _tasks: tasks }))
+}
+
+async fn serve(listener: TcpListener, pods: Api<Pod>, name: String, port: u16) {
+    // One client, this program, with one connection at a time to each agent.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _from)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(forward(stream, pods.clone(), name.clone(), port));
+    }
+}
+
+/// Its end is seen by whoever reads: the stream closes.
+async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16) {
+    let Ok(mut forwarder) = pods.portforward(&name, &[port]).await else { return };
+    if let Some(mut pod) = forwarder.take_stream(port) {
+        let _ = copy_bidirectional(&mut stream, &mut pod).await;
+    }
+}
+
+fn is_running(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { name: address.to_string(), address }
+    }
+}
