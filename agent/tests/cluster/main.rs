@@ -1,0 +1,4 @@
+//! The store, filled from a real API server.
+
+mod changes;
+mod support;

@@ -1,0 +1,65 @@
+//! Programs that end with the test, however that ends.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// The shell holds the program; when the test's end of the pipe closes, be it by
+/// a kill, the program is killed, and the folder that the first argument names is removed.
+const HOLD: &str =
+    r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$program" 2>/dev/null; wait; rm -rf "$folder""#;
+
+/// Where the programs are: `KUBEBUILDER_ASSETS`, the PATH, or where
+/// `cargo xtask cluster build` puts them.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let mut versions: Vec<PathBuf> = cache
+        .and_then(|cache| fs::read_dir(cache.join("forebay/kube")).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    versions.sort();
+    folders.extend(versions.into_iter().rev());
+    folders.into_iter().map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// A running program. Dropping it ends it at once.
+pub(crate) struct Process {
+    shell: Child,
+}
+
+impl Process {
+    /// `remove` is a folder to remove after the end.
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[String],
+        log: &Path,
+        remove: Option<&Path>,
+    ) -> io::Result<Self> {
+        let log = fs::File::create(log)?;
+        let shell = Command::new("sh")
+            .args(["-c", HOLD, "sh"])
+            .arg(remove.unwrap_or_else(|| Path::new("")))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(Self { shell })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}

@@ -1,0 +1,230 @@
+//! The API server with its etcd.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use forebay_agent::resources::cluster;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+
+use crate::process::{Process, find};
+
+const STARTS_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const TOKEN: &str = "for-tests-on-loopback-only";
+
+/// Dropping it ends it, and removes all it has written.
+pub struct ApiServer {
+    address: Ipv4Addr,
+    program: PathBuf,
+    /// Ends before etcd, which removes the folder with its end.
+    server: Option<Process>,
+    _etcd: Process,
+    folder: PathBuf,
+}
+
+impl ApiServer {
+    /// A new, empty cluster; `None`, with a line that says so, where the programs are not.
+    ///
+    /// # Errors
+    /// When the programs are there and do not start.
+    pub async fn start() -> Result<Option<Self>> {
+        let (Some(etcd), Some(program)) = (find("etcd"), find("kube-apiserver")) else {
+            #[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
+            {
+                eprintln!(
+                    "skipped: no kube-apiserver and etcd (in KUBEBUILDER_ASSETS, the PATH, or from `cargo xtask cluster build`)"
+                );
+            }
+            return Ok(None);
+        };
+        let folder = tempfile::Builder::new().prefix("forebay-apiserver-").tempdir()?.keep();
+        let address = address();
+        let etcd_url = format!("http://{address}:2379");
+        let peer_url = format!("http://{address}:2380");
+        let arguments = [
+            format!("--data-dir={}", folder.join("etcd").display()),
+            format!("--listen-client-urls={etcd_url}"),
+            format!("--advertise-client-urls={etcd_url}"),
+            format!("--listen-peer-urls={peer_url}"),
+            format!("--initial-advertise-peer-urls={peer_url}"),
+            format!("--initial-cluster=default={peer_url}"),
+            // Nothing here must survive a power cut.
+            "--unsafe-no-fsync".into(),
+        ];
+        let etcd = Process::start(&etcd, &arguments, &folder.join("etcd.log"), Some(&folder))?;
+        fs::write(
+            folder.join("tokens.csv"),
+            format!("{TOKEN},admin,admin,\"system:masters\"\n"),
+        )?;
+        let key = rcgen::KeyPair::generate().context("cannot make the key for service accounts")?;
+        fs::write(folder.join("accounts.key"), key.serialize_pem())?;
+        fs::write(folder.join("accounts.pub"), key.public_key_pem())?;
+        let mut it = Self { address, program, server: None, _etcd: etcd, folder };
+        it.start_again().await?;
+        Ok(Some(it))
+    }
+
+    /// Ends the API server outright; etcd keeps what it had.
+    pub fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// Returns when the API server is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let Self { address, folder, .. } = &*self;
+        let path = |name: &str| folder.join(name).display().to_string();
+        let arguments = [
+            format!("--etcd-servers=http://{address}:2379"),
+            format!("--bind-address={address}"),
+            format!("--advertise-address={address}"),
+            "--secure-port=6443".into(),
+            format!("--cert-dir={}", path("certificates")),
+            format!("--token-auth-file={}", path("tokens.csv")),
+            "--authorization-mode=RBAC".into(),
+            format!("--service-account-key-file={}", path("accounts.pub")),
+            format!("--service-account-signing-key-file={}", path("accounts.key")),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            // There is no controller that would make the default ServiceAccount of a namespace.
+            "--disable-admission-plugins=ServiceAccount".into(),
+            "--endpoint-reconciler-type=none".into(),
+            // The API server itself must not be what a storm of writes measures.
+            "--enable-priority-and-fairness=false".into(),
+            "--max-requests-inflight=0".into(),
+            "--max-mutating-requests-inflight=0".into(),
+        ];
+        let log = folder.join("kube-apiserver.log");
+        self.server = Some(Process::start(&self.program, &arguments, &log, None)?);
+        let deadline = Instant::now() + STARTS_WITHIN;
+        loop {
+            if let Ok(client) = self.client().await
+                && client.request_text(http::Request::get("/readyz").body(Vec::new())?).await.is_ok()
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(20).collect();
+                bail!("kube-apiserver is not ready; the end of its log, last line first:\n{}", tail.join("\n"));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// May do everything.
+    ///
+    /// # Errors
+    /// Before the API server was started for the first time.
+    pub async fn client(&self) -> Result<Client> {
+        Ok(cluster::connect(Some(&self.kubeconfig()?)).await?)
+    }
+
+    /// A client that may do what RBAC lets `user` do:
+    /// `system:serviceaccount:NAMESPACE:NAME` is that service account.
+    ///
+    /// # Errors
+    /// As [`ApiServer::client`].
+    pub async fn client_as(&self, user: &str) -> Result<Client> {
+        Ok(cluster::connect(Some(&self.kubeconfig_as(user)?)).await?)
+    }
+
+    /// # Errors
+    /// As [`ApiServer::client`].
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.write_kubeconfig("admin", "")
+    }
+
+    /// See [`ApiServer::client_as`].
+    ///
+    /// # Errors
+    /// As [`ApiServer::client`].
+    pub fn kubeconfig_as(&self, user: &str) -> Result<PathBuf> {
+        self.write_kubeconfig(&user.replace(':', "-"), &format!(", as: \"{user}\""))
+    }
+
+    fn write_kubeconfig(&self, name: &str, more: &str) -> Result<PathBuf> {
+        let certificate = self.path("certificates/apiserver.crt");
+        if !certificate.is_file() {
+            bail!("the API server has no certificate yet");
+        }
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
+             clusters: [{{ name: it, cluster: {{ server: \"https://{}:6443\", certificate-authority: {} }} }}]\n\
+             users: [{{ name: it, user: {{ token: {TOKEN}{more} }} }}]\n\
+             contexts: [{{ name: it, context: {{ cluster: it, user: it }} }}]\n",
+            self.address,
+            certificate.display()
+        );
+        let path = self.path(&format!("{name}.kubeconfig"));
+        if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            return Ok(path);
+        }
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Returns when objects of these kinds can be made.
+    ///
+    /// # Errors
+    /// When the API server does not take a definition.
+    pub async fn install(
+        &self,
+        definitions: impl IntoIterator<Item = CustomResourceDefinition>,
+    ) -> Result<()> {
+        let api = Api::<CustomResourceDefinition>::all(self.client().await?);
+        let names: Vec<String> = {
+            let mut names = Vec::new();
+            for definition in definitions {
+                let name = definition.metadata.name.clone().context("a definition without a name")?;
+                api.patch(&name, &PatchParams::apply("forebay-tests").force(), &Patch::Apply(&definition))
+                    .await
+                    .with_context(|| format!("the definition of {name} is not accepted"))?;
+                names.push(name);
+            }
+            names
+        };
+        let deadline = Instant::now() + STARTS_WITHIN;
+        for name in names {
+            while !is_established(&api.get(&name).await?) {
+                if Instant::now() > deadline {
+                    bail!("{name} is not established");
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_established(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|it| it.type_ == "Established" && it.status == "True")
+}
+
+/// Its own for each server, so that the ports can be Kubernetes' usual ones and
+/// nobody else's.
+fn address() -> Ipv4Addr {
+    let random = rand();
+    Ipv4Addr::new(127, 64 | (random[0] & 63), random[1], random[2].clamp(1, 254))
+}
+
+fn rand() -> [u8; 8] {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id()).to_be_bytes()
+}
