@@ -2,18 +2,36 @@
 
 use anyhow::Result;
 
-use crate::{demo, ebpf, lint, run, setup};
+use crate::{cluster, demo, ebpf, lint, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Leave out formatting, clippy and dependency policy.
     #[arg(long)]
     no_lint: bool,
+    /// Only the tests in a real cluster.
+    #[arg(long)]
+    cluster: bool,
+    /// Leave the cluster running afterwards.
+    #[arg(long, requires = "cluster")]
+    keep: bool,
+    /// Of the cluster's tests, only those with this in their name.
+    #[arg(requires = "cluster")]
+    filter: Option<String>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_if_possible();
     ebpf::build_if_possible();
+    if options.cluster {
+        return match cluster::why_not() {
+            Some(reason) => {
+                run::say(&format!("skipped: the tests in a real cluster: {reason}"));
+                Ok(())
+            }
+            None => cluster::run_tests(options.keep, options.filter.as_deref()),
+        };
+    }
     if !options.no_lint {
         lint::run()?;
     }

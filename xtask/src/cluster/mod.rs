@@ -6,11 +6,13 @@
 
 mod binaries;
 mod containers;
+mod crds;
 mod down;
 mod files;
 mod identity;
 mod network;
 mod services;
+mod test;
 mod up;
 
 use std::{
@@ -21,7 +23,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
-pub(crate) use self::binaries::Binaries;
+pub(crate) use self::{binaries::Binaries, test::run_tests};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

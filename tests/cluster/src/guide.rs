@@ -1,0 +1,190 @@
+//! The guide's steps, in its order and words; class name and chart reference
+//! changed, OpenShift's own Route aside.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::{Cluster, cluster::chart, until};
+
+/// Where the gateway and the agents are.
+pub const SYSTEM: &str = "agentgateway-system";
+/// Where the models are.
+pub const MODELS: &str = "llm-d";
+
+pub const QWEN: &str = "Qwen/Qwen3-0.6B";
+pub const LLAMA: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
+
+/// The test machine has two cores for everything.
+const SMALL: &str = "--set gateway.resources.requests.cpu=50m --set agent.resources.requests.cpu=10m";
+
+impl Cluster {
+    /// Step 1: the agent and the gateway, where the guide has agentgateway.
+    pub fn install_forebay(&self, more: &str) {
+        let chart = chart("forebay");
+        self.helm(&format!(
+            "upgrade --install forebay {chart} --namespace {SYSTEM} --create-namespace --wait --timeout 120s {SMALL} {more}"
+        ));
+    }
+
+    /// Step 2.
+    pub fn create_gateway(&self) {
+        self.apply(GATEWAY);
+        until("the Gateway is programmed", || {
+            let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
+            condition(&gateway["status"]["conditions"], "Programmed")
+        });
+    }
+
+    /// Step 3, with these models.
+    pub fn map_models(&self, models: &[&str]) {
+        let entries: Vec<String> = models.iter().map(|model| format!("\"{model}\": \"{model}\"")).collect();
+        self.apply(&POLICY.replace("ENTRIES", &entries.join(",\n              ")));
+    }
+
+    /// Step 4, one model.
+    pub fn create_pool(&self, release: &str, model: &str) {
+        let chart = chart("inferencepool");
+        self.helm(&format!(
+            "upgrade --install {release} --dependency-update \
+             --set inferencePool.modelServers.matchLabels.app={release} --set provider.name=none \
+             --set inferencePool.modelServerType=vllm --set experimentalHttpRoute.enabled=true \
+             --set experimentalHttpRoute.baseModel={model} --set inferenceExtension.resources.requests.cpu=10m \
+             --version v1.3.0 --create-namespace --namespace {MODELS} {chart}"
+        ));
+    }
+
+    /// Step 5: a Deployment of simulated model servers with the label that the pool
+    /// selects by.
+    pub fn deploy_model_server(&self, name: &str, label: &str, model: &str, replicas: u32) {
+        let manifest = MODEL_SERVER
+            .replace("NAME", name)
+            .replace("LABEL", label)
+            .replace("MODEL", model)
+            .replace("REPLICAS", &replicas.to_string());
+        self.apply(&manifest);
+    }
+
+    /// Step 6.
+    pub fn attach_route(&self, route: &str) {
+        let patch = format!(r#"[{{"op":"add","path":"/spec/parentRefs/0/namespace","value":"{SYSTEM}"}}]"#);
+        self.run("kubectl", &["patch", "httproute", route, "-n", MODELS, "--type=json", "-p", &patch], None);
+    }
+
+    /// The guide up to "Verify the deployment", with so many servers of each model.
+    pub fn follow_the_guide(&self, qwen: u32, llama: u32) {
+        self.install_forebay("");
+        self.create_gateway();
+        self.map_models(&[QWEN, LLAMA]);
+        self.create_pool("vllm-qwen3-06b", QWEN);
+        self.create_pool("vllm-tinyllama-11b", LLAMA);
+        self.deploy_model_server("ms-qwen", "vllm-qwen3-06b", QWEN, qwen);
+        self.deploy_model_server("ms-llama", "vllm-tinyllama-11b", LLAMA, llama);
+        self.attach_route("vllm-qwen3-06b");
+        self.attach_route("vllm-tinyllama-11b");
+        self.pods_ready(&format!("-n {MODELS} -l app=vllm-qwen3-06b"), qwen as usize);
+        self.pods_ready(&format!("-n {MODELS} -l app=vllm-tinyllama-11b"), llama as usize);
+        self.pods_ready(&format!("-n {MODELS} -l app.kubernetes.io/name=forebay-epp"), 4);
+    }
+
+    /// Everything that [`Self::follow_the_guide`] made, in the order of a user.
+    pub fn take_it_down(&self) {
+        self.helm(&format!(
+            "uninstall vllm-qwen3-06b vllm-tinyllama-11b --namespace {MODELS} --wait --ignore-not-found"
+        ));
+        self.kubectl(&format!("delete gateway inference-gateway -n {SYSTEM} --ignore-not-found"));
+        self.helm(&format!("uninstall forebay --namespace {SYSTEM} --wait --ignore-not-found"));
+        self.kubectl(&format!("delete namespace {MODELS} {SYSTEM} --ignore-not-found --wait=false"));
+    }
+
+    /// Where clients reach the Gateway: its address in status, its listener's port.
+    pub fn gateway_address(&self) -> SocketAddr {
+        until("the Gateway's address", || {
+            let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
+            let address = &gateway["status"]["addresses"][0];
+            let port = &gateway["spec"]["listeners"][0]["port"];
+            let ip = address["value"].as_str().ok_or_else(|| gateway["status"].to_string())?;
+            format!("{ip}:{port}").parse().map_err(|error| format!("{address}: {error}"))
+        })
+    }
+
+    pub fn attached_routes(&self) -> Result<u64, String> {
+        let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
+        gateway["status"]["listeners"][0]["attachedRoutes"]
+            .as_u64()
+            .ok_or_else(|| gateway["status"].to_string())
+    }
+}
+
+/// Whether a condition is True; all of them if not.
+pub fn condition(conditions: &Value, kind: &str) -> Result<(), String> {
+    let is_true = |it: &Value| it["type"] == kind && it["status"] == "True";
+    if conditions.as_array().into_iter().flatten().any(is_true) {
+        Ok(())
+    } else {
+        Err(conditions.to_string())
+    }
+}
+
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: inference-gateway
+  namespace: agentgateway-system
+spec:
+  gatewayClassName: forebay
+  listeners:
+  - protocol: HTTP
+    port: 8080
+    name: http
+    allowedRoutes:
+      namespaces:
+        from: All
+";
+
+const POLICY: &str = "
+apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayPolicy
+metadata:
+  name: bbr
+  namespace: agentgateway-system
+spec:
+  targetRefs:
+  - group: gateway.networking.k8s.io
+    kind: Gateway
+    name: inference-gateway
+  traffic:
+    phase: PreRouting
+    transformation:
+      request:
+        set:
+        - name: X-Gateway-Base-Model-Name
+          value: |
+            {
+              ENTRIES
+            }[json(request.body).model]
+";
+
+/// Exact counters on port 7999, for comparison with the kernel's.
+const MODEL_SERVER: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME, namespace: llm-d}
+spec:
+  replicas: REPLICAS
+  selector: {matchLabels: {app: LABEL}}
+  template:
+    metadata: {labels: {app: LABEL}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      automountServiceAccountToken: false
+      securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
+      containers:
+      - name: vllm
+        image: docker.io/forebay/vllm-sim:0.1.0
+        imagePullPolicy: Never
+        args: [--listen=0.0.0.0:8000, --truth-listen=0.0.0.0:7999, --served-model-name=MODEL, --token-interval-us=2000]
+        ports: [{name: http, containerPort: 8000}]
+        readinessProbe: {httpGet: {path: /health, port: http}, periodSeconds: 1}
+";
