@@ -23,7 +23,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
-pub(crate) use self::{binaries::Binaries, test::run_tests};
+pub(crate) use self::{
+    binaries::Binaries,
+    test::{run_tests, why_not},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
