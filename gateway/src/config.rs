@@ -33,6 +33,10 @@ pub struct Config {
     #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
     pub hold_total_bytes: u64,
 
+    /// Largest request body that is kept, while it is sent on as it comes, to be sent again when its connection breaks.
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    pub replay_bytes: u64,
+
     /// Longest wait for the next bytes of a request body, seconds.
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub client_body_timeout: Duration,

@@ -58,11 +58,9 @@ pub enum Error {
     NoRoute,
     #[error("the route's backend cannot be used: {0}")]
     Backend(&'static str),
-    #[error("the route's backend is of a kind that is not served: {0}")]
-    BackendKind(&'static str),
     #[error("too many request bodies are held at the moment")]
     HoldExhausted,
-    #[error("no pod that serves this model is ready")]
+    #[error("no pod that serves this request is ready")]
     NoReadyEndpoint,
     #[error(transparent)]
     Unschedulable(forebay_epp::Error),
@@ -76,6 +74,8 @@ pub enum Error {
     ConnectTimeout { waited: Duration },
     #[error("the model server closed the connection before it answered")]
     UpstreamBroken { source: hyper::Error, reused: bool },
+    #[error("the model server answered {0} to every attempt")]
+    UpstreamStatus(StatusCode),
     #[error("the model server did not begin to answer within {}", humane(*waited))]
     FirstByteTimeout { waited: Duration },
     #[error("the request took longer than the {} that its route allows", humane(*limit))]
@@ -124,9 +124,7 @@ impl Error {
             | Self::UnknownModel(_)
             | Self::UnknownModelInPath(_)
             | Self::NoRoute => Source::Client,
-            Self::Backend(_) | Self::BackendKind(_) | Self::HoldExhausted | Self::Internal(_) => {
-                Source::Internal
-            }
+            Self::Backend(_) | Self::HoldExhausted | Self::Internal(_) => Source::Internal,
             Self::NoReadyEndpoint
             | Self::Unschedulable(_)
             | Self::PickerUnavailable(_)
@@ -134,6 +132,7 @@ impl Error {
             Self::Connect(_)
             | Self::ConnectTimeout { .. }
             | Self::UpstreamBroken { .. }
+            | Self::UpstreamStatus(_)
             | Self::FirstByteTimeout { .. }
             | Self::RequestTimeout { .. }
             | Self::BackendRequestTimeout { .. } => Source::Upstream,
@@ -148,6 +147,11 @@ impl Error {
         }
     }
 
+    /// The model server is at fault, or the way to it: another attempt may go better.
+    pub(crate) fn is_of_upstream(&self) -> bool {
+        self.source_of_failure() == Source::Upstream
+    }
+
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
@@ -160,15 +164,15 @@ impl Error {
             Self::UnknownModel(_) | Self::UnknownModelInPath(_) | Self::NoRoute => StatusCode::NOT_FOUND,
             // Gateway API: requests to a backendRef that cannot be resolved get a 500.
             Self::Backend(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::BackendKind(_)
-            | Self::HoldExhausted
-            | Self::NoReadyEndpoint
-            | Self::PickerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::HoldExhausted | Self::NoReadyEndpoint | Self::PickerUnavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::PickerRejected(rejection) => rejection.status,
             Self::Unschedulable(error) => error.http_status(),
-            Self::Connect(_) | Self::ConnectTimeout { .. } | Self::UpstreamBroken { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Connect(_)
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamBroken { .. }
+            | Self::UpstreamStatus(_) => StatusCode::BAD_GATEWAY,
             Self::FirstByteTimeout { .. }
             | Self::RequestTimeout { .. }
             | Self::BackendRequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -192,7 +196,6 @@ impl Error {
             Self::UnknownModel(_) | Self::UnknownModelInPath(_) => "model_not_found",
             Self::NoRoute => "route_not_found",
             Self::Backend(_) => "backend_unresolved",
-            Self::BackendKind(_) => "backend_unsupported",
             Self::HoldExhausted => "hold_budget_exhausted",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Unschedulable(error) => error.code(),
@@ -200,6 +203,7 @@ impl Error {
             Self::PickerRejected(_) => "picker_rejected",
             Self::Connect(_) | Self::ConnectTimeout { .. } => "upstream_connect",
             Self::UpstreamBroken { .. } => "upstream_reset",
+            Self::UpstreamStatus(_) => "upstream_status",
             Self::FirstByteTimeout { .. } => "upstream_timeout",
             Self::RequestTimeout { .. } => "request_timeout",
             Self::BackendRequestTimeout { .. } => "backend_request_timeout",

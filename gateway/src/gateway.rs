@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::Listeners;
 use crate::answer::ModelLists;
 use crate::config::Config;
-use crate::forward::{Forwarder, Pool};
+use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
 use crate::observe::{Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker};
@@ -66,11 +66,21 @@ impl Gateway {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let pool = Arc::new(Pool::new(config.upstream_idle_timeout));
+        let h2 = H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone());
+        let h2 = Arc::new(h2);
+        let forwarder = Arc::new(Forwarder {
+            pool: pool.clone(),
+            h2: h2.clone(),
+            metrics: metrics.clone(),
+            connect_timeout: config.connect_timeout,
+            first_byte_timeout: config.first_byte_timeout,
+        });
         let proxy = Arc::new(Proxy {
             table: Default::default(),
             budget: HoldBudget::new(
                 config.hold_request_bytes,
                 config.hold_total_bytes,
+                config.replay_bytes,
                 metrics.hold_bytes.clone(),
             ),
             picker: Picker::new(
@@ -79,12 +89,14 @@ impl Gateway {
                 config.client_body_timeout,
                 tasks.clone(),
             ),
-            forwarder: Forwarder::new(
-                pool.clone(),
+            mirrors: Mirrors::new(
+                forwarder.clone(),
                 metrics.clone(),
-                config.connect_timeout,
                 config.first_byte_timeout,
+                tasks.clone(),
+                stop.child_token(),
             ),
+            forwarder,
             models: ModelLists::new(pool.clone()),
             metrics: metrics.clone(),
             client_body_timeout: config.client_body_timeout,
@@ -111,7 +123,7 @@ impl Gateway {
             report: watch::Sender::default(),
         };
         tasks.spawn(controller.run(stop.clone()));
-        tasks.spawn(sweep(pool, stop.clone()));
+        tasks.spawn(sweep(pool, h2, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone()));
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
         drop(observed.wait_for(|state| state.generation > 0).await);
@@ -212,9 +224,11 @@ impl Controller {
 }
 
 /// Closes connections to model servers before these do.
-async fn sweep(pool: Arc<Pool>, stop: CancellationToken) {
+async fn sweep(pool: Arc<Pool>, h2: Arc<H2Connections>, stop: CancellationToken) {
     let mut turns = tokio::time::interval(pool.sweep_interval());
     while stop.run_until_cancelled(turns.tick()).await.is_some() {
         pool.sweep();
+        h2.sweep();
     }
+    h2.sweep();
 }

@@ -10,6 +10,7 @@ pub mod answer;
 mod config;
 mod error;
 pub mod extract;
+mod filter;
 mod forward;
 mod gateway;
 mod hold;

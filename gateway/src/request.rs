@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use forebay_agent::resources::AppProtocol;
 use http::{HeaderValue, Method, Request, Response, Uri, header, request, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -15,12 +14,14 @@ use crate::Error;
 use crate::accept::{Handler, remove_hop_by_hop, sanitise};
 use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
 use crate::extract::{ModelName, check_scannable};
-use crate::forward::{Forwarded, Forwarder, PooledBody};
+use crate::filter::OnTheWay;
+use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
-use crate::observe::{Metrics, Record};
+use crate::observe::{Metrics, MirrorResult, Record};
 use crate::pick::{Decision, Picker, Session};
 use crate::route::{
-    BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, RouteTable,
+    BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Mirror,
+    RouteTable, Rule,
 };
 
 const MODELS_PATH: &str = "/v1/models";
@@ -33,7 +34,8 @@ pub(crate) struct Proxy {
     pub(crate) table: ArcSwap<RouteTable>,
     pub(crate) budget: Arc<HoldBudget>,
     pub(crate) picker: Picker,
-    pub(crate) forwarder: Forwarder,
+    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) mirrors: Mirrors,
     pub(crate) models: ModelLists,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) client_body_timeout: Duration,
@@ -102,17 +104,26 @@ impl Proxy {
             Scan::Nothing => None,
             Scan::Lenient | Scan::Strict => self.extract(&mut head, &mut body, routes, record).await?,
         };
-        let rule = match (before_body, &model) {
+        let matched = match (before_body, &model) {
             (BeforeBody::NoRoute, _) => None,
-            (BeforeBody::Decided(rule), None) => Some(rule),
+            (BeforeBody::Decided(matched), None) => Some(matched),
             _ => routes.route(host, &head),
         };
-        let Some(rule) = rule else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
-        let backend = rule.backends.choose();
-        let timeouts = rule.timeouts;
-        record.routed(self.label(routes, &head), backend.label().unwrap_or(&self.unknown_label));
+        let Some(matched) = matched else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
+        let rule = matched.rule;
+        let chosen = rule.backends.choose();
+        record.routed(self.label(routes, &head), chosen.backend.label().unwrap_or(&self.unknown_label));
+        let filters = OnTheWay::new(rule.filters.as_deref(), chosen.filters.as_deref(), &head.headers);
+        if let Some(answer) = filters.answer(&head, matched.prefix_bytes, host, port)? {
+            return Ok(Answer::Gateway(answer));
+        }
+        filters.change_request(&mut head, matched.prefix_bytes);
+        for mirror in filters.mirrors() {
+            self.mirror(mirror, &head, &mut body).await?;
+        }
 
-        let reached = self.reach(backend, &mut head, &authority, &mut body, timeouts.backend_request, record);
+        let timeouts = rule.timeouts;
+        let reached = self.reach(&chosen.backend, rule, &mut head, &authority, &mut body, record);
         let (forwarded, mut session) = match timeouts.request {
             None => reached.await?,
             Some(limit) => tokio::time::timeout_at((arrived + limit).into(), reached)
@@ -129,17 +140,29 @@ impl Proxy {
         if let Some(session) = &mut session {
             session.answered(&parts, forwarded.endpoint, upstream.is_end_stream());
         }
+        filters.change_response(&mut parts.headers);
         Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session, deadline })
+    }
+
+    /// Sends a copy, if all of the body is there or soon will be; the request itself waits for no more than that.
+    async fn mirror(&self, mirror: &Mirror, head: &request::Parts, body: &mut HeldBody) -> Result<(), Error> {
+        if !body.is_replayable() {
+            self.metrics.mirrored(MirrorResult::LeftOut);
+            return Ok(());
+        }
+        while body.read_frame(self.client_body_timeout).await? {}
+        self.mirrors.send(&mirror.backend, head, body.frames(), self.budget.open());
+        Ok(())
     }
 
     /// Has a pod chosen and sends it the request, until its response begins.
     async fn reach(
         &self,
         backend: &Backend,
+        rule: &Rule,
         head: &mut request::Parts,
         authority: &str,
         body: &mut HeldBody,
-        limit: Option<Duration>,
         record: &mut Record,
     ) -> Result<(Forwarded, Option<Session>), Error> {
         let (protocol, decision) = match backend {
@@ -155,12 +178,11 @@ impl Proxy {
                 (pool.protocol, picked?)
             }
         };
-        if protocol != AppProtocol::Http {
-            return Err(Error::BackendKind("only the appProtocol http is served"));
-        }
         record.sending();
         let Decision { endpoints, session } = decision;
-        Ok((self.forwarder.send(head, body, &endpoints, limit).await?, session))
+        let limit = rule.timeouts.backend_request;
+        let route = Route { endpoints: &endpoints, protocol, limit, retry: rule.retry.as_ref() };
+        Ok((self.forwarder.send(head, body, route).await?, session))
     }
 
     /// Reads the body until the model is known, and puts it and its base into the headers.
@@ -201,8 +223,8 @@ impl Proxy {
         host: &str,
         id: &str,
     ) -> Option<Result<Answer, Error>> {
-        if let BeforeBody::Decided(rule) = before_body
-            && rule.backends.pools().next().is_none()
+        if let BeforeBody::Decided(matched) = before_body
+            && matched.rule.backends.pools().next().is_none()
         {
             return None;
         }
@@ -226,7 +248,7 @@ fn scan(head: &request::Parts, body: &Incoming, before_body: BeforeBody<'_>) -> 
     let is_lenient = match before_body {
         BeforeBody::DependsOnModel { without: false } => false,
         BeforeBody::DependsOnModel { without: true } => true,
-        BeforeBody::Decided(rule) if rule.backends.pools().next().is_some() => true,
+        BeforeBody::Decided(matched) if matched.rule.backends.pools().next().is_some() => true,
         BeforeBody::Decided(_) | BeforeBody::NoRoute => return Ok(Scan::Nothing),
     };
     if !has_model {

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;
+mod filters;
 mod in_process;
 mod listeners;
 mod models;
 mod path;
 mod picker;
+mod retry;
+mod services;
 mod support;
 mod upstream;

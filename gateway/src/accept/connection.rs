@@ -48,7 +48,7 @@ pub(super) async fn serve(
 ) {
     let gone = CancellationToken::new();
     let _ends_streams = gone.clone().drop_guard();
-    let mut builder = auto::Builder::new(StreamTasks { tasks, gone });
+    let mut builder = auto::Builder::new(StreamTasks::new(tasks, gone));
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -83,9 +83,15 @@ pub(super) async fn serve(
 
 /// Runs the streams of an HTTP/2 connection; they end with it.
 #[derive(Clone, Debug)]
-struct StreamTasks {
+pub(crate) struct StreamTasks {
     tasks: TaskTracker,
     gone: CancellationToken,
+}
+
+impl StreamTasks {
+    pub(crate) fn new(tasks: TaskTracker, gone: CancellationToken) -> Self {
+        Self { tasks, gone }
+    }
 }
 
 impl<F> hyper::rt::Executor<F> for StreamTasks

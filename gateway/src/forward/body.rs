@@ -13,15 +13,19 @@ use super::{Connection, Pool};
 #[derive(Debug)]
 pub(crate) struct PooledBody {
     body: Incoming,
-    connection: Option<Connection>,
-    pool: Arc<Pool>,
+    connection: Option<(Connection, Arc<Pool>)>,
 }
 
 impl PooledBody {
     pub(crate) fn new(body: Incoming, connection: Connection, pool: Arc<Pool>) -> Self {
-        let mut pooled = Self { body, connection: Some(connection), pool };
+        let mut pooled = Self { body, connection: Some((connection, pool)) };
         pooled.release_if_ended();
         pooled
+    }
+
+    /// Over a connection that others use too; dropped before its end, only its stream is reset.
+    pub(crate) fn shared(body: Incoming) -> Self {
+        Self { body, connection: None }
     }
 
     fn release_if_ended(&mut self) {
@@ -32,10 +36,10 @@ impl PooledBody {
 
     /// A server that answers before it has read all of the request leaves its connection unusable.
     fn release(&mut self) {
-        if let Some(mut connection) = self.connection.take()
+        if let Some((mut connection, pool)) = self.connection.take()
             && connection.is_usable()
         {
-            self.pool.put(connection);
+            pool.put(connection);
         }
     }
 }
@@ -49,7 +53,7 @@ impl Body for PooledBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
-        if let Some(connection) = &mut this.connection {
+        if let Some((connection, _)) = &mut this.connection {
             connection.poll_drive(cx);
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));

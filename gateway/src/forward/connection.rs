@@ -34,15 +34,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Error> {
-        let connect = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        let stream = match tokio::time::timeout(patience, connect).await {
-            Err(_) => return Err(Error::ConnectTimeout { waited: patience }),
-            Ok(connected) => connected.map_err(Error::Connect)?,
-        };
+        let stream = connect(address, patience).await?;
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER_BYTES)
             .handshake(TokioIo::new(stream))
@@ -90,6 +82,18 @@ impl Connection {
     pub(crate) fn is_usable(&mut self) -> bool {
         self.poll_drive(&mut Context::from_waker(Waker::noop()));
         !self.driver_ended && self.sender.is_ready()
+    }
+}
+
+pub(super) async fn connect(address: SocketAddr, patience: Duration) -> Result<TcpStream, Error> {
+    let connect = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    match tokio::time::timeout(patience, connect).await {
+        Err(_) => Err(Error::ConnectTimeout { waited: patience }),
+        Ok(connected) => connected.map_err(Error::Connect),
     }
 }
 

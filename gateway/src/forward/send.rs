@@ -2,21 +2,36 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay_agent::resources::AppProtocol;
 use http::{Request, Response, request};
 use hyper::body::Incoming;
 
+use super::h2::{H2Connections, to_h2};
 use super::{Connection, Pool, PooledBody};
 use crate::hold::{HeldBody, RestError, UpstreamBody};
 use crate::observe::{Metrics, RetryReason};
+use crate::route::RetryPolicy;
 use crate::{Error, Retry};
 
 /// Sends requests to pods.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    pool: Arc<Pool>,
-    metrics: Arc<Metrics>,
-    connect_timeout: Duration,
-    first_byte_timeout: Duration,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) h2: Arc<H2Connections>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) first_byte_timeout: Duration,
+}
+
+/// Where a request may go, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route<'a> {
+    /// Best first.
+    pub(crate) endpoints: &'a [SocketAddr],
+    pub(crate) protocol: AppProtocol,
+    /// The longest wait for the head of the response once a request is being sent.
+    pub(crate) limit: Option<Duration>,
+    pub(crate) retry: Option<&'a RetryPolicy>,
 }
 
 /// A pod has begun to answer.
@@ -29,92 +44,121 @@ pub(crate) struct Forwarded {
 }
 
 impl Forwarder {
-    pub(crate) fn new(
-        pool: Arc<Pool>,
-        metrics: Arc<Metrics>,
-        connect_timeout: Duration,
-        first_byte_timeout: Duration,
-    ) -> Self {
-        Self { pool, metrics, connect_timeout, first_byte_timeout }
-    }
-
-    /// Sends the request to the first of `endpoints` that takes a connection.
+    /// Sends the request to the first of the endpoints that takes a connection.
     ///
-    /// The next one is tried only when nothing was sent; a request that was sent is sent again only if it
-    /// went out on a reused connection that ended without a byte of response (the server closed it
-    /// as idle in the same moment), on a fresh one to the same endpoint, and if all of its body is held.
-    ///
-    /// `limit`: the longest wait for the head of the response once a request is being sent.
+    /// The next one is tried when nothing was sent. A request that was sent is sent again if it went out on a
+    /// reused connection that ended without a byte of response (the server closed it as idle in the same
+    /// moment), on a fresh one to the same endpoint; and as often as the route's own policy says, on the next
+    /// endpoint. Both only if all of the body is still held.
     pub(crate) async fn send(
         &self,
         head: &request::Parts,
         body: &mut HeldBody,
-        endpoints: &[SocketAddr],
-        limit: Option<Duration>,
+        route: Route<'_>,
     ) -> Result<Forwarded, Error> {
-        let mut endpoints = endpoints.iter().copied();
-        let mut endpoint = endpoints.next().ok_or(Error::NoReadyEndpoint)?;
+        let mut place = 0;
+        let mut further = 0;
         // A body that cannot be sent twice gets no connection that might be closing.
-        let mut may_reuse = body.is_complete();
+        let mut may_reuse = body.is_replayable();
         loop {
-            let reused = if may_reuse { self.pool.take(endpoint) } else { None };
-            let is_reused = reused.is_some();
-            let error = match self.connection(reused, endpoint).await {
-                Err(error) => error,
-                Ok(mut connection) => {
-                    let sent = Instant::now();
-                    match self.exchange(&mut connection, head, body.upstream(), limit, is_reused).await {
-                        Ok(response) => {
-                            let response =
-                                response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
-                            return Ok(Forwarded { response, endpoint, sent });
-                        }
-                        Err(error) => error,
+            let Some(&endpoint) = route.endpoints.get(place % route.endpoints.len().max(1)) else {
+                return Err(Error::NoReadyEndpoint);
+            };
+            let policy = route.retry.filter(|policy| further < policy.attempts);
+            let error = match self.attempt(head, body, route, endpoint, may_reuse).await {
+                Ok(forwarded) => {
+                    let status = forwarded.response.status();
+                    let is_retried = policy.is_some_and(|policy| policy.covers(status));
+                    if !is_retried || !body.is_reclaimable() {
+                        return Ok(forwarded);
                     }
+                    drop(forwarded);
+                    Error::UpstreamStatus(status)
                 }
+                Err(error) => error,
             };
             match error.retry() {
-                Retry::FreshConnection => {
+                Retry::FreshConnection if body.reclaim() => {
                     may_reuse = false;
                     self.metrics.retried(RetryReason::ReusedConnectionClosed);
+                    continue;
                 }
-                Retry::NextEndpoint => {
+                Retry::NextEndpoint if place + 1 < route.endpoints.len() => {
                     tracing::info!(%endpoint, %error, "a model server cannot be reached");
-                    let Some(next) = endpoints.next() else { return Err(error) };
-                    endpoint = next;
+                    place += 1;
                     self.metrics.retried(RetryReason::ConnectFailed);
+                    continue;
                 }
-                Retry::No => return Err(error),
+                _ => {}
+            }
+            match policy {
+                Some(policy) if error.is_of_upstream() && body.reclaim() => {
+                    tracing::info!(%endpoint, %error, "a request is tried again, as its route says");
+                    self.metrics.retried(RetryReason::Policy);
+                    tokio::time::sleep(policy.wait(further)).await;
+                    further += 1;
+                    place += 1;
+                    may_reuse = true;
+                }
+                _ => return Err(error),
             }
         }
     }
 
-    async fn connection(
+    async fn attempt(
         &self,
-        reused: Option<Connection>,
+        head: &request::Parts,
+        body: &mut HeldBody,
+        route: Route<'_>,
         endpoint: SocketAddr,
-    ) -> Result<Connection, Error> {
-        match reused {
-            Some(reused) => Ok(reused),
-            None => Connection::open(endpoint, self.connect_timeout).await,
+        may_reuse: bool,
+    ) -> Result<Forwarded, Error> {
+        if route.protocol == AppProtocol::H2c {
+            return self.attempt_h2(head, body, route, endpoint, may_reuse).await;
         }
+        let reused = if may_reuse { self.pool.take(endpoint) } else { None };
+        let is_reused = reused.is_some();
+        let mut connection = match reused {
+            Some(reused) => reused,
+            None => Connection::open(endpoint, self.connect_timeout).await?,
+        };
+        let sent = Instant::now();
+        let request = request(head, body.upstream());
+        let response = self.head_of(connection.send(request), route.limit, is_reused).await?;
+        let response = response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
+        Ok(Forwarded { response, endpoint, sent })
     }
 
-    async fn exchange(
+    async fn attempt_h2(
         &self,
-        connection: &mut Connection,
         head: &request::Parts,
-        body: UpstreamBody,
+        body: &mut HeldBody,
+        route: Route<'_>,
+        endpoint: SocketAddr,
+        may_reuse: bool,
+    ) -> Result<Forwarded, Error> {
+        let (mut sender, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
+        let sent = Instant::now();
+        let mut request = request(head, body.upstream());
+        to_h2(&mut request, endpoint);
+        let sending = async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        let response = self.head_of(sending, route.limit, is_reused).await?;
+        Ok(Forwarded { response: response.map(PooledBody::shared), endpoint, sent })
+    }
+
+    /// Waits for the head of the response.
+    async fn head_of(
+        &self,
+        sending: impl Future<Output = hyper::Result<Response<Incoming>>>,
         limit: Option<Duration>,
         reused: bool,
     ) -> Result<Response<Incoming>, Error> {
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = head.uri.clone();
-        *request.headers_mut() = head.headers.clone();
         let limit = limit.filter(|limit| *limit < self.first_byte_timeout);
         let patience = limit.unwrap_or(self.first_byte_timeout);
-        match tokio::time::timeout(patience, connection.send(request)).await {
+        match tokio::time::timeout(patience, sending).await {
             Err(_) => Err(match limit {
                 Some(limit) => Error::BackendRequestTimeout { limit },
                 None => Error::FirstByteTimeout { waited: patience },
@@ -126,6 +170,14 @@ impl Forwarder {
             }),
         }
     }
+}
+
+pub(super) fn request(head: &request::Parts, body: UpstreamBody) -> Request<UpstreamBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.headers_mut() = head.headers.clone();
+    request
 }
 
 /// The client's body, not the model server, was what ended the exchange.

@@ -1,6 +1,7 @@
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub(crate) struct HeldBody {
     replacement: Vec<Bytes>,
     hold: Hold,
     rest: Option<Rest>,
+    /// While a connection has the rest.
+    lent: Option<Arc<Slot>>,
 }
 
 impl HeldBody {
@@ -118,7 +121,7 @@ impl HeldBody {
         }
         let scanner = (scan != Scan::Nothing).then(ModelScanner::default);
         let rest = (!ended).then_some(Rest { incoming, scanner, is_strict });
-        Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest })
+        Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest, lent: None })
     }
 
     /// Reads one more frame and holds it; false at the end of the body. Nothing is lost if the future is dropped.
@@ -186,9 +189,111 @@ impl HeldBody {
         self.rest = None;
     }
 
-    /// The body as it is sent to a model server. The frames are shared, the rest can be taken only once.
+    /// Whether it could be sent once more after a connection broke: all of it is held, or what is still to come
+    /// will be.
+    pub(crate) fn is_replayable(&self) -> bool {
+        let Some(rest) = &self.rest else { return true };
+        let upper = rest.incoming.size_hint().upper();
+        upper.is_some_and(|upper| upper <= self.hold.replay_bytes())
+    }
+
+    /// The body as it is sent to a model server. The frames are shared; the rest is lent until
+    /// [`HeldBody::reclaim`].
     pub(crate) fn upstream(&mut self) -> UpstreamBody {
-        UpstreamBody { frames: self.frames.clone().into_iter(), rest: self.rest.take() }
+        let lent = self.rest.take().map(|rest| {
+            let slot = Arc::new(Slot::default());
+            self.lent = Some(slot.clone());
+            Lent { rest: Some(rest), passed: Some(Vec::new()), hold: self.hold.another(), slot }
+        });
+        UpstreamBody { frames: self.frames.clone().into_iter(), lent }
+    }
+
+    /// Whether [`HeldBody::reclaim`] would succeed as soon as the connection is gone.
+    pub(crate) fn is_reclaimable(&self) -> bool {
+        self.lent.as_ref().is_none_or(|slot| !slot.lock().is_spent)
+    }
+
+    /// Takes back what was lent, after the connection that had it is gone: true if the body can be sent again.
+    pub(crate) fn reclaim(&mut self) -> bool {
+        let Some(slot) = self.lent.take() else { return true };
+        let Some(back) = slot.lock().back.take() else { return false };
+        self.frames.extend(back.passed);
+        self.hold.absorb(back.hold);
+        self.rest = back.rest;
+        true
+    }
+}
+
+/// Where a lent rest comes back to.
+#[derive(Debug, Default)]
+struct Slot(Mutex<Returned>);
+
+#[derive(Debug, Default)]
+struct Returned {
+    /// Some of what passed was not kept.
+    is_spent: bool,
+    back: Option<Back>,
+}
+
+#[derive(Debug)]
+struct Back {
+    passed: Vec<Bytes>,
+    hold: Hold,
+    /// Nothing if all of it has come.
+    rest: Option<Rest>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Returned> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rest of a body while a connection has it. What passes is kept as long as it is little.
+#[derive(Debug)]
+struct Lent {
+    rest: Option<Rest>,
+    passed: Option<Vec<Bytes>>,
+    hold: Hold,
+    slot: Arc<Slot>,
+}
+
+impl Lent {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RestError>>> {
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let data = ready!(rest.poll_data(cx));
+        match &data {
+            Some(Ok(data)) => self.keep(data),
+            Some(Err(_)) => self.spend(),
+            None => self.rest = None,
+        }
+        Poll::Ready(data)
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        let limit = self.hold.replay_bytes();
+        let Some(passed) = &mut self.passed else { return };
+        if self.hold.bytes() + data.len() as u64 <= limit && self.hold.grow(data.len()).is_ok() {
+            passed.push(data.clone());
+        } else {
+            self.spend();
+        }
+    }
+
+    fn spend(&mut self) {
+        self.passed = None;
+        self.hold = self.hold.another();
+        self.slot.lock().is_spent = true;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(passed) = self.passed.take() {
+            let empty = self.hold.another();
+            let hold = mem::replace(&mut self.hold, empty);
+            self.slot.lock().back = Some(Back { passed, hold, rest: self.rest.take() });
+        }
     }
 }
 
@@ -196,7 +301,14 @@ impl HeldBody {
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamBody {
     frames: std::vec::IntoIter<Bytes>,
-    rest: Option<Rest>,
+    lent: Option<Lent>,
+}
+
+impl UpstreamBody {
+    /// A body that is all there.
+    pub(crate) fn whole(frames: Vec<Bytes>) -> Self {
+        Self { frames: frames.into_iter(), lent: None }
+    }
 }
 
 impl Body for UpstreamBody {
@@ -210,17 +322,18 @@ impl Body for UpstreamBody {
         if let Some(frame) = self.frames.next() {
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
-        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        rest.poll_data(cx).map_ok(Frame::data)
+        let Some(lent) = &mut self.lent else { return Poll::Ready(None) };
+        lent.poll_data(cx).map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.as_slice().is_empty() && self.rest.is_none()
+        self.frames.as_slice().is_empty() && self.lent.as_ref().is_none_or(|lent| lent.rest.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.frames.as_slice().iter().map(|frame| frame.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
+        let rest = self.lent.as_ref().and_then(|lent| lent.rest.as_ref());
+        let rest = rest.map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + held);
         if let Some(upper) = rest.upper() {

@@ -10,13 +10,15 @@ use crate::Error;
 pub(crate) struct HoldBudget {
     request_bytes: u64,
     total_bytes: u64,
+    replay_bytes: u64,
     held_bytes: AtomicU64,
     gauge: Gauge,
 }
 
 impl HoldBudget {
-    pub(crate) fn new(request_bytes: u64, total_bytes: u64, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { request_bytes, total_bytes, held_bytes: AtomicU64::new(0), gauge })
+    /// `replay_bytes`: the largest body that is kept, while it is sent on as it comes, to be sent again.
+    pub(crate) fn new(request_bytes: u64, total_bytes: u64, replay_bytes: u64, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { request_bytes, total_bytes, replay_bytes, held_bytes: AtomicU64::new(0), gauge })
     }
 
     /// An empty share, for one request.
@@ -50,6 +52,24 @@ impl Hold {
         Ok(())
     }
 
+    /// An empty share, of the same budget.
+    pub(super) fn another(&self) -> Self {
+        self.budget.open()
+    }
+
+    /// Takes over what another share has.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn replay_bytes(&self) -> u64 {
+        self.budget.replay_bytes
+    }
+
     /// Refuses a body that is announced as larger than it may be, before any of it is read.
     pub(crate) fn check_announced(&self, bytes: u64) -> Result<(), Error> {
         let limit_bytes = self.budget.request_bytes;
@@ -70,7 +90,7 @@ mod tests {
 
     #[test]
     fn both_limits_hold_and_everything_is_given_back() {
-        let budget = HoldBudget::new(10, 15, Gauge::default());
+        let budget = HoldBudget::new(10, 15, 5, Gauge::default());
         let mut first = budget.open();
         first.grow(10).unwrap();
         assert!(matches!(first.grow(1), Err(Error::BodyTooLarge { limit_bytes: 10 })));

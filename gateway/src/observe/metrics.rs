@@ -71,6 +71,8 @@ pub(crate) enum RetryReason {
     ReusedConnectionClosed,
     /// The next replica of the picker was asked.
     PickerUnreachable,
+    /// The route's `retry` said so.
+    Policy,
 }
 
 impl EncodeLabelValue for RetryReason {
@@ -79,6 +81,30 @@ impl EncodeLabelValue for RetryReason {
             Self::ConnectFailed => "connect_failed",
             Self::ReusedConnectionClosed => "reused_connection_closed",
             Self::PickerUnreachable => "picker_unreachable",
+            Self::Policy => "policy",
+        })
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MirrorLabels {
+    result: MirrorResult,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(crate) enum MirrorResult {
+    Sent,
+    Failed,
+    /// There was no endpoint, no room for one more, or the body was too large to be copied.
+    LeftOut,
+}
+
+impl EncodeLabelValue for MirrorResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::LeftOut => "left_out",
         })
     }
 }
@@ -98,6 +124,7 @@ pub(crate) struct Metrics {
     errors: Family<ErrorLabels, Counter>,
     picks: Family<PickLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
+    mirrors: Family<MirrorLabels, Counter>,
     pub(crate) processing: Histogram,
     pub(crate) picking: Histogram,
     pub(crate) ttft: Histograms,
@@ -115,6 +142,7 @@ impl Metrics {
             errors: Family::default(),
             picks: Family::default(),
             retries: Family::default(),
+            mirrors: Family::default(),
             // 20 us to 160 ms, doubling.
             processing: Histogram::new(doubling(20e-6, 14)),
             // 100 us to 3.3 s, doubling.
@@ -139,6 +167,7 @@ impl Metrics {
         );
         registry.register("picks", "How the endpoint was chosen", metrics.picks.clone());
         registry.register("retries", "What was tried again", metrics.retries.clone());
+        registry.register("mirrors", "Copies of requests", metrics.mirrors.clone());
         registry.register_with_unit(
             "processing",
             "The gateway's own time on a request until it is sent on: without waits for the client, the picker and connections",
@@ -183,6 +212,10 @@ impl Metrics {
 
     pub(crate) fn picked(&self, pool: &Arc<str>, result: PickResult) {
         self.picks.get_or_create(&PickLabels { pool: pool.clone(), result }).inc();
+    }
+
+    pub(crate) fn mirrored(&self, result: MirrorResult) {
+        self.mirrors.get_or_create(&MirrorLabels { result }).inc();
     }
 
     pub(crate) fn retried(&self, reason: RetryReason) {

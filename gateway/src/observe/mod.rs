@@ -5,5 +5,5 @@ mod metrics;
 mod record;
 
 pub(crate) use admin::{Health, serve_admin};
-pub(crate) use metrics::{Metrics, PickResult, RetryReason};
+pub(crate) use metrics::{Metrics, MirrorResult, PickResult, RetryReason};
 pub(crate) use record::Record;

@@ -10,6 +10,7 @@ use gateway_api::experimental::httproutes::HttpRouteRules;
 pub(crate) use forebay_agent::resources::FailureMode;
 
 use super::GATEWAY_GROUP;
+use super::filters::{Context, Filters};
 use super::listener::HTTP_ROUTE;
 use super::report::{Verdict, reason};
 
@@ -101,29 +102,39 @@ impl Backend {
 /// The backends of a rule with their weights.
 #[derive(Debug)]
 pub(crate) struct Backends {
-    weighted: Vec<(u64, Backend)>,
+    weighted: Vec<Weighted>,
     total: u64,
 }
 
-const NO_WEIGHT: Backend = Backend::Invalid("it has no backend with a weight");
+/// One of a rule's backends.
+#[derive(Debug)]
+pub(crate) struct Weighted {
+    weight: u64,
+    pub(crate) backend: Backend,
+    /// Those of the backendRef itself.
+    pub(crate) filters: Option<Box<Filters>>,
+}
+
+static NO_WEIGHT: Weighted =
+    Weighted { weight: 0, backend: Backend::Invalid("it has no backend with a weight"), filters: None };
 
 impl Backends {
-    pub(crate) fn choose(&self) -> &Backend {
-        if let [(1.., backend)] = &self.weighted[..] {
+    pub(crate) fn choose(&self) -> &Weighted {
+        if let [backend @ Weighted { weight: 1.., .. }] = &self.weighted[..] {
             return backend;
         }
         let Some(mut at) = random().checked_rem(self.total) else { return &NO_WEIGHT };
-        for (weight, backend) in &self.weighted {
-            if at < *weight {
+        for backend in &self.weighted {
+            if at < backend.weight {
                 return backend;
             }
-            at -= weight;
+            at -= backend.weight;
         }
         &NO_WEIGHT
     }
 
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.weighted.iter().filter_map(|(_, backend)| match backend {
+        self.weighted.iter().filter_map(|weighted| match &weighted.backend {
             Backend::Pool(pool) => Some(pool),
             Backend::Service(_) | Backend::Invalid(_) => None,
         })
@@ -186,17 +197,24 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
     }
 
     /// `unresolved` is called with what the route's status should say; `pools` gets the InferencePools that are
-    /// named, there or not.
+    /// named, there or not. An error says what is not supported.
     pub(super) fn backends(
         &mut self,
         namespace: &str,
         rule: &HttpRouteRules,
-        mut unresolved: impl FnMut(Verdict),
+        unresolved: &mut dyn FnMut(Verdict),
         pools: &mut BTreeSet<ObjectKey>,
-    ) -> Backends {
+    ) -> Result<Backends, String> {
         let mut weighted = Vec::new();
         for reference in rule.backend_refs.iter().flatten() {
             let weight = reference.weight.map_or(1, |weight| u64::try_from(weight).unwrap_or(0));
+            let filters = match reference.filters.as_deref() {
+                None | Some([]) => None,
+                Some(filters) => {
+                    let mut context = Context { resolver: self, namespace, unresolved, pools };
+                    Some(Box::new(Filters::of_backend(filters, &mut context)?))
+                }
+            };
             let reference = Reference {
                 group: reference.group.as_deref(),
                 kind: reference.kind.as_deref(),
@@ -204,18 +222,27 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
                 name: &reference.name,
                 port: reference.port,
             };
-            if reference.is_to_pool() {
-                pools.insert(reference.key(namespace));
-            }
-            let backend = self.resolve(namespace, reference).unwrap_or_else(|it| {
-                let message = format!("backendRef {}: {}", reference.name, it.why);
-                unresolved(Verdict::no(it.reason, message));
-                Backend::Invalid(it.why)
-            });
-            weighted.push((weight, backend));
+            let backend = self.backend(namespace, reference, unresolved, pools);
+            weighted.push(Weighted { weight, backend, filters });
         }
-        let total = weighted.iter().map(|(weight, _)| weight).sum();
-        Backends { weighted, total }
+        let total = weighted.iter().map(|weighted| weighted.weight).sum();
+        Ok(Backends { weighted, total })
+    }
+
+    pub(super) fn backend(
+        &mut self,
+        namespace: &str,
+        reference: Reference<'_>,
+        unresolved: &mut dyn FnMut(Verdict),
+        pools: &mut BTreeSet<ObjectKey>,
+    ) -> Backend {
+        if reference.is_to_pool() {
+            pools.insert(reference.key(namespace));
+        }
+        self.resolve(namespace, reference).unwrap_or_else(|it| {
+            unresolved(Verdict::no(it.reason, format!("backendRef {}: {}", reference.name, it.why)));
+            Backend::Invalid(it.why)
+        })
     }
 
     /// The InferencePool's condition `ResolvedRefs`.
@@ -365,7 +392,7 @@ pub(super) fn is_granted(
 }
 
 /// Numbers to spread requests with (SplitMix64); nothing secret depends on them.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     static STATE: AtomicU64 = AtomicU64::new(0);
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut it = STATE.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);

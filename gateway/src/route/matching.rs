@@ -71,6 +71,14 @@ impl Match {
             && self.query.iter().all(|(name, pattern)| pattern.matches_query(&head.uri, name))
     }
 
+    /// Of the path prefix, without a slash at its end.
+    pub(super) fn prefix_bytes(&self) -> usize {
+        match &self.path {
+            Path::Prefix(prefix) => prefix.len(),
+            Path::Exact(_) | Path::Regex(_) => 0,
+        }
+    }
+
     pub(super) fn depends_on_model(&self) -> bool {
         self.headers.iter().any(|(name, _)| is_model_header(name))
     }

@@ -4,12 +4,14 @@
 mod backend;
 mod cel;
 mod compile;
+mod filters;
 mod hostname;
 mod index;
 mod listener;
 mod matching;
 mod models;
 pub(crate) mod report;
+mod retry;
 mod rule;
 mod table;
 #[cfg(test)]
@@ -19,9 +21,13 @@ mod timeouts;
 use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
 use http::HeaderName;
 
+use backend::random;
 pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, Schedulers};
 pub(crate) use compile::compile;
+pub(crate) use filters::{Filters, Mirror, Preflight};
 pub(crate) use report::Report;
+pub(crate) use retry::RetryPolicy;
+pub(crate) use rule::Rule;
 pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, PortSharing, RouteTable};
 
 pub(crate) const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);

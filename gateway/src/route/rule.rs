@@ -5,15 +5,20 @@ use forebay_agent::resources::{HttpRoute, ObjectKey};
 use gateway_api::experimental::httproutes as api;
 
 use super::backend::{Backends, Resolver, Schedulers};
+use super::filters::{Context, Filters};
 use super::matching::Match;
 use super::report::{Verdict, reason};
+use super::retry::RetryPolicy;
 use super::timeouts::Timeouts;
 
 /// What is done with the requests that a rule matches.
 #[derive(Debug)]
 pub(crate) struct Rule {
+    /// Nothing for rules that do not have any.
+    pub(crate) filters: Option<Box<Filters>>,
     pub(crate) backends: Backends,
     pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 /// An HTTPRoute, whichever listeners it will be attached to.
@@ -51,8 +56,7 @@ impl<'a> CompiledRoute<'a> {
                     route.resolved_refs = Verdict { message, ..verdict };
                 }
             };
-            let backends = resolver.backends(&key.namespace, rule, &mut resolved, &mut route.pools);
-            match compile(rule, backends) {
+            match compile(resolver, &key.namespace, rule, &mut resolved, &mut route.pools) {
                 Ok((matches, rule)) => route.rules.push((index, matches, Arc::new(rule))),
                 Err(why) => route.refused.push(format!("rule {index}: {why}")),
             }
@@ -76,16 +80,26 @@ impl<'a> CompiledRoute<'a> {
 }
 
 /// What is not supported keeps the whole rule out: half a rule would send requests where they do not belong.
-fn compile(rule: &api::HttpRouteRules, backends: Backends) -> Result<(Vec<Match>, Rule), String> {
-    let backend_filters =
-        rule.backend_refs.iter().flatten().flat_map(|backend| &backend.filters).flatten().count();
-    if rule.filters.iter().flatten().count() + backend_filters > 0 {
-        return Err("filters are not supported".into());
-    }
+fn compile(
+    resolver: &mut Resolver<'_, impl Schedulers>,
+    namespace: &str,
+    rule: &api::HttpRouteRules,
+    unresolved: &mut dyn FnMut(Verdict),
+    pools: &mut BTreeSet<ObjectKey>,
+) -> Result<(Vec<Match>, Rule), String> {
     let mut matches = rule.matches.iter().flatten().map(Match::parse).collect::<Result<Vec<_>, _>>()?;
     if matches.is_empty() {
         matches.push(Match::everything());
     }
+    let filters = match rule.filters.as_deref() {
+        None | Some([]) => None,
+        Some(filters) => {
+            let mut context = Context { resolver, namespace, unresolved, pools };
+            Some(Box::new(Filters::of_rule(filters, &mut context)?))
+        }
+    };
     let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
-    Ok((matches, Rule { backends, timeouts }))
+    let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
+    let backends = resolver.backends(namespace, rule, unresolved, pools)?;
+    Ok((matches, Rule { filters, backends, timeouts, retry }))
 }

@@ -39,6 +39,11 @@ impl ListenerPort {
         };
         Self { port, gateway }
     }
+
+    /// Of the URLs that lead here.
+    pub(crate) fn scheme(&self) -> &'static str {
+        "http"
+    }
 }
 
 impl fmt::Display for ListenerPort {
@@ -103,6 +108,14 @@ pub(super) struct Entry {
     pub(super) rule: Arc<Rule>,
 }
 
+/// The rule for a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matched<'a> {
+    pub(crate) rule: &'a Rule,
+    /// Of the path prefix that matched, without a slash at its end.
+    pub(crate) prefix_bytes: usize,
+}
+
 /// What is known of a request's way before its body has been looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BeforeBody<'a> {
@@ -111,7 +124,7 @@ pub(crate) enum BeforeBody<'a> {
         /// Whether there is a rule for requests that name no model.
         without: bool,
     },
-    Decided(&'a Rule),
+    Decided(Matched<'a>),
     NoRoute,
 }
 
@@ -142,8 +155,9 @@ impl ListenerRoutes {
     }
 
     /// The rule for the request; `head` has the model's headers set.
-    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<&Rule> {
-        self.index.first(&self.entries, host, head).map(|entry| &*entry.rule)
+    pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<Matched<'_>> {
+        let entry = self.index.first(&self.entries, host, head)?;
+        Some(Matched { rule: &entry.rule, prefix_bytes: entry.matching.prefix_bytes() })
     }
 
     /// The pools that requests to `host` can reach.

@@ -101,7 +101,10 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> request::Parts {
 /// The pool's label, or why there is none.
 fn routed(table: &RouteTable, host: &str, head: &request::Parts) -> String {
     let listener = of_port(table).listener(host);
-    match listener.and_then(|listener| listener.route(host, head)).map(|rule| rule.backends.choose()) {
+    match listener
+        .and_then(|listener| listener.route(host, head))
+        .map(|it| &it.rule.backends.choose().backend)
+    {
         Some(Backend::Invalid(why)) => (*why).to_owned(),
         Some(backend) => backend.label().unwrap().to_string(),
         None => "no route".to_owned(),

@@ -29,7 +29,7 @@ impl Timeouts {
 }
 
 /// Gateway API's durations (GEP-2257): one to four times a number of up to five digits with a unit of h, m, s or ms.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     const MOST_PARTS: usize = 4;
     const MOST_DIGITS: usize = 5;
     let mut rest = text;

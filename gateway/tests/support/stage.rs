@@ -91,6 +91,41 @@ spec:
         self
     }
 
+    /// A Service whose only endpoint is `port` on 127.0.0.1; `app_protocol` of its port 80 may be empty.
+    pub fn service(self, name: &str, port: u16, app_protocol: &str) -> Self {
+        let app_protocol =
+            if app_protocol.is_empty() { String::new() } else { format!(", appProtocol: {app_protocol}") };
+        self.with(&format!(
+            r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: llm-d}}
+spec: {{ports: [{{name: web, port: 80{app_protocol}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, namespace: llm-d, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: web, port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
+"#
+        ))
+    }
+
+    /// An HTTPRoute with these rules, in YAML's flow style.
+    pub fn route(self, name: &str, rules: &str) -> Self {
+        self.with(&format!(
+            r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: llm-d}}
+spec:
+  parentRefs: [{{name: inference-gateway, namespace: agentgateway-system}}]
+  rules: [{rules}]
+"#
+        ))
+    }
+
     /// The guide's policy for `entries` of a CEL map.
     pub fn policy(self, entries: &[(&str, &str)]) -> Self {
         let map: Vec<String> = entries.iter().map(|(name, base)| format!("{name:?}: {base:?}")).collect();

@@ -1,0 +1,151 @@
+//! Backends that are Services.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+
+use crate::support::client::{connect, exchange, get, post, read_response};
+use crate::support::stage::{QWEN, Stage};
+use crate::support::upstream::Upstream;
+use crate::support::within;
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+
+fn to(service: &str) -> String {
+    format!("{{backendRefs: [{{name: {service}, port: 80}}]}}")
+}
+
+#[tokio::test]
+async fn a_service_takes_any_body_unread() {
+    let web = Upstream::bind().await;
+    let running = Stage::new().service("web", web.port(), "").route("r", &to("web")).start().await;
+    for (content_type, body) in
+        [("text/plain", "no JSON"), ("application/json", "{broken"), ("multipart/form-data", "")]
+    {
+        let request = format!(
+            "POST /upload HTTP/1.1\r\nhost: a\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (response, request) = tokio::join!(exchange(running.address(), request), web.answer_one("ok"));
+        assert_eq!((response.status, request.text()), (200, body), "{content_type}");
+        assert_eq!(request.header("x-gateway-model-name"), None);
+    }
+    // The path of the model list is the Service's too, where nothing is served by pools.
+    let (response, _) = tokio::join!(get(running.address(), "/v1/models"), web.answer_one("own"));
+    assert_eq!(response.text(), "own");
+}
+
+#[tokio::test]
+async fn a_service_beside_a_model() {
+    let (web, qwen) = (Upstream::bind().await, Upstream::bind().await);
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[qwen.port()], None)
+        .service("web", web.port(), "")
+        .route("r", &to("web"))
+        .start()
+        .await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), qwen.answer_one("model"));
+    assert_eq!(response.text(), "model");
+    // What names no model, or another one, is for the route without it.
+    for body in [r#"{"model":"other"}"#, "{}", "no JSON", r#"{"model":7}"#] {
+        let request = post(body);
+        let (response, request) = tokio::join!(exchange(running.address(), request), web.answer_one("web"));
+        assert_eq!((response.text(), request.text()), ("web", body));
+    }
+    // Two models are one too many for anybody.
+    let two = post(r#"{"model":"Qwen/Qwen3-0.6B","model":"other"}"#);
+    assert_eq!(exchange(running.address(), two).await.code(), "model_conflict");
+}
+
+#[tokio::test]
+async fn weights_give_each_its_share_and_the_bad_their_errors() {
+    let web = Upstream::bind().await;
+    let serving = async {
+        let mut connection = web.accept().await;
+        while connection.next_request().await.is_some() {
+            connection.respond(200, "ok").await;
+        }
+    };
+    let rule = "{backendRefs: [{name: web, port: 80, weight: 3}, {name: none, port: 80, weight: 1}]}";
+    let running = Stage::new().service("web", web.port(), "").route("r", rule).start().await;
+    let mut client = connect(running.address()).await;
+    let asking = async {
+        let mut counts = (0, 0);
+        for _ in 0..200 {
+            client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            match read_response(&mut client).await.status {
+                200 => counts.0 += 1,
+                500 => counts.1 += 1,
+                other => panic!("{other}"),
+            }
+        }
+        counts
+    };
+    let counts = tokio::select! { counts = asking => counts, () = serving => panic!("the connection ended") };
+    assert!(counts.0 > 100 && counts.1 > 15, "{counts:?}");
+}
+
+#[tokio::test]
+async fn no_endpoint_is_a_503() {
+    let running = Stage::new()
+        .with("apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: llm-d}\nspec: {ports: [{port: 80}]}")
+        .route("r", &to("web"))
+        .start()
+        .await;
+    let response = get(running.address(), "/").await;
+    assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
+}
+
+#[tokio::test]
+async fn http2_without_tls_where_the_app_protocol_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(|request: hyper::Request<Incoming>| async move {
+            let said = format!("{} {:?} {}", request.method(), request.version(), request.uri());
+            let body = request.into_body().collect().await?.to_bytes();
+            let said = format!("{said} {}", String::from_utf8_lossy(&body));
+            Ok::<_, hyper::Error>(hyper::Response::new(Full::new(bytes::Bytes::from(said))))
+        });
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    };
+    let serving = tokio::spawn(async move { within("the connection to end", serving).await });
+    let running = Stage::new().service("web", port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+    for body in ["one", "two"] {
+        let request = format!("POST /p?q HTTP/1.1\r\nhost: a.example\r\ncontent-length: 3\r\n\r\n{body}");
+        let response = exchange(running.address(), request).await;
+        assert_eq!(response.text(), format!("POST HTTP/2.0 http://a.example/p?q {body}"));
+    }
+    // The gateway's end is not held up by the connection.
+    within("the gateway to end", running.gateway.shutdown()).await;
+    drop(within("the backend", serving).await);
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_let_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(|_| async {
+            Ok::<_, hyper::Error>(hyper::Response::new(Full::new(bytes::Bytes::from_static(b"ok"))))
+        });
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    });
+    let running = Stage::new()
+        .service("web", port, "kubernetes.io/h2c")
+        .route("r", &to("web"))
+        .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(20))
+        .await;
+    assert_eq!(get(running.address(), "/").await.text(), "ok");
+    drop(within("the connection to end", serving).await.unwrap());
+}
