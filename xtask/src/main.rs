@@ -38,6 +38,8 @@ enum Task {
     Image(image::Options),
     /// A real one-node Kubernetes on this machine.
     Cluster(cluster::Options),
+    /// Gateway API's own conformance suite, in a cluster.
+    Conformance(cluster::conformance::Options),
     /// Measure against named baselines and print the ratios.
     Bench(bench::Options),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Conformance(options) => cluster::conformance::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match result {

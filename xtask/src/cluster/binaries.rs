@@ -78,7 +78,7 @@ impl Binaries {
 }
 
 /// `$XDG_CACHE_HOME/forebay/kube/<version>`: outside the tree, kept over clones.
-fn cache() -> Result<PathBuf> {
+pub(super) fn cache() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));

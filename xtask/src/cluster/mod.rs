@@ -5,6 +5,7 @@
 //! nothing but this host's root can reach in.
 
 mod binaries;
+pub(crate) mod conformance;
 mod containers;
 mod crds;
 mod down;

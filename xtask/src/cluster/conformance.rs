@@ -1,0 +1,196 @@
+//! Gateway API's own conformance suite, against Forebay in the cluster.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{Cluster, binaries, binaries::go_module, network};
+use crate::{
+    demo,
+    image::{self, Image, Layer},
+    run,
+};
+
+const VERSION: &str = "1.6.3";
+const MODULE: &str = "sigs.k8s.io/gateway-api/conformance";
+/// The names under which the suite's manifests ask for its echo server.
+const ECHO_IMAGES: &[&str] = &[
+    "registry.k8s.io/gateway-api/echo-basic:v1.5.1",
+    "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2",
+    "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3",
+];
+const RELEASE: &str = "conformance";
+const NAMESPACE: &str = "forebay-system";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only this test of the suite; the report is not kept then.
+    #[arg(long)]
+    run_test: Option<String>,
+    /// Leave the cluster, with Forebay in it, running afterwards.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(reason) = super::why_not() {
+        run::say(&format!("skipped: Gateway API's conformance suite: {reason}"));
+        return Ok(());
+    }
+    let suite = build()?;
+    run::step("building the programs", &mut demo::build())?;
+    let archives = image::write(image::Profile::Dev, true)?;
+    let cluster = Cluster::default();
+    let was_up = cluster.is_up();
+    cluster.up()?;
+    let result = cluster
+        .load(&archives)
+        .and_then(|()| cluster.load(&echo_images(&suite)?))
+        .and_then(|()| cluster.install_crds())
+        .and_then(|()| install(&cluster))
+        .and_then(|()| test(&cluster, &suite, options));
+    if options.keep || was_up {
+        run::say("the cluster goes on; `cargo xtask cluster down` ends it");
+        return result;
+    }
+    result.and(cluster.down())
+}
+
+/// Where the report of a whole run is kept.
+fn report() -> PathBuf {
+    run::root().join(format!("tests/conformance/gateway-api-v{VERSION}.yaml"))
+}
+
+struct Suite {
+    folder: PathBuf,
+}
+
+impl Suite {
+    fn test(&self) -> PathBuf {
+        self.folder.join("conformance.test")
+    }
+
+    fn echo(&self) -> PathBuf {
+        self.folder.join("echo-basic")
+    }
+}
+
+/// The suite and its echo server, built once.
+fn build() -> Result<Suite> {
+    let suite = Suite { folder: binaries::cache()?.join(format!("conformance-{VERSION}")) };
+    fs::create_dir_all(&suite.folder)?;
+    let source = go_module(MODULE, VERSION)?;
+    if !suite.echo().is_file() {
+        let work = suite.folder.join("echo-source");
+        copy(&source.join("echo-basic"), &work)?;
+        // A module within a module would not have come along under its own name.
+        for file in ["go.mod", "go.sum"] {
+            fs::rename(work.join(format!(".{file}")), work.join(file))?;
+        }
+        go(&work, &["build", "-ldflags=-s -w", "-o"], &suite.echo(), "building echo-basic")?;
+        fs::remove_dir_all(&work)?;
+    }
+    if !suite.test().is_file() {
+        let work = suite.folder.join("suite-source");
+        fs::create_dir_all(&work)?;
+        fs::write(
+            work.join("go.mod"),
+            format!(
+                "module suite\n\ngo 1.26.0\n\nrequire (\n\t{MODULE} v{VERSION}\n\tsigs.k8s.io/gateway-api v{VERSION}\n)\n"
+            ),
+        )?;
+        fs::write(
+            work.join("conformance_test.go"),
+            format!(
+                "package suite\n\nimport (\n\t\"testing\"\n\n\t\"{MODULE}\"\n)\n\nfunc TestConformance(t *testing.T) {{ conformance.RunConformance(t) }}\n"
+            ),
+        )?;
+        run::quiet(Command::new("go").args(["mod", "tidy"]).current_dir(&work))?;
+        go(&work, &["test", "-c", "-o"], &suite.test(), "building the conformance suite")?;
+        fs::remove_dir_all(&work)?;
+    }
+    Ok(suite)
+}
+
+fn go(folder: &Path, args: &[&str], output: &Path, what: &str) -> Result<()> {
+    let mut go = Command::new("go");
+    go.current_dir(folder).env("CGO_ENABLED", "0").args(args).arg(output).arg(".");
+    run::step(what, &mut go)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            // Not fs::copy: Go's cache is read-only, and so would the copy be.
+            fs::write(target, fs::read(entry.path())?)?;
+        }
+    }
+    Ok(())
+}
+
+fn echo_images(suite: &Suite) -> Result<Vec<PathBuf>> {
+    let mut layer = Layer::new();
+    layer.file("echo-basic", 0o755, &fs::read(suite.echo())?)?;
+    layer.folder("tmp", 0o1777)?;
+    let layer = layer.finish()?;
+    ECHO_IMAGES
+        .iter()
+        .enumerate()
+        .map(|(number, name)| {
+            let image = Image {
+                name: (*name).to_owned(),
+                entrypoint: "/echo-basic".to_owned(),
+                user: "65532:65532",
+                title: "echo-basic",
+                description: "What the conformance suite routes to",
+                version: VERSION,
+                layers: vec![layer.clone()],
+            };
+            let archive = suite.folder.join(format!("echo-basic-{number}.tar"));
+            image.write(&archive)?;
+            Ok(archive)
+        })
+        .collect()
+}
+
+fn install(cluster: &Cluster) -> Result<()> {
+    let chart = run::root().join("charts/forebay");
+    let mut helm = cluster.command("helm", ["upgrade", "--install", RELEASE]);
+    helm.arg(chart).args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
+    helm.args(["--set", "agent.enabled=false", "--set", "gateway.resources.requests.cpu=50m"]);
+    run::step("installing Forebay", helm.stdout(std::process::Stdio::null()))
+}
+
+fn test(cluster: &Cluster, suite: &Suite, options: &Options) -> Result<()> {
+    let mut test = network::inside(&suite.test().to_string_lossy());
+    test.current_dir(&suite.folder).env("KUBECONFIG", cluster.admin());
+    test.args([
+        "-test.v",
+        "-test.timeout=60m",
+        "--gateway-class=forebay",
+        "--organization=forebay",
+        "--project=forebay",
+    ]);
+    test.args([format!("--version=v{}", env!("CARGO_PKG_VERSION")).as_str(), "--url=https://forebay.dev"]);
+    test.args(["--contact=forebay.dev", "--conformance-profiles=GATEWAY-HTTP"]);
+    match &options.run_test {
+        Some(name) => {
+            test.arg(format!("--run-test={name}"));
+        }
+        None => {
+            let report = report();
+            fs::create_dir_all(report.parent().unwrap_or(&suite.folder))?;
+            test.arg(format!("--report-output={}", report.display()));
+        }
+    }
+    run::step("Gateway API's conformance suite", &mut test)
+}
