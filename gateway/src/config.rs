@@ -3,15 +3,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay_agent::resources::Source;
 use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 
 /// Everything the gateway is told at its start; all else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "forebay-gateway", version, about)]
 pub struct Config {
-    /// Folder with the Kubernetes manifests to serve; reloaded when it changes.
-    #[arg(long, env = "FOREBAY_RESOURCES", value_name = "DIR")]
-    pub resources: PathBuf,
+    /// Folder with the Kubernetes manifests to serve instead of a cluster's; reloaded when it changes.
+    #[arg(long, env = "FOREBAY_RESOURCES", value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub resources: Option<PathBuf>,
+
+    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Gateways of this class are served.
     #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
@@ -62,7 +67,11 @@ pub struct Config {
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Duration,
 
-    /// Labels of the node agents' pods, in any namespace; pools without an endpointPickerRef are picked by their reports.
+    /// Namespace of the node agents' pods; any without it.
+    #[arg(long, env = "AGENT_NAMESPACE", value_name = "NAME")]
+    pub agent_namespace: Option<String>,
+
+    /// Labels of the node agents' pods; pools without an endpointPickerRef are picked by their reports.
     #[arg(long, default_value = DEFAULT_AGENT_SELECTOR, value_name = "NAME=VALUE,…", value_parser = selector)]
     pub agent_selector: String,
 
@@ -80,13 +89,18 @@ impl Config {
     pub fn new(resources: impl Into<PathBuf>) -> Self {
         use clap::Parser as _;
         let mut config = Self::parse_from(["forebay-gateway", "--resources", "."]);
-        config.resources = resources.into();
+        config.resources = Some(resources.into());
         config
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        Source::from_flags(self.resources.clone(), self.kubeconfig.clone())
     }
 
     pub(crate) fn picker_options(&self) -> PickerOptions {
         PickerOptions {
             agent_selector: self.agent_selector.clone(),
+            agent_namespace: self.agent_namespace.clone(),
             agent_port: self.agent_port,
             ..PickerOptions::default()
         }

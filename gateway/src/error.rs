@@ -56,6 +56,8 @@ pub enum Error {
     UnknownModelInPath(String),
     #[error("no route matches this request")]
     NoRoute,
+    #[error("the connection was opened for another host")]
+    Misdirected,
     #[error("the route's backend cannot be used: {0}")]
     Backend(&'static str),
     #[error("too many request bodies are held at the moment")]
@@ -123,6 +125,7 @@ impl Error {
             | Self::ClientGone
             | Self::UnknownModel(_)
             | Self::UnknownModelInPath(_)
+            | Self::Misdirected
             | Self::NoRoute => Source::Client,
             Self::Backend(_) | Self::HoldExhausted | Self::Internal(_) => Source::Internal,
             Self::NoReadyEndpoint
@@ -167,6 +170,7 @@ impl Error {
             Self::HoldExhausted | Self::NoReadyEndpoint | Self::PickerUnavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::PickerRejected(rejection) => rejection.status,
             Self::Unschedulable(error) => error.http_status(),
             Self::Connect(_)
@@ -195,6 +199,7 @@ impl Error {
             Self::ClientGone => "client_closed_request",
             Self::UnknownModel(_) | Self::UnknownModelInPath(_) => "model_not_found",
             Self::NoRoute => "route_not_found",
+            Self::Misdirected => "misdirected",
             Self::Backend(_) => "backend_unresolved",
             Self::HoldExhausted => "hold_budget_exhausted",
             Self::NoReadyEndpoint => "no_ready_endpoint",

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
 
 use crate::Error;
-use crate::route::{Filters, ListenerPort, Mirror, Preflight};
+use crate::route::{Filters, Mirror, Preflight};
 
 /// What happens to a request and its response on the way: the rule's filters, then those of the backend.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ impl<'a> OnTheWay<'a> {
         head: &request::Parts,
         prefix_bytes: usize,
         host: &str,
-        port: &ListenerPort,
+        scheme: &'static str,
+        port: u16,
     ) -> Result<Option<Response<Bytes>>, Error> {
         if let Some(missing) = self.both().find_map(|filters| filters.missing) {
             return Err(Error::Backend(missing));
@@ -42,7 +43,7 @@ impl<'a> OnTheWay<'a> {
         }
         let Some(redirect) = &rule.redirect else { return Ok(None) };
         let location = redirect
-            .location(&head.uri, prefix_bytes, port.scheme(), host, port.port)
+            .location(&head.uri, prefix_bytes, scheme, host, port)
             .ok_or(Error::Backend("its redirect leads nowhere for this path"))?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = redirect.status;

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_agent::resources::folder::{self, FolderProvider};
-use forebay_agent::resources::{Snapshot, Store};
+use forebay_agent::resources::{self, Provider, Snapshot, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,10 +15,11 @@ use crate::answer::ModelLists;
 use crate::config::Config;
 use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
+use crate::interest::interest;
 use crate::observe::{Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker};
 use crate::request::Proxy;
-use crate::route::{ListenerPort, PortSharing, Report, compile};
+use crate::route::{Certificates, ListenerPort, PortSharing, Report, compile};
 
 /// Between attempts to open a listener whose port was taken.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -27,8 +27,8 @@ const BIND_AGAIN: Duration = Duration::from_secs(2);
 /// Why a gateway could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("--resources {path}: {source}")]
-    Resources { path: String, source: folder::Error },
+    #[error(transparent)]
+    Resources(#[from] resources::Error),
     #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -40,7 +40,7 @@ pub struct Gateway {
     state: watch::Receiver<State>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    _resources: FolderProvider,
+    _resources: Provider,
 }
 
 /// What the controlling task has brought about.
@@ -51,12 +51,12 @@ struct State {
 }
 
 impl Gateway {
-    /// Returns when the resources have been loaded and the listeners that can be opened are open.
+    /// Returns when the resources have been loaded and the listeners that can be opened are open. A cluster
+    /// may let that wait; meanwhile there are metrics and health. Dropping the future ends all of it.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = Store::new();
-        let resources = folder::start(&config.resources, store.clone()).await.map_err(|source| {
-            StartError::Resources { path: config.resources.display().to_string(), source }
-        })?;
+        let interest = interest(&config.gateway_class);
+        let resources = resources::start(&config.source(), interest, store.clone()).await?;
         let admin = |source| StartError::Admin { address: config.admin_listen, source };
         let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
         let admin_address = admin_listener.local_addr().map_err(admin)?;
@@ -110,9 +110,10 @@ impl Gateway {
             tasks.clone(),
             metrics.connections.clone(),
         );
-        let (state, mut observed) = watch::channel(State::default());
+        let (state, observed) = watch::channel(State::default());
         let controller = Controller {
             in_process: InProcessPickers::new(store.clone(), config.picker_options()),
+            certificates: Certificates::default(),
             class: config.gateway_class,
             store,
             proxy,
@@ -125,9 +126,10 @@ impl Gateway {
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, h2, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone()));
+        let mut gateway = Self { admin_address, state: observed, stop, tasks, _resources: resources };
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
-        drop(observed.wait_for(|state| state.generation > 0).await);
-        Ok(Self { admin_address, state: observed, stop, tasks, _resources: resources })
+        drop(gateway.state.wait_for(|state| state.generation > 0).await);
+        Ok(gateway)
     }
 
     pub fn admin_address(&self) -> SocketAddr {
@@ -164,6 +166,7 @@ struct Controller {
     class: String,
     store: Arc<Store>,
     in_process: InProcessPickers,
+    certificates: Certificates,
     proxy: Arc<Proxy>,
     listeners: Listeners<Proxy>,
     health: Arc<Health>,
@@ -179,6 +182,13 @@ impl Controller {
         loop {
             generations.mark_unchanged();
             let snapshot = self.store.snapshot();
+            if snapshot.generation == 0 {
+                // Nothing is known yet: that is not the same as that there is nothing.
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = self.store.loaded() => continue,
+                }
+            }
             let all_open = self.apply(&snapshot).await;
             let again = async {
                 if all_open { std::future::pending().await } else { tokio::time::sleep(BIND_AGAIN).await }
@@ -194,7 +204,8 @@ impl Controller {
 
     /// False if a listener could not be opened.
     async fn apply(&mut self, snapshot: &Snapshot) -> bool {
-        let (table, report) = compile(snapshot, &self.class, PortSharing::Shared, &mut self.in_process);
+        let (table, report) =
+            compile(snapshot, &self.class, PortSharing::Shared, &mut self.certificates, &mut self.in_process);
         self.report.send_if_modified(|known| {
             let is_other = **known != report;
             if is_other {

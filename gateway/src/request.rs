@@ -9,9 +9,10 @@ use http::{HeaderValue, Method, Request, Response, Uri, header, request, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use rustls::ServerConfig;
 
 use crate::Error;
-use crate::accept::{Handler, remove_hop_by_hop, sanitise};
+use crate::accept::{Handler, Via, remove_hop_by_hop, sanitise};
 use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
 use crate::extract::{ModelName, check_scannable};
 use crate::filter::OnTheWay;
@@ -49,15 +50,15 @@ enum Answer {
 }
 
 impl Handler for Proxy {
-    async fn handle(
-        self: Arc<Self>,
-        port: &ListenerPort,
-        request: Request<Incoming>,
-    ) -> Response<AnswerBody> {
+    fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>> {
+        self.table.load().ports.get(port)?.tls().cloned()
+    }
+
+    async fn handle(self: Arc<Self>, via: &Via, request: Request<Incoming>) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let mut record =
             Record::begin(self.metrics.clone(), head.method.clone(), &head.uri, &self.unknown_label);
-        match self.answer(port, head, body, &mut record).await {
+        match self.answer(via, head, body, &mut record).await {
             Ok(Answer::Pod { response, session, deadline }) => {
                 record.answering(response.status());
                 response.map(|body| AnswerBody::upstream(body, session, record, deadline))
@@ -80,7 +81,7 @@ impl Handler for Proxy {
 impl Proxy {
     async fn answer(
         &self,
-        port: &ListenerPort,
+        via: &Via,
         mut head: request::Parts,
         body: Incoming,
         record: &mut Record,
@@ -90,7 +91,14 @@ impl Proxy {
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
         let table = self.table.load_full();
-        let routes = table.ports.get(port).and_then(|port| port.listener(host)).ok_or(Error::NoRoute)?;
+        let of_port = table.ports.get(&*via.port).ok_or(Error::NoRoute)?;
+        let routes = of_port.listener(host).ok_or(Error::NoRoute)?;
+        // The client was shown another listener's certificate (RFC 9110, 15.5.20).
+        if let Some(name) = via.server_name.as_deref().filter(|name| !name.eq_ignore_ascii_case(host))
+            && !of_port.listener(name).is_some_and(|meant| std::ptr::eq(meant, routes))
+        {
+            return Err(Error::Misdirected);
+        }
         let before_body = routes.before_body(host, &head);
         if head.method == Method::GET
             && let Some(id) = models_path(head.uri.path())
@@ -114,7 +122,9 @@ impl Proxy {
         let chosen = rule.backends.choose();
         record.routed(self.label(routes, &head), chosen.backend.label().unwrap_or(&self.unknown_label));
         let filters = OnTheWay::new(rule.filters.as_deref(), chosen.filters.as_deref(), &head.headers);
-        if let Some(answer) = filters.answer(&head, matched.prefix_bytes, host, port)? {
+        if let Some(answer) =
+            filters.answer(&head, matched.prefix_bytes, host, of_port.scheme(), via.port.port)?
+        {
             return Ok(Answer::Gateway(answer));
         }
         filters.change_request(&mut head, matched.prefix_bytes);

@@ -11,4 +11,5 @@ mod picker;
 mod retry;
 mod services;
 mod support;
+mod tls;
 mod upstream;

@@ -9,7 +9,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,17 +25,30 @@ const MAX_HEADERS: usize = 100;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// From the first byte of a head to its last, and from one request to the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// From a connection's first byte to the end of its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at one time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1024;
 /// An HTTP/2 body is held anyway: windows that let it come without stops.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
+/// How a request came in.
+#[derive(Debug)]
+pub(crate) struct Via {
+    pub(crate) port: Arc<ListenerPort>,
+    /// The name that a TLS client asked for.
+    pub(crate) server_name: Option<Box<str>>,
+}
+
 /// Answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// What clients of that port are met with, if it speaks TLS.
+    fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>>;
+
     fn handle(
         self: Arc<Self>,
-        port: &ListenerPort,
+        via: &Via,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<AnswerBody>> + Send;
 }
@@ -46,6 +62,31 @@ pub(super) async fn serve(
     drain_timeout: Duration,
     tasks: TaskTracker,
 ) {
+    // Asked for each connection, so that a new certificate is there for the next one.
+    let Some(config) = handler.tls(&port) else {
+        let via = Via { port, server_name: None };
+        return serve_stream(stream, via, handler, drain, drain_timeout, tasks).await;
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));
+    let stream = match drain.run_until_cancelled(handshake).await {
+        None => return,
+        Some(Err(_)) => return tracing::debug!("a client did not finish its TLS handshake"),
+        Some(Ok(Err(error))) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Some(Ok(Ok(stream))) => stream,
+    };
+    let server_name = stream.get_ref().1.server_name().map(Box::from);
+    serve_stream(stream, Via { port, server_name }, handler, drain, drain_timeout, tasks).await;
+}
+
+async fn serve_stream(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    via: Via,
+    handler: Arc<impl Handler>,
+    drain: CancellationToken,
+    drain_timeout: Duration,
+    tasks: TaskTracker,
+) {
+    let via = Arc::new(via);
     let gone = CancellationToken::new();
     let _ends_streams = gone.clone().drop_guard();
     let mut builder = auto::Builder::new(StreamTasks::new(tasks, gone));
@@ -63,8 +104,8 @@ pub(super) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));
     let service = service_fn(|request| {
-        let (handler, port) = (handler.clone(), port.clone());
-        async move { Ok::<_, Infallible>(handler.handle(&port, request).await) }
+        let (handler, via) = (handler.clone(), via.clone());
+        async move { Ok::<_, Infallible>(handler.handle(&via, request).await) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

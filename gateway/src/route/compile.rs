@@ -5,6 +5,7 @@ use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 
 use super::GATEWAY_GROUP;
 use super::backend::{Resolver, Schedulers};
+use super::certificate::Certificates;
 use super::hostname::Hostname;
 use super::listener::{Listener, listeners};
 use super::matching::age;
@@ -18,9 +19,10 @@ pub(crate) fn compile(
     snapshot: &Snapshot,
     class: &str,
     sharing: PortSharing,
+    certificates: &mut Certificates,
     schedulers: &mut impl Schedulers,
 ) -> (RouteTable, Report) {
-    let listeners = listeners(snapshot, class, sharing);
+    let listeners = listeners(snapshot, class, sharing, certificates);
     let gateways: BTreeSet<&ObjectKey> = snapshot
         .gateways
         .iter()
@@ -66,17 +68,26 @@ pub(crate) fn compile(
 
     let mut problems = BTreeSet::new();
     let mut ports: BTreeMap<ListenerPort, PortRoutes> = BTreeMap::new();
+    let mut keys: BTreeMap<ListenerPort, Vec<_>> = BTreeMap::new();
     for (listener, routes) in listeners.iter().zip(&attached) {
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
             let routes = listener_routes(snapshot, listener, routes, &mut problems);
-            ports.entry(port).or_default().listeners.push(routes);
+            ports.entry(port.clone()).or_default().listeners.push(routes);
+            if listener.is_tls() {
+                keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
+            }
         }
     }
-    for port in ports.values_mut() {
-        port.listeners.sort_by_key(|listener| listener.hostname().rank());
+    for (port, routes) in &mut ports {
+        routes.listeners.sort_by_key(|listener| listener.hostname().rank());
+        if let Some(mut keys) = keys.remove(port) {
+            keys.sort_by_key(|(hostname, _)| hostname.rank());
+            routes.tls = certificates.config(port, keys);
+        }
     }
+    certificates.retain(snapshot, |port| ports.contains_key(port));
     problems.extend(report.problems());
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
     (RouteTable { ports, pools: resolver.into_pools(), problems }, report)

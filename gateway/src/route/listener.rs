@@ -1,19 +1,24 @@
 //! Which listeners are served, and why others are not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use forebay_agent::resources::{Gateway, ObjectKey, Snapshot};
 use gateway_api::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
-    GatewayListenersAllowedRoutesNamespacesSelector as Selector,
+    GatewayListenersAllowedRoutesNamespacesSelector as Selector, GatewayListenersTlsMode,
 };
+use rustls::sign::CertifiedKey;
 
 use super::GATEWAY_GROUP;
+use super::certificate::Certificates;
 use super::hostname::Hostname;
 use super::report::{Verdict, reason};
 use super::table::{ListenerPort, PortSharing};
 
 pub(super) const HTTP_ROUTE: &str = "HTTPRoute";
+const HTTP: &str = "HTTP";
+const HTTPS: &str = "HTTPS";
 
 /// A listener of a Gateway, judged.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(super) struct Listener<'a> {
     /// What would have to be open for it.
     pub(super) port: Option<ListenerPort>,
     pub(super) takes_http_routes: bool,
+    /// Of HTTPS listeners; without one nothing is served.
+    pub(super) keys: Vec<Arc<CertifiedKey>>,
     pub(super) accepted: Verdict,
     pub(super) conflicted: Verdict,
     pub(super) resolved_refs: Verdict,
@@ -32,7 +39,11 @@ pub(super) struct Listener<'a> {
 impl Listener<'_> {
     /// Whether traffic is served on it.
     pub(super) fn is_served(&self) -> bool {
-        self.accepted.holds && !self.conflicted.holds
+        self.accepted.holds && !self.conflicted.holds && (!self.is_tls() || !self.keys.is_empty())
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.spec.protocol == HTTPS
     }
 
     pub(super) fn supported_kinds(&self) -> Vec<&'static str> {
@@ -59,7 +70,12 @@ impl Listener<'_> {
 }
 
 /// All listeners of the Gateways of `class`: the older Gateway first, then by name.
-pub(super) fn listeners<'a>(snapshot: &'a Snapshot, class: &str, sharing: PortSharing) -> Vec<Listener<'a>> {
+pub(super) fn listeners<'a>(
+    snapshot: &'a Snapshot,
+    class: &str,
+    sharing: PortSharing,
+    certificates: &mut Certificates,
+) -> Vec<Listener<'a>> {
     let mut gateways: Vec<(&ObjectKey, &Gateway)> = snapshot
         .gateways
         .iter()
@@ -74,6 +90,15 @@ pub(super) fn listeners<'a>(snapshot: &'a Snapshot, class: &str, sharing: PortSh
         .iter()
         .flat_map(|(key, gateway)| gateway.spec.listeners.iter().map(|spec| judge(key, spec, sharing)))
         .collect();
+    for listener in listeners.iter_mut().filter(|listener| listener.accepted.holds && listener.is_tls()) {
+        let references = listener.spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref());
+        let (keys, verdict) =
+            certificates.resolve(snapshot, listener.gateway, references.unwrap_or_default());
+        listener.keys = keys;
+        if !verdict.holds {
+            listener.resolved_refs = verdict;
+        }
+    }
     find_conflicts(&mut listeners);
     listeners
 }
@@ -81,9 +106,13 @@ pub(super) fn listeners<'a>(snapshot: &'a Snapshot, class: &str, sharing: PortSh
 fn judge<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: PortSharing) -> Listener<'a> {
     let number = u16::try_from(spec.port).ok().filter(|port| *port != 0);
     let port = number.map(|port| ListenerPort::new(gateway, port, sharing));
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
     let accepted = match (spec.protocol.as_str(), &port) {
-        ("HTTP", Some(_)) => Verdict::yes(reason::ACCEPTED),
-        ("HTTP", None) => Verdict::no(reason::PORT_UNAVAILABLE, format!("{} is no port", spec.port)),
+        (HTTPS, _) if matches!(mode, Some(GatewayListenersTlsMode::Passthrough)) => {
+            Verdict::no(reason::UNSUPPORTED_VALUE, "tls.mode Passthrough is not supported")
+        }
+        (HTTP | HTTPS, Some(_)) => Verdict::yes(reason::ACCEPTED),
+        (HTTP | HTTPS, None) => Verdict::no(reason::PORT_UNAVAILABLE, format!("{} is no port", spec.port)),
         (other, _) => {
             Verdict::no(reason::UNSUPPORTED_PROTOCOL, format!("the protocol {other} is not supported"))
         }
@@ -95,6 +124,7 @@ fn judge<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: PortSh
         hostname: Hostname::parse(spec.hostname.as_deref()),
         port,
         takes_http_routes,
+        keys: Vec::new(),
         accepted,
         conflicted: Verdict::no(reason::NO_CONFLICTS, ""),
         resolved_refs,

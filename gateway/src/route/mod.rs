@@ -3,6 +3,7 @@
 
 mod backend;
 mod cel;
+mod certificate;
 mod compile;
 mod filters;
 mod hostname;
@@ -23,8 +24,10 @@ use http::HeaderName;
 
 use backend::random;
 pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, Schedulers};
+pub(crate) use certificate::Certificates;
 pub(crate) use compile::compile;
 pub(crate) use filters::{Filters, Mirror, Preflight};
+pub(crate) use models::CONFIG_MAP_LABELS;
 pub(crate) use report::Report;
 pub(crate) use retry::RetryPolicy;
 pub(crate) use rule::Rule;

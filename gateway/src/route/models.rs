@@ -8,7 +8,7 @@ use super::cel::parse_model_map;
 use crate::extract::ModelName;
 
 /// Labels of the ConfigMaps that map adapters to base models: body-based routing's, and its successor's.
-const CONFIG_MAP_LABELS: [&str; 2] =
+pub(crate) const CONFIG_MAP_LABELS: [&str; 2] =
     ["inference.networking.k8s.io/bbr-managed", "inference.llm-d.ai/ipp-managed"];
 
 /// Which base model a model name belongs to.

@@ -21,6 +21,7 @@ pub(crate) mod reason {
     pub(crate) const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
     pub(crate) const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
     pub(crate) const PORT_UNAVAILABLE: &str = "PortUnavailable";
+    pub(crate) const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
     pub(crate) const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
 
     // HTTPRoutes at one parent.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use forebay_agent::resources::ObjectKey;
 use http::request;
+use rustls::ServerConfig;
 
 use super::backend::{Pool, PoolPicker};
 use super::hostname::Hostname;
@@ -38,11 +39,6 @@ impl ListenerPort {
             PortSharing::PerGateway => Some(Arc::new(gateway.clone())),
         };
         Self { port, gateway }
-    }
-
-    /// Of the URLs that lead here.
-    pub(crate) fn scheme(&self) -> &'static str {
-        "http"
     }
 }
 
@@ -79,9 +75,20 @@ impl RouteTable {
 pub(crate) struct PortRoutes {
     /// The more specific hostname first.
     pub(super) listeners: Vec<ListenerRoutes>,
+    /// Where the listeners speak TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
 impl PortRoutes {
+    pub(crate) fn tls(&self) -> Option<&Arc<ServerConfig>> {
+        self.tls.as_ref()
+    }
+
+    /// Of the URLs that lead here.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// `host` without a port.
     pub(crate) fn listener(&self, host: &str) -> Option<&ListenerRoutes> {
         self.listeners.iter().find(|listener| listener.hostname.matches(host))

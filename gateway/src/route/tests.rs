@@ -25,7 +25,8 @@ async fn compiled(manifests: &str) -> (RouteTable, Report) {
     let snapshot = snapshot(manifests).await;
     // What is picked in this process is of no matter here.
     let mut schedulers = InProcessPickers::new(Store::new(), PickerOptions::default());
-    compile(&snapshot, "forebay", PortSharing::Shared, &mut schedulers)
+    let mut certificates = Certificates::default();
+    compile(&snapshot, "forebay", PortSharing::Shared, &mut certificates, &mut schedulers)
 }
 
 /// The listeners of port 80.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod picker;
 pub mod stage;
+pub mod tls;
 pub mod upstream;
 
 use std::future::Future;

@@ -55,14 +55,17 @@ async fn gateways_with_addresses_of_their_own_do_not_conflict() {
     let two = gateway(OPEN) + "---" + &gateway(OPEN).replace("name: gw,", "name: other,");
     let snapshot = snapshot(&two).await;
     let mut schedulers = InProcessPickers::new(Store::new(), PickerOptions::default());
-    let (table, report) = compile(&snapshot, "forebay", PortSharing::PerGateway, &mut schedulers);
+    let mut certificates = Certificates::default();
+    let (table, report) =
+        compile(&snapshot, "forebay", PortSharing::PerGateway, &mut certificates, &mut schedulers);
     assert!(table.problems.is_empty(), "{:?}", table.problems);
     assert_eq!(table.ports.len(), 2);
     let named: Vec<_> = table.ports.keys().map(|port| port.gateway.as_ref().unwrap().name.as_str()).collect();
     assert_eq!(named, ["gw", "other"]);
     assert_eq!(report.gateways.len(), 2);
 
-    let (table, report) = compile(&snapshot, "forebay", PortSharing::Shared, &mut schedulers);
+    let (table, report) =
+        compile(&snapshot, "forebay", PortSharing::Shared, &mut certificates, &mut schedulers);
     assert_eq!(table.ports.len(), 1);
     let conflicted: Vec<bool> =
         report.gateways.values().flatten().map(|listener| listener.conflicted.holds).collect();
@@ -201,4 +204,28 @@ async fn pools_know_their_parents() {
     let pool = &report.pools[&forebay_agent::resources::ObjectKey::new("models", "p")];
     assert_eq!(pool.parents[&gw()].reason, "HTTPRouteNotAccepted");
     assert!(pool.resolved_refs.holds);
+}
+
+#[tokio::test]
+async fn listeners_say_what_is_wrong_with_their_certificates() {
+    let listener = |tls: &str| {
+        format!("{{name: https, protocol: HTTPS, port: 443, hostname: a.example, tls: {{{tls}}}}}")
+    };
+    let to = |reference: &str| listener(&format!("certificateRefs: [{{{reference}}}]"));
+    let grant = "\n---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\n\
+        spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: infra}], to: [{group: '', kind: Secret}]}\n";
+    for (listener, more, accepted, resolved) in [
+        (to("name: none"), "", "Accepted", "InvalidCertificateRef"),
+        (listener(""), "", "Accepted", "InvalidCertificateRef"),
+        (to("kind: ConfigMap, name: none"), "", "Accepted", "InvalidCertificateRef"),
+        (to("group: example.com, name: none"), "", "Accepted", "InvalidCertificateRef"),
+        (to("name: none, namespace: other"), "", "Accepted", "RefNotPermitted"),
+        (to("name: none, namespace: other"), grant, "Accepted", "InvalidCertificateRef"),
+        (listener("mode: Passthrough"), "", "UnsupportedValue", "ResolvedRefs"),
+    ] {
+        let (table, report) = compiled(&(gateway(&listener) + more)).await;
+        let said = &report.gateways[&gw()][0];
+        assert_eq!((said.accepted.reason, said.resolved_refs.reason), (accepted, resolved), "{listener}");
+        assert!(said.port.is_none() && table.ports.is_empty(), "{listener}: opened");
+    }
 }

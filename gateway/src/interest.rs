@@ -1,0 +1,119 @@
+//! What the gateway needs to know of a cluster.
+
+use std::collections::BTreeSet;
+
+use forebay_agent::resources::cluster::{FOLLOW, Interest, Rule, Selection};
+use forebay_agent::resources::{Gateway, Kind, ObjectKey, Snapshot};
+
+use crate::route::CONFIG_MAP_LABELS;
+
+/// The reading half of its ClusterRole: routes and pools may be in any namespace. Secrets can be left out
+/// of it where Roles in the Gateways' namespaces grant those that their listeners name.
+pub const READ_RULES: &[Rule] = &[
+    Rule {
+        api_groups: &["gateway.networking.k8s.io"],
+        resources: &["gatewayclasses", "gateways", "httproutes", "referencegrants"],
+        verbs: FOLLOW,
+    },
+    Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
+    Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies"], verbs: FOLLOW },
+    Rule {
+        api_groups: &[""],
+        resources: &["configmaps", "namespaces", "pods", "secrets", "services"],
+        verbs: FOLLOW,
+    },
+    Rule { api_groups: &["discovery.k8s.io"], resources: &["endpointslices"], verbs: FOLLOW },
+];
+
+/// Kinds that are needed whole.
+const KINDS: [Kind; 9] = [
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::HttpRoute,
+    Kind::ReferenceGrant,
+    Kind::InferencePool,
+    Kind::AgentgatewayPolicy,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Namespace,
+];
+
+/// Kinds that the gateway writes the status of.
+const WITH_STATUS: [Kind; 5] =
+    [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::InferencePool, Kind::AgentgatewayPolicy];
+
+/// Routes, pools and all that they refer to; of the ConfigMaps those that map models, of the Secrets those
+/// that listeners of Gateways of `class` name.
+pub(crate) fn interest(class: &str) -> Interest {
+    let class = class.to_owned();
+    let select = move |snapshot: &Snapshot| {
+        let mut selections: BTreeSet<Selection> = KINDS.into_iter().map(Selection::all).collect();
+        selections.insert(
+            // What has ended gets no requests; Jobs leave a lot of it.
+            Selection::all(Kind::Pod).fields("status.phase!=Succeeded,status.phase!=Failed"),
+        );
+        selections.extend(
+            CONFIG_MAP_LABELS.map(|label| Selection::all(Kind::ConfigMap).labels(format!("{label}=true"))),
+        );
+        let served = snapshot.gateways.iter().filter(|(_, gateway)| gateway.spec.gateway_class_name == class);
+        let secrets = served.flat_map(|(key, gateway)| secrets_of(key, gateway));
+        selections.extend(secrets.map(|secret| Selection::named(Kind::Secret, &secret)));
+        selections
+    };
+    Interest::new(select).with_statuses(WITH_STATUS)
+}
+
+fn secrets_of<'a>(key: &'a ObjectKey, gateway: &'a Gateway) -> impl Iterator<Item = ObjectKey> + 'a {
+    let listeners = gateway.spec.listeners.iter();
+    let references =
+        listeners.flat_map(|it| it.tls.iter().flat_map(|tls| tls.certificate_refs.iter().flatten()));
+    references
+        .filter(|reference| {
+            reference.group.as_deref().unwrap_or_default().is_empty()
+                && reference.kind.as_deref().unwrap_or("Secret") == "Secret"
+        })
+        .map(|reference| {
+            ObjectKey::new(reference.namespace.as_ref().unwrap_or(&key.namespace), &reference.name)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn only_secrets_that_served_listeners_name_are_wanted() {
+        let gateway = |class: &str| {
+            let json = serde_json::json!({
+                "metadata": { "name": "g", "namespace": "infra" },
+                "spec": {
+                    "gatewayClassName": class,
+                    "listeners": [
+                        { "name": "http", "port": 80, "protocol": "HTTP" },
+                        { "name": "https", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [
+                            { "name": "here" },
+                            { "name": "there", "namespace": "certs", "kind": "Secret", "group": "" },
+                            { "name": "no-secret", "kind": "ConfigMap" },
+                        ] } },
+                    ],
+                },
+            });
+            serde_json::from_value::<Gateway>(json).unwrap()
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.gateways.insert(ObjectKey::new("infra", "g"), Arc::new(gateway("forebay")));
+        snapshot.gateways.insert(ObjectKey::new("infra", "other"), Arc::new(gateway("someone-elses")));
+        let selections = interest("forebay").selections(&snapshot);
+        let secrets: Vec<String> =
+            selections.iter().map(ToString::to_string).filter(|it| it.starts_with("secrets")).collect();
+        assert_eq!(
+            secrets,
+            [
+                "secrets of namespace certs with metadata.name=there",
+                "secrets of namespace infra with metadata.name=here"
+            ]
+        );
+    }
+}

@@ -1,0 +1,62 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::within;
+
+/// A certificate that vouches for itself.
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    pub fn of(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let der = certificate.der().clone();
+        Self { certificate: certificate.pem(), key: key.serialize_pem(), der }
+    }
+
+    /// A Secret in the Gateway's namespace.
+    pub fn secret(&self, name: &str) -> String {
+        secret(name, &self.certificate, &self.key)
+    }
+}
+
+pub fn secret(name: &str, certificate: &str, key: &str) -> String {
+    let indented = |text: &str| text.trim().replace('\n', "\n    ");
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: agentgateway-system}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(certificate),
+        indented(key)
+    )
+}
+
+/// A handshake as `name`, trusting `trusted` only.
+pub async fn connect(
+    address: SocketAddr,
+    name: &str,
+    trusted: &Certificate,
+    alpn: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.der.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = within("the gateway to accept", TcpStream::connect(address)).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    within("a TLS handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
