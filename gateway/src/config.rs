@@ -3,6 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pick::PickerTlsFlags;
 use forebay_agent::resources::Source;
 use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 
@@ -49,6 +50,9 @@ pub struct Config {
     /// Longest wait for the endpoint picker once it has all it needs, seconds.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub picker_timeout: Duration,
+
+    #[command(flatten)]
+    pub picker_tls: PickerTlsFlags,
 
     /// Longest wait for a connection to a model server, seconds.
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]

@@ -17,7 +17,7 @@ use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::observe::{Health, Metrics, Record, serve_admin};
-use crate::pick::{InProcessPickers, Picker};
+use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, Report, compile};
 
@@ -29,6 +29,8 @@ const BIND_AGAIN: Duration = Duration::from_secs(2);
 pub enum StartError {
     #[error(transparent)]
     Resources(#[from] resources::Error),
+    #[error(transparent)]
+    PickerTls(#[from] PickerTlsError),
     #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -85,6 +87,7 @@ impl Gateway {
             ),
             picker: Picker::new(
                 metrics.clone(),
+                Transport::new(&config.picker_tls)?,
                 config.picker_timeout,
                 config.client_body_timeout,
                 tasks.clone(),

@@ -24,3 +24,4 @@ pub use config::Config;
 pub use error::{Error, PickerFault, Rejection, Retry, Source};
 pub use gateway::{Gateway, StartError};
 pub use interest::READ_RULES;
+pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags};

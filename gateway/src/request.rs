@@ -148,7 +148,7 @@ impl Proxy {
         let (mut parts, upstream) = forwarded.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
         if let Some(session) = &mut session {
-            session.answered(&parts, forwarded.endpoint, upstream.is_end_stream());
+            session.answered(&mut parts, forwarded.endpoint, upstream.is_end_stream()).await?;
         }
         filters.change_response(&mut parts.headers);
         Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session, deadline })

@@ -8,6 +8,8 @@ mod listeners;
 mod models;
 mod path;
 mod picker;
+mod picker_phases;
+mod picker_tls;
 mod retry;
 mod services;
 mod support;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_LB,
+    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED,
     proto::{
         BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation,
         HeaderValue, HeaderValueOption, HeadersResponse, HttpBody, HttpStatus, ImmediateResponse, Kind,
@@ -19,8 +19,11 @@ pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
     let destination = pick.destination();
     let inner = [(DESTINATION_ENDPOINT.to_owned(), string(destination.clone()))].into();
     let lb = Value { kind: Some(Kind::StructValue(Struct { fields: inner })) };
+    let unchanged = [(RESPONSE_UNCHANGED.to_owned(), Value { kind: Some(Kind::BoolValue(true)) })].into();
+    let forebay = Value { kind: Some(Kind::StructValue(Struct { fields: unchanged })) };
+    let fields = [(METADATA_LB.to_owned(), lb), (METADATA_FOREBAY.to_owned(), forebay)].into();
     ProcessingResponse {
-        dynamic_metadata: Some(Struct { fields: [(METADATA_LB.to_owned(), lb)].into() }),
+        dynamic_metadata: Some(Struct { fields }),
         // The choice does not depend on either body, so they need not come here.
         mode_override: Some(ProcessingMode {
             request_body_mode: BodySendMode::None.into(),

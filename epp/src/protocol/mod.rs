@@ -30,6 +30,11 @@ pub const METADATA_LB: &str = "envoy.lb";
 /// Metadata namespace of the subset hint.
 pub const METADATA_SUBSET_HINT: &str = "envoy.lb.subset_hint";
 
+/// Metadata namespace of what Forebay's picker tells Forebay's gateway; others pass over it.
+pub const METADATA_FOREBAY: &str = "forebay.dev";
+/// The picker only listens to the response: nobody needs to wait for its reply. Key in [`METADATA_FOREBAY`].
+pub const RESPONSE_UNCHANGED: &str = "response-unchanged";
+
 /// Bytes of body in one streamed reply. Envoy takes less than 64 KiB; this is
 /// what the ecosystem's pickers send.
 pub const MAX_STREAMED_BODY_BYTES: usize = 62_000;

@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::forward::PooledBody;
 use crate::observe::Record;
-use crate::pick::Session;
+use crate::pick::{Evicted, Session};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(crate) enum BrokenOff {
     Upstream(#[from] hyper::Error),
     #[error("the time that the route allows is over")]
     Timeout,
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
 }
 
 impl AnswerBody {
@@ -94,6 +96,14 @@ impl Body for AnswerBody {
             answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
             answer.finish();
             return Poll::Ready(Some(Err(BrokenOff::Timeout)));
+        }
+        if let Some(session) = &mut answer.session
+            && let Poll::Ready(evicted) = session.poll_evicted(cx)
+        {
+            tracing::info!(%evicted, "a response is broken off");
+            answer.record.answering(evicted.0);
+            answer.finish();
+            return Poll::Ready(Some(Err(evicted.into())));
         }
         let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
         match &frame {

@@ -19,7 +19,9 @@ use tonic::{Status, Streaming};
 
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
-use super::reply::{destination_in_headers, destination_in_metadata, immediate, mutate, parse_endpoints};
+use super::reply::{
+    destination_in_headers, destination_in_metadata, immediate, leaves_response, mutate, parse_endpoints,
+};
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
 
@@ -38,6 +40,8 @@ pub(super) enum Outcome {
         endpoints: Vec<SocketAddr>,
         /// Nothing if the picker has ended its side.
         open: Option<(mpsc::Sender<ProcessingRequest>, Box<Streaming<ProcessingResponse>>)>,
+        /// It may have something to say to the response, too.
+        is_asked_again: bool,
     },
     /// The replica could not be reached or refused the stream: another may be asked.
     Unreachable(PickerFault),
@@ -90,7 +94,9 @@ async fn converse(
                 Ok(None) => {
                     body.drop_replacement();
                     return Ok(match state.endpoints {
-                        Some(endpoints) => Outcome::Decided { endpoints, open: None },
+                        Some(endpoints) => {
+                            Outcome::Decided { endpoints, open: None, is_asked_again: false }
+                        }
                         None => Outcome::Failed(PickerFault::Ended),
                     });
                 }
@@ -131,7 +137,8 @@ async fn converse(
     Ok(match state.endpoints {
         None => Outcome::Failed(PickerFault::Ended),
         Some(endpoints) => {
-            Outcome::Decided { endpoints, open: replies.into_open().map(|open| (requests, open)) }
+            let open = replies.into_open().map(|open| (requests, open));
+            Outcome::Decided { endpoints, open, is_asked_again: !state.leaves_response }
         }
     })
 }
@@ -155,6 +162,8 @@ struct State {
     /// Body replies that change nothing.
     unchanged: usize,
     body_settled: bool,
+    /// The picker has said that it changes nothing of the response.
+    leaves_response: bool,
 }
 
 impl State {
@@ -167,6 +176,7 @@ impl State {
             answer_to_headers: None,
             unchanged: 0,
             body_settled: is_empty,
+            leaves_response: false,
         }
     }
 
@@ -180,6 +190,7 @@ impl State {
         if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
             self.endpoints = Some(parse_endpoints(list));
         }
+        self.leaves_response |= reply.dynamic_metadata.as_ref().is_some_and(leaves_response);
         let skips_body =
             reply.mode_override.as_ref().is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
         match reply.response {

@@ -8,7 +8,10 @@ mod peers;
 mod picker;
 mod reply;
 mod session;
+mod transport;
 
 pub(crate) use in_process::InProcessPickers;
 pub(crate) use picker::{Decision, Picker};
-pub(crate) use session::Session;
+pub(crate) use session::{Evicted, Session};
+pub(crate) use transport::Transport;
+pub use transport::{PickerTls, PickerTlsError, PickerTlsFlags};

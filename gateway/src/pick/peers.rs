@@ -5,19 +5,26 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::transport::{CONNECT_TIMEOUT, Transport};
 
 /// HTTP/2 connections to one replica: one connection's loop and its limit of streams must not be a
 /// bound on a busy gateway.
 const CONNECTIONS_PER_REPLICA: usize = 2;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A picker that is gone without a word is noticed after both.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bodies go to the picker whole; the default windows of 64 KiB would make them stop and go.
 const WINDOW_BYTES: u32 = 4 << 20;
 
 /// The pickers of all pools, by address. Connections are made when they are first used, and made
 /// again when they break.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Peers {
+    transport: Transport,
     by_address: ArcSwap<HashMap<SocketAddr, Arc<Peer>>>,
     turn: AtomicUsize,
 }
@@ -32,13 +39,23 @@ pub(super) struct Peer {
 }
 
 impl Peers {
+    pub(super) fn new(transport: Transport) -> Self {
+        Self { transport, by_address: ArcSwap::default(), turn: AtomicUsize::new(0) }
+    }
+
     /// From now on these are the pickers; connections to others end with their last stream.
     pub(super) fn set(&self, addresses: &HashSet<SocketAddr>) {
         let known = self.by_address.load();
         let next = addresses
             .iter()
             .map(|address| {
-                (*address, known.get(address).cloned().unwrap_or_else(|| Arc::new(Peer::new(*address))))
+                (
+                    *address,
+                    known
+                        .get(address)
+                        .cloned()
+                        .unwrap_or_else(|| Arc::new(Peer::new(*address, &self.transport))),
+                )
             })
             .collect();
         self.by_address.store(Arc::new(next));
@@ -59,17 +76,24 @@ impl Peers {
 }
 
 impl Peer {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, transport: &Transport) -> Self {
         // `http://` and an address always parse; without channels a peer is one that cannot be reached.
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let connect = |endpoint: &Endpoint| {
+            let transport = transport.clone();
             endpoint
                 .clone()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
+                // Two ways in turn, each of a connection and a handshake.
+                .connect_timeout(CONNECT_TIMEOUT * 4)
+                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+                .keep_alive_while_idle(true)
                 .initial_stream_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(WINDOW_BYTES)
-                .connect_lazy()
+                .connect_with_connector_lazy(service_fn(move |_| {
+                    let transport = transport.clone();
+                    async move { transport.connect(address).await.map(TokioIo::new) }
+                }))
         };
         let channels = endpoint
             .iter()

@@ -11,6 +11,7 @@ use super::exchange::{Outcome, Patience, ask};
 use super::message::request_headers;
 use super::peers::Peers;
 use super::session::{Closing, Session, Stream};
+use super::transport::Transport;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
 use crate::route::{FailureMode, PickerAddresses, Pool, PoolPicker};
@@ -39,12 +40,13 @@ impl Picker {
     /// `tasks` owns the streams that are being closed.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
+        transport: Transport,
         picker_timeout: Duration,
         client_timeout: Duration,
         tasks: TaskTracker,
     ) -> Self {
         Self {
-            peers: Peers::default(),
+            peers: Peers::new(transport),
             closing: Closing::new(tasks),
             metrics,
             patience: Patience { picker: picker_timeout, client: client_timeout },
@@ -122,9 +124,10 @@ impl Picker {
             let is_empty = body.is_complete() && body.frames().is_empty();
             let first = request_headers(head, host, is_empty);
             match ask(&peer, first, &mut head.headers, body, self.patience).await? {
-                Outcome::Decided { endpoints, open } => {
+                Outcome::Decided { endpoints, open, is_asked_again } => {
                     let session = open.map(|(requests, replies)| {
-                        Session::Stream(Stream::new(requests, replies, self.closing.clone()))
+                        let patience = is_asked_again.then_some(self.patience.picker);
+                        Session::Stream(Stream::new(requests, replies, patience, self.closing.clone()))
                     });
                     return Ok(Ok(Decision { endpoints, session }));
                 }

@@ -7,7 +7,7 @@ use forebay_epp::protocol::proto::{
     CommonResponse, HeaderAppendAction, HeaderMutation, HeaderValue as RawHeader, ImmediateResponse, Kind,
     Struct,
 };
-use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
+use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::accept::is_hop_by_hop;
@@ -28,6 +28,12 @@ pub(super) fn destination_in_metadata(metadata: &Struct) -> Option<&str> {
         Kind::StringValue(list) => Some(list),
         _ => None,
     }
+}
+
+/// Whether a picker of ours has said that it only listens to the response.
+pub(super) fn leaves_response(metadata: &Struct) -> bool {
+    let namespace = metadata.fields.get(METADATA_FOREBAY).and_then(|namespace| namespace.kind.as_ref());
+    matches!(namespace, Some(Kind::StructValue(namespace)) if namespace.fields.contains_key(RESPONSE_UNCHANGED))
 }
 
 /// The destination among the headers that a reply sets.

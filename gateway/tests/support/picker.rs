@@ -2,15 +2,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use forebay_agent::tls::Identity;
 use forebay_epp::protocol::proto::*;
 use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::tls::Certificate;
 use super::within;
 
 pub type Reply = Result<ProcessingResponse, Status>;
@@ -32,6 +33,11 @@ pub trait Phases: Send + Sync + 'static {
         let mut replies = vec![Ok(pick(&self.destination()))];
         replies.extend(echo(&seen.concat()).into_iter().map(Ok));
         replies
+    }
+
+    /// Later replies, at any moment; they end the phases when they end.
+    fn later(&self) -> Option<mpsc::Receiver<Reply>> {
+        None
     }
 
     fn response_headers(&self, _headers: &HttpHeaders) -> Vec<Reply> {
@@ -151,6 +157,17 @@ struct Server<P> {
 
 impl Picker {
     pub async fn start(phases: impl Phases) -> Self {
+        Self::start_with(phases, None).await
+    }
+
+    /// Speaks TLS, with that certificate.
+    pub async fn start_tls(phases: impl Phases, certificate: &Certificate) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = certificate.write(folder.path());
+        Self::start_with(phases, Some(Identity::load(files).unwrap())).await
+    }
+
+    async fn start_with(phases: impl Phases, identity: Option<Arc<Identity>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, seen) = mpsc::channel(10_000);
@@ -159,8 +176,8 @@ impl Picker {
             phases: Arc::new(phases),
             seen: sender,
         });
-        // As pickers do: an answer that waits for an acknowledgement is 40 ms late.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        // Sets TCP_NODELAY, as pickers do: an answer that waits for an acknowledgement is 40 ms late.
+        let incoming = forebay_agent::tls::accept(listener, identity);
         let serving = tonic::transport::Server::builder()
             .add_service(server)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
@@ -210,6 +227,14 @@ impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
         let (replies, receiver) = mpsc::channel(1_000);
         let (phases, seen) = (self.phases.clone(), self.seen.clone());
         tokio::spawn(async move {
+            if let Some(mut later) = phases.later() {
+                let replies = replies.clone();
+                tokio::spawn(async move {
+                    while let Some(reply) = later.recv().await {
+                        let _ = replies.send(reply).await;
+                    }
+                });
+            }
             let mut body = Vec::new();
             let end = loop {
                 let message = match messages.message().await {

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -23,6 +24,14 @@ impl Certificate {
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
         let der = certificate.der().clone();
         Self { certificate: certificate.pem(), key: key.serialize_pem(), der }
+    }
+
+    /// Into files; without an authority.
+    pub fn write(&self, folder: &Path) -> forebay_agent::tls::Files {
+        let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+        std::fs::write(&certificate, &self.certificate).unwrap();
+        std::fs::write(&key, &self.key).unwrap();
+        forebay_agent::tls::Files { certificate, key, authority: None }
     }
 
     /// A Secret in the Gateway's namespace.
