@@ -19,6 +19,7 @@ pub mod publish;
 #[cfg(feature = "resources")]
 pub mod resources;
 pub mod telemetry_client;
+pub mod tls;
 
 /// `forebay.telemetry.v1`, as generated from `proto/`.
 #[allow(

@@ -8,6 +8,8 @@ use forebay_agent::{
     gpu::{MonitorOptions, default_paths},
     kernel,
     node::{self, Config, KernelMode},
+    resources::Source,
+    tls::{self, Identity},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,12 +23,23 @@ struct Args {
     /// The node whose pods are watched (`spec.nodeName`).
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
-    /// Folder of Kubernetes manifests: InferencePools and Pods.
-    #[arg(long, env = "FOREBAY_RESOURCES")]
-    resources: PathBuf,
+    /// Folder of Kubernetes manifests, InferencePools and Pods, instead of a cluster.
+    #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "kubeconfig")]
+    resources: Option<PathBuf>,
+    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
     /// Where `forebay.telemetry.v1` is served.
     #[arg(long, default_value = "0.0.0.0:9550")]
     grpc_listen: SocketAddr,
+    /// Certificate for telemetry (PEM, signed for `forebay-agent`); read again when it changes.
+    #[arg(long)]
+    tls_cert: Option<PathBuf>,
+    #[arg(long)]
+    tls_key: Option<PathBuf>,
+    /// Authority that the readers' certificates must be of.
+    #[arg(long)]
+    tls_client_ca: Option<PathBuf>,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "0.0.0.0:9551")]
     http_listen: SocketAddr,
@@ -88,7 +101,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = CancellationToken::new();
-    let mut agent = Box::pin(node::run(args.into(), shutdown.clone()));
+    let mut agent = Box::pin(node::run(args.try_into()?, shutdown.clone()));
     tokio::select! {
         result = &mut agent => return Ok(result?),
         _ = terminate.recv() => {}
@@ -98,13 +111,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(agent.await?)
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
+impl TryFrom<Args> for Config {
+    type Error = tls::Error;
+
+    fn try_from(args: Args) -> Result<Self, tls::Error> {
         let libraries = if args.nvml_library.is_empty() { default_paths() } else { args.nvml_library };
-        Self {
+        let flags = "--tls-cert, --tls-key and --tls-client-ca";
+        let tls = Identity::from_flags(args.tls_cert, args.tls_key, args.tls_client_ca, flags)?;
+        Ok(Self {
             node_name: args.node_name,
-            resources: args.resources,
+            resources: Source::from_flags(args.resources, args.kubeconfig),
             grpc_listen: args.grpc_listen,
+            tls,
             http_listen: args.http_listen,
             kernel: match args.kernel {
                 KernelSwitch::Off => KernelMode::Off,
@@ -119,6 +137,6 @@ impl From<Args> for Config {
                 interval: Duration::from_millis(args.scrape_interval_ms),
                 models_interval: MODELS_INTERVAL,
             },
-        }
+        })
     }
 }

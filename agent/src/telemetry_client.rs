@@ -8,13 +8,16 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use hyper_util::rt::TokioIo;
 use tokio::time;
 use tonic::{Status, Streaming, transport::Endpoint};
 
 use crate::telemetry::{Frame, WatchRequest, frame::Body, telemetry_client::TelemetryClient};
+use crate::tls::{self, AGENT_NAME, Identity};
 
 /// A stream without a frame for this many heartbeats is dead, and what it said
 /// is stale.
@@ -37,6 +40,8 @@ pub struct WatchOptions {
     pub min_interval: Duration,
     /// Longest silence of a healthy agent.
     pub heartbeat: Duration,
+    /// To dial with TLS; plain text without.
+    pub tls: Option<Arc<Identity>>,
 }
 
 impl WatchOptions {
@@ -152,12 +157,16 @@ async fn read_stream(
 }
 
 async fn open(address: SocketAddr, options: &WatchOptions) -> Result<Streaming<Frame>, Error> {
+    let identity = options.tls.clone();
+    let dial = tower::service_fn(move |_uri: http::Uri| {
+        let identity = identity.clone();
+        async move { tls::connect(address, identity.as_deref(), AGENT_NAME).await.map(TokioIo::new) }
+    });
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .connect()
+        .connect_with_connector(dial)
         .await?;
     let request = WatchRequest {
         subscriber: options.subscriber.clone(),

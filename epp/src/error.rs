@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use forebay_agent::resources::{ObjectKey, folder};
+use forebay_agent::resources::{self, ObjectKey};
 use http::StatusCode;
 
 /// Where the fault lies.
@@ -32,7 +32,7 @@ pub enum Error {
     #[error("cannot listen on {address} for {purpose}: {source}")]
     Listen { purpose: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
-    Resources(#[from] folder::Error),
+    Resources(#[from] resources::Error),
     #[error("{0:?} is not a label selector: write name=value, more than one with commas between")]
     Selector(String),
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]

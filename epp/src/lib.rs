@@ -7,6 +7,7 @@
 
 pub mod endpoints;
 mod error;
+mod interest;
 mod observe;
 mod picker;
 pub mod protocol;
@@ -14,6 +15,7 @@ pub mod schedule;
 mod serve;
 
 pub use error::{Error, Source};
+pub use interest::{AGENT_RULES, POOL_RULES, interest};
 pub use observe::Metrics;
 pub use picker::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Picker, PickerOptions};
 pub use serve::{Server, ServerOptions};

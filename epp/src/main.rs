@@ -5,7 +5,7 @@
 use std::{io, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use forebay_agent::resources::ObjectKey;
+use forebay_agent::resources::{ObjectKey, Source};
 use forebay_epp::{
     DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions, schedule,
 };
@@ -17,9 +17,12 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Flags {
-    /// Folder of Kubernetes manifests; read again when it changes
-    #[arg(long, value_name = "DIR", env = "FOREBAY_RESOURCES")]
-    resources: PathBuf,
+    /// Folder of Kubernetes manifests instead of a cluster; read again when it changes
+    #[arg(long, value_name = "DIR", env = "FOREBAY_RESOURCES", conflicts_with = "kubeconfig")]
+    resources: Option<PathBuf>,
+    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Namespace of the InferencePool
     #[arg(long, default_value = "default", env = "POOL_NAMESPACE")]
     pool_namespace: String,
@@ -35,7 +38,10 @@ struct Flags {
     /// Address of /metrics, /healthz, /readyz and /endpoints
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     http_listen: SocketAddr,
-    /// Labels of the node agents' pods, in any namespace
+    /// Namespace of the node agents' pods; without it they are looked for in all, which needs a role in all
+    #[arg(long, value_name = "NAME", env = "AGENT_NAMESPACE")]
+    agent_namespace: Option<String>,
+    /// Labels of the node agents' pods
     #[arg(long, value_name = "NAME=VALUE,…", default_value = DEFAULT_AGENT_SELECTOR)]
     agent_selector: String,
     /// Port of the node agents' telemetry
@@ -62,13 +68,14 @@ struct Flags {
 impl From<Flags> for ServerOptions {
     fn from(flags: Flags) -> Self {
         Self {
-            resources: flags.resources,
+            resources: Source::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
             grpc_listen: flags.grpc_listen,
             health_listen: flags.health_listen,
             http_listen: flags.http_listen,
             picker: PickerOptions {
                 agent_selector: flags.agent_selector,
+                agent_namespace: flags.agent_namespace,
                 agent_port: flags.agent_port,
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
                 endpoints_per_pick: flags.endpoints_per_pick.into(),

@@ -21,8 +21,10 @@ pub const DEFAULT_AGENT_HEARTBEAT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub struct PickerOptions {
-    /// Labels of the agents' pods, of any namespace.
+    /// Labels of the agents' pods.
     pub agent_selector: String,
+    /// Where the agents' pods are; in any namespace when absent.
+    pub agent_namespace: Option<String>,
     pub agent_port: u16,
     /// Longest silence of a healthy agent. After three of them its data is stale.
     pub agent_heartbeat: Duration,
@@ -34,6 +36,7 @@ impl Default for PickerOptions {
     fn default() -> Self {
         Self {
             agent_selector: DEFAULT_AGENT_SELECTOR.into(),
+            agent_namespace: None,
             agent_port: DEFAULT_AGENT_PORT,
             agent_heartbeat: DEFAULT_AGENT_HEARTBEAT,
             endpoints_per_pick: MAX_ENDPOINTS_PER_PICK,
@@ -81,10 +84,12 @@ impl Picker {
             subscriber: format!("epp {pool}"),
             min_interval: Duration::ZERO,
             heartbeat: options.agent_heartbeat,
+            tls: None,
         };
         let endpoints = Arc::new(Endpoints::new(watch.stale_after()));
         let agents = AgentOptions {
             selector: parse_selector(&options.agent_selector)?,
+            namespace: options.agent_namespace,
             port: options.agent_port,
             watch,
         };

@@ -1,14 +1,14 @@
 //! The whole process: listeners, servers, and their end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use forebay_agent::resources::{ObjectKey, Store, folder, folder::FolderProvider};
+use forebay_agent::resources::{self, ObjectKey, Provider, Source, Store};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 
 use crate::{
-    Error, Metrics, Picker, PickerOptions,
+    Error, Metrics, Picker, PickerOptions, interest,
     observe::{self, Admin},
     protocol::{ExtProc, health, proto::external_processor_server::ExternalProcessorServer},
 };
@@ -19,7 +19,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    pub resources: PathBuf,
+    pub resources: Source,
     pub pool: ObjectKey,
     pub grpc_listen: SocketAddr,
     pub health_listen: SocketAddr,
@@ -40,7 +40,7 @@ pub struct Server {
     pub health_address: SocketAddr,
     pub http_address: SocketAddr,
     picker: Picker,
-    _resources: FolderProvider,
+    _resources: Provider,
     /// Ends readiness and takes no new requests.
     draining: CancellationToken,
     ext_proc: JoinSet<Result<(), Error>>,
@@ -49,7 +49,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns when all three ports listen and the resources are loaded.
+    /// Returns when all three ports listen and a folder's resources are loaded; those
+    /// of a cluster may come later, and until then nothing is ready.
     pub async fn start(options: ServerOptions) -> Result<Self, Error> {
         let (grpc, grpc_address) = listen("ext_proc", options.grpc_listen).await?;
         let (health, health_address) = listen("health", options.health_listen).await?;
@@ -57,7 +58,8 @@ impl Server {
 
         let store = Store::new();
         let metrics = Metrics::new();
-        let resources = folder::start(&options.resources, store.clone()).await?;
+        let interest = interest(&options.pool, &options.picker)?;
+        let resources = resources::start(&options.resources, interest, store.clone()).await?;
         let picker = Picker::start(store.clone(), options.pool.clone(), metrics.clone(), options.picker)?;
         let draining = CancellationToken::new();
 

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{DEADLINE, POOL, Stage, gateway::Gateway, pod};
+use forebay_agent::resources::{ObjectKey, Source};
 use forebay_epp::{Error, Server};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -103,8 +104,8 @@ async fn a_bad_start_says_what_is_wrong() {
     let options = |adjust: fn(&mut forebay_epp::ServerOptions)| {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = forebay_epp::ServerOptions {
-            resources: "/nowhere".into(),
-            pool: forebay_agent::resources::ObjectKey::new("a", "b"),
+            resources: Source::Folder("/nowhere".into()),
+            pool: ObjectKey::new("a", "b"),
             grpc_listen: any,
             health_listen: any,
             http_listen: any,
@@ -126,7 +127,7 @@ async fn a_bad_start_says_what_is_wrong() {
     assert!(matches!(error, Error::Listen { purpose: "health", .. }), "{error}");
 
     let bad_selector = options(|options| {
-        options.resources = std::env::temp_dir();
+        options.resources = Source::Folder(std::env::temp_dir());
         options.picker.agent_selector = "no equals sign".into();
     });
     let error = Server::start(bad_selector).await.unwrap_err();

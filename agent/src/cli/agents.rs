@@ -1,11 +1,12 @@
 //! Which agents there are, and their streams.
 
-use std::{fmt, net::SocketAddr, path::Path, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use forebay_agent::{
     resources::{self, Store},
     telemetry_client::{Event, WatchOptions, watch},
+    tls::Identity,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -90,16 +91,18 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    pub(crate) fn start(targets: &[Target]) -> Self {
+    pub(crate) fn start(targets: &[Target], tls: Option<&Arc<Identity>>) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         for (agent, address) in targets.iter().map(|target| target.address).enumerate() {
             let sender = sender.clone();
+            let tls = tls.cloned();
             tasks.spawn(async move {
                 let options = WatchOptions {
                     subscriber: "forebay-cli".into(),
                     min_interval: Duration::from_millis(100),
                     heartbeat: Duration::from_secs(1),
+                    tls: tls.clone(),
                 };
                 watch(address, &options, |event| {
                     // At ten frames a second the queue holds minutes; one that is

@@ -14,10 +14,12 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use forebay_agent::tls::{self, Identity};
 use tokio::time::MissedTickBehavior;
 use view::View;
 
@@ -60,11 +62,26 @@ struct Options {
     /// The agents' port.
     #[arg(long, default_value_t = 9550)]
     agent_port: u16,
+    /// Certificate to show the agents; with --tls-key and --tls-ca.
+    #[arg(long)]
+    tls_cert: Option<PathBuf>,
+    #[arg(long)]
+    tls_key: Option<PathBuf>,
+    /// Authority that the agents' certificates are of.
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     /// Show again whenever a second has passed, until interrupted.
     #[arg(short, long)]
     watch: bool,
+}
+
+impl Options {
+    fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
+        let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
+        Identity::from_flags(certificate, key, authority, "--tls-cert, --tls-key and --tls-ca")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,8 +126,9 @@ async fn main() -> ExitCode {
 }
 
 async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
+    let tls = options.tls()?;
     let (targets, _forwarding) = agents::targets(options, access).await?;
-    let mut following = agents::Following::start(&targets);
+    let mut following = agents::Following::start(&targets, tls.as_ref());
     let mut view = View::new(&targets);
     let deadline = tokio::time::sleep(PATIENCE);
     tokio::pin!(deadline);

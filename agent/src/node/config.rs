@@ -1,16 +1,18 @@
 //! What the agent is started with.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel};
+use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel, resources::Source, tls::Identity};
 
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `spec.nodeName` of the pods to watch.
     pub node_name: String,
-    /// Folder of Kubernetes manifests.
-    pub resources: PathBuf,
+    /// Where InferencePools and Pods are read from.
+    pub resources: Source,
     pub grpc_listen: SocketAddr,
+    /// Readers must show a certificate of its authority; plain text without.
+    pub tls: Option<Arc<Identity>>,
     pub http_listen: SocketAddr,
     pub kernel: KernelMode,
     /// The cgroup2 hierarchy; found in the mount table when absent.

@@ -3,6 +3,7 @@
 mod config;
 mod counting;
 mod gpus;
+mod interest;
 mod members;
 
 use std::{
@@ -13,8 +14,8 @@ use std::{
 };
 
 pub use config::{Config, KernelMode};
+pub use interest::{RULES, interest};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     publish::{Board, Readiness, TelemetryService, serve_http},
     resources::{self, Store},
     telemetry::{Node, telemetry_server::TelemetryServer},
+    tls,
 };
 
 /// A silent reader is asked whether it is there, and given up.
@@ -36,7 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error(transparent)]
-    Resources(#[from] resources::folder::Error),
+    Resources(#[from] resources::Error),
     #[error("cannot listen on {address} (--{flag}): {source}")]
     Listen { address: SocketAddr, flag: &'static str, source: io::Error },
     #[error("cannot start the NVML thread: {0}")]
@@ -51,7 +53,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let grpc = listen(config.grpc_listen, "grpc-listen").await?;
     let http = listen(config.http_listen, "http-listen").await?;
     let store = Store::new();
-    let provider = resources::folder::start(&config.resources, Arc::clone(&store)).await?;
+    let provider =
+        resources::start(&config.resources, interest(&config.node_name), Arc::clone(&store)).await?;
 
     let board = Arc::new(Board::new(Node {
         name: config.node_name.clone(),
@@ -60,10 +63,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     }));
     let readiness = Arc::new(Readiness::default());
     let gpus = GpuMonitor::start(config.gpus.clone()).map_err(NodeError::Gpu)?;
-    let (pods_sender, pods) = watch::channel(local_pods(&store.snapshot(), &config.node_name));
-
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_http(http, Arc::clone(&board), Arc::clone(&readiness), shutdown.clone()));
+    // Without pods the kernel would let go of what an earlier life of this agent has counted.
+    if shutdown.run_until_cancelled(store.loaded()).await.is_none() {
+        while tasks.join_next().await.is_some() {}
+        return Ok(());
+    }
+    let (pods_sender, pods) = watch::channel(local_pods(&store.snapshot(), &config.node_name));
+
     tasks.spawn(members::follow(
         store,
         config.node_name.clone(),
@@ -100,7 +108,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health_service)
         .add_service(TelemetryServer::new(service))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), shutdown.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            tls::accept(grpc, config.tls.clone()),
+            shutdown.clone().cancelled_owned(),
+        );
     let served = tokio::select! {
         served = serving => served,
         // Readers that do not take their goodbye are not waited for longer.

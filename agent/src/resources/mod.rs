@@ -16,10 +16,14 @@ mod inference_pool;
 mod kind;
 mod object_map;
 mod secret;
+#[cfg(feature = "cluster")]
+mod source;
 mod store;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cluster")]
+pub use self::source::{Error, Provider, Source, start};
 pub use self::{
     agentgateway_policy::{
         AgentgatewayPolicy, AgentgatewayPolicySpec, HeaderTransformation, PolicyTargetRef, TrafficPhase,

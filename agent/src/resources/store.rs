@@ -108,6 +108,12 @@ impl Store {
         self.generation.subscribe()
     }
 
+    /// Returns when a provider has delivered.
+    pub async fn loaded(&self) {
+        // The sender is here as long as this is.
+        let _ = self.subscribe().wait_for(|generation| *generation > 0).await;
+    }
+
     /// For providers: puts a whole new snapshot in place. Its generation is
     /// given by the store, whatever `next` says.
     pub fn replace(&self, mut next: Snapshot) {

@@ -37,7 +37,8 @@ async fn objects_come_change_and_go() {
     put("c", "three").await;
     until(&store, "c is added", |snapshot| has(snapshot, "c", "three")).await;
     maps.delete("b", &DeleteParams::default()).await.unwrap();
-    let last = until(&store, "b is deleted", |snapshot| !snapshot.config_maps.contains_key(&value("b"))).await;
+    let last =
+        until(&store, "b is deleted", |snapshot| !snapshot.config_maps.contains_key(&value("b"))).await;
     assert_eq!(last.config_maps.len(), 2);
     assert_eq!(first.config_maps.len(), 2, "who holds an old snapshot has it as it was");
     assert!(has(&first, "a", "one"));

@@ -1,4 +1,6 @@
 //! The store, filled from a real API server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 mod changes;
 mod support;

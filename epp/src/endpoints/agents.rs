@@ -8,7 +8,7 @@ use std::{
 };
 
 use forebay_agent::{
-    resources::{LabelSelector, Pod, Snapshot, Store, pod_ip, takes_requests},
+    resources::{LabelSelector, ObjectKey, Pod, Snapshot, Store, pod_ip, takes_requests},
     telemetry_client::{self, Event, WatchOptions},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -33,6 +33,8 @@ pub struct AgentView {
 #[derive(Clone, Debug)]
 pub(crate) struct AgentOptions {
     pub(crate) selector: LabelSelector,
+    /// Any when absent.
+    pub(crate) namespace: Option<String>,
     pub(crate) port: u16,
     pub(crate) watch: WatchOptions,
 }
@@ -66,7 +68,10 @@ pub(crate) async fn follow_agents(store: Arc<Store>, options: AgentOptions, endp
 }
 
 fn agent_addresses(snapshot: &Snapshot, options: &AgentOptions) -> BTreeSet<SocketAddr> {
-    let ips = snapshot.pods.values().filter_map(|pod| agent_ip(pod, &options.selector));
+    let is_of_namespace =
+        |key: &ObjectKey| options.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+    let pods = snapshot.pods.iter().filter(|(key, _)| is_of_namespace(key));
+    let ips = pods.filter_map(|(_, pod)| agent_ip(pod, &options.selector));
     ips.map(|ip| SocketAddr::new(ip, options.port)).take(MAX_AGENTS).collect()
 }
 

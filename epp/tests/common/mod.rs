@@ -9,7 +9,7 @@ pub mod gateway;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use forebay_agent::resources::ObjectKey;
+use forebay_agent::resources::{ObjectKey, Source};
 use forebay_epp::{PickerOptions, Server, ServerOptions, endpoints::EndpointView};
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ impl Stage {
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = ServerOptions {
-            resources: folder.path().to_owned(),
+            resources: Source::Folder(folder.path().to_owned()),
             pool: ObjectKey::new("llm-d", "qwen"),
             grpc_listen: any,
             health_listen: any,

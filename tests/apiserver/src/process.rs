@@ -8,13 +8,13 @@ use std::{
 
 /// The shell holds the program; when the test's end of the pipe closes, be it by
 /// a kill, the program is killed, and the folder that the first argument names is removed.
-const HOLD: &str =
-    r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$program" 2>/dev/null; wait; rm -rf "$folder""#;
+const HOLD: &str = r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$program" 2>/dev/null; wait; rm -rf "$folder""#;
 
 /// Where the programs are: `KUBEBUILDER_ASSETS`, the PATH, or where
 /// `cargo xtask cluster build` puts them.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let mut folders: Vec<PathBuf> = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
+    let mut folders: Vec<PathBuf> =
+        env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

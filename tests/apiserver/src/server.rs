@@ -61,10 +61,7 @@ impl ApiServer {
             "--unsafe-no-fsync".into(),
         ];
         let etcd = Process::start(&etcd, &arguments, &folder.join("etcd.log"), Some(&folder))?;
-        fs::write(
-            folder.join("tokens.csv"),
-            format!("{TOKEN},admin,admin,\"system:masters\"\n"),
-        )?;
+        fs::write(folder.join("tokens.csv"), format!("{TOKEN},admin,admin,\"system:masters\"\n"))?;
         let key = rcgen::KeyPair::generate().context("cannot make the key for service accounts")?;
         fs::write(folder.join("accounts.key"), key.serialize_pem())?;
         fs::write(folder.join("accounts.pub"), key.public_key_pem())?;
@@ -117,7 +114,10 @@ impl ApiServer {
             if Instant::now() > deadline {
                 let log = fs::read_to_string(&log).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(20).collect();
-                bail!("kube-apiserver is not ready; the end of its log, last line first:\n{}", tail.join("\n"));
+                bail!(
+                    "kube-apiserver is not ready; the end of its log, last line first:\n{}",
+                    tail.join("\n")
+                );
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -161,7 +161,7 @@ impl Builder {
     /// Begins and ends watches so that they are those that are wanted for the
     /// draft. True if some were ended.
     fn follow_interest(&mut self) -> bool {
-        let wanted = (self.interest.select)(&self.draft);
+        let wanted = self.interest.selections(&self.draft);
         let unwanted: Vec<Selection> =
             self.watches.keys().filter(|selection| !wanted.contains(selection)).cloned().collect();
         let has_ended = !unwanted.is_empty();

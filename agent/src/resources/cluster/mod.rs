@@ -9,6 +9,7 @@ mod cache;
 mod client;
 mod follow;
 mod outage;
+mod rules;
 mod selection;
 mod slim;
 mod statuses;
@@ -21,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{builder::Builder, statuses::StatusStore};
 pub use self::{
     client::{Error, connect},
+    rules::{FOLLOW, Rule},
     selection::{Interest, Selection},
     statuses::{ObjectStatus, Statuses},
 };

@@ -72,7 +72,7 @@ type Select = dyn Fn(&Snapshot) -> BTreeSet<Selection> + Send + Sync;
 /// Everything that a program wants to know. What it wants may depend on what it
 /// knows already: on a pool's selector, or on the Secrets that Gateways name.
 pub struct Interest {
-    pub(super) select: Box<Select>,
+    select: Box<Select>,
     pub(super) statuses: BTreeSet<Kind>,
 }
 
@@ -81,6 +81,11 @@ impl Interest {
     /// is forgotten once all that it names of the same kind has been listed.
     pub fn new(select: impl Fn(&Snapshot) -> BTreeSet<Selection> + Send + Sync + 'static) -> Self {
         Self { select: Box::new(select), statuses: BTreeSet::new() }
+    }
+
+    /// What is wanted by who knows this much.
+    pub fn selections(&self, snapshot: &Snapshot) -> BTreeSet<Selection> {
+        (self.select)(snapshot)
     }
 
     /// Keeps the statuses of these kinds too, see [`super::Statuses`].

@@ -1,0 +1,18 @@
+//! What the agent needs to know of a cluster.
+
+use crate::resources::{
+    Kind,
+    cluster::{FOLLOW, Interest, Rule, Selection},
+};
+
+/// Its ClusterRole: RBAC cannot tell the pods of one node from those of another.
+pub const RULES: &[Rule] = &[
+    Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW },
+    Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
+];
+
+/// The pods of its node, and all pools.
+pub fn interest(node_name: &str) -> Interest {
+    let pods = Selection::all(Kind::Pod).fields(format!("spec.nodeName={node_name}"));
+    Interest::new(move |_| [pods.clone(), Selection::all(Kind::InferencePool)].into())
+}
