@@ -32,9 +32,9 @@ pub enum Retry {
 pub enum Error {
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("compressed request bodies are not supported; send the body without Content-Encoding")]
+    #[error("the Content-Encoding is not supported; send gzip, deflate, br, zstd or none")]
     CompressedBody,
-    #[error("multipart request bodies are not supported; send JSON")]
+    #[error("of multipart request bodies only forms are supported; send multipart/form-data or JSON")]
     MultipartBody,
     #[error("a request must not have both Content-Length and Transfer-Encoding")]
     AmbiguousLength,

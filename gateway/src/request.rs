@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use crate::Error;
 use crate::accept::{Handler, Via, remove_hop_by_hop, sanitise};
 use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
-use crate::extract::{ModelName, check_scannable};
+use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
@@ -107,11 +107,9 @@ impl Proxy {
             return answer;
         }
         let scan = scan(&head, &body, before_body)?;
+        let is_scanned = !matches!(scan, Scan::Nothing);
         let mut body = HeldBody::new(body, self.budget.open(), scan)?;
-        let model = match scan {
-            Scan::Nothing => None,
-            Scan::Lenient | Scan::Strict => self.extract(&mut head, &mut body, routes, record).await?,
-        };
+        let model = if is_scanned { self.extract(&mut head, &mut body, routes, record).await? } else { None };
         let matched = match (before_body, &model) {
             (BeforeBody::NoRoute, _) => None,
             (BeforeBody::Decided(matched), None) => Some(matched),
@@ -264,11 +262,10 @@ fn scan(head: &request::Parts, body: &Incoming, before_body: BeforeBody<'_>) -> 
     if !has_model {
         return Ok(Scan::Nothing);
     }
-    match (is_lenient, check_scannable(&head.headers)) {
-        (true, Ok(())) if !is_empty => Ok(Scan::Lenient),
+    match (is_lenient, BodyScanner::new(&head.headers)) {
+        (true, Ok(scanner)) if !is_empty => Ok(Scan::Lenient(scanner)),
         (true, _) => Ok(Scan::Nothing),
-        (false, Ok(())) => Ok(Scan::Strict),
-        (false, Err(error)) => Err(error),
+        (false, scanner) => Ok(Scan::Strict(scanner?)),
     }
 }
 

@@ -36,7 +36,8 @@ async fn bad_bodies_are_answered_in_openais_shape() {
         ("", r#"{"model":"#, 400, "invalid_body", None),
         ("", r#"{"messages":[]}"#, 400, "invalid_model", Some("model")),
         ("", r#"{"model":7}"#, 400, "invalid_model", Some("model")),
-        ("content-encoding: gzip\r\n", "x", 415, "unsupported_content_encoding", None),
+        ("content-encoding: gzip\r\n", "x is not compressed", 400, "invalid_body", None),
+        ("content-encoding: compress\r\n", "x", 415, "unsupported_content_encoding", None),
     ] {
         let response = exchange(running.address(), post_with(headers, body)).await;
         assert_eq!((response.status, response.code().as_str()), (status, code), "{body}");
@@ -47,8 +48,45 @@ async fn bad_bodies_are_answered_in_openais_shape() {
             "{body}"
         );
     }
-    let form = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: Multipart/Form-Data; boundary=x\r\ncontent-length: 1\r\n\r\nx";
+    let form = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: Multipart/Mixed; boundary=x\r\ncontent-length: 1\r\n\r\nx";
     assert_eq!(exchange(running.address(), form).await.code(), "unsupported_content_type");
+}
+
+#[tokio::test]
+async fn a_transcription_with_its_file_first() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let file = "x\r\n".repeat(100_000);
+    let body = format!(
+        "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{file}\r\n\
+        --XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{QWEN}\r\n--XX--\r\n"
+    );
+    let request = format!(
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nhost: a\r\ncontent-type: multipart/form-data; boundary=XX\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
+    assert_eq!(response.status, 200);
+    assert_eq!(request.header("x-gateway-model-name"), Some(QWEN));
+    assert!(request.text() == body, "the form arrived changed");
+}
+
+#[tokio::test]
+async fn a_compressed_body_arrives_compressed() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let compressed =
+        zstd::encode_all(format!(r#"{{"messages":[],"model":"{QWEN}"}}"#).as_bytes(), 1).unwrap();
+    let mut request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-encoding: zstd\r\ncontent-length: {}\r\n\r\n",
+        compressed.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(&compressed);
+    let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
+    assert_eq!(response.status, 200);
+    assert_eq!(request.header("content-encoding"), Some("zstd"));
+    assert_eq!(request.body, compressed);
 }
 
 #[tokio::test]

@@ -14,6 +14,12 @@ pub enum BodyError {
     Malformed(&'static str),
     #[error("the request body ends before its JSON object does")]
     Truncated,
+    #[error("the request body is no form that can be read: {0}")]
+    Form(&'static str),
+    #[error("the request body is not compressed as its Content-Encoding says")]
+    Encoding,
+    #[error("the request body becomes too large when it is decompressed")]
+    DecodedTooLarge,
     #[error("the request body nests deeper than {MAX_DEPTH} levels")]
     TooDeep,
     #[error("you must provide a 'model' field")]
@@ -45,6 +51,9 @@ impl BodyError {
             | Self::NotAnObject
             | Self::Malformed(_)
             | Self::Truncated
+            | Self::Form(_)
+            | Self::Encoding
+            | Self::DecodedTooLarge
             | Self::TooDeep => None,
         }
     }

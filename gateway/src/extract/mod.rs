@@ -6,15 +6,18 @@
 //! one model and let another run.
 
 mod block;
+mod body;
+mod encoding;
 mod error;
-mod framing;
+mod form;
 mod model_name;
 mod nested;
 mod scanner;
 mod string;
 
+pub use body::{BodyScanner, EncodedBody, PlainScanner};
 pub use error::BodyError;
-pub use framing::check_scannable;
+pub use form::FormScanner;
 pub use model_name::{MAX_MODEL_NAME_BYTES, ModelName};
 pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
 

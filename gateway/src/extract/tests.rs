@@ -1,3 +1,5 @@
+mod kinds;
+
 use std::fmt;
 
 use proptest::prelude::*;

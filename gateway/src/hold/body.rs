@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::Hold;
 use crate::Error;
-use crate::extract::{BodyError, ModelName, ModelScanner};
+use crate::extract::{BodyError, BodyScanner, ModelName};
 
 /// Why the rest of a client's body cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +35,13 @@ impl From<RestError> for Error {
 }
 
 /// What a body is looked at for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Scan {
     Nothing,
     /// A body that says nothing about a model is taken too; one that names two is not.
-    Lenient,
+    Lenient(BodyScanner),
     /// There must be a model.
-    Strict,
+    Strict(BodyScanner),
 }
 
 /// What has not come yet of a client's body, watched by the scanner as it comes.
@@ -49,7 +49,7 @@ pub(crate) enum Scan {
 struct Rest {
     incoming: Incoming,
     /// Nothing as soon as, or as long as, the body is not looked at.
-    scanner: Option<ModelScanner>,
+    scanner: Option<BodyScanner>,
     is_strict: bool,
 }
 
@@ -112,14 +112,15 @@ pub(crate) struct HeldBody {
 impl HeldBody {
     pub(crate) fn new(incoming: Incoming, hold: Hold, scan: Scan) -> Result<Self, Error> {
         let ended = incoming.is_end_stream();
-        let is_strict = scan == Scan::Strict;
-        if ended && is_strict {
-            return Err(BodyError::Empty.into());
-        }
-        if scan != Scan::Nothing {
+        let (scanner, is_strict) = match scan {
+            Scan::Nothing => (None, false),
+            Scan::Lenient(scanner) => (Some(scanner), false),
+            Scan::Strict(_) if ended => return Err(BodyError::Empty.into()),
+            Scan::Strict(scanner) => (Some(scanner), true),
+        };
+        if scanner.is_some() {
             hold.check_announced(incoming.size_hint().lower())?;
         }
-        let scanner = (scan != Scan::Nothing).then(ModelScanner::default);
         let rest = (!ended).then_some(Rest { incoming, scanner, is_strict });
         Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest, lent: None })
     }
@@ -132,7 +133,7 @@ impl HeldBody {
             Ok(data) => data.transpose()?,
         };
         if self.model.is_none() {
-            self.model = rest.scanner.as_ref().and_then(ModelScanner::model).cloned();
+            self.model = rest.scanner.as_ref().and_then(BodyScanner::model).cloned();
         }
         if data.is_none() || rest.incoming.is_end_stream() {
             self.rest = None;
