@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr};
 
-use forebay_agent::resources::{self, ObjectKey};
+use forebay_agent::{
+    resources::{self, ObjectKey},
+    tls,
+};
 use http::StatusCode;
 
 /// Where the fault lies.
@@ -33,6 +36,8 @@ pub enum Error {
     Listen { purpose: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Resources(#[from] resources::Error),
+    #[error("cannot use TLS: {0}")]
+    Tls(#[from] tls::Error),
     #[error("{0:?} is not a label selector: write name=value, more than one with commas between")]
     Selector(String),
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]
@@ -50,6 +55,7 @@ impl Error {
             Self::TooManyStreams(_) => Source::Picker,
             Self::Listen { .. }
             | Self::Resources(_)
+            | Self::Tls(_)
             | Self::Selector(_)
             | Self::Signals(_)
             | Self::Serve { .. } => Source::Setup,
@@ -79,6 +85,7 @@ impl Error {
             Self::TooManyStreams(_) => "too_many_requests_open",
             Self::Listen { .. }
             | Self::Resources(_)
+            | Self::Tls(_)
             | Self::Selector(_)
             | Self::Signals(_)
             | Self::Serve { .. } => "internal_error",

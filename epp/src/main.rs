@@ -6,6 +6,7 @@ use std::{io, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::Exit
 
 use clap::Parser;
 use forebay_agent::resources::{ObjectKey, Source};
+use forebay_agent::tls::Identity;
 use forebay_epp::{
     DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions, schedule,
 };
@@ -32,6 +33,24 @@ struct Flags {
     /// Address of the ext_proc service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9002")]
     grpc_listen: SocketAddr,
+    /// Certificate of the ext_proc service (PEM, signed for `forebay-epp`); read again when it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authority that gateways' certificates must be of; without it gateways need none
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Certificate to show the agents; without it they are dialled in plain text
+    #[arg(long, value_name = "FILE")]
+    agent_tls_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    agent_tls_key: Option<PathBuf>,
+    /// Authority that the agents' certificates must be of
+    #[arg(long, value_name = "FILE")]
+    agent_tls_ca: Option<PathBuf>,
     /// Address of the gRPC health service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9003")]
     health_listen: SocketAddr,
@@ -65,12 +84,20 @@ struct Flags {
     drain_timeout: u64,
 }
 
-impl From<Flags> for ServerOptions {
-    fn from(flags: Flags) -> Self {
-        Self {
+impl TryFrom<Flags> for ServerOptions {
+    type Error = Error;
+
+    fn try_from(flags: Flags) -> Result<Self, Error> {
+        let own = "--tls-cert and --tls-key (and --tls-client-ca)";
+        let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, own)?;
+        let agents = "--agent-tls-cert, --agent-tls-key and --agent-tls-ca";
+        let agent_tls =
+            Identity::from_flags(flags.agent_tls_cert, flags.agent_tls_key, flags.agent_tls_ca, agents)?;
+        Ok(Self {
             resources: Source::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
             grpc_listen: flags.grpc_listen,
+            tls,
             health_listen: flags.health_listen,
             http_listen: flags.http_listen,
             picker: PickerOptions {
@@ -78,12 +105,13 @@ impl From<Flags> for ServerOptions {
                 agent_namespace: flags.agent_namespace,
                 agent_port: flags.agent_port,
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
+                agent_tls,
                 endpoints_per_pick: flags.endpoints_per_pick.into(),
             },
             max_message_bytes: flags.grpc_max_recv_msg_size,
             max_streams: flags.max_streams,
             drain_timeout: Duration::from_secs(flags.drain_timeout),
-        }
+        })
     }
 }
 
@@ -96,7 +124,11 @@ async fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    match run(flags.into()).await {
+    let result = match ServerOptions::try_from(flags) {
+        Ok(options) => run(options).await,
+        Err(error) => Err(error),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use forebay_agent::{
     resources::{ObjectKey, Store},
     telemetry_client::WatchOptions,
+    tls::Identity,
 };
 use tokio::task::JoinSet;
 
@@ -28,6 +29,8 @@ pub struct PickerOptions {
     pub agent_port: u16,
     /// Longest silence of a healthy agent. After three of them its data is stale.
     pub agent_heartbeat: Duration,
+    /// Shown to the agents, which must be of its authority; plain text without.
+    pub agent_tls: Option<Arc<Identity>>,
     /// How many endpoints a pick names, 1 to 3.
     pub endpoints_per_pick: usize,
 }
@@ -39,6 +42,7 @@ impl Default for PickerOptions {
             agent_namespace: None,
             agent_port: DEFAULT_AGENT_PORT,
             agent_heartbeat: DEFAULT_AGENT_HEARTBEAT,
+            agent_tls: None,
             endpoints_per_pick: MAX_ENDPOINTS_PER_PICK,
         }
     }
@@ -84,7 +88,7 @@ impl Picker {
             subscriber: format!("epp {pool}"),
             min_interval: Duration::ZERO,
             heartbeat: options.agent_heartbeat,
-            tls: None,
+            tls: options.agent_tls,
         };
         let endpoints = Arc::new(Endpoints::new(watch.stale_after()));
         let agents = AgentOptions {

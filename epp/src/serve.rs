@@ -1,11 +1,14 @@
 //! The whole process: listeners, servers, and their end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use forebay_agent::resources::{self, ObjectKey, Provider, Source, Store};
+use forebay_agent::{
+    resources::{self, ObjectKey, Provider, Source, Store},
+    tls::{self, Identity},
+};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 
 use crate::{
     Error, Metrics, Picker, PickerOptions, interest,
@@ -22,6 +25,8 @@ pub struct ServerOptions {
     pub resources: Source,
     pub pool: ObjectKey,
     pub grpc_listen: SocketAddr,
+    /// Of the ext_proc service; with an authority, gateways must show a certificate.
+    pub tls: Option<Arc<Identity>>,
     pub health_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub picker: PickerOptions,
@@ -72,12 +77,14 @@ impl Server {
         let mut ext_proc = JoinSet::new();
         // A proxy has one stream for each request, all on one connection.
         let router = transport().max_concurrent_streams(options.max_streams).add_service(service);
-        ext_proc.spawn(serve(router, "ext_proc", grpc, draining.clone()));
+        ext_proc.spawn(serve(router, "ext_proc", tls::accept(grpc, options.tls), draining.clone()));
 
         let mut background = JoinSet::new();
         let probes = transport().add_service(health_service);
         background.spawn(async move {
-            if let Err(error) = serve(probes, "health", health, CancellationToken::new()).await {
+            if let Err(error) =
+                serve(probes, "health", tls::accept(health, None), CancellationToken::new()).await
+            {
                 tracing::error!(%error, "the health server has ended");
             }
         });
@@ -141,10 +148,9 @@ fn transport() -> tonic::transport::Server {
 async fn serve(
     router: Router,
     purpose: &'static str,
-    listener: TcpListener,
+    incoming: impl futures_util::Stream<Item = io::Result<tls::Stream>>,
     ending: CancellationToken,
 ) -> Result<(), Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     router
         .serve_with_incoming_shutdown(incoming, ending.cancelled_owned())
         .await

@@ -107,6 +107,7 @@ async fn a_bad_start_says_what_is_wrong() {
             resources: Source::Folder("/nowhere".into()),
             pool: ObjectKey::new("a", "b"),
             grpc_listen: any,
+            tls: None,
             health_listen: any,
             http_listen: any,
             picker: forebay_epp::PickerOptions::default(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::pick::PickerTlsFlags;
 use forebay_agent::resources::Source;
+use forebay_agent::tls::{self, Identity};
 use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 
 /// Everything the gateway is told at its start; all else comes from the resources.
@@ -83,6 +84,18 @@ pub struct Config {
     #[arg(long, default_value_t = DEFAULT_AGENT_PORT, value_name = "PORT")]
     pub agent_port: u16,
 
+    /// Certificate to show the agents; without it they are dialled in plain text.
+    #[arg(long, value_name = "FILE")]
+    pub agent_tls_cert: Option<PathBuf>,
+
+    /// Key of that certificate.
+    #[arg(long, value_name = "FILE")]
+    pub agent_tls_key: Option<PathBuf>,
+
+    /// Authority that the agents' certificates must be of.
+    #[arg(long, value_name = "FILE")]
+    pub agent_tls_ca: Option<PathBuf>,
+
     /// Opens another port than the Gateway's listener names: `8080=18080`, or `8080=0` for any free one.
     #[arg(long = "map-port", value_name = "LISTENER=PORT", value_parser = port_pair)]
     pub map_ports: Vec<(u16, u16)>,
@@ -101,13 +114,17 @@ impl Config {
         Source::from_flags(self.resources.clone(), self.kubeconfig.clone())
     }
 
-    pub(crate) fn picker_options(&self) -> PickerOptions {
-        PickerOptions {
+    pub(crate) fn picker_options(&self) -> Result<PickerOptions, tls::Error> {
+        let flags = "--agent-tls-cert, --agent-tls-key and --agent-tls-ca";
+        let [certificate, key, authority] =
+            [&self.agent_tls_cert, &self.agent_tls_key, &self.agent_tls_ca].map(Clone::clone);
+        Ok(PickerOptions {
             agent_selector: self.agent_selector.clone(),
             agent_namespace: self.agent_namespace.clone(),
             agent_port: self.agent_port,
+            agent_tls: Identity::from_flags(certificate, key, authority, flags)?,
             ..PickerOptions::default()
-        }
+        })
     }
 
     pub(crate) fn port_map(&self) -> HashMap<u16, u16> {

@@ -20,6 +20,7 @@ use crate::observe::{Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, Report, compile};
+use forebay_agent::tls;
 
 /// Between attempts to open a listener whose port was taken.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub enum StartError {
     Resources(#[from] resources::Error),
     #[error(transparent)]
     PickerTls(#[from] PickerTlsError),
+    #[error("cannot reach the agents with TLS: {0}")]
+    AgentTls(#[from] tls::Error),
     #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -115,7 +118,7 @@ impl Gateway {
         );
         let (state, observed) = watch::channel(State::default());
         let controller = Controller {
-            in_process: InProcessPickers::new(store.clone(), config.picker_options()),
+            in_process: InProcessPickers::new(store.clone(), config.picker_options()?),
             certificates: Certificates::default(),
             class: config.gateway_class,
             store,

@@ -80,6 +80,7 @@ impl Stage {
             resources: Source::Folder(folder.path().to_owned()),
             pool: ObjectKey::new("llm-d", "qwen"),
             grpc_listen: any,
+            tls: None,
             health_listen: any,
             http_listen: any,
             picker: PickerOptions { agent_heartbeat: Duration::from_millis(500), ..PickerOptions::default() },

@@ -34,6 +34,7 @@ fn mix(requests: u32, users: u32) -> Mix {
 fn pods(stage: &Stage) -> BTreeMap<String, Value> {
     let output = Command::new(stage.program("forebay"))
         .args(["pods", "-o", "json", "--agents", &stage.network.agent().to_string()])
+        .args(stage.reader_flags())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -222,4 +223,27 @@ fn without_the_kernel_it_runs_and_says_so() {
     let pods = pods(&stage);
     assert!(pods.values().all(|pod| pod["kernel"].is_null()), "unknown is not zero");
     eventually("the scrape goes on", || self::pods(&stage).values().all(|pod| pod["engine"]["running"] == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_mutual_tls_nobody_else_is_let_in() {
+    let stage = Stage::start(StageOptions { mutual_tls: true, ..StageOptions::default() }).unwrap();
+    let mut client = Client::new(stage.network.gateway());
+    let body = format!(r#"{{"model": "{QWEN}", "prompt": "a", "max_tokens": 3}}"#);
+    let answer = client.post_json("/v1/completions", &body).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains(QWEN));
+    eventually("the pickers hear the agent", || {
+        stage.epps.iter().all(|epp| {
+            stage::get(std::net::SocketAddr::new(epp.ip, 9090), "/metrics").is_ok_and(|(_, text)| {
+                text.lines().any(|line| line.contains("agent_connected{") && line.ends_with(" 1"))
+            })
+        })
+    });
+    assert_eq!(pods(&stage).len(), 3);
+    let plain = Command::new(stage.program("forebay"))
+        .args(["pods", "--agents", &stage.network.agent().to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(plain.status.code(), Some(1), "without a certificate");
 }

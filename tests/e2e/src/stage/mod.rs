@@ -3,6 +3,7 @@
 
 mod gpus;
 mod http;
+mod identity;
 mod manifests;
 mod pods;
 mod process;
@@ -46,6 +47,8 @@ pub struct StageOptions {
     pub kernel: bool,
     /// Give every pod a GPU of the NVML stand-in.
     pub gpus: bool,
+    /// Whether agent, pickers and gateway talk to each other with mutual TLS.
+    pub mutual_tls: bool,
     /// Folder of the programs; that of the running one when absent.
     pub programs: Option<PathBuf>,
     /// How long everything together may take to be ready.
@@ -72,11 +75,15 @@ impl Default for StageOptions {
             failure_mode: "FailOpen",
             kernel: true,
             gpus: false,
+            mutual_tls: false,
             programs: None,
             patience: Duration::from_secs(20),
         }
     }
 }
+
+/// Folder of the certificates.
+const TLS: &str = "tls";
 
 /// Everything running. Dropping it ends every process and leaves no cgroup, no mount
 /// and no file behind.
@@ -192,6 +199,9 @@ impl Stage {
         if options.gpus {
             gpus::write(folder.path(), &pods, None)?;
         }
+        if options.mutual_tls {
+            identity::write(&folder.path().join(TLS))?;
+        }
         manifests::write(&folder.path().join("resources"), &options, network, &pods)?;
         let agent = setting.start_agent()?;
         let epps = setting.start_epps()?;
@@ -236,10 +246,19 @@ impl Stage {
         self.programs.join(name)
     }
 
+    /// Flags of `forebay` to be let in by an agent, as the gateway is.
+    pub fn reader_flags(&self) -> Vec<String> {
+        if !self.options.mutual_tls {
+            return Vec::new();
+        }
+        identity::flags(&self.folder.path().join(TLS), "forebay-gateway", "tls-", "ca")
+    }
+
     /// Why the agent counts nothing in the kernel, if so.
     fn kernel_off(&self) -> Result<Option<String>> {
         let nodes = Command::new(self.program("forebay"))
             .args(["nodes", "-o", "json", "--agents", &self.network.agent().to_string()])
+            .args(self.reader_flags())
             .output()
             .context("cannot ask the agent with `forebay nodes`")?;
         let nodes: serde_json::Value =
@@ -385,6 +404,7 @@ impl Setting<'_> {
             args.extend(["--nvml-library".into(), library.display().to_string()]);
             environment.push(("FOREBAY_NVML_SCENARIO", gpus::scenario(self.folder).display().to_string()));
         }
+        args.extend(self.tls("forebay-agent", "tls-", "client-ca"));
         self.start("forebay-agent", "forebay-agent", args, &environment)
     }
 
@@ -392,7 +412,7 @@ impl Setting<'_> {
         let mut epps = Vec::new();
         for (index, pool) in self.options.pools.iter().enumerate() {
             let ip = self.network.epp(index);
-            let args = [
+            let mut args = vec![
                 "--pool-namespace".into(),
                 NAMESPACE.into(),
                 "--pool-name".into(),
@@ -404,24 +424,31 @@ impl Setting<'_> {
                 "--http-listen".into(),
                 format!("{ip}:9090"),
             ];
+            args.extend(self.tls("forebay-epp", "tls-", "client-ca"));
+            args.extend(self.tls("forebay-epp", "agent-tls-", "ca"));
             let name = format!("{}-epp", pool.name);
-            epps.push(Epp {
-                pool: pool.name,
-                ip,
-                process: self.start("forebay-epp", &name, args.into(), &[])?,
-            });
+            epps.push(Epp { pool: pool.name, ip, process: self.start("forebay-epp", &name, args, &[])? });
         }
         Ok(epps)
     }
 
     fn start_gateway(&self) -> Result<Process> {
-        let args = vec![
+        let mut args = vec![
             "--bind-address".into(),
             self.network.gateway().ip().to_string(),
             "--admin-listen".into(),
             self.network.gateway_admin().to_string(),
         ];
+        args.extend(self.tls("forebay-gateway", "epp-tls-", "ca"));
+        args.extend(self.tls("forebay-gateway", "agent-tls-", "ca"));
         self.start("forebay-gateway", "forebay-gateway", args, &[])
+    }
+
+    fn tls(&self, part: &str, prefix: &str, authority: &str) -> Vec<String> {
+        if !self.options.mutual_tls {
+            return Vec::new();
+        }
+        identity::flags(&self.folder.join(TLS), part, prefix, authority)
     }
 
     fn start(
