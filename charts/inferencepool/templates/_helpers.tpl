@@ -18,3 +18,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- .Values.forebay.namespace | default $found | default "forebay-system" -}}
 {{- end -}}
+
+{{- /* Whether the picker has a certificate: where Forebay was installed with TLS, its authority is there to sign one. */ -}}
+{{- define "inferencepool.tls" -}}
+{{- if .Values.forebay.tls.enabled -}}
+{{- if or .Values.forebay.tls.certManager.enabled (lookup "v1" "Secret" (include "inferencepool.agents" .) "forebay-ca") -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
