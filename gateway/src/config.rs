@@ -52,6 +52,10 @@ pub struct Config {
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub picker_timeout: Duration,
 
+    /// Writes a line of JSON for each finished request to standard output.
+    #[arg(long)]
+    pub access_log: bool,
+
     #[command(flatten)]
     pub picker_tls: PickerTlsFlags,
 

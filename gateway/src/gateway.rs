@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
-use crate::observe::{Health, Metrics, Record, serve_admin};
+use crate::observe::{AccessLog, Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, Report, compile};
@@ -80,7 +80,14 @@ impl Gateway {
             connect_timeout: config.connect_timeout,
             first_byte_timeout: config.first_byte_timeout,
         });
+        let access_log = config.access_log.then(|| {
+            let left_out = metrics.log_lines_left_out.clone();
+            let (log, writing) = AccessLog::new(left_out, tokio::io::stdout());
+            tasks.spawn(writing);
+            log
+        });
         let proxy = Arc::new(Proxy {
+            access_log,
             table: Default::default(),
             budget: HoldBudget::new(
                 config.hold_request_bytes,
@@ -116,9 +123,11 @@ impl Gateway {
             tasks.clone(),
             metrics.connections.clone(),
         );
+        let in_process = InProcessPickers::new(store.clone(), config.picker_options()?);
+        let pickers = in_process.metrics();
         let (state, observed) = watch::channel(State::default());
         let controller = Controller {
-            in_process: InProcessPickers::new(store.clone(), config.picker_options()?),
+            in_process,
             certificates: Certificates::default(),
             class: config.gateway_class,
             store,
@@ -131,7 +140,7 @@ impl Gateway {
         };
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, h2, stop.clone()));
-        tasks.spawn(serve_admin(admin_listener, metrics, health, stop.clone()));
+        tasks.spawn(serve_admin(admin_listener, metrics, pickers, health, stop.clone()));
         let mut gateway = Self { admin_address, state: observed, stop, tasks, _resources: resources };
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
         drop(gateway.state.wait_for(|state| state.generation > 0).await);

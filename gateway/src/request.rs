@@ -13,12 +13,12 @@ use rustls::ServerConfig;
 
 use crate::Error;
 use crate::accept::{Handler, Via, remove_hop_by_hop, sanitise};
-use crate::answer::{AnswerBody, ModelLists, error, find_model, list_models};
+use crate::answer::{AnswerBody, ModelLists, Watch, error, find_model, list_models};
 use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
-use crate::observe::{Metrics, MirrorResult, Record};
+use crate::observe::{AccessLog, Metrics, MirrorResult, Record};
 use crate::pick::{Decision, Picker, Session};
 use crate::route::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Mirror,
@@ -39,6 +39,7 @@ pub(crate) struct Proxy {
     pub(crate) mirrors: Mirrors,
     pub(crate) models: ModelLists,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) client_body_timeout: Duration,
     pub(crate) unknown_label: Arc<str>,
 }
@@ -57,11 +58,12 @@ impl Handler for Proxy {
     async fn handle(self: Arc<Self>, via: &Via, request: Request<Incoming>) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let mut record =
-            Record::begin(self.metrics.clone(), head.method.clone(), &head.uri, &self.unknown_label);
+            Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
         match self.answer(via, head, body, &mut record).await {
             Ok(Answer::Pod { response, session, deadline }) => {
                 record.answering(response.status());
-                response.map(|body| AnswerBody::upstream(body, session, record, deadline))
+                let watch = Watch::new(response.headers());
+                response.map(|body| AnswerBody::upstream(body, session, record, watch, deadline))
             }
             Ok(Answer::Gateway(response)) => {
                 record.answering(response.status());
@@ -69,7 +71,7 @@ impl Handler for Proxy {
                 response.map(AnswerBody::whole)
             }
             Err(error) => {
-                self.metrics.failed(&error);
+                record.failed(error.code());
                 record.answering(error.status());
                 record.whole();
                 error::render(&error).map(AnswerBody::whole)
@@ -138,6 +140,7 @@ impl Proxy {
                 .await
                 .map_err(|_| Error::RequestTimeout { limit })??,
         };
+        record.served_by(forwarded.endpoint);
         let deadlines = [
             timeouts.request.map(|limit| arrived + limit),
             timeouts.backend_request.map(|limit| forwarded.sent + limit),

@@ -6,6 +6,7 @@ mod filters;
 mod in_process;
 mod listeners;
 mod models;
+mod observe;
 mod path;
 mod picker;
 mod picker_phases;

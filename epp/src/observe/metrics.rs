@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use forebay_agent::resources::ObjectKey;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
@@ -51,8 +52,18 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new() -> Arc<Self> {
+        Self::with_registry(Registry::with_prefix("forebay_epp"))
+    }
+
+    /// With the label `pool`, for a process that has several.
+    pub fn of_pool(pool: &ObjectKey) -> Arc<Self> {
+        let labels = [("pool".into(), pool.to_string().into())].into_iter();
+        Self::with_registry(Registry::with_prefix_and_labels("forebay_epp", labels))
+    }
+
+    fn with_registry(registry: Registry) -> Arc<Self> {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("forebay_epp")),
+            registry: Mutex::new(registry),
             picks: Family::default(),
             pick_duration: Histogram::new(PICK_SECONDS),
             load_age_at_pick: Histogram::new(AGE_SECONDS),

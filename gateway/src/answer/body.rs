@@ -8,6 +8,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
+use super::Watch;
 use crate::forward::PooledBody;
 use crate::observe::Record;
 use crate::pick::{Evicted, Session};
@@ -28,6 +29,7 @@ pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
     record: Record,
+    watch: Watch,
     /// When the route's time for the request is over.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -53,10 +55,11 @@ impl AnswerBody {
         body: PooledBody,
         session: Option<Session>,
         record: Record,
+        watch: Watch,
         deadline: Option<Instant>,
     ) -> Self {
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut answer = UpstreamAnswer { body, session, record, deadline };
+        let mut answer = UpstreamAnswer { body, session, record, watch, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
@@ -69,7 +72,18 @@ impl UpstreamAnswer {
         }
     }
 
+    fn passed(&mut self, data: &[u8]) {
+        self.record.body_bytes(data.len());
+        if !matches!(self.watch, Watch::Events(_)) {
+            self.record.first_token();
+        }
+        let record = &mut self.record;
+        self.watch.feed(data, |seen| record.seen(seen));
+    }
+
     fn finish(&mut self) {
+        let record = &mut self.record;
+        std::mem::replace(&mut self.watch, Watch::Nothing).finish(|seen| record.seen(seen));
         self.record.whole();
         if let Some(session) = self.session.take() {
             session.finish();
@@ -94,6 +108,7 @@ impl Body for AnswerBody {
         {
             answer.deadline = None;
             answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
+            answer.record.failed("request_timeout");
             answer.finish();
             return Poll::Ready(Some(Err(BrokenOff::Timeout)));
         }
@@ -102,6 +117,7 @@ impl Body for AnswerBody {
         {
             tracing::info!(%evicted, "a response is broken off");
             answer.record.answering(evicted.0);
+            answer.record.failed("evicted");
             answer.finish();
             return Poll::Ready(Some(Err(evicted.into())));
         }
@@ -109,13 +125,14 @@ impl Body for AnswerBody {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    answer.record.body_bytes(data.len());
+                    answer.passed(data);
                 }
                 answer.finish_if_ended();
             }
             Some(Err(error)) => {
                 tracing::info!(%error, "a model server broke off its response");
                 answer.record.answering(StatusCode::BAD_GATEWAY);
+                answer.record.failed("upstream_reset");
                 answer.finish();
             }
             None => answer.finish(),

@@ -7,7 +7,7 @@ use forebay_agent::admin::{self, OPEN_METRICS, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
+use super::{Metrics, PickerMetrics};
 
 /// Whether requests are served: the resources have been loaded and their listeners are open.
 #[derive(Debug, Default)]
@@ -29,20 +29,24 @@ impl Health {
 pub(crate) async fn serve_admin(
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    pickers: Arc<PickerMetrics>,
     health: Arc<Health>,
     stop: CancellationToken,
 ) {
     let pages = admin::serve(listener, move |path| match path {
-        "/metrics" => Some(metrics_page(&metrics)),
+        "/metrics" => Some(metrics_page(&metrics, &pickers)),
         "/readyz" => Some(Page::probe(if health.is_ready() { Ok(()) } else { Err("not ready".into()) })),
         _ => None,
     });
     stop.run_until_cancelled(pages).await;
 }
 
-fn metrics_page(metrics: &Metrics) -> Page {
+fn metrics_page(metrics: &Metrics, pickers: &PickerMetrics) -> Page {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &metrics.registry) {
+    let written = pickers
+        .write(&mut text)
+        .and_then(|()| prometheus_client::encoding::text::encode(&mut text, &metrics.registry));
+    match written {
         Ok(()) => Page::new(OPEN_METRICS, text),
         Err(error) => Page::failed(&error),
     }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::Error;
+use crate::answer::Usage;
 
 /// Label values come from the resources, or are this.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -114,6 +114,13 @@ struct ErrorLabels {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    model: Arc<str>,
+    pool: Arc<str>,
+    r#type: &'static str,
+}
+
 type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
 /// Everything under `/metrics`.
@@ -128,7 +135,11 @@ pub(crate) struct Metrics {
     pub(crate) processing: Histogram,
     pub(crate) picking: Histogram,
     pub(crate) ttft: Histograms,
+    pub(crate) itl: Histograms,
     pub(crate) upstream: Histograms,
+    tokens: Family<TokenLabels, Counter>,
+    stream_errors: Family<ModelLabels, Counter>,
+    pub(crate) log_lines_left_out: Counter,
     pub(crate) active_requests: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) hold_bytes: Gauge,
@@ -149,7 +160,12 @@ impl Metrics {
             picking: Histogram::new(doubling(100e-6, 16)),
             // 1 ms to 524 s, doubling: a queue in front of prefill is in it.
             ttft: Family::new_with_constructor(|| Histogram::new(doubling(1e-3, 20))),
+            // 1 ms to 16 s, doubling.
+            itl: Family::new_with_constructor(|| Histogram::new(doubling(1e-3, 15))),
             upstream: Family::new_with_constructor(|| Histogram::new(doubling(1e-3, 21))),
+            tokens: Family::default(),
+            stream_errors: Family::default(),
+            log_lines_left_out: Counter::default(),
             active_requests: Gauge::default(),
             connections: Gauge::default(),
             hold_bytes: Gauge::default(),
@@ -162,7 +178,7 @@ impl Metrics {
         );
         registry.register(
             "errors",
-            "Requests that no engine answered, by error code",
+            "Requests that no engine answered, or whose response broke off, by error code",
             metrics.errors.clone(),
         );
         registry.register("picks", "How the endpoint was chosen", metrics.picks.clone());
@@ -182,7 +198,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "ttft",
-            "From the request's arrival to the first byte of the response body",
+            "From the request's arrival to the first event of a stream, or the first byte of another response body",
             Unit::Seconds,
             metrics.ttft.clone(),
         );
@@ -191,6 +207,27 @@ impl Metrics {
             "From sending the request on to the end of the response",
             Unit::Seconds,
             metrics.upstream.clone(),
+        );
+        registry.register_with_unit(
+            "itl",
+            "From one event of a stream to the next; an event holds one token or a few",
+            Unit::Seconds,
+            metrics.itl.clone(),
+        );
+        registry.register(
+            "tokens",
+            "Tokens as the engines' usage says them: prompt and completion",
+            metrics.tokens.clone(),
+        );
+        registry.register(
+            "stream_errors",
+            "Errors that engines reported inside a stream with the status 200",
+            metrics.stream_errors.clone(),
+        );
+        registry.register(
+            "access_log_lines_left_out",
+            "Lines of the access log that could not be written in time",
+            metrics.log_lines_left_out.clone(),
         );
         registry.register(
             "active_requests",
@@ -206,8 +243,20 @@ impl Metrics {
         self.requests.get_or_create(labels).inc();
     }
 
-    pub(crate) fn failed(&self, error: &Error) {
-        self.errors.get_or_create(&ErrorLabels { code: error.code() }).inc();
+    /// `code`: of an [`Error`], or what broke a response off.
+    pub(crate) fn failed(&self, code: &'static str) {
+        self.errors.get_or_create(&ErrorLabels { code }).inc();
+    }
+
+    pub(crate) fn used(&self, labels: &ModelLabels, usage: Usage) {
+        for (r#type, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
+            let (model, pool) = (labels.model.clone(), labels.pool.clone());
+            self.tokens.get_or_create(&TokenLabels { model, pool, r#type }).inc_by(tokens);
+        }
+    }
+
+    pub(crate) fn stream_error(&self, labels: &ModelLabels) {
+        self.stream_errors.get_or_create(labels).inc();
     }
 
     pub(crate) fn picked(&self, pool: &Arc<str>, result: PickResult) {

@@ -1,9 +1,13 @@
 //! Metrics, health and the access log.
 
+mod access;
 mod admin;
 mod metrics;
+mod pickers;
 mod record;
 
+pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
 pub(crate) use metrics::{Metrics, MirrorResult, PickResult, RetryReason};
+pub(crate) use pickers::PickerMetrics;
 pub(crate) use record::Record;

@@ -1,12 +1,18 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, request};
+use prometheus_client::metrics::histogram::Histogram;
 
 use super::Metrics;
+use super::access::{AccessLog, Line};
 use super::metrics::{ModelLabels, RequestLabels, UNKNOWN};
+use crate::answer::{Seen, Usage};
 use crate::error::client_closed_request;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is measured of one request. It lives as long as the request, wherever
 /// that ends: dropped before the response was whole, the client had left.
@@ -19,30 +25,49 @@ pub(crate) struct Record {
     /// Waits before the request was sent on that are not the gateway's own.
     waited: Duration,
     sent: Option<Instant>,
-    first_byte_seen: bool,
     model: Arc<str>,
     pool: Arc<str>,
     status: Option<StatusCode>,
     whole: bool,
     body_bytes: u64,
+    /// Of a running stream.
+    itl: Option<Histogram>,
+    ttft: Option<Duration>,
+    usage: Option<Usage>,
+    error: Option<&'static str>,
+    endpoint: Option<SocketAddr>,
+    request_id: Option<HeaderValue>,
+    log: Option<Arc<AccessLog>>,
 }
 
 impl Record {
-    pub(crate) fn begin(metrics: Arc<Metrics>, method: Method, uri: &Uri, unknown: &Arc<str>) -> Self {
+    pub(crate) fn begin(
+        metrics: Arc<Metrics>,
+        log: Option<Arc<AccessLog>>,
+        head: &request::Parts,
+        unknown: &Arc<str>,
+    ) -> Self {
         metrics.active_requests.inc();
+        let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
         Self {
             metrics,
-            method,
-            path: uri.path_and_query().cloned(),
+            method: head.method.clone(),
+            path: head.uri.path_and_query().cloned(),
             arrived: Instant::now(),
             waited: Duration::ZERO,
             sent: None,
-            first_byte_seen: false,
             model: unknown.clone(),
             pool: unknown.clone(),
             status: None,
             whole: false,
             body_bytes: 0,
+            itl: None,
+            ttft: None,
+            usage: None,
+            error: None,
+            endpoint: None,
+            request_id,
+            log,
         }
     }
 
@@ -78,12 +103,47 @@ impl Record {
     }
 
     pub(crate) fn body_bytes(&mut self, bytes: usize) {
-        if !self.first_byte_seen {
-            self.first_byte_seen = true;
-            let ttft = self.arrived.elapsed().as_secs_f64();
-            self.metrics.ttft.get_or_create(&self.labels()).observe(ttft);
-        }
         self.body_bytes += bytes as u64;
+    }
+
+    /// The first byte of a response body, of a stream the first event.
+    pub(crate) fn first_token(&mut self) {
+        if self.ttft.is_none() {
+            let ttft = self.arrived.elapsed();
+            self.ttft = Some(ttft);
+            self.metrics.ttft.get_or_create(&self.labels()).observe(ttft.as_secs_f64());
+        }
+    }
+
+    /// What was read in the response.
+    pub(crate) fn seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::FirstEvent => {
+                self.first_token();
+                self.itl = Some(self.metrics.itl.get_or_create(&self.labels()).clone());
+            }
+            Seen::NextEvent(after) => {
+                if let Some(itl) = &self.itl {
+                    itl.observe(after.as_secs_f64());
+                }
+            }
+            // With continuous usage, each says the sum so far.
+            Seen::Usage(usage) => self.usage = Some(usage),
+            Seen::Error => {
+                self.error = Some("stream_error");
+                self.metrics.stream_error(&self.labels());
+            }
+        }
+    }
+
+    /// No engine answered, or its response broke off.
+    pub(crate) fn failed(&mut self, code: &'static str) {
+        self.error = Some(code);
+        self.metrics.failed(code);
+    }
+
+    pub(crate) fn served_by(&mut self, endpoint: SocketAddr) {
+        self.endpoint = Some(endpoint);
     }
 
     /// All of the response has been handed over.
@@ -111,7 +171,29 @@ impl Drop for Record {
             pool: self.pool.clone(),
             code: status.as_u16(),
         });
+        if let Some(usage) = self.usage {
+            self.metrics.used(&self.labels(), usage);
+        }
         // The path without its query, which may hold secrets.
+        if let Some(log) = &self.log {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            log.log(&Line {
+                time: now.as_secs_f64(),
+                method: self.method.as_str(),
+                path: self.path.as_ref().map_or("", PathAndQuery::path),
+                status: status.as_u16(),
+                error: self.error,
+                model: &self.model,
+                pool: &self.pool,
+                endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
+                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()),
+                duration_seconds: self.arrived.elapsed().as_secs_f64(),
+                ttft_seconds: self.ttft.map(|ttft| ttft.as_secs_f64()),
+                response_bytes: self.body_bytes,
+                prompt_tokens: self.usage.map(|usage| usage.prompt_tokens),
+                completion_tokens: self.usage.map(|usage| usage.completion_tokens),
+            });
+        }
         tracing::debug!(
             target: "access",
             method = %self.method,

@@ -8,6 +8,7 @@ use forebay_agent::resources::{ObjectKey, PoolEndpoint, Store};
 use forebay_epp::schedule::Scheduler;
 use forebay_epp::{Error, Metrics, Picker, PickerOptions};
 
+use crate::observe::PickerMetrics;
 use crate::route::{Pool, PoolPicker, Schedulers};
 
 /// One picker for each pool that names none. It follows the load of the pool's pods from the first
@@ -16,12 +17,18 @@ use crate::route::{Pool, PoolPicker, Schedulers};
 pub(crate) struct InProcessPickers {
     store: Arc<Store>,
     options: PickerOptions,
-    by_pool: BTreeMap<ObjectKey, Picker>,
+    by_pool: BTreeMap<ObjectKey, (Picker, Arc<Metrics>)>,
+    metrics: Arc<PickerMetrics>,
 }
 
 impl InProcessPickers {
     pub(crate) fn new(store: Arc<Store>, options: PickerOptions) -> Self {
-        Self { store, options, by_pool: BTreeMap::new() }
+        Self { store, options, by_pool: BTreeMap::new(), metrics: Arc::default() }
+    }
+
+    /// Of all pickers, as they come and go.
+    pub(crate) fn metrics(&self) -> Arc<PickerMetrics> {
+        self.metrics.clone()
     }
 
     /// Ends the pickers of all other pools.
@@ -32,17 +39,20 @@ impl InProcessPickers {
             .map(|pool| &pool.key)
             .collect();
         self.by_pool.retain(|pool, _| used.contains(pool));
+        self.metrics.set(self.by_pool.values().map(|(_, metrics)| metrics.clone()).collect());
     }
 }
 
 impl Schedulers for InProcessPickers {
     /// Must be called in a tokio runtime.
     fn scheduler(&mut self, pool: &ObjectKey, members: Vec<PoolEndpoint>) -> Result<Arc<Scheduler>, Error> {
-        let picker = match self.by_pool.entry(pool.clone()) {
+        let (picker, _) = match self.by_pool.entry(pool.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let (store, options) = (self.store.clone(), self.options.clone());
-                new.insert(Picker::start_without_members(store, pool.clone(), Metrics::new(), options)?)
+                let metrics = Metrics::of_pool(pool);
+                let picker = Picker::start_without_members(store, pool.clone(), metrics.clone(), options)?;
+                new.insert((picker, metrics))
             }
         };
         // From here, so that a table and its schedulers have the same members.

@@ -1,0 +1,98 @@
+//! What is seen from outside.
+
+use crate::support::client::{connect, exchange, get, post};
+use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::upstream::Upstream;
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+const OF_QWEN: &str = r#"model="Qwen/Qwen3-0.6B",pool="llm-d/qwen""#;
+
+async fn streamed(running: &Running, upstream: &Upstream, events: &[&str]) {
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    for event in events {
+        pod.write(format!("{:x}\r\n{event}\r\n", event.len())).await;
+        client.read_until(event).await;
+    }
+    pod.write("0\r\n\r\n").await;
+    client.read_until("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn tokens_and_the_times_between_them() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let events = [
+        ": keep-alive\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}\n\n",
+        "data: [DONE]\n\n",
+    ];
+    streamed(&running, &upstream, &events).await;
+    let one = post(CHAT);
+    let answer = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}"#;
+    let pod = async {
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+        pod.write(format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            answer.len()
+        ))
+        .await;
+    };
+    let (response, ()) = tokio::join!(exchange(running.address(), one), pod);
+    assert_eq!(response.text(), answer);
+    let tokens = |kind: &str| format!(r#"forebay_gateway_tokens_total{{{OF_QWEN},type="{kind}"}}"#);
+    running.until_metric(&tokens("prompt"), 17.0).await;
+    running.until_metric(&tokens("completion"), 22.0).await;
+    running.until_metric(&format!("forebay_gateway_itl_seconds_count{{{OF_QWEN}}}"), 2.0).await;
+    running.until_metric(&format!("forebay_gateway_ttft_seconds_count{{{OF_QWEN}}}"), 2.0).await;
+}
+
+#[tokio::test]
+async fn an_error_inside_a_stream_that_looked_good() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let error =
+        "data: {\"error\":{\"message\":\"engine died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
+    streamed(&running, &upstream, &[error, "data: [DONE]\n\n"]).await;
+    running.until_metric(&format!("forebay_gateway_stream_errors_total{{{OF_QWEN}}}"), 1.0).await;
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_counted() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
+    client.read_until("data:").await;
+    drop(pod);
+    client.read_to_end().await;
+    running.until_metric(r#"forebay_gateway_errors_total{code="upstream_reset"}"#, 1.0).await;
+}
+
+#[tokio::test]
+async fn the_pickers_in_this_process_show_their_metrics_too() {
+    let (one, two) = (Upstream::bind().await, Upstream::bind().await);
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[one.port()], None)
+        .pool("tiny", "tiny", &[two.port()], None)
+        .start()
+        .await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), one.answer_one("ok"));
+    assert_eq!(response.status, 200);
+    running.until_metric(r#"forebay_epp_picks_total{pool="llm-d/qwen",result="ok"}"#, 1.0).await;
+    running.until_metric(r#"forebay_epp_endpoints{pool="llm-d/tiny",state="local"}"#, 1.0).await;
+    let text = get(running.gateway.admin_address(), "/metrics").await;
+    let types = text.text().lines().filter(|line| line.starts_with("# TYPE forebay_epp_picks ")).count();
+    assert_eq!((types, text.text().ends_with("# EOF\n")), (1, true));
+    assert_eq!(text.text().matches("# EOF").count(), 1);
+}
