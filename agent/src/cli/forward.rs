@@ -1,10 +1,13 @@
 //! The agents of a cluster, reached as `kubectl port-forward` reaches pods: through
 //! the API server, in this process.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
-use forebay_agent::resources::Pod;
+use forebay_agent::{
+    resources::Pod,
+    tls::{Identity, Texts},
+};
 use kube::{
     Api, Client, Config,
     api::ListParams,
@@ -17,6 +20,8 @@ use tokio::{
 };
 
 use crate::agents::Target;
+
+const SECRET: &str = "forebay-cli-tls";
 
 /// Which cluster, as kubectl takes it.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -61,6 +66,8 @@ impl Access {
 /// Connections to the agents' pods; they end when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Forwarding {
+    /// To be let in by the agents.
+    pub(crate) tls: Option<Arc<Identity>>,
     _tasks: JoinSet<()>,
 }
 
@@ -76,21 +83,39 @@ pub(crate) async fn start(
     })?;
     let mut targets = Vec::new();
     let mut tasks = JoinSet::new();
+    let mut agents_namespace = None;
     for pod in pods.items.iter().filter(|pod| is_running(pod)) {
         let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { continue };
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
         targets
             .push(Target { name: format!("{namespace}/{name} on {node}"), address: listener.local_addr()? });
+        agents_namespace.get_or_insert_with(|| namespace.clone());
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
         tasks.spawn(serve(listener, pods, name.clone(), port));
     }
-    if targets.is_empty() {
+    let Some(namespace) = agents_namespace else {
         bail!(
             "no running Pod in this cluster has the label {selector}; is the agent installed (charts/forebay)?"
         );
-    }
-    Ok((targets, Forwarding { _tasks: tasks }))
+    };
+    let tls = identity(client, &namespace).await?;
+    Ok((targets, Forwarding { tls, _tasks: tasks }))
+}
+
+/// What the chart made for this program, if Forebay was installed with TLS.
+pub(crate) async fn identity(client: &Client, namespace: &str) -> anyhow::Result<Option<Arc<Identity>>> {
+    let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(client.clone(), namespace);
+    let secret = secrets.get_opt(SECRET).await.map_err(|error| {
+        anyhow!("cannot read Secret {namespace}/{SECRET}, with which the agents let readers in: {error}")
+    })?;
+    let Some(data) = secret.and_then(|secret| secret.data) else { return Ok(None) };
+    let text = |name: &str| {
+        let value = data.get(name).with_context(|| format!("Secret {namespace}/{SECRET} has no {name}"))?;
+        anyhow::Ok(value.0.clone())
+    };
+    let texts = Texts { certificate: text("tls.crt")?, key: text("tls.key")?, authority: text("ca.crt")? };
+    Ok(Some(Identity::from_texts(&texts, &format!("Secret {namespace}/{SECRET}"))?))
 }
 
 async fn serve(listener: TcpListener, pods: Api<Pod>, name: String, port: u16) {

@@ -126,8 +126,8 @@ async fn main() -> ExitCode {
 }
 
 async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
-    let tls = options.tls()?;
-    let (targets, _forwarding) = agents::targets(options, access).await?;
+    let (targets, forwarding) = agents::targets(options, access).await?;
+    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
     let mut following = agents::Following::start(&targets, tls.as_ref());
     let mut view = View::new(&targets);
     let deadline = tokio::time::sleep(PATIENCE);

@@ -34,7 +34,7 @@ pub struct Files {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: rustls::pki_types::pem::Error },
+    Read { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{path} has no certificate in it")]
     NoCertificate { path: PathBuf },
     #[error("certificate {certificate} and key {key} cannot be used: {source}")]
@@ -45,9 +45,18 @@ pub enum Error {
     Incomplete(&'static str),
 }
 
-/// Files and what was last read from them.
+/// PEM texts, from where there are no files.
+#[derive(Clone)]
+pub struct Texts {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    pub authority: Vec<u8>,
+}
+
+/// A certificate and key, and what was last read of them.
 pub struct Identity {
-    files: Files,
+    /// What to look at for changes.
+    files: Option<Files>,
     current: ArcSwap<Loaded>,
     next_look: Mutex<Instant>,
 }
@@ -69,10 +78,20 @@ impl Identity {
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
         let loaded = Loaded::read(&files)?;
         Ok(Arc::new(Self {
-            files,
+            files: Some(files),
             current: ArcSwap::from_pointee(loaded),
             next_look: Mutex::new(Instant::now() + LOOK_INTERVAL),
         }))
+    }
+
+    /// One that does not change. `source` names it in errors.
+    pub fn from_texts(texts: &Texts, source: &str) -> Result<Arc<Self>, Error> {
+        let path = |name: &str| PathBuf::from(format!("{source} {name}"));
+        let files =
+            Files { certificate: path("certificate"), key: path("key"), authority: Some(path("authority")) };
+        let loaded = Loaded::new(&files, &texts.certificate, &texts.key, Some(&texts.authority))?;
+        let next_look = Mutex::new(Instant::now());
+        Ok(Arc::new(Self { files: None, current: ArcSwap::from_pointee(loaded), next_look }))
     }
 
     /// From flags: all three, or certificate and key if `authority` may be left out.
@@ -116,19 +135,20 @@ impl Identity {
     }
 
     pub(super) fn reload(&self) {
+        let Some(files) = &self.files else { return };
         let current = self.current.load();
-        if changed(&self.files) == current.seen {
+        if changed(files) == current.seen {
             return;
         }
-        match Loaded::read(&self.files) {
+        match Loaded::read(files) {
             Ok(loaded) => {
-                tracing::info!(certificate = %self.files.certificate.display(), "certificate renewed");
+                tracing::info!(certificate = %files.certificate.display(), "certificate renewed");
                 self.current.store(Arc::new(loaded));
             }
             Err(error) => {
                 tracing::warn!(%error, "the certificate was changed and cannot be used; the old one stays");
                 // Said once, until the files change again.
-                let loaded = Loaded { seen: changed(&self.files), ..Loaded::clone(&current) };
+                let loaded = Loaded { seen: changed(files), ..Loaded::clone(&current) };
                 self.current.store(Arc::new(loaded));
             }
         }
@@ -138,18 +158,29 @@ impl Identity {
 impl Loaded {
     fn read(files: &Files) -> Result<Self, Error> {
         let seen = changed(files);
-        let chain = certificates(&files.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|source| Error::Read { path: files.key.clone(), source })?;
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source: source.into() })
+        };
+        let authority = files.authority.as_deref().map(read).transpose()?;
+        let loaded = Self::new(files, &read(&files.certificate)?, &read(&files.key)?, authority.as_deref())?;
+        Ok(Self { seen, ..loaded })
+    }
+
+    /// `files` only names them in errors.
+    fn new(files: &Files, certificate: &[u8], key: &[u8], authority: Option<&[u8]>) -> Result<Self, Error> {
+        let chain = certificates(&files.certificate, certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|source| Error::Read { path: files.key.clone(), source: source.into() })?;
         let unusable = |source| Error::Unusable {
             certificate: files.certificate.clone(),
             key: files.key.clone(),
             source,
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = files.authority.as_deref().map(roots).transpose()?;
+        let authority_path = files.authority.clone().unwrap_or_default();
+        let roots = authority.map(|text| roots(&authority_path, text)).transpose()?;
         let authority = |reason: &dyn fmt::Display| Error::Authority {
-            path: files.authority.clone().unwrap_or_default(),
+            path: authority_path.clone(),
             reason: reason.to_string(),
         };
 
@@ -181,13 +212,13 @@ impl Loaded {
         };
         let mut client = client.with_client_auth_cert(chain, key).map_err(unusable)?;
         client.alpn_protocols = vec![H2.to_vec()];
-        Ok(Self { seen, server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { seen: Vec::new(), server: Arc::new(server), client: Arc::new(client) })
     }
 }
 
-fn roots(path: &Path) -> Result<Arc<RootCertStore>, Error> {
+fn roots(path: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates(path, text)? {
         roots
             .add(certificate)
             .map_err(|error| Error::Authority { path: path.to_owned(), reason: error.to_string() })?;
@@ -195,10 +226,10 @@ fn roots(path: &Path) -> Result<Arc<RootCertStore>, Error> {
     Ok(Arc::new(roots))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = |source| Error::Read { path: path.to_owned(), source };
-    let all =
-        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let all = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| Error::Read { path: path.to_owned(), source: source.into() })?;
     if all.is_empty() { Err(Error::NoCertificate { path: path.to_owned() }) } else { Ok(all) }
 }
 

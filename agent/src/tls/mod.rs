@@ -10,7 +10,7 @@ mod identity;
 mod stream;
 
 pub use self::{
-    identity::{Error, Files, Identity},
+    identity::{Error, Files, Identity, Texts},
     stream::{Stream, accept, connect},
 };
 
