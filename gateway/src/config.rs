@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::pick::PickerTlsFlags;
+use crate::status::{PortRange, WriterOptions};
 use forebay_agent::resources::Source;
 use forebay_agent::tls::{self, Identity};
 use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
@@ -100,6 +101,27 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub agent_tls_ca: Option<PathBuf>,
 
+    /// Namespace of the gateway's pods: its Lease and the Gateways' Services are there. Without it nothing is
+    /// written into the cluster.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+
+    /// Name of this pod, by which it holds the Lease.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+
+    /// Labels of the gateway's pods: the Gateways' Services select them.
+    #[arg(long, default_value = "app.kubernetes.io/name=forebay-gateway", value_name = "NAME=VALUE,…", value_parser = selector)]
+    pub service_selector: String,
+
+    /// Type of the Gateways' Services.
+    #[arg(long, default_value = "ClusterIP", value_parser = ["ClusterIP", "NodePort", "LoadBalancer"])]
+    pub service_type: String,
+
+    /// Ports of this pod that are given out to the Gateways' ports.
+    #[arg(long, default_value = "10000-10999", value_name = "FIRST-LAST")]
+    pub(crate) container_ports: PortRange,
+
     /// Opens another port than the Gateway's listener names: `8080=18080`, or `8080=0` for any free one.
     #[arg(long = "map-port", value_name = "LISTENER=PORT", value_parser = port_pair)]
     pub map_ports: Vec<(u16, u16)>,
@@ -116,6 +138,17 @@ impl Config {
 
     pub(crate) fn source(&self) -> Source {
         Source::from_flags(self.resources.clone(), self.kubeconfig.clone())
+    }
+
+    pub(crate) fn writer_options(&self, namespace: String) -> WriterOptions {
+        let labels = self.service_selector.split(',').filter_map(|pair| pair.split_once('='));
+        WriterOptions {
+            namespace,
+            identity: self.pod_name.clone().unwrap_or_else(|| format!("process-{}", std::process::id())),
+            selector: labels.map(|(name, value)| (name.trim().into(), value.trim().into())).collect(),
+            service_type: self.service_type.clone(),
+            ports: self.container_ports,
+        }
     }
 
     pub(crate) fn picker_options(&self) -> Result<PickerOptions, tls::Error> {

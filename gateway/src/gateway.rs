@@ -19,7 +19,8 @@ use crate::interest::interest;
 use crate::observe::{AccessLog, Health, Metrics, Record, serve_admin};
 use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
-use crate::route::{Certificates, ListenerPort, PortSharing, Report, compile};
+use crate::route::{Certificates, ListenerPort, PortSharing, compile};
+use crate::status::{Applied, Writer, open_ports};
 use forebay_agent::tls;
 
 /// Between attempts to open a listener whose port was taken.
@@ -52,7 +53,7 @@ pub struct Gateway {
 #[derive(Clone, Debug, Default)]
 struct State {
     generation: u64,
-    addresses: BTreeMap<ListenerPort, SocketAddr>,
+    addresses: Arc<BTreeMap<ListenerPort, SocketAddr>>,
 }
 
 impl Gateway {
@@ -118,7 +119,6 @@ impl Gateway {
         let listeners = Listeners::new(
             proxy.clone(),
             config.bind_address,
-            config.port_map(),
             config.drain_timeout,
             tasks.clone(),
             metrics.connections.clone(),
@@ -126,18 +126,27 @@ impl Gateway {
         let in_process = InProcessPickers::new(store.clone(), config.picker_options()?);
         let pickers = in_process.metrics();
         let (state, observed) = watch::channel(State::default());
+        let (applied, observe_applied) = watch::channel(Applied::default());
+        // Where nothing is said of the namespace this is no pod, and a port is a port of this machine.
+        let services_in = config.pod_namespace.clone().filter(|_| matches!(resources, Provider::Cluster(_)));
         let controller = Controller {
             in_process,
             certificates: Certificates::default(),
-            class: config.gateway_class,
+            class: config.gateway_class.clone(),
+            port_map: config.port_map(),
             store,
             proxy,
             listeners,
             health: health.clone(),
             state,
             problems: BTreeSet::new(),
-            report: watch::Sender::default(),
+            services_in: services_in.clone(),
+            applied,
         };
+        if let (Provider::Cluster(provider), Some(namespace)) = (&resources, services_in) {
+            let options = config.writer_options(namespace);
+            Writer::start(provider, options, observe_applied, &tasks, &stop);
+        }
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, h2, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics, pickers, health, stop.clone()));
@@ -187,8 +196,11 @@ struct Controller {
     health: Arc<Health>,
     state: watch::Sender<State>,
     problems: BTreeSet<String>,
-    /// What statuses are to say; it changes only when that does.
-    report: watch::Sender<Arc<Report>>,
+    port_map: HashMap<u16, u16>,
+    /// The namespace with the Services that say which ports are opened.
+    services_in: Option<String>,
+    /// What statuses are to say.
+    applied: watch::Sender<Applied>,
 }
 
 impl Controller {
@@ -204,7 +216,7 @@ impl Controller {
                     () = self.store.loaded() => continue,
                 }
             }
-            let all_open = self.apply(&snapshot).await;
+            let all_open = self.apply(snapshot).await;
             let again = async {
                 if all_open { std::future::pending().await } else { tokio::time::sleep(BIND_AGAIN).await }
             };
@@ -218,21 +230,18 @@ impl Controller {
     }
 
     /// False if a listener could not be opened.
-    async fn apply(&mut self, snapshot: &Snapshot) -> bool {
+    async fn apply(&mut self, snapshot: Arc<Snapshot>) -> bool {
+        let sharing = match self.services_in {
+            Some(_) => PortSharing::PerGateway,
+            None => PortSharing::Shared,
+        };
         let (table, report) =
-            compile(snapshot, &self.class, PortSharing::Shared, &mut self.certificates, &mut self.in_process);
-        self.report.send_if_modified(|known| {
-            let is_other = **known != report;
-            if is_other {
-                *known = Arc::new(report);
-            }
-            is_other
-        });
+            compile(&snapshot, &self.class, sharing, &mut self.certificates, &mut self.in_process);
         for problem in table.problems.difference(&self.problems) {
             tracing::warn!("{problem}");
         }
         self.problems.clone_from(&table.problems);
-        let ports = table.ports.keys().cloned().collect();
+        let ports = self.ports(&snapshot, table.ports.keys());
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
         self.in_process.retain(&table.pools);
@@ -243,9 +252,32 @@ impl Controller {
             tracing::warn!(%address, %error, "a listener cannot be opened; it is tried again");
         }
         self.health.set_ready(failed.is_empty());
-        self.state
-            .send_replace(State { generation: snapshot.generation, addresses: self.listeners.addresses() });
+        let addresses = Arc::new(self.listeners.addresses());
+        let generation = snapshot.generation;
+        self.applied.send_replace(Applied {
+            snapshot,
+            report: Arc::new(report),
+            addresses: Arc::clone(&addresses),
+        });
+        self.state.send_replace(State { generation, addresses });
         failed.is_empty()
+    }
+
+    /// What is to be opened for each port. One that no Service names yet waits for that.
+    fn ports<'a>(
+        &self,
+        snapshot: &Snapshot,
+        wanted: impl Iterator<Item = &'a ListenerPort>,
+    ) -> BTreeMap<ListenerPort, u16> {
+        match &self.services_in {
+            Some(namespace) => {
+                let named = open_ports(snapshot, namespace);
+                wanted.filter_map(|port| Some((port.clone(), *named.get(port)?))).collect()
+            }
+            None => wanted
+                .map(|port| (port.clone(), self.port_map.get(&port.port).copied().unwrap_or(port.port)))
+                .collect(),
+        }
     }
 }
 

@@ -19,9 +19,11 @@ mod observe;
 mod pick;
 mod request;
 mod route;
+mod status;
 
 pub use config::Config;
 pub use error::{Error, PickerFault, Rejection, Retry, Source};
 pub use gateway::{Gateway, StartError};
 pub use interest::READ_RULES;
 pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags};
+pub use status::{STATUS_RULES, WRITE_RULES};

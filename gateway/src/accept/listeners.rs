@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Listeners<H> {
     handler: Arc<H>,
     bind_address: IpAddr,
-    port_map: HashMap<u16, u16>,
     drain_timeout: Duration,
     tasks: TaskTracker,
     open: BTreeMap<ListenerPort, Open>,
@@ -33,6 +32,8 @@ pub(crate) struct Listeners<H> {
 
 #[derive(Debug)]
 struct Open {
+    /// What was asked for; 0 is any.
+    number: u16,
     address: SocketAddr,
     drain: CancellationToken,
 }
@@ -42,7 +43,6 @@ impl<H: Handler> Listeners<H> {
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
-        port_map: HashMap<u16, u16>,
         drain_timeout: Duration,
         tasks: TaskTracker,
         connections: Gauge,
@@ -50,7 +50,6 @@ impl<H: Handler> Listeners<H> {
         Self {
             handler,
             bind_address,
-            port_map,
             drain_timeout,
             tasks,
             open: BTreeMap::new(),
@@ -59,11 +58,11 @@ impl<H: Handler> Listeners<H> {
         }
     }
 
-    /// Opens and closes so that exactly `ports` are open; those that cannot be opened are given back with the
-    /// reason. Closing stops accepting at once and drains the connections.
-    pub(crate) async fn set(&mut self, ports: &BTreeSet<ListenerPort>) -> Vec<(SocketAddr, io::Error)> {
+    /// Opens and closes so that exactly `ports` are open, each with the number that stands with it; those that
+    /// cannot be opened are given back with the reason. Closing stops accepting at once and drains the connections.
+    pub(crate) async fn set(&mut self, ports: &BTreeMap<ListenerPort, u16>) -> Vec<(SocketAddr, io::Error)> {
         self.open.retain(|port, open| {
-            let stays = ports.contains(port);
+            let stays = ports.get(port) == Some(&open.number);
             if !stays {
                 open.drain.cancel();
                 tracing::info!(address = %open.address, "listener closed");
@@ -71,12 +70,11 @@ impl<H: Handler> Listeners<H> {
             stays
         });
         let mut failed = Vec::new();
-        for port in ports {
+        for (port, number) in ports {
             if self.open.contains_key(port) {
                 continue;
             }
-            let number = self.port_map.get(&port.port).copied().unwrap_or(port.port);
-            let address = SocketAddr::new(self.bind_address, number);
+            let address = SocketAddr::new(self.bind_address, *number);
             match self.listen(port, address).await {
                 Ok(open) => {
                     tracing::info!(address = %open.address, "listener opened");
@@ -95,6 +93,7 @@ impl<H: Handler> Listeners<H> {
 
     async fn listen(&self, port: &ListenerPort, address: SocketAddr) -> io::Result<Open> {
         let listener = TcpListener::bind(address).await?;
+        let number = address.port();
         let address = listener.local_addr()?;
         let drain = CancellationToken::new();
         let accepting = accept(Accepting {
@@ -108,7 +107,7 @@ impl<H: Handler> Listeners<H> {
             connections: self.connections.clone(),
         });
         self.tasks.spawn(accepting);
-        Ok(Open { address, drain })
+        Ok(Open { number, address, drain })
     }
 }
 

@@ -8,12 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use forebay_agent::resources::cluster;
+use forebay_agent::resources::cluster::{self, Rule};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
 };
+use serde_json::json;
 
 use crate::process::{Process, find};
 
@@ -177,6 +179,44 @@ impl ApiServer {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Lets `user` do what the rules say and nothing else, in one namespace or in all.
+    ///
+    /// # Errors
+    /// When the API server does not take the role.
+    pub async fn grant(
+        &self,
+        user: &str,
+        namespace: Option<&str>,
+        rules: impl IntoIterator<Item = &Rule>,
+    ) -> Result<()> {
+        let name = format!("{}-{}", user.replace(':', "-"), namespace.unwrap_or("everywhere"));
+        let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+        let rules: Vec<_> = rules
+            .into_iter()
+            .map(|rule| json!({ "apiGroups": rule.api_groups, "resources": rule.resources, "verbs": rule.verbs }))
+            .collect();
+        let role = json!({ "metadata": { "name": name }, "rules": rules });
+        let binding = json!({
+            "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
+        });
+        let client = self.client().await?;
+        for (kind, mut object) in [(kind.to_owned(), role), (format!("{kind}Binding"), binding)] {
+            object["apiVersion"] = json!("rbac.authorization.k8s.io/v1");
+            object["kind"] = json!(kind);
+            let resource =
+                ApiResource::from_gvk(&GroupVersionKind::gvk("rbac.authorization.k8s.io", "v1", &kind));
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            let params = PatchParams::apply("forebay-tests").force();
+            api.patch(&name, &params, &Patch::Apply(&object)).await?;
+        }
+        Ok(())
     }
 
     /// Returns when objects of these kinds can be made.

@@ -1,0 +1,89 @@
+//! Conditions, as the API conventions want them.
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::route::report::Verdict;
+
+/// A condition to be written.
+pub(super) struct Condition<'a> {
+    pub(super) kind: &'static str,
+    pub(super) verdict: &'a Verdict,
+}
+
+/// The conditions as they are now to be: the given ones with the time of their last change, the others of
+/// `current`, whoever wrote them, as they are. `ours` are types that nobody else writes: those of them that are not given go.
+pub(super) fn merge(
+    current: Option<&Value>,
+    generation: Option<i64>,
+    ours: &[&str],
+    conditions: &[Condition<'_>],
+) -> Value {
+    let current = current.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let of_kind = |kind: &str| current.iter().find(|it| it.get("type").is_some_and(|it| it == kind));
+    let mut merged: Vec<Value> =
+        conditions.iter().map(|condition| one(of_kind(condition.kind), generation, condition)).collect();
+    merged.extend(
+        current
+            .iter()
+            .filter(|it| {
+                let kind = it.get("type").and_then(Value::as_str).unwrap_or_default();
+                !ours.contains(&kind) && conditions.iter().all(|condition| condition.kind != kind)
+            })
+            .cloned(),
+    );
+    Value::Array(merged)
+}
+
+fn one(current: Option<&Value>, generation: Option<i64>, condition: &Condition<'_>) -> Value {
+    let status = if condition.verdict.holds { "True" } else { "False" };
+    // The time is that of the status, not of its reason.
+    let since = current
+        .filter(|current| current.get("status").is_some_and(|it| it == status))
+        .and_then(|current| current.get("lastTransitionTime"))
+        .filter(|since| since.is_string())
+        .cloned()
+        .unwrap_or_else(|| json!(now()));
+    let mut value = json!({
+        "type": condition.kind,
+        "status": status,
+        "reason": condition.verdict.reason,
+        "message": condition.verdict.message,
+        "lastTransitionTime": since,
+    });
+    if let Some(generation) = generation {
+        value["observedGeneration"] = json!(generation);
+    }
+    value
+}
+
+/// RFC 3339 with whole seconds, as the API server keeps it.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_changes_with_the_status_alone() {
+        let current = json!([
+            { "type": "Accepted", "status": "True", "reason": "Old", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" },
+            { "type": "Mine", "status": "True", "reason": "Gone", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" },
+            { "type": "example.com/Theirs", "status": "True" },
+        ]);
+        let (yes, no) = (Verdict::yes("Accepted"), Verdict::no("Invalid", "why"));
+        let merged = |verdict: &Verdict| {
+            merge(Some(&current), Some(3), &["Accepted", "Mine"], &[Condition { kind: "Accepted", verdict }])
+        };
+        let same = merged(&yes);
+        assert_eq!(same[0]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+        assert_eq!((&same[0]["reason"], &same[0]["observedGeneration"]), (&json!("Accepted"), &json!(3)));
+        assert_eq!(same.as_array().unwrap().len(), 2);
+        assert_eq!(same[1], current[2], "others' conditions stay");
+        let other = merged(&no);
+        assert_ne!(other[0]["lastTransitionTime"], "2020-01-01T00:00:00Z");
+        assert_eq!((&other[0]["status"], &other[0]["message"]), (&json!("False"), &json!("why")));
+    }
+}

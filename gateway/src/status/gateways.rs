@@ -1,0 +1,140 @@
+//! The statuses of GatewayClasses and Gateways.
+
+use forebay_agent::resources::{GatewayClass, Service};
+use serde_json::{Value, json};
+
+use super::CONTROLLER_NAME;
+use super::conditions::{Condition, merge};
+use crate::route::report::{ListenerReport, Verdict, reason};
+
+/// What `status.supportedFeatures` claims, in the conformance suite's names, sorted.
+const SUPPORTED_FEATURES: [&str; 3] = ["Gateway", "HTTPRoute", "ReferenceGrant"];
+
+const GATEWAY_CONDITIONS: [&str; 2] = ["Accepted", "Programmed"];
+const LISTENER_CONDITIONS: [&str; 4] = ["Accepted", "Conflicted", "Programmed", "ResolvedRefs"];
+
+/// Nothing for a class of somebody else.
+pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Value> {
+    if class.spec.controller_name != CONTROLLER_NAME {
+        return None;
+    }
+    let accepted = match &class.spec.parameters_ref {
+        None => Verdict::yes("Accepted"),
+        Some(_) => Verdict::no("InvalidParameters", "parametersRef is not supported"),
+    };
+    let conditions = [Condition { kind: "Accepted", verdict: &accepted }];
+    let features: Vec<Value> = SUPPORTED_FEATURES.iter().map(|name| json!({ "name": name })).collect();
+    Some(json!({
+        "conditions": merge(current.get("conditions"), class.metadata.generation, &["Accepted"], &conditions),
+        "supportedFeatures": features,
+    }))
+}
+
+/// A Gateway's way to its clients.
+pub(super) struct Reach<'a> {
+    pub(super) service: Option<&'a Service>,
+    /// Why it has no Service.
+    pub(super) refused: Option<&'a str>,
+    /// Whether this replica has opened the listener's port.
+    pub(super) is_open: &'a dyn Fn(&ListenerReport) -> bool,
+}
+
+pub(super) fn gateway_status(
+    generation: Option<i64>,
+    listeners: &[ListenerReport],
+    reach: &Reach<'_>,
+    current: &Value,
+) -> Value {
+    let addresses = reach.service.map(addresses).unwrap_or_default();
+    let is_valid = |it: &ListenerReport| it.accepted.holds && it.resolved_refs.holds && !it.conflicted.holds;
+    let accepted = match listeners.iter().filter(|it| !is_valid(it)).count() {
+        0 => Verdict::yes(reason::ACCEPTED),
+        // The specification: it holds as long as some listener can be served.
+        bad if bad < listeners.len() => Verdict {
+            holds: true,
+            reason: "ListenersNotValid",
+            message: "not all listeners are served; see their conditions".into(),
+        },
+        _ => Verdict::no("ListenersNotValid", "no listener is served; see their conditions"),
+    };
+    let programmed = if !accepted.holds {
+        Verdict::no("Invalid", "the Gateway is not accepted")
+    } else if let Some(why) = reach.refused {
+        Verdict::no("NoResources", why)
+    } else if addresses.is_empty() {
+        Verdict::no("AddressNotAssigned", "its Service has no address yet")
+    } else if listeners.iter().any(|it| it.port.is_some() && !(reach.is_open)(it)) {
+        Verdict::no("Pending", "the ports of its listeners are being opened")
+    } else {
+        Verdict::yes("Programmed")
+    };
+    let listeners: Vec<Value> = listeners
+        .iter()
+        .map(|listener| listener_status(generation, listener, reach, &programmed, current))
+        .collect();
+    json!({
+        "addresses": addresses,
+        "conditions": merge(current.get("conditions"), generation, &GATEWAY_CONDITIONS, &[
+            Condition { kind: "Accepted", verdict: &accepted },
+            Condition { kind: "Programmed", verdict: &programmed },
+        ]),
+        "listeners": listeners,
+    })
+}
+
+fn listener_status(
+    generation: Option<i64>,
+    listener: &ListenerReport,
+    reach: &Reach<'_>,
+    of_gateway: &Verdict,
+    current: &Value,
+) -> Value {
+    let known = current.get("listeners").and_then(Value::as_array).into_iter().flatten();
+    let known = known.clone().find(|it| it.get("name").is_some_and(|name| *name == listener.name));
+    let programmed = if listener.port.is_none() {
+        Verdict::no("Invalid", "the listener is not served; see its other conditions")
+    } else if (reach.is_open)(listener) {
+        Verdict::yes("Programmed")
+    } else if of_gateway.holds {
+        Verdict::no("Pending", "its port is being opened")
+    } else {
+        of_gateway.clone()
+    };
+    let kinds: Vec<Value> = listener
+        .supported_kinds
+        .iter()
+        .map(|kind| json!({ "group": "gateway.networking.k8s.io", "kind": kind }))
+        .collect();
+    json!({
+        "name": listener.name,
+        "attachedRoutes": listener.attached_routes,
+        "supportedKinds": kinds,
+        "conditions": merge(known.and_then(|it| it.get("conditions")), generation, &LISTENER_CONDITIONS, &[
+            Condition { kind: "Accepted", verdict: &listener.accepted },
+            Condition { kind: "Conflicted", verdict: &listener.conflicted },
+            Condition { kind: "Programmed", verdict: &programmed },
+            Condition { kind: "ResolvedRefs", verdict: &listener.resolved_refs },
+        ]),
+    })
+}
+
+/// A load balancer's where there is one, else the Service's own.
+fn addresses(service: &Service) -> Vec<Value> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let outside: Vec<Value> = ingress
+        .filter_map(|it| match (&it.ip, &it.hostname) {
+            (Some(ip), _) => Some(json!({ "type": "IPAddress", "value": ip })),
+            (None, Some(name)) => Some(json!({ "type": "Hostname", "value": name })),
+            (None, None) => None,
+        })
+        .collect();
+    if !outside.is_empty() {
+        return outside;
+    }
+    let own = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    own.filter(|ip| !ip.is_empty() && *ip != "None")
+        .map(|ip| json!({ "type": "IPAddress", "value": ip }))
+        .into_iter()
+        .collect()
+}

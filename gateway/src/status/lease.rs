@@ -1,0 +1,153 @@
+//! Which replica writes: the holder of a `coordination.k8s.io` Lease.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const NAME: &str = "forebay-gateway";
+/// A holder that is silent for longer has lost it.
+const DURATION: Duration = Duration::from_secs(10);
+const RENEW: Duration = Duration::from_secs(2);
+/// A holder that could not renew for this long stops writing, well before another may begin.
+const GIVE_UP: Duration = Duration::from_secs(6);
+/// How often others look whether it is free.
+const LOOK: Duration = Duration::from_secs(1);
+/// One request may take as long.
+const REQUEST: Duration = Duration::from_secs(3);
+
+pub(super) struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+    is_holder: watch::Sender<bool>,
+    renewed: Instant,
+    /// The version last seen, and since when: the holders' clocks do not count.
+    seen: Option<(String, Instant)>,
+}
+
+impl Candidate {
+    pub(super) fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            identity,
+            is_holder: watch::Sender::new(false),
+            renewed: Instant::now(),
+            seen: None,
+        }
+    }
+
+    /// Whether this replica may write.
+    pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.is_holder.subscribe()
+    }
+
+    /// Takes part until `stop`, and then gives the Lease back.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let turn = tokio::time::timeout(REQUEST, self.turn());
+            let Some(turn) = stop.run_until_cancelled(turn).await else { break };
+            match turn {
+                Ok(Ok(())) => {}
+                // Another was faster.
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => self.set(false),
+                Ok(Err(error)) => tracing::debug!(%error, "the Lease cannot be read or renewed"),
+                Err(_) => tracing::debug!("no answer about the Lease in time"),
+            }
+            if self.renewed.elapsed() > GIVE_UP {
+                self.set(false);
+            }
+            let pause = if *self.is_holder.borrow() { RENEW } else { LOOK };
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                break;
+            }
+        }
+        if self.is_holder.send_replace(false) {
+            let released = tokio::time::timeout(REQUEST, self.release()).await;
+            if !matches!(released, Ok(Ok(()))) {
+                tracing::debug!("the Lease could not be given back; another takes it when it has run out");
+            }
+        }
+    }
+
+    fn set(&mut self, holds: bool) {
+        let changed =
+            self.is_holder.send_if_modified(|is_holder| std::mem::replace(is_holder, holds) != holds);
+        if changed && holds {
+            tracing::info!(identity = self.identity, "this replica writes the statuses now");
+        } else if changed {
+            tracing::info!(identity = self.identity, "this replica writes the statuses no more");
+        }
+    }
+
+    async fn turn(&mut self) -> kube::Result<()> {
+        let asked = Instant::now();
+        let Some(lease) = self.api.get_opt(NAME).await? else {
+            let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.spec(None)) };
+            self.api.create(&PostParams::default(), &lease).await?;
+            self.renewed = asked;
+            self.set(true);
+            return Ok(());
+        };
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+        if holder != self.identity && !holder.is_empty() && !self.has_run_out(&lease) {
+            self.set(false);
+            return Ok(());
+        }
+        let spec = self.spec(lease.spec.as_ref());
+        // With the version that was read: of two that try, one fails.
+        let lease = Lease { spec: Some(spec), ..lease };
+        self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        self.renewed = asked;
+        self.set(true);
+        Ok(())
+    }
+
+    /// Whether it has not been renewed for its duration, by this replica's clock.
+    fn has_run_out(&mut self, lease: &Lease) -> bool {
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration = seconds.and_then(|it| u64::try_from(it).ok()).map_or(DURATION, Duration::from_secs);
+        match &self.seen {
+            Some((seen, since)) if *seen == version => since.elapsed() > duration,
+            _ => {
+                self.seen = Some((version, Instant::now()));
+                false
+            }
+        }
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let before = before.cloned().unwrap_or_default();
+        let is_renewal = before.holder_identity.as_deref() == Some(self.identity.as_str());
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            acquire_time: if is_renewal { before.acquire_time } else { Some(now.clone()) },
+            lease_transitions: Some(
+                before.lease_transitions.unwrap_or(0).saturating_add(i32::from(!is_renewal)),
+            ),
+            renew_time: Some(now),
+            ..before
+        }
+    }
+
+    async fn release(&self) -> kube::Result<()> {
+        let Some(mut lease) = self.api.get_opt(NAME).await? else { return Ok(()) };
+        match &mut lease.spec {
+            Some(spec) if spec.holder_identity.as_ref() == Some(&self.identity) => {
+                spec.holder_identity = Some(String::new());
+                spec.lease_duration_seconds = Some(1);
+            }
+            _ => return Ok(()),
+        }
+        self.api.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+    }
+}

@@ -1,0 +1,133 @@
+//! Statuses that are lists of parents, in which every controller has entries of its own: HTTPRoutes and
+//! InferencePools.
+
+use serde_json::{Value, json};
+
+use super::CONTROLLER_NAME;
+use super::conditions::{Condition, merge};
+use crate::route::report::{ParentReport, PoolReport, Verdict};
+
+/// The API's limit for either kind.
+const MAX_PARENTS: usize = 32;
+/// Types of conditions that stand in entries of ours.
+const CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
+
+/// What is said at one parent.
+struct Entry<'a> {
+    parent: Value,
+    conditions: Vec<(&'static str, &'a Verdict)>,
+}
+
+pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], current: &Value) -> Value {
+    let entries = parents.iter().map(|report| {
+        let mut conditions = vec![("Accepted", &report.accepted), ("ResolvedRefs", &report.resolved_refs)];
+        conditions.extend(report.partially_invalid.iter().map(|verdict| ("PartiallyInvalid", verdict)));
+        Entry { parent: serde_json::to_value(&report.parent).unwrap_or_default(), conditions }
+    });
+    with_entries(entries.collect(), generation, current)
+}
+
+/// Without a report no Gateway of ours leads to the pool.
+pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
+    let entries = report.into_iter().flat_map(|report| {
+        report.parents.iter().map(|(gateway, accepted)| Entry {
+            parent: json!({
+                "group": "gateway.networking.k8s.io",
+                "kind": "Gateway",
+                "name": gateway.name,
+                "namespace": gateway.namespace,
+            }),
+            conditions: vec![("Accepted", accepted), ("ResolvedRefs", &report.resolved_refs)],
+        })
+    });
+    with_entries(entries.collect(), generation, current)
+}
+
+/// Others' entries as they are; of ours exactly these, those that were there in their places.
+fn with_entries(mut entries: Vec<Entry<'_>>, generation: Option<i64>, current: &Value) -> Value {
+    let known = current.get("parents").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_ours = |entry: &Value| entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME);
+    let mut parents = Vec::new();
+    for entry in known {
+        if !is_ours(entry) {
+            parents.push(entry.clone());
+        } else if let Some(at) =
+            entries.iter().position(|ours| is_same_parent(&ours.parent, entry.get("parentRef")))
+        {
+            // In the words of before: the API server may have filled in defaults.
+            let ours = Entry { parent: entry["parentRef"].clone(), ..entries.remove(at) };
+            parents.push(one(&ours, generation, entry.get("conditions")));
+        }
+    }
+    parents.extend(entries.iter().map(|ours| one(ours, generation, None)));
+    parents.truncate(MAX_PARENTS);
+    json!({ "parents": parents })
+}
+
+fn one(entry: &Entry<'_>, generation: Option<i64>, known: Option<&Value>) -> Value {
+    let conditions: Vec<Condition<'_>> =
+        entry.conditions.iter().map(|(kind, verdict)| Condition { kind, verdict }).collect();
+    json!({
+        "parentRef": entry.parent,
+        "controllerName": CONTROLLER_NAME,
+        "conditions": merge(known, generation, &CONDITIONS, &conditions),
+    })
+}
+
+fn is_same_parent(ours: &Value, theirs: Option<&Value>) -> bool {
+    let Some(theirs) = theirs else { return false };
+    let field = |parent: &Value, name: &str, default: &str| {
+        parent.get(name).cloned().filter(|it| !it.is_null()).unwrap_or_else(|| json!(default))
+    };
+    [
+        ("group", "gateway.networking.k8s.io"),
+        ("kind", "Gateway"),
+        ("namespace", ""),
+        ("name", ""),
+        ("sectionName", ""),
+        ("port", ""),
+    ]
+    .iter()
+    .all(|(name, default)| field(ours, name, default) == field(theirs, name, default))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use forebay_agent::resources::ObjectKey;
+
+    use super::*;
+
+    #[test]
+    fn only_entries_of_ours_change() {
+        let theirs =
+            json!({ "parentRef": { "name": "x" }, "controllerName": "example.com/other", "conditions": [] });
+        let stale = json!({ "parentRef": { "name": "gone", "namespace": "infra" }, "controllerName": CONTROLLER_NAME, "conditions": [] });
+        let known = json!({
+            "parentRef": { "name": "public", "namespace": "infra" },
+            "controllerName": CONTROLLER_NAME,
+            "conditions": [{
+                "type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                "lastTransitionTime": "2020-01-01T00:00:00Z", "observedGeneration": 1,
+            }],
+        });
+        let report = PoolReport {
+            parents: BTreeMap::from([(ObjectKey::new("infra", "public"), Verdict::yes("Accepted"))]),
+            resolved_refs: Verdict::yes("ResolvedRefs"),
+        };
+        let current = json!({ "parents": [stale, theirs, known] });
+        let status = pool_status(Some(2), Some(&report), &current);
+        let parents = status["parents"].as_array().unwrap();
+        assert_eq!(parents.len(), 2);
+        assert_eq!(parents[0], theirs);
+        assert_eq!(parents[1]["parentRef"], known["parentRef"], "group and kind are as they were");
+        let accepted = &parents[1]["conditions"][0];
+        assert_eq!(accepted["lastTransitionTime"], "2020-01-01T00:00:00Z");
+        assert_eq!(accepted["observedGeneration"], 2);
+
+        let again = pool_status(Some(2), Some(&report), &status);
+        assert_eq!(again, status, "nothing is left to be written");
+        assert_eq!(pool_status(Some(2), None, &status), json!({ "parents": [theirs] }));
+    }
+}

@@ -1,0 +1,282 @@
+//! A Service for each Gateway: clients reach the Gateway's port at the Service's address, and the Service
+//! leads them to a container port that all replicas open for this port of this Gateway alone.
+//!
+//! The Services are the only record of which port is which: whoever writes gives ports out, and every
+//! replica opens what the Services name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use forebay_agent::resources::{ObjectKey, Service, Snapshot};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Value, json};
+
+use crate::route::ListenerPort;
+
+const GATEWAY_NAMESPACE: &str = "forebay.dev/gateway-namespace";
+const GATEWAY_NAME: &str = "forebay.dev/gateway-name";
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "forebay-gateway");
+/// Of a Service's name, an RFC 1035 label.
+const MAX_NAME: usize = 63;
+/// Of a label's value; longer names of Gateways stand in the annotations.
+const MAX_LABEL: usize = 63;
+
+/// Container ports to be given out, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortRange {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('-')
+            .and_then(|(first, last)| Some(Self { first: first.parse().ok()?, last: last.parse().ok()? }))
+            .filter(|range| 0 < range.first && range.first <= range.last)
+            .ok_or_else(|| "FIRST-LAST with two port numbers is needed, as in 10000-10999".to_owned())
+    }
+}
+
+/// The container port that the Services in `namespace` name for each port of each Gateway.
+pub(crate) fn open_ports(snapshot: &Snapshot, namespace: &str) -> BTreeMap<ListenerPort, u16> {
+    let mut ports = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for (_, service, gateway) in managed(snapshot, namespace) {
+        let gateway = Arc::new(gateway);
+        for (port, target) in targets(service) {
+            // One container port cannot serve two: the first keeps it until it is given out anew.
+            if taken.insert(target) {
+                ports.insert(ListenerPort { port, gateway: Some(gateway.clone()) }, target);
+            }
+        }
+    }
+    ports
+}
+
+/// The Service that was made for the Gateway.
+pub(super) fn service_of<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &'a str,
+    gateway: &ObjectKey,
+) -> Option<&'a Service> {
+    managed(snapshot, namespace).find(|(_, _, of)| of == gateway).map(|(_, service, _)| service)
+}
+
+/// Our Services, with the Gateways that they were made for.
+fn managed<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &'a str,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a Service, ObjectKey)> {
+    snapshot.services.in_namespace(namespace).filter_map(|(key, service)| {
+        let labels = service.metadata.labels.as_ref()?;
+        let annotations = service.metadata.annotations.as_ref();
+        if labels.get(MANAGED_BY.0)? != MANAGED_BY.1 {
+            return None;
+        }
+        let name = annotations.and_then(|it| it.get(GATEWAY_NAME)).or_else(|| labels.get(GATEWAY_NAME))?;
+        let gateway = ObjectKey::new(labels.get(GATEWAY_NAMESPACE)?, name);
+        Some((key, &**service, gateway))
+    })
+}
+
+/// Ports with the container ports they lead to.
+fn targets(service: &Service) -> impl Iterator<Item = (u16, u16)> + '_ {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    ports.into_iter().flatten().filter_map(|port| {
+        let Some(IntOrString::Int(target)) = port.target_port else { return None };
+        Some((u16::try_from(port.port).ok()?, u16::try_from(target).ok()?))
+    })
+}
+
+/// How Services are to be.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceOptions {
+    /// Where the gateway's pods are.
+    pub(super) namespace: String,
+    /// The pods' labels.
+    pub(super) selector: BTreeMap<String, String>,
+    /// `ClusterIP`, `NodePort` or `LoadBalancer`.
+    pub(super) service_type: String,
+    pub(super) range: PortRange,
+}
+
+/// What is to be done so that each Gateway has its Service.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    pub(super) apply: BTreeMap<String, Value>,
+    pub(super) delete: BTreeSet<String>,
+    /// Gateways that cannot have one now, and why.
+    pub(super) refused: BTreeMap<ObjectKey, String>,
+}
+
+/// `wanted` are the Gateways with the ports of their listeners. `given` are the container ports that were given
+/// out and may not be in the snapshot yet; it is kept up to date.
+pub(super) fn plan(
+    snapshot: &Snapshot,
+    options: &ServiceOptions,
+    owner: Option<&OwnerReference>,
+    wanted: &BTreeMap<ObjectKey, BTreeSet<u16>>,
+    given: &mut BTreeMap<ListenerPort, u16>,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut names: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    for (key, _, gateway) in managed(snapshot, &options.namespace) {
+        if wanted.contains_key(&gateway) && !names.contains_key(&gateway) {
+            names.insert(gateway, key.name.clone());
+        } else {
+            plan.delete.insert(key.name.clone());
+        }
+    }
+    given.retain(|port, _| {
+        port.gateway.as_ref().and_then(|it| wanted.get(it)).is_some_and(|it| it.contains(&port.port))
+    });
+    given.extend(open_ports(snapshot, &options.namespace));
+    let mut taken: BTreeSet<u16> = given.values().copied().collect();
+    let mut free = options.range.first..=options.range.last;
+    for (gateway, ports) in wanted {
+        let Some(name) =
+            names.get(gateway).cloned().or_else(|| free_name(snapshot, options, gateway, &names))
+        else {
+            plan.refused.insert(gateway.clone(), "the names for its Service are all taken".into());
+            continue;
+        };
+        names.insert(gateway.clone(), name.clone());
+        plan.delete.remove(&name);
+        let owned = Arc::new(gateway.clone());
+        let mut spec_ports = Vec::new();
+        for &port in ports {
+            let listener = ListenerPort { port, gateway: Some(owned.clone()) };
+            let target = given.get(&listener).copied().or_else(|| free.find(|port| taken.insert(*port)));
+            let Some(target) = target else {
+                let reason = "all container ports are given out (--container-ports)";
+                plan.refused.insert(gateway.clone(), reason.into());
+                continue;
+            };
+            given.insert(listener, target);
+            spec_ports.push(json!({
+                "name": format!("port-{port}"), "port": port, "targetPort": target, "protocol": "TCP",
+            }));
+        }
+        if spec_ports.is_empty() {
+            // A Service cannot be without ports.
+            if names.remove(gateway).is_some()
+                && snapshot.services.contains_key(&ObjectKey::new(&options.namespace, &name))
+            {
+                plan.delete.insert(name);
+            }
+            continue;
+        }
+        let service = manifest(&name, gateway, options, owner, spec_ports);
+        if !is_as_wanted(snapshot, options, &name, &service) {
+            plan.apply.insert(name, service);
+        }
+    }
+    plan
+}
+
+fn manifest(
+    name: &str,
+    gateway: &ObjectKey,
+    options: &ServiceOptions,
+    owner: Option<&OwnerReference>,
+    ports: Vec<Value>,
+) -> Value {
+    let mut label = gateway.name.clone();
+    let mut annotations = json!({});
+    if label.len() > MAX_LABEL {
+        annotations = json!({ GATEWAY_NAME: gateway.name });
+        label = short(&gateway.name, &gateway.name);
+    }
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": options.namespace,
+            "labels": {
+                GATEWAY_NAMESPACE: gateway.namespace,
+                GATEWAY_NAME: label,
+                MANAGED_BY.0: MANAGED_BY.1,
+            },
+            "annotations": annotations,
+        },
+        "spec": { "type": options.service_type, "selector": options.selector, "ports": ports },
+    });
+    if let Some(owner) = owner {
+        service["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    service
+}
+
+/// Whether everything of the manifest that matters stands in the snapshot.
+fn is_as_wanted(snapshot: &Snapshot, options: &ServiceOptions, name: &str, wanted: &Value) -> bool {
+    let Some(service) = snapshot.services.get(&ObjectKey::new(&options.namespace, name)) else {
+        return false;
+    };
+    let Some(spec) = &service.spec else { return false };
+    let ports: Vec<(u16, u16)> = targets(service).collect();
+    let wanted_ports: Vec<(u16, u16)> = wanted["spec"]["ports"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|port| {
+            let number = |name: &str| u16::try_from(port[name].as_u64()?).ok();
+            Some((number("port")?, number("targetPort")?))
+        })
+        .collect();
+    let owners = service.metadata.owner_references.as_deref().unwrap_or_default();
+    let is_owned = match wanted["metadata"]["ownerReferences"][0]["uid"].as_str() {
+        Some(uid) => owners.iter().any(|owner| owner.uid == uid),
+        None => true,
+    };
+    ports == wanted_ports
+        && is_owned
+        && spec.selector.as_ref() == Some(&options.selector)
+        && spec.type_.as_deref().unwrap_or("ClusterIP") == options.service_type
+}
+
+/// The name that the Gateway's Service should have; another one where that is taken.
+fn free_name(
+    snapshot: &Snapshot,
+    options: &ServiceOptions,
+    gateway: &ObjectKey,
+    names: &BTreeMap<ObjectKey, String>,
+) -> Option<String> {
+    let is_same = gateway.namespace == options.namespace;
+    let plain =
+        if is_same { gateway.name.clone() } else { format!("{}-{}", gateway.namespace, gateway.name) };
+    let hashed = short(&plain, &gateway.to_string());
+    let is_free = |name: &String| {
+        !names.values().any(|taken| taken == name)
+            && !snapshot.services.contains_key(&ObjectKey::new(&options.namespace, name))
+    };
+    let plain = Some(plain).filter(|name| is_label(name));
+    plain.into_iter().chain([hashed]).find(is_free)
+}
+
+fn is_label(name: &str) -> bool {
+    name.len() <= MAX_NAME
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// A label made from the name, told from others by a hash of `whole`.
+fn short(name: &str, whole: &str) -> String {
+    let mut label: String = name
+        .chars()
+        .map(|it| if it.is_ascii_lowercase() || it.is_ascii_digit() { it } else { '-' })
+        .collect();
+    if !label.starts_with(|first: char| first.is_ascii_lowercase()) {
+        label.insert_str(0, "g-");
+    }
+    label.truncate(MAX_NAME - 9);
+    format!("{}-{:08x}", label.trim_end_matches('-'), fnv(whole))
+}
+
+/// FNV-1a: names must not change with the version of the program.
+fn fnv(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,143 @@
+//! One pass over all statuses: which are to be written, and what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use forebay_agent::resources::cluster::{ObjectStatus, Statuses};
+use forebay_agent::resources::{Kind, ObjectKey, Snapshot};
+use serde_json::Value;
+
+use super::CONTROLLER_NAME;
+use super::gateways::{Reach, class_status, gateway_status};
+use super::parents::{pool_status, route_status};
+use super::services::service_of;
+use super::writer::Applied;
+
+/// A status that differs from what the API server has.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) kind: Kind,
+    pub(super) key: ObjectKey,
+    /// Of the object that it was made from.
+    pub(super) resource_version: String,
+    /// The fields that are to be written.
+    pub(super) status: Value,
+}
+
+/// The versions from which statuses were written, until the newer ones come.
+#[derive(Debug, Default)]
+pub(super) struct Written(BTreeMap<(Kind, ObjectKey), String>);
+
+impl Written {
+    pub(super) fn add(&mut self, change: Change) {
+        self.0.insert((change.kind, change.key), change.resource_version);
+    }
+
+    /// Forgets what has come back.
+    fn retain(&mut self, statuses: &Statuses) {
+        self.0.retain(|(kind, key), version| {
+            statuses.get(*kind, key).is_some_and(|status| status.resource_version == *version)
+        });
+    }
+
+    fn is_pending(&self, kind: Kind, key: &ObjectKey) -> bool {
+        self.0.contains_key(&(kind, key.clone()))
+    }
+}
+
+pub(super) fn changes(
+    applied: &Applied,
+    statuses: &Statuses,
+    namespace: &str,
+    refused: &BTreeMap<ObjectKey, String>,
+    written: &mut Written,
+) -> Vec<Change> {
+    written.retain(statuses);
+    let mut pass = Pass { statuses, written, changes: Vec::new() };
+    let snapshot: &Snapshot = &applied.snapshot;
+    for (key, class) in &snapshot.gateway_classes {
+        pass.compare(Kind::GatewayClass, key, |current| class_status(class, current));
+    }
+    for (key, listeners) in &applied.report.gateways {
+        let Some(gateway) = snapshot.gateways.get(key) else { continue };
+        let is_open = |listener: &crate::route::report::ListenerReport| {
+            listener.port.as_ref().is_some_and(|port| applied.addresses.contains_key(port))
+        };
+        let reach = Reach {
+            service: service_of(snapshot, namespace, key),
+            refused: refused.get(key).map(String::as_str),
+            is_open: &is_open,
+        };
+        pass.compare(Kind::Gateway, key, |current| {
+            Some(gateway_status(gateway.metadata.generation, listeners, &reach, current))
+        });
+    }
+    for key in pass.with_entries(Kind::HttpRoute, applied.report.routes.keys()) {
+        let Some(route) = snapshot.http_routes.get(&key) else { continue };
+        let parents = applied.report.routes.get(&key).map_or(&[][..], Vec::as_slice);
+        pass.compare(Kind::HttpRoute, &key, |current| {
+            Some(route_status(route.metadata.generation, parents, current))
+        });
+    }
+    for key in pass.with_entries(Kind::InferencePool, applied.report.pools.keys()) {
+        let Some(pool) = snapshot.inference_pools.get(&key) else { continue };
+        let report = applied.report.pools.get(&key);
+        pass.compare(Kind::InferencePool, &key, |current| {
+            Some(pool_status(pool.metadata.generation, report, current))
+        });
+    }
+    pass.changes
+}
+
+struct Pass<'a> {
+    statuses: &'a Statuses,
+    written: &'a Written,
+    changes: Vec<Change>,
+}
+
+impl Pass<'_> {
+    /// The objects that the report names, and those that still have an entry of ours.
+    fn with_entries<'k>(
+        &self,
+        kind: Kind,
+        reported: impl Iterator<Item = &'k ObjectKey>,
+    ) -> BTreeSet<ObjectKey> {
+        let has_ours = |status: &Arc<ObjectStatus>| {
+            let parents = status.status.get("parents").and_then(Value::as_array);
+            parents
+                .into_iter()
+                .flatten()
+                .any(|entry| entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME))
+        };
+        let entered = self.statuses.of_kind(kind).filter(|(_, status)| has_ours(status)).map(|(key, _)| key);
+        reported.cloned().chain(entered.cloned()).collect()
+    }
+
+    fn compare(&mut self, kind: Kind, key: &ObjectKey, status: impl FnOnce(&Value) -> Option<Value>) {
+        // What was just written is looked at again when it has come back.
+        let Some(current) = self.statuses.get(kind, key).filter(|_| !self.written.is_pending(kind, key))
+        else {
+            return;
+        };
+        let Some(status) = status(&current.status) else { return };
+        let is_same = status
+            .as_object()
+            .is_some_and(|fields| fields.iter().all(|(name, value)| is_as(value, current.status.get(name))));
+        if !is_same {
+            self.changes.push(Change {
+                kind,
+                key: key.clone(),
+                resource_version: current.resource_version.clone(),
+                status,
+            });
+        }
+    }
+}
+
+/// An empty list and none at all are the same.
+fn is_as(wanted: &Value, current: Option<&Value>) -> bool {
+    match current {
+        Some(current) => wanted == current,
+        None => wanted.as_array().is_some_and(Vec::is_empty),
+    }
+}
