@@ -6,8 +6,8 @@ use clap::{Parser, ValueEnum};
 use forebay_agent::{
     engine::ScrapeOptions,
     gpu::{MonitorOptions, default_paths},
-    kernel,
-    node::{self, Config, KernelMode},
+    kernel::{self, KeepPins},
+    node::{self, Config, KernelMode, Owner},
     resources::Source,
     tls::{self, Identity},
 };
@@ -52,6 +52,9 @@ struct Args {
     /// Leave the pins at the end, for the next agent to go on counting with.
     #[arg(long)]
     keep_pins: bool,
+    /// Leave the pins as long as this DaemonSet exists; the pod that takes over goes on counting with them.
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["keep_pins", "resources"])]
+    keep_pins_while: Option<Owner>,
     /// The cgroup2 hierarchy, or the host's /sys/fs/cgroup [default: found in the mount table]
     #[arg(long)]
     cgroup_root: Option<PathBuf>,
@@ -101,24 +104,32 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = CancellationToken::new();
-    let mut agent = Box::pin(node::run(args.try_into()?, shutdown.clone()));
+    let (owner, kubeconfig) = (args.keep_pins_while.clone(), args.kubeconfig.clone());
+    let keep_pins = KeepPins::from(args.keep_pins);
+    let config = args.config(keep_pins.clone())?;
+    let mut agent = Box::pin(node::run(config, shutdown.clone()));
     tokio::select! {
         result = &mut agent => return Ok(result?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    if let Some(owner) = owner {
+        tokio::select! {
+            result = &mut agent => return Ok(result?),
+            stays = owner.stays(kubeconfig) => keep_pins.set(stays),
+        }
+    }
     shutdown.cancel();
     Ok(agent.await?)
 }
 
-impl TryFrom<Args> for Config {
-    type Error = tls::Error;
-
-    fn try_from(args: Args) -> Result<Self, tls::Error> {
+impl Args {
+    fn config(self, keep_pins: KeepPins) -> Result<Config, tls::Error> {
+        let args = self;
         let libraries = if args.nvml_library.is_empty() { default_paths() } else { args.nvml_library };
         let flags = "--tls-cert, --tls-key and --tls-client-ca";
         let tls = Identity::from_flags(args.tls_cert, args.tls_key, args.tls_client_ca, flags)?;
-        Ok(Self {
+        Ok(Config {
             node_name: args.node_name,
             resources: Source::from_flags(args.resources, args.kubeconfig),
             grpc_listen: args.grpc_listen,
@@ -126,9 +137,7 @@ impl TryFrom<Args> for Config {
             http_listen: args.http_listen,
             kernel: match args.kernel {
                 KernelSwitch::Off => KernelMode::Off,
-                KernelSwitch::Auto => {
-                    KernelMode::Auto(kernel::Options { pin_root: args.bpffs, keep_pins: args.keep_pins })
-                }
+                KernelSwitch::Auto => KernelMode::Auto(kernel::Options { pin_root: args.bpffs, keep_pins }),
             },
             cgroup_root: args.cgroup_root,
             proc: args.proc,

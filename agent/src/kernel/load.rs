@@ -3,6 +3,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aya::{
@@ -27,7 +31,27 @@ pub struct Options {
     /// Folder on a bpffs, made if it is not there (`/sys/fs/bpf/forebay`).
     pub pin_root: PathBuf,
     /// Leave maps and links pinned at the end, for the next agent to adopt.
-    pub keep_pins: bool,
+    pub keep_pins: KeepPins,
+}
+
+/// A decision that may still change until the end.
+#[derive(Clone, Debug, Default)]
+pub struct KeepPins(Arc<AtomicBool>);
+
+impl KeepPins {
+    pub fn set(&self, keep: bool) {
+        self.0.store(keep, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl From<bool> for KeepPins {
+    fn from(keep: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(keep)))
+    }
 }
 
 /// Why nothing is measured in the kernel, in one line for an operator.
@@ -56,7 +80,7 @@ pub struct Kernel {
     pub(super) stats: PerCpuArray<MapData, u64>,
     pub(super) gpus: Array<MapData, GpuSample>,
     pub(super) pins: Option<PinFolder>,
-    pub(super) keep_pins: bool,
+    pub(super) keep_pins: KeepPins,
     /// By cgroup id.
     pub(super) attached: HashMap<u64, Attached>,
     /// The one free for the longest time first.
@@ -105,7 +129,7 @@ impl Kernel {
             gpus: map(&mut ebpf, name::GPUS)?,
             ebpf,
             pins,
-            keep_pins: options.keep_pins,
+            keep_pins: options.keep_pins.clone(),
             attached: HashMap::new(),
             free_slots: VecDeque::new(),
             closed: HashSet::new(),
@@ -128,7 +152,7 @@ fn load_maps(object: &[u8], pins: Option<&PinFolder>) -> Result<Ebpf, EbpfError>
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if self.keep_pins {
+        if self.keep_pins.get() {
             return;
         }
         if let Some(pins) = &self.pins

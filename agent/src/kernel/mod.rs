@@ -14,5 +14,5 @@ mod read;
 pub use attach::{WatchError, Watched};
 pub use clock::boottime_ns;
 pub use events::Events;
-pub use load::{Kernel, KernelOff, Options};
+pub use load::{KeepPins, Kernel, KernelOff, Options};
 pub use read::{Counted, Quantiles};

@@ -5,6 +5,7 @@ mod counting;
 mod gpus;
 mod interest;
 mod members;
+mod owner;
 
 use std::{
     io,
@@ -15,6 +16,7 @@ use std::{
 
 pub use config::{Config, KernelMode};
 pub use interest::{RULES, interest};
+pub use owner::Owner;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 

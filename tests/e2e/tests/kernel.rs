@@ -535,7 +535,7 @@ async fn pins_that_cannot_be_used_are_said_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_mount, pins)) = pinned(&folder) else { return };
     let Some(bench) = Bench::with_pins("pins", &pins, true) else { return };
-    let load = || Kernel::load(&Options { pin_root: pins.clone(), keep_pins: false }).unwrap().2;
+    let load = || Kernel::load(&Options { pin_root: pins.clone(), keep_pins: false.into() }).unwrap().2;
     let reason = load().expect("two agents on the same pins");
     assert!(reason.contains("another agent uses"), "{reason}");
     drop(bench);

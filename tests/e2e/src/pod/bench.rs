@@ -87,7 +87,7 @@ impl Bench {
 /// When the kernel refuses the programs.
 #[expect(clippy::print_stdout, reason = "a test says what it skips")]
 pub fn load_kernel(pin_root: &Path, keep_pins: bool) -> Option<(Kernel, Events)> {
-    match Kernel::load(&Options { pin_root: pin_root.to_owned(), keep_pins }) {
+    match Kernel::load(&Options { pin_root: pin_root.to_owned(), keep_pins: keep_pins.into() }) {
         Ok((kernel, events, _)) => Some((kernel, events)),
         Err(off @ (KernelOff::NotBuilt | KernelOff::NotPermitted(_))) => {
             println!("skipped: {off}");
