@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod changes;
+mod kinds;
+mod outage;
+#[cfg(feature = "node")]
+mod roles;
 mod support;
