@@ -73,6 +73,11 @@ pub struct Config {
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub upstream_idle_timeout: Duration,
 
+    /// How long new connections are still taken after SIGTERM, seconds: others need a while to hear that this
+    /// gateway is not ready any more. Meanwhile clients are asked to close theirs.
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds_or_none)]
+    pub drain_delay: Duration,
+
     /// How long running requests may take to finish after SIGTERM, or after their listener was removed, seconds.
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -167,6 +172,10 @@ impl Config {
     pub(crate) fn port_map(&self) -> HashMap<u16, u16> {
         self.map_ports.iter().copied().collect()
     }
+}
+
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -38,6 +38,8 @@ pub enum Error {
     MultipartBody,
     #[error("a request must not have both Content-Length and Transfer-Encoding")]
     AmbiguousLength,
+    #[error("WebSockets and tunnels are not supported")]
+    UpgradeUnsupported,
     #[error("the request names no host")]
     NoHost,
     #[error(
@@ -118,6 +120,7 @@ impl Error {
             | Self::CompressedBody
             | Self::MultipartBody
             | Self::AmbiguousLength
+            | Self::UpgradeUnsupported
             | Self::NoHost
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout { .. }
@@ -160,6 +163,7 @@ impl Error {
             Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
                 StatusCode::BAD_REQUEST
             }
+            Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::CompressedBody | Self::MultipartBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -192,6 +196,7 @@ impl Error {
             Self::CompressedBody => "unsupported_content_encoding",
             Self::MultipartBody => "unsupported_content_type",
             Self::AmbiguousLength => "ambiguous_length",
+            Self::UpgradeUnsupported => "upgrade_unsupported",
             Self::NoHost => "no_host",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyTimeout { .. } => "body_timeout",

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_agent::resources::{self, Provider, Snapshot, Store};
@@ -46,6 +47,10 @@ pub struct Gateway {
     state: watch::Receiver<State>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    health: Arc<Health>,
+    /// Told to all who answer.
+    draining: Arc<AtomicBool>,
+    drain_delay: Duration,
     _resources: Provider,
 }
 
@@ -87,6 +92,7 @@ impl Gateway {
             tasks.spawn(writing);
             log
         });
+        let draining = Arc::new(AtomicBool::new(false));
         let proxy = Arc::new(Proxy {
             access_log,
             table: Default::default(),
@@ -115,6 +121,7 @@ impl Gateway {
             metrics: metrics.clone(),
             client_body_timeout: config.client_body_timeout,
             unknown_label: Record::unknown_label(),
+            draining: draining.clone(),
         });
         let listeners = Listeners::new(
             proxy.clone(),
@@ -149,8 +156,17 @@ impl Gateway {
         }
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, h2, stop.clone()));
-        tasks.spawn(serve_admin(admin_listener, metrics, pickers, health, stop.clone()));
-        let mut gateway = Self { admin_address, state: observed, stop, tasks, _resources: resources };
+        tasks.spawn(serve_admin(admin_listener, metrics, pickers, health.clone(), stop.clone()));
+        let mut gateway = Self {
+            admin_address,
+            state: observed,
+            stop,
+            tasks,
+            health,
+            draining,
+            drain_delay: config.drain_delay,
+            _resources: resources,
+        };
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
         drop(gateway.state.wait_for(|state| state.generation > 0).await);
         Ok(gateway)
@@ -171,8 +187,12 @@ impl Gateway {
         drop(self.state.changed().await);
     }
 
-    /// Stops accepting, lets running requests end within the drain timeout, then closes what is left.
+    /// Says that it is not ready, goes on accepting for the drain delay, lets running requests end within the
+    /// drain timeout, then closes what is left.
     pub async fn shutdown(self) {
+        self.health.drain();
+        self.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.drain_delay).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;

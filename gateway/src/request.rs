@@ -1,6 +1,7 @@
 //! The way of one request through the steps.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,8 +22,8 @@ use crate::hold::{HeldBody, HoldBudget, Scan};
 use crate::observe::{AccessLog, Metrics, MirrorResult, Record};
 use crate::pick::{Decision, Picker, Session};
 use crate::route::{
-    BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Mirror,
-    RouteTable, Rule,
+    BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Matched,
+    Mirror, RouteTable, Rule,
 };
 
 const MODELS_PATH: &str = "/v1/models";
@@ -42,6 +43,8 @@ pub(crate) struct Proxy {
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) client_body_timeout: Duration,
     pub(crate) unknown_label: Arc<str>,
+    /// Clients are asked to go elsewhere with their next request.
+    pub(crate) draining: Arc<AtomicBool>,
 }
 
 /// Who answers.
@@ -59,7 +62,8 @@ impl Handler for Proxy {
         let (head, body) = request.into_parts();
         let mut record =
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
-        match self.answer(via, head, body, &mut record).await {
+        let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
+        let mut response = match self.answer(via, head, body, &mut record).await {
             Ok(Answer::Pod { response, session, deadline }) => {
                 record.answering(response.status());
                 let watch = Watch::new(response.headers());
@@ -76,7 +80,11 @@ impl Handler for Proxy {
                 record.whole();
                 error::render(&error).map(AnswerBody::whole)
             }
+        };
+        if closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response
     }
 }
 
@@ -89,6 +97,9 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Answer, Error> {
         let arrived = Instant::now();
+        if head.method == Method::CONNECT {
+            return Err(Error::UpgradeUnsupported);
+        }
         sanitise(&mut head.headers)?;
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
@@ -115,7 +126,11 @@ impl Proxy {
         let matched = match (before_body, &model) {
             (BeforeBody::NoRoute, _) => None,
             (BeforeBody::Decided(matched), None) => Some(matched),
-            _ => routes.route(host, &head),
+            (BeforeBody::DependsOnModel { without: false }, None) if is_preflight(&head) => {
+                routes.route_preflight(host, &head)
+            }
+            (_, None) => routes.route(host, &head),
+            (_, Some(model)) => self.route_model(routes, host, &mut head, model).await,
         };
         let Some(matched) = matched else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
         let rule = matched.rule;
@@ -217,6 +232,25 @@ impl Proxy {
         Ok(Some(model))
     }
 
+    /// The rule for the model or, where it is none that a rule names, for the base that the pods say it has.
+    async fn route_model<'a>(
+        &self,
+        routes: &'a ListenerRoutes,
+        host: &str,
+        head: &mut request::Parts,
+        model: &ModelName,
+    ) -> Option<Matched<'a>> {
+        let matched = routes.route(host, head);
+        if matched.is_some_and(|matched| matched.is_by_model) || !routes.models().is_open_to(model) {
+            return matched;
+        }
+        let Some(base) = self.models.base_of(&routes.pools(host), model.as_str()).await else {
+            return matched;
+        };
+        head.headers.insert(BASE_MODEL_NAME_HEADER, base);
+        routes.route(host, head)
+    }
+
     /// The model as the resources name it; what only clients say is no label.
     fn label<'a>(&'a self, routes: &'a ListenerRoutes, head: &request::Parts) -> &'a Arc<str> {
         [MODEL_NAME_HEADER, BASE_MODEL_NAME_HEADER]
@@ -270,6 +304,10 @@ fn scan(head: &request::Parts, body: &Incoming, before_body: BeforeBody<'_>) -> 
         (true, _) => Ok(Scan::Nothing),
         (false, scanner) => Ok(Scan::Strict(scanner?)),
     }
+}
+
+fn is_preflight(head: &request::Parts) -> bool {
+    head.method == Method::OPTIONS && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 fn json(body: Bytes) -> Response<Bytes> {

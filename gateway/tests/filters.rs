@@ -140,3 +140,15 @@ async fn what_cannot_be_served_as_written_is_not_served() {
     })
     .await;
 }
+
+/// A preflight names no model, and yet it asks for a route that does.
+#[tokio::test]
+async fn a_preflight_for_a_route_by_model() {
+    let web = Upstream::bind().await;
+    let rule = "{matches: [{path: {value: /v1}, headers: [{name: X-Gateway-Base-Model-Name, value: m}]}], \
+        filters: [{type: CORS, cors: {allowOrigins: ['*'], allowMethods: [POST]}}], backendRefs: [{name: web, port: 80}]}";
+    let running = stage(&web, rule).await;
+    let preflight = "OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: a\r\norigin: https://a\r\naccess-control-request-method: POST\r\n\r\n";
+    let response = exchange(running.address(), preflight).await;
+    assert_eq!((response.status, response.head.header("access-control-allow-methods")), (204, Some("POST")));
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;
+mod drain;
 mod filters;
 mod in_process;
 mod listeners;

@@ -1,6 +1,6 @@
 //! `/v1/models`.
 
-use crate::support::client::get;
+use crate::support::client::{exchange, get, post};
 use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
 
@@ -40,6 +40,43 @@ async fn the_union_of_what_the_ready_pods_serve() {
     assert_eq!(get(running.address(), "/v1/models/Qwen/Qwen3-0.6B").await.status, 200);
     let unknown = get(running.address(), "/v1/models/nonexistent").await;
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "model_not_found"));
+}
+
+/// Nobody has written down which model an adapter belongs to; the pods know.
+#[tokio::test]
+async fn adapters_go_where_their_base_goes() {
+    let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[qwen.port()], None)
+        .pool("tiny", TINY, &[tiny.port()], None)
+        .start()
+        .await;
+    let of_qwen = format!(
+        r#"{{"object":"list","data":[{{"id":"{QWEN}","object":"model"}},{{"id":"my-lora","object":"model","parent":"{QWEN}"}}]}}"#
+    );
+    let of_tiny = list(&[TINY]);
+    let body = r#"{"model":"my-lora","messages":[]}"#;
+    // Whether this one is asked as well depends on who is asked first.
+    let other = tokio::spawn(async move {
+        if let Ok(mut connection) = tiny.accept_any().await
+            && connection.next_request().await.is_some()
+        {
+            connection.respond(200, &of_tiny).await;
+        }
+        std::future::pending::<()>().await
+    });
+    let pods = async {
+        assert_eq!(qwen.answer_one(&of_qwen).await.line, "GET /v1/models HTTP/1.1");
+        qwen.answer_one("adapted").await
+    };
+    let (response, request) = tokio::join!(exchange(running.address(), post(body)), pods);
+    assert_eq!(response.text(), "adapted");
+    assert_eq!(request.header("x-gateway-model-name"), Some("my-lora"));
+    assert_eq!(request.header("x-gateway-base-model-name"), Some(QWEN));
+    // What no pod serves is not asked for again at once.
+    let response = exchange(running.address(), post(r#"{"model":"other"}"#)).await;
+    assert_eq!((response.status, response.code().as_str()), (404, "model_not_found"));
+    other.abort();
 }
 
 #[tokio::test]

@@ -283,3 +283,15 @@ spec:
     let response = get(running.address(), "/other").await;
     assert_eq!((response.status, response.code().as_str()), (404, "route_not_found"));
 }
+
+#[tokio::test]
+async fn upgrades_and_tunnels_are_refused_clearly() {
+    let running = Stage::new().pool("qwen", QWEN, &[1], None).start().await;
+    let websocket =
+        "GET /v1/realtime HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    let tunnel = "CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\n";
+    for request in [websocket, tunnel] {
+        let response = exchange(running.address(), request).await;
+        assert_eq!((response.status, response.code().as_str()), (501, "upgrade_unsupported"), "{request}");
+    }
+}

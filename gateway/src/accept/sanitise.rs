@@ -21,6 +21,18 @@ pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Error::AmbiguousLength);
     }
+    let asks_for = |protocol: &[u8]| {
+        let upgrades = headers.get_all(header::UPGRADE);
+        upgrades
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .any(|asked| asked.trim_ascii().eq_ignore_ascii_case(protocol))
+    };
+    // A server may go on as if it had not been asked, which suits `h2c`; who asks for a WebSocket has no use
+    // for anything else.
+    if asks_for(b"websocket") {
+        return Err(Error::UpgradeUnsupported);
+    }
     remove_hop_by_hop(headers);
     // The body's first bytes are asked for by reading them; the length is set anew from the body.
     headers.remove(header::EXPECT);
@@ -138,6 +150,16 @@ mod tests {
         all.insert(header::CONNECTION, HeaderValue::from_static("x-mine, Host"));
         sanitise(&mut all).unwrap();
         assert_eq!(names(&all), ["host", "x-kept"]);
+    }
+
+    #[test]
+    fn websockets_are_refused_and_other_upgrades_left_out() {
+        let mut all = headers(&["host"]);
+        all.insert(header::UPGRADE, HeaderValue::from_static("h2c"));
+        sanitise(&mut all).unwrap();
+        assert_eq!(names(&all), ["host"]);
+        all.insert(header::UPGRADE, HeaderValue::from_static("h2c, WebSocket"));
+        assert!(matches!(sanitise(&mut all), Err(Error::UpgradeUnsupported)));
     }
 
     #[test]

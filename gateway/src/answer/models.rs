@@ -28,7 +28,15 @@ const MAX_LIST_BYTES: usize = 1 << 20;
 
 /// Model objects by their id, as the pods give them.
 type Models = BTreeMap<String, Value>;
-type Asking = Shared<BoxFuture<'static, Arc<Models>>>;
+type Asking = Shared<BoxFuture<'static, Arc<Served>>>;
+
+/// What a pool serves.
+#[derive(Debug, Default)]
+struct Served {
+    models: Models,
+    /// Of LoRA adapters: the model that they adapt.
+    bases: HashMap<String, HeaderValue>,
+}
 
 /// What pools serve, asked once for all that want to know at the same time, and kept for a few seconds.
 #[derive(Debug)]
@@ -59,11 +67,21 @@ impl ModelLists {
         let asking: Vec<Asking> = pools.iter().map(|pool| self.asking(pool)).collect();
         let mut models = Models::new();
         for list in asking {
-            for (id, model) in list.await.iter() {
+            for (id, model) in &list.await.models {
                 models.entry(id.clone()).or_insert_with(|| model.clone());
             }
         }
         models
+    }
+
+    /// The model that `adapter` adapts, as the first pool says that serves it.
+    pub(crate) async fn base_of(&self, pools: &[Arc<Pool>], adapter: &str) -> Option<HeaderValue> {
+        for asking in pools.iter().map(|pool| self.asking(pool)).collect::<Vec<_>>() {
+            if let Some(base) = asking.await.bases.get(adapter) {
+                return Some(base.clone());
+            }
+        }
+        None
     }
 
     /// Forgets the pools that no longer exist.
@@ -96,8 +114,8 @@ pub(crate) fn find_model(models: &Models, id: &str) -> Option<Bytes> {
     serde_json::to_vec(models.get(id)?).ok().map(Bytes::from)
 }
 
-async fn ask_pods(connections: Arc<Connections>, pool: Arc<Pool>) -> Arc<Models> {
-    let mut models = Models::new();
+async fn ask_pods(connections: Arc<Connections>, pool: Arc<Pool>) -> Arc<Served> {
+    let mut served = Served::default();
     let mut answers = stream::iter(pool.endpoints().to_vec())
         .map(|endpoint| {
             let asked = ask_pod(connections.clone(), endpoint);
@@ -109,14 +127,18 @@ async fn ask_pods(connections: Arc<Connections>, pool: Arc<Pool>) -> Arc<Models>
             Ok(Some(list)) => {
                 for model in list {
                     if let Some(id) = model.get("id").and_then(Value::as_str).map(str::to_owned) {
-                        models.entry(id).or_insert(model);
+                        let parent = model.get("parent").and_then(Value::as_str).filter(|it| *it != id);
+                        if let Some(base) = parent.and_then(|parent| HeaderValue::from_str(parent).ok()) {
+                            served.bases.entry(id.clone()).or_insert(base);
+                        }
+                        served.models.entry(id).or_insert(model);
                     }
                 }
             }
             Ok(None) | Err(_) => tracing::info!(%endpoint, "a pod does not say which models it serves"),
         }
     }
-    Arc::new(models)
+    Arc::new(served)
 }
 
 async fn ask_pod(connections: Arc<Connections>, endpoint: SocketAddr) -> Option<Vec<Value>> {

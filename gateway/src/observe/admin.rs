@@ -13,6 +13,8 @@ use super::{Metrics, PickerMetrics};
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     ready: AtomicBool,
+    /// The end has been asked for.
+    draining: AtomicBool,
 }
 
 impl Health {
@@ -20,8 +22,13 @@ impl Health {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
+    /// Not ready any more, for good.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 }
 

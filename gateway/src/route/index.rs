@@ -110,6 +110,18 @@ impl Index {
         false
     }
 
+    /// The first entry that matches on the model's headers and would match for some model.
+    pub(super) fn first_of_models<'a>(
+        &self,
+        entries: &'a [Entry],
+        host: &str,
+        head: &request::Parts,
+    ) -> Option<&'a Entry> {
+        self.of_hosts(host)
+            .find_map(|of_host| of_host.of_models.first(entries, head, ModelHeaders::Ignored))
+            .map(|at| &entries[at as usize])
+    }
+
     /// All entries that may match requests to `host`.
     pub(super) fn of_host<'a>(&self, entries: &'a [Entry], host: &str) -> impl Iterator<Item = &'a Entry> {
         self.of_hosts(host)

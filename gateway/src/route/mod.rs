@@ -31,7 +31,7 @@ pub(crate) use models::CONFIG_MAP_LABELS;
 pub(crate) use report::Report;
 pub(crate) use retry::RetryPolicy;
 pub(crate) use rule::Rule;
-pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, PortSharing, RouteTable};
+pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, Matched, PortSharing, RouteTable};
 
 pub(crate) const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);
 pub(crate) const BASE_MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(BASE_MODEL_NAME);

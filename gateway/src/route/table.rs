@@ -115,12 +115,24 @@ pub(super) struct Entry {
     pub(super) rule: Arc<Rule>,
 }
 
+impl Entry {
+    fn matched(&self) -> Matched<'_> {
+        Matched {
+            rule: &self.rule,
+            prefix_bytes: self.matching.prefix_bytes(),
+            is_by_model: self.matching.depends_on_model(),
+        }
+    }
+}
+
 /// The rule for a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matched<'a> {
     pub(crate) rule: &'a Rule,
     /// Of the path prefix that matched, without a slash at its end.
     pub(crate) prefix_bytes: usize,
+    /// It was the model that led here.
+    pub(crate) is_by_model: bool,
 }
 
 /// What is known of a request's way before its body has been looked at.
@@ -163,8 +175,12 @@ impl ListenerRoutes {
 
     /// The rule for the request; `head` has the model's headers set.
     pub(crate) fn route(&self, host: &str, head: &request::Parts) -> Option<Matched<'_>> {
-        let entry = self.index.first(&self.entries, host, head)?;
-        Some(Matched { rule: &entry.rule, prefix_bytes: entry.matching.prefix_bytes() })
+        self.index.first(&self.entries, host, head).map(Entry::matched)
+    }
+
+    /// The first rule that would answer a browser's preflight, which names no model.
+    pub(crate) fn route_preflight(&self, host: &str, head: &request::Parts) -> Option<Matched<'_>> {
+        self.index.first_of_models(&self.entries, host, head).map(Entry::matched)
     }
 
     /// The pools that requests to `host` can reach.
