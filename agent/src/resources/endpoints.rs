@@ -7,8 +7,6 @@ use std::{
 
 use super::{EndpointSlice, ObjectKey, Pod, Snapshot};
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
 /// One pod IP and target port of an InferencePool that may get requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolEndpoint {
@@ -29,14 +27,8 @@ impl Snapshot {
             return Vec::new();
         };
         let mut endpoints = Vec::new();
-        for (key, pod) in &self.pods {
-            if key.namespace != pool.namespace || !takes_requests(pod) {
-                continue;
-            }
-            let Some(labels) = pod.metadata.labels.as_ref().filter(|labels| spec.selector.matches(labels))
-            else {
-                continue;
-            };
+        for (key, pod) in self.members().of(pool) {
+            let Some(labels) = pod.metadata.labels.as_ref().filter(|_| takes_requests(pod)) else { continue };
             let Some(ip) = pod_ip(pod) else { continue };
             endpoints.extend(spec.target_ports.iter().map(|port| PoolEndpoint {
                 pod: key.clone(),
@@ -55,12 +47,8 @@ impl Snapshot {
         let Some(port_name) = self.service_port_name(service, port) else {
             return Vec::new();
         };
-        let addresses: BTreeSet<SocketAddr> = self
-            .endpoint_slices
-            .iter()
-            .filter(|(key, slice)| key.namespace == service.namespace && belongs_to(slice, &service.name))
-            .flat_map(|(_, slice)| slice_addresses(slice, &port_name))
-            .collect();
+        let addresses: BTreeSet<SocketAddr> =
+            self.slices().of(service).iter().flat_map(|slice| slice_addresses(slice, &port_name)).collect();
         addresses.into_iter().collect()
     }
 
@@ -84,15 +72,6 @@ pub fn takes_requests(pod: &Pod) -> bool {
 /// The pod's primary address, once it has one.
 pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
-}
-
-fn belongs_to(slice: &EndpointSlice, service: &str) -> bool {
-    slice
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
-        .is_some_and(|it| it == service)
 }
 
 fn slice_addresses(slice: &EndpointSlice, port_name: &str) -> Vec<SocketAddr> {

@@ -10,6 +10,7 @@ pub mod cluster;
 mod document;
 mod endpoints;
 pub mod folder;
+mod index;
 mod inference_model_rewrite;
 mod inference_objective;
 mod inference_pool;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{
     AgentgatewayPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite,
     InferenceObjective, InferencePool, Namespace, ObjectMap, Pod, ReferenceGrant, Secret, Service,
+    index::Index,
 };
 
 /// Namespace and name; shown as `namespace/name`. The namespace of a
@@ -59,6 +60,7 @@ pub struct Snapshot {
     pub namespaces: ObjectMap<Namespace>,
     /// What could not be taken in; everything else is valid beside it.
     pub problems: Vec<Problem>,
+    pub(super) index: Arc<Index>,
 }
 
 /// An object that was left out of the snapshot, and why.
