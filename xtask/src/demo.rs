@@ -45,19 +45,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Err(error).context("cannot start the demo")
 }
 
-/// Every program that the demo and the end-to-end tests start.
+/// Every program that the demo and the end-to-end tests start. Always the whole
+/// workspace: with fewer packages, cargo would choose other features for what they
+/// share, and build it all again.
 pub(crate) fn build() -> std::process::Command {
     let mut cargo = run::cargo();
-    cargo.args(["build", "--bins", "--lib"]);
-    for package in [
-        "forebay-agent",
-        "forebay-epp",
-        "forebay-gateway",
-        "forebay-sim",
-        "forebay-nvml-standin",
-        "forebay-e2e",
-    ] {
-        cargo.args(["--package", package]);
-    }
+    cargo.args(["build", "--workspace", "--bins", "--lib"]);
     cargo
 }

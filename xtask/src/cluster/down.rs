@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Cluster, NAMESPACES_BEFORE, network};
 use crate::run;
@@ -16,6 +16,8 @@ use crate::run;
 const CONTROL: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
 const BASE: &[&str] = &["containerd", "kube-apiserver", "etcd"];
 const GRACE: Duration = Duration::from_secs(10);
+/// Mounts may lie on each other.
+const UNMOUNT_ROUNDS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Cluster {
@@ -64,19 +66,31 @@ impl Cluster {
         }
     }
 
-    /// Below the state folder, the deepest first.
+    /// Below the state folder, the deepest first. Some go along with others, so a
+    /// failure counts only when the mount is still there.
     fn unmount(&self) -> Result<()> {
+        for _ in 0..UNMOUNT_ROUNDS {
+            let below = self.mounts()?;
+            if below.is_empty() {
+                return Ok(());
+            }
+            for mount in below {
+                let _ = run::quiet(Command::new("umount").args(["-l", &mount]));
+            }
+        }
+        bail!("still mounted: {}", self.mounts()?.join(", "))
+    }
+
+    fn mounts(&self) -> Result<Vec<String>> {
         let mounts = fs::read_to_string("/proc/mounts")?;
-        let mut below: Vec<&str> = mounts
+        let mut below: Vec<String> = mounts
             .lines()
             .filter_map(|line| line.split(' ').nth(1))
             .filter(|mount| Path::new(mount).starts_with(&self.state))
+            .map(String::from)
             .collect();
         below.sort_unstable_by(|a, b| b.cmp(a));
-        for mount in below {
-            run::quiet(Command::new("umount").args(["-l", mount]))?;
-        }
-        Ok(())
+        Ok(below)
     }
 }
 

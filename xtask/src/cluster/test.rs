@@ -7,6 +7,9 @@ use anyhow::Result;
 use super::{Binaries, Cluster, binaries, network};
 use crate::{demo, image, run, setup};
 
+/// Of `tests/cluster`.
+const TESTS: &[&str] = &["guide"];
+
 /// Why this machine cannot run a cluster, if it cannot.
 pub(crate) fn why_not() -> Option<String> {
     if !run::is_root() {
@@ -22,21 +25,23 @@ pub(crate) fn why_not() -> Option<String> {
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
     run::step("building the programs", &mut demo::build())?;
     let archives = image::write(image::Profile::Dev, true)?;
-    let package = ["--package", "forebay-cluster-tests"];
-    run::step("building the cluster's tests", run::cargo().args(["test", "--no-run"]).args(package))?;
+    // Not by their package, for the same reason as in `demo::build`.
+    let tests: Vec<&str> = TESTS.iter().flat_map(|test| ["--test", test]).collect();
+    let workspace = ["test", "--workspace"];
+    run::step("building the cluster's tests", run::cargo().args(workspace).args(&tests).arg("--no-run"))?;
 
     let cluster = Cluster::default();
     let was_up = cluster.is_up();
     cluster.up()?;
     let result = cluster.load(&archives).and_then(|()| cluster.install_crds()).and_then(|()| {
-        let mut tests = network::inside(&env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-        tests.current_dir(run::root()).args(["test", "--offline", "--no-fail-fast"]).args(package);
-        tests.args(["--", "--show-output", "--test-threads=1"]).args(filter);
-        tests.env("FOREBAY_CLUSTER", &cluster.state).env("KUBECONFIG", cluster.admin());
+        let mut cargo = network::inside(&env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+        cargo.current_dir(run::root()).args(workspace).args(&tests).args(["--offline", "--no-fail-fast"]);
+        cargo.args(["--", "--show-output", "--test-threads=1"]).args(filter);
+        cargo.env("FOREBAY_CLUSTER", &cluster.state).env("KUBECONFIG", cluster.admin());
         let path = Binaries::find()?.search_path();
         let programs = std::iter::once(run::root().join("target/debug"));
-        tests.env("PATH", env::join_paths(programs.chain(env::split_paths(&path)))?);
-        run::step("the tests in a real cluster", &mut tests)
+        cargo.env("PATH", env::join_paths(programs.chain(env::split_paths(&path)))?);
+        run::step("the tests in a real cluster", &mut cargo)
     });
     if keep || was_up {
         run::say("the cluster goes on; `cargo xtask cluster down` ends it");

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 pub(crate) use self::{layer::Layer, oci::Image};
-use crate::{ebpf, run, setup};
+use crate::{demo, ebpf, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -37,7 +37,6 @@ pub(crate) enum Profile {
 const NONROOT: &str = "65532:65532";
 
 struct Program {
-    package: &'static str,
     name: &'static str,
     user: &'static str,
     description: &'static str,
@@ -45,39 +44,23 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program {
-        package: "forebay-agent",
         name: "forebay-agent",
         // Capabilities that a container is given reach a program only as root, or by
         // marks on its file.
         user: "0:0",
         description: "Measures inference pods from the kernel, and the node's GPUs",
     },
+    Program { name: "forebay-epp", user: NONROOT, description: "Endpoint picker for InferencePools" },
     Program {
-        package: "forebay-epp",
-        name: "forebay-epp",
-        user: NONROOT,
-        description: "Endpoint picker for InferencePools",
-    },
-    Program {
-        package: "forebay-gateway",
         name: "forebay-gateway",
         user: NONROOT,
         description: "One OpenAI-compatible endpoint in front of every model",
     },
-    Program {
-        package: "forebay-agent",
-        name: "forebay",
-        user: NONROOT,
-        description: "Forebay's command line",
-    },
+    Program { name: "forebay", user: NONROOT, description: "Forebay's command line" },
 ];
 
-const SIMULATOR: Program = Program {
-    package: "forebay-sim",
-    name: "vllm-sim",
-    user: NONROOT,
-    description: "Stands in for vLLM in Forebay's tests",
-};
+const SIMULATOR: Program =
+    Program { name: "vllm-sim", user: NONROOT, description: "Stands in for vLLM in Forebay's tests" };
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_if_possible();
@@ -88,13 +71,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the programs and writes an archive for each into `target/images`.
 pub(crate) fn write(profile: Profile, with_simulator: bool) -> Result<Vec<PathBuf>> {
     let programs: Vec<&Program> = PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect();
-    let mut build = run::cargo();
-    build.args(["build", "--bins"]);
+    let mut build = demo::build();
     if profile == Profile::Release {
         build.arg("--release");
-    }
-    for program in &programs {
-        build.args(["--package", program.package]);
     }
     run::step("building the programs for images", &mut build)?;
     let built =
