@@ -130,6 +130,11 @@ impl Gateway {
             tasks.clone(),
             metrics.connections.clone(),
         );
+        // Weakly: the page is served until all else has ended.
+        let served = Arc::downgrade(&proxy);
+        let in_force = move || {
+            served.upgrade().map_or_else(String::new, |proxy| proxy.table.load().describe().to_string())
+        };
         let in_process = InProcessPickers::new(store.clone(), config.picker_options()?);
         let pickers = in_process.metrics();
         let (state, observed) = watch::channel(State::default());
@@ -156,7 +161,7 @@ impl Gateway {
         }
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(pool, h2, stop.clone()));
-        tasks.spawn(serve_admin(admin_listener, metrics, pickers, health.clone(), stop.clone()));
+        tasks.spawn(serve_admin(admin_listener, metrics, pickers, health.clone(), in_force, stop.clone()));
         let mut gateway = Self {
             admin_address,
             state: observed,

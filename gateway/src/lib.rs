@@ -18,7 +18,8 @@ mod interest;
 mod observe;
 mod pick;
 mod request;
-mod route;
+#[doc(hidden)]
+pub mod route;
 mod status;
 
 pub use config::Config;

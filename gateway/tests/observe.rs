@@ -96,3 +96,23 @@ async fn the_pickers_in_this_process_show_their_metrics_too() {
     assert_eq!((types, text.text().ends_with("# EOF\n")), (1, true));
     assert_eq!(text.text().matches("# EOF").count(), 1);
 }
+
+#[tokio::test]
+async fn what_is_in_force_can_be_read() {
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[1, 2], None)
+        .service("web", 3, "")
+        .route("r", "{matches: [{path: {value: /web}, method: GET}], backendRefs: [{name: web, port: 80, weight: 7}, {name: none, port: 80}]}")
+        .start()
+        .await;
+    let config = get(running.gateway.admin_address(), "/config").await.json();
+    let routes = config["ports"][0]["listeners"][0]["routes"].as_array().unwrap();
+    assert_eq!(routes[0]["match"], "path /web/*, method = GET");
+    assert_eq!(routes[0]["rule"], "llm-d/r rule 0");
+    assert_eq!(routes[0]["backends"][0]["weight"], 7);
+    assert_eq!(routes[0]["backends"][0]["backend"]["endpoints"][0], "127.0.0.1:3");
+    assert_eq!(routes[0]["backends"][1]["backend"]["error"], "the Service does not exist");
+    assert_eq!(routes[1]["match"], format!("path /*, x-gateway-base-model-name = {QWEN}"));
+    assert_eq!(routes[1]["backends"][0]["backend"]["pool"], "llm-d/qwen");
+    assert_eq!(config["problems"].as_array().unwrap().len(), 1);
+}

@@ -32,16 +32,18 @@ impl Health {
     }
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until `stop`.
+/// Serves `/metrics`, `/config`, `/healthz` and `/readyz` until `stop`.
 pub(crate) async fn serve_admin(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     pickers: Arc<PickerMetrics>,
     health: Arc<Health>,
+    config: impl Fn() -> String + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
     let pages = admin::serve(listener, move |path| match path {
         "/metrics" => Some(metrics_page(&metrics, &pickers)),
+        "/config" => Some(Page::new("application/json", config())),
         "/readyz" => Some(Page::probe(if health.is_ready() { Ok(()) } else { Err("not ready".into()) })),
         _ => None,
     });

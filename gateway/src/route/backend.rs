@@ -73,6 +73,10 @@ pub(crate) struct ServiceBackend {
 }
 
 impl ServiceBackend {
+    pub(super) fn endpoints(&self) -> &[SocketAddr] {
+        &self.endpoints
+    }
+
     /// Up to `most` ready endpoints, from a random one on.
     pub(crate) fn random_endpoints(&self, most: usize) -> Vec<SocketAddr> {
         random_of(&self.endpoints, most)
@@ -131,6 +135,11 @@ impl Backends {
             at -= backend.weight;
         }
         &NO_WEIGHT
+    }
+
+    /// With their weights.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, &Backend)> {
+        self.weighted.iter().map(|weighted| (weighted.weight, &weighted.backend))
     }
 
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {

@@ -1,4 +1,5 @@
 use std::cmp::Reverse;
+use std::fmt;
 
 /// A hostname as Gateways and HTTPRoutes give it, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +53,16 @@ impl Hostname {
             Self::Exact(name) => (0, Reverse(name.len())),
             Self::Suffix(suffix) => (1, Reverse(suffix.len())),
             Self::Any => (2, Reverse(0)),
+        }
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
         }
     }
 }

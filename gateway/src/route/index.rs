@@ -94,20 +94,26 @@ impl Index {
         self.of_hosts(host).find_map(|of_host| of_host.first(entries, head)).map(|at| &entries[at as usize])
     }
 
-    /// Whether some entry that matches on the model's headers would come before the first that matches
-    /// without them, for some model.
-    pub(super) fn model_decides(&self, entries: &[Entry], host: &str, head: &request::Parts) -> bool {
+    /// The first entry that matches a request without the model's headers, and whether for some model another
+    /// one would come before it.
+    pub(super) fn before_body<'a>(
+        &self,
+        entries: &'a [Entry],
+        host: &str,
+        head: &request::Parts,
+    ) -> (Option<&'a Entry>, bool) {
+        let mut model_decides = false;
         for of_host in self.of_hosts(host) {
-            let of_model = of_host.of_models.first(entries, head, ModelHeaders::Ignored);
             let plain = of_host.first(entries, head);
-            match (of_model, plain) {
-                (Some(of_model), Some(plain)) => return of_model < plain,
-                (Some(_), None) => return true,
-                (None, Some(_)) => return false,
-                (None, None) => {}
+            if !model_decides {
+                let of_model = of_host.of_models.first(entries, head, ModelHeaders::Ignored);
+                model_decides = of_model.is_some_and(|of_model| plain.is_none_or(|plain| of_model < plain));
+            }
+            if let Some(plain) = plain {
+                return (Some(&entries[plain as usize]), model_decides);
             }
         }
-        false
+        (None, model_decides)
     }
 
     /// The first entry that matches on the model's headers and would match for some model.

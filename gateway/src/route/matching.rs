@@ -16,9 +16,9 @@ const MAX_REGEX_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Match {
     pub(super) path: Path,
-    method: Option<Method>,
+    pub(super) method: Option<Method>,
     pub(super) headers: Vec<(HeaderName, Pattern<HeaderValue>)>,
-    query: Vec<(String, Pattern<String>)>,
+    pub(super) query: Vec<(String, Pattern<String>)>,
 }
 
 #[derive(Clone, Debug)]

@@ -2,9 +2,11 @@
 //! immutable table, and requests are matched against that.
 
 mod backend;
+pub mod bench;
 mod cel;
 mod certificate;
 mod compile;
+mod describe;
 mod filters;
 mod hostname;
 mod index;

@@ -14,6 +14,8 @@ use super::timeouts::Timeouts;
 /// What is done with the requests that a rule matches.
 #[derive(Debug)]
 pub(crate) struct Rule {
+    /// `namespace/name` of the HTTPRoute, and the rule's place in it.
+    pub(crate) origin: String,
     /// Nothing for rules that do not have any.
     pub(crate) filters: Option<Box<Filters>>,
     pub(crate) backends: Backends,
@@ -56,7 +58,8 @@ impl<'a> CompiledRoute<'a> {
                     route.resolved_refs = Verdict { message, ..verdict };
                 }
             };
-            match compile(resolver, &key.namespace, rule, &mut resolved, &mut route.pools) {
+            let origin = format!("{key} rule {index}");
+            match compile(resolver, &key.namespace, rule, origin, &mut resolved, &mut route.pools) {
                 Ok((matches, rule)) => route.rules.push((index, matches, Arc::new(rule))),
                 Err(why) => route.refused.push(format!("rule {index}: {why}")),
             }
@@ -84,6 +87,7 @@ fn compile(
     resolver: &mut Resolver<'_, impl Schedulers>,
     namespace: &str,
     rule: &api::HttpRouteRules,
+    origin: String,
     unresolved: &mut dyn FnMut(Verdict),
     pools: &mut BTreeSet<ObjectKey>,
 ) -> Result<(Vec<Match>, Rule), String> {
@@ -101,5 +105,5 @@ fn compile(
     let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
     let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
     let backends = resolver.backends(namespace, rule, unresolved, pools)?;
-    Ok((matches, Rule { filters, backends, timeouts, retry }))
+    Ok((matches, Rule { origin, filters, backends, timeouts, retry }))
 }

@@ -101,7 +101,7 @@ pub(crate) struct ListenerRoutes {
     hostname: Hostname,
     models: ModelMap,
     /// By precedence: the first that matches is the one.
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     index: Index,
     /// Names that the resources use, as labels.
     known_models: HashSet<Arc<str>>,
@@ -166,11 +166,11 @@ impl ListenerRoutes {
 
     /// Must be asked before the model's headers are set.
     pub(crate) fn before_body(&self, host: &str, head: &request::Parts) -> BeforeBody<'_> {
-        let decided = self.route(host, head);
-        if self.index.model_decides(&self.entries, host, head) {
-            return BeforeBody::DependsOnModel { without: decided.is_some() };
+        match self.index.before_body(&self.entries, host, head) {
+            (decided, true) => BeforeBody::DependsOnModel { without: decided.is_some() },
+            (Some(decided), false) => BeforeBody::Decided(decided.matched()),
+            (None, false) => BeforeBody::NoRoute,
         }
-        decided.map_or(BeforeBody::NoRoute, BeforeBody::Decided)
     }
 
     /// The rule for the request; `head` has the model's headers set.
