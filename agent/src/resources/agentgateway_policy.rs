@@ -1,9 +1,12 @@
 //! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets
 //! request headers before routing; its other fields are read past.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::ParentReference;
 
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -13,6 +16,7 @@ use serde::{Deserialize, Serialize};
     plural = "agentgatewaypolicies",
     shortname = "agpol",
     namespaced,
+    status = "AgentgatewayPolicyStatus",
     derive = "PartialEq"
 )]
 #[serde(rename_all = "camelCase")]
@@ -67,4 +71,20 @@ pub struct TransformationSide {
 pub struct HeaderTransformation {
     pub name: String,
     pub value: String,
+}
+
+/// As Gateway API's `PolicyStatus`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentgatewayPolicyStatus {
+    #[serde(default)]
+    pub ancestors: Vec<PolicyAncestorStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAncestorStatus {
+    pub ancestor_ref: ParentReference,
+    pub controller_name: String,
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
 }

@@ -27,8 +27,9 @@ mod tests;
 pub use self::source::{Error, Provider, Source, start};
 pub use self::{
     agentgateway_policy::{
-        AgentgatewayPolicy, AgentgatewayPolicySpec, HeaderTransformation, PolicyTargetRef, TrafficPhase,
-        TrafficPolicy, Transformation, TransformationSide,
+        AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus, HeaderTransformation,
+        PolicyAncestorStatus, PolicyTargetRef, TrafficPhase, TrafficPolicy, Transformation,
+        TransformationSide,
     },
     endpoints::{PoolEndpoint, pod_ip, takes_requests},
     inference_model_rewrite::{

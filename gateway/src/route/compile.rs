@@ -9,7 +9,7 @@ use super::certificate::Certificates;
 use super::hostname::Hostname;
 use super::listener::{Listener, listeners};
 use super::matching::age;
-use super::models::model_map;
+use super::models::{Said, model_map};
 use super::report::{ListenerReport, ParentReport, PoolReport, Report, Verdict, reason};
 use super::rule::CompiledRoute;
 use super::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
@@ -73,7 +73,7 @@ pub(crate) fn compile(
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
-            let routes = listener_routes(snapshot, listener, routes, &mut problems);
+            let routes = listener_routes(snapshot, listener, routes, &mut report.policies, &mut problems);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
                 keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
@@ -181,10 +181,22 @@ fn listener_routes(
     snapshot: &Snapshot,
     listener: &Listener<'_>,
     routes: &[&CompiledRoute<'_>],
+    policies: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, Verdict>>,
     problems: &mut BTreeSet<String>,
 ) -> ListenerRoutes {
-    let models = model_map(snapshot, listener.gateway, &listener.spec.name, |why| {
-        problems.insert(why);
+    let models = model_map(snapshot, listener.gateway, &listener.spec.name, |said| match said {
+        Said::ConfigMap(why) => drop(problems.insert(why)),
+        Said::Policy(key, done) => {
+            let at_gateways = policies.entry(key.clone()).or_default();
+            let verdict =
+                at_gateways.entry(listener.gateway.clone()).or_insert_with(|| Verdict::yes(reason::ACCEPTED));
+            if let Err(why) = done {
+                problems.insert(format!("AgentgatewayPolicy {key}: {why}"));
+                if verdict.holds {
+                    *verdict = Verdict::no(reason::INVALID, why);
+                }
+            }
+        }
     });
     let mut entries = Vec::new();
     for route in routes {

@@ -60,12 +60,19 @@ pub(super) fn model_map(
     snapshot: &Snapshot,
     gateway: &ObjectKey,
     listener: &str,
-    mut problem: impl FnMut(String),
+    mut said: impl FnMut(Said<'_>),
 ) -> ModelMap {
     let mut map = ModelMap::default();
-    add_policies(&mut map, snapshot, gateway, listener, &mut problem);
-    add_config_maps(&mut map, snapshot, &mut problem);
+    add_policies(&mut map, snapshot, gateway, listener, &mut said);
+    add_config_maps(&mut map, snapshot, &mut |why| said(Said::ConfigMap(why)));
     map
+}
+
+/// What became of an object that maps models.
+pub(super) enum Said<'a> {
+    /// The policy targets the listener; or a part of it that cannot be done, and why.
+    Policy(&'a ObjectKey, Result<(), String>),
+    ConfigMap(String),
 }
 
 fn add_policies(
@@ -73,7 +80,7 @@ fn add_policies(
     snapshot: &Snapshot,
     gateway: &ObjectKey,
     listener: &str,
-    problem: &mut impl FnMut(String),
+    said: &mut impl FnMut(Said<'_>),
 ) {
     for (key, policy) in &snapshot.agentgateway_policies {
         let targeted = key.namespace == gateway.namespace
@@ -83,11 +90,15 @@ fn add_policies(
                     && target.name == gateway.name
                     && target.section_name.as_ref().is_none_or(|section| section == listener)
             });
-        let Some(traffic) = policy.spec.traffic.as_ref().filter(|_| targeted) else { continue };
+        if !targeted {
+            continue;
+        }
+        said(Said::Policy(key, Ok(())));
+        let Some(traffic) = &policy.spec.traffic else { continue };
         let request = traffic.transformation.as_ref().and_then(|it| it.request.as_ref());
         for set in request.into_iter().flat_map(|request| &request.set) {
             let mut refuse = |why: String| {
-                problem(format!("AgentgatewayPolicy {key}: header {} is not set: {why}", set.name));
+                said(Said::Policy(key, Err(format!("header {} is not set: {why}", set.name))));
             };
             if !set.name.eq_ignore_ascii_case(BASE_MODEL_NAME) {
                 refuse(format!("only {BASE_MODEL_NAME} is supported"));

@@ -35,6 +35,9 @@ pub(crate) mod reason {
     pub(crate) const INVALID_KIND: &str = "InvalidKind";
     pub(crate) const BACKEND_NOT_FOUND: &str = "BackendNotFound";
 
+    // AgentgatewayPolicies at one ancestor (Gateway API, PolicyConditionReason).
+    pub(crate) const INVALID: &str = "Invalid";
+
     // InferencePools at one parent.
     pub(crate) const HTTP_ROUTE_NOT_ACCEPTED: &str = "HTTPRouteNotAccepted";
     pub(crate) const INVALID_EXTENSION_REF: &str = "InvalidExtensionRef";
@@ -69,6 +72,8 @@ pub(crate) struct Report {
     /// The InferencePools that HTTPRoutes under these Gateways refer to. A pool that is not there any more
     /// has no parent of ours.
     pub(crate) pools: BTreeMap<ObjectKey, PoolReport>,
+    /// The AgentgatewayPolicies that target served listeners: the Gateways, with the condition `Accepted` there.
+    pub(crate) policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Verdict>>,
 }
 
 /// One listener of a Gateway.

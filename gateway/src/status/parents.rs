@@ -1,14 +1,25 @@
-//! Statuses that are lists of parents, in which every controller has entries of its own: HTTPRoutes and
-//! InferencePools.
+//! Statuses that are lists of parents, in which every controller has entries of its own: HTTPRoutes,
+//! InferencePools, and AgentgatewayPolicies, where parents are called ancestors.
 
+use std::collections::BTreeMap;
+
+use forebay_agent::resources::ObjectKey;
 use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
 use crate::route::report::{ParentReport, PoolReport, Verdict};
 
-/// The API's limit for either kind.
-const MAX_PARENTS: usize = 32;
+/// What such a list is called, and how long the API lets it be.
+struct List {
+    name: &'static str,
+    parent: &'static str,
+    most: usize,
+}
+
+const PARENTS: List = List { name: "parents", parent: "parentRef", most: 32 };
+const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", most: 16 };
+
 /// Types of conditions that stand in entries of ours.
 const CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
 
@@ -24,51 +35,77 @@ pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], cu
         conditions.extend(report.partially_invalid.iter().map(|verdict| ("PartiallyInvalid", verdict)));
         Entry { parent: serde_json::to_value(&report.parent).unwrap_or_default(), conditions }
     });
-    with_entries(entries.collect(), generation, current)
+    with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
 /// Without a report no Gateway of ours leads to the pool.
 pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
     let entries = report.into_iter().flat_map(|report| {
         report.parents.iter().map(|(gateway, accepted)| Entry {
-            parent: json!({
-                "group": "gateway.networking.k8s.io",
-                "kind": "Gateway",
-                "name": gateway.name,
-                "namespace": gateway.namespace,
-            }),
+            parent: reference(gateway),
             conditions: vec![("Accepted", accepted), ("ResolvedRefs", &report.resolved_refs)],
         })
     });
-    with_entries(entries.collect(), generation, current)
+    with_entries(&PARENTS, entries.collect(), generation, current)
+}
+
+pub(super) fn policy_status(
+    generation: Option<i64>,
+    gateways: Option<&BTreeMap<ObjectKey, Verdict>>,
+    current: &Value,
+) -> Value {
+    let entries = gateways.into_iter().flatten().map(|(gateway, accepted)| Entry {
+        parent: reference(gateway),
+        conditions: vec![("Accepted", accepted)],
+    });
+    with_entries(&ANCESTORS, entries.collect(), generation, current)
+}
+
+/// Whether some entry is of ours.
+pub(super) fn has_ours(status: &Value) -> bool {
+    [PARENTS, ANCESTORS]
+        .iter()
+        .any(|list| status.get(list.name).and_then(Value::as_array).into_iter().flatten().any(is_ours))
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME)
+}
+
+fn reference(gateway: &ObjectKey) -> Value {
+    json!({
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "name": gateway.name,
+        "namespace": gateway.namespace,
+    })
 }
 
 /// Others' entries as they are; of ours exactly these, those that were there in their places.
-fn with_entries(mut entries: Vec<Entry<'_>>, generation: Option<i64>, current: &Value) -> Value {
-    let known = current.get("parents").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let is_ours = |entry: &Value| entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME);
+fn with_entries(list: &List, mut entries: Vec<Entry<'_>>, generation: Option<i64>, current: &Value) -> Value {
+    let known = current.get(list.name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut parents = Vec::new();
     for entry in known {
         if !is_ours(entry) {
             parents.push(entry.clone());
         } else if let Some(at) =
-            entries.iter().position(|ours| is_same_parent(&ours.parent, entry.get("parentRef")))
+            entries.iter().position(|ours| is_same_parent(&ours.parent, entry.get(list.parent)))
         {
             // In the words of before: the API server may have filled in defaults.
-            let ours = Entry { parent: entry["parentRef"].clone(), ..entries.remove(at) };
-            parents.push(one(&ours, generation, entry.get("conditions")));
+            let ours = Entry { parent: entry[list.parent].clone(), ..entries.remove(at) };
+            parents.push(one(list, &ours, generation, entry.get("conditions")));
         }
     }
-    parents.extend(entries.iter().map(|ours| one(ours, generation, None)));
-    parents.truncate(MAX_PARENTS);
-    json!({ "parents": parents })
+    parents.extend(entries.iter().map(|ours| one(list, ours, generation, None)));
+    parents.truncate(list.most);
+    json!({ list.name: parents })
 }
 
-fn one(entry: &Entry<'_>, generation: Option<i64>, known: Option<&Value>) -> Value {
+fn one(list: &List, entry: &Entry<'_>, generation: Option<i64>, known: Option<&Value>) -> Value {
     let conditions: Vec<Condition<'_>> =
         entry.conditions.iter().map(|(kind, verdict)| Condition { kind, verdict }).collect();
     json!({
-        "parentRef": entry.parent,
+        list.parent: entry.parent,
         "controllerName": CONTROLLER_NAME,
         "conditions": merge(known, generation, &CONDITIONS, &conditions),
     })
@@ -93,10 +130,6 @@ fn is_same_parent(ours: &Value, theirs: Option<&Value>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use forebay_agent::resources::ObjectKey;
-
     use super::*;
 
     #[test]

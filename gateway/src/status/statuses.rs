@@ -1,15 +1,13 @@
 //! One pass over all statuses: which are to be written, and what.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use forebay_agent::resources::cluster::{ObjectStatus, Statuses};
+use forebay_agent::resources::cluster::Statuses;
 use forebay_agent::resources::{Kind, ObjectKey, Snapshot};
 use serde_json::Value;
 
-use super::CONTROLLER_NAME;
 use super::gateways::{Reach, class_status, gateway_status};
-use super::parents::{pool_status, route_status};
+use super::parents::{has_ours, policy_status, pool_status, route_status};
 use super::services::service_of;
 use super::writer::Applied;
 
@@ -86,6 +84,13 @@ pub(super) fn changes(
             Some(pool_status(pool.metadata.generation, report, current))
         });
     }
+    for key in pass.with_entries(Kind::AgentgatewayPolicy, applied.report.policies.keys()) {
+        let Some(policy) = snapshot.agentgateway_policies.get(&key) else { continue };
+        let gateways = applied.report.policies.get(&key);
+        pass.compare(Kind::AgentgatewayPolicy, &key, |current| {
+            Some(policy_status(policy.metadata.generation, gateways, current))
+        });
+    }
     pass.changes
 }
 
@@ -102,14 +107,8 @@ impl Pass<'_> {
         kind: Kind,
         reported: impl Iterator<Item = &'k ObjectKey>,
     ) -> BTreeSet<ObjectKey> {
-        let has_ours = |status: &Arc<ObjectStatus>| {
-            let parents = status.status.get("parents").and_then(Value::as_array);
-            parents
-                .into_iter()
-                .flatten()
-                .any(|entry| entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME))
-        };
-        let entered = self.statuses.of_kind(kind).filter(|(_, status)| has_ours(status)).map(|(key, _)| key);
+        let of_kind = self.statuses.of_kind(kind);
+        let entered = of_kind.filter(|(_, status)| has_ours(&status.status)).map(|(key, _)| key);
         reported.cloned().chain(entered.cloned()).collect()
     }
 

@@ -115,6 +115,27 @@ async fn statuses_and_services_are_written_by_one_replica_after_the_other() {
     let other = stage.get(API, "GatewayClass", "", "other").await;
     assert_eq!(other["status"]["conditions"], Value::Null, "{other:#}");
 
+    // A policy that cannot be done says so where its author looks.
+    let policy = json!({ "spec": {
+        "targetRefs": [{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public" }],
+        "traffic": { "phase": "PreRouting", "transformation": { "request": { "set": [
+            { "name": "X-Gateway-Base-Model-Name", "value": "json(request.body).model" },
+        ] } } },
+    } });
+    stage.apply("agentgateway.dev/v1alpha1", "AgentgatewayPolicy", "infra", "bbr", policy).await;
+    let policy = ("agentgateway.dev/v1alpha1", "AgentgatewayPolicy", "infra", "bbr");
+    let policy = stage.until(policy, "the policy is refused", |it| {
+        has(&it["status"]["ancestors"][0]["conditions"], "Accepted", "False")
+    });
+    let policy = policy.await;
+    let ancestor = &policy["status"]["ancestors"][0];
+    assert_eq!(
+        (&ancestor["controllerName"], &ancestor["ancestorRef"]["name"]),
+        (&json!(OURS), &json!("public"))
+    );
+    let message = condition(&ancestor["conditions"], "Accepted").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("expected `{` at character 1"), "{message}");
+
     // A pool that is not there: the condition changes with its time, the other one keeps its own.
     stage.route("chat", "public", "nowhere").await;
     let route = stage
