@@ -68,6 +68,10 @@ pub struct Config {
     #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub first_byte_timeout: Duration,
 
+    /// Longest silence of a model server inside a stream of events, seconds.
+    #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
+    pub stream_idle_timeout: Duration,
+
     /// How long an unused connection to a model server is kept, seconds. Below the 5 s
     /// after which uvicorn, vLLM's server, closes it from its side.
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]

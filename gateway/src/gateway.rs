@@ -120,6 +120,7 @@ impl Gateway {
             models: ModelLists::new(pool.clone()),
             metrics: metrics.clone(),
             client_body_timeout: config.client_body_timeout,
+            stream_idle_timeout: config.stream_idle_timeout,
             unknown_label: Record::unknown_label(),
             draining: draining.clone(),
         });

@@ -42,6 +42,7 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) client_body_timeout: Duration,
+    pub(crate) stream_idle_timeout: Duration,
     pub(crate) unknown_label: Arc<str>,
     /// Clients are asked to go elsewhere with their next request.
     pub(crate) draining: Arc<AtomicBool>,
@@ -67,7 +68,9 @@ impl Handler for Proxy {
             Ok(Answer::Pod { response, session, deadline }) => {
                 record.answering(response.status());
                 let watch = Watch::new(response.headers());
-                response.map(|body| AnswerBody::upstream(body, session, record, watch, deadline))
+                response.map(|body| {
+                    AnswerBody::upstream(body, session, record, watch, self.stream_idle_timeout, deadline)
+                })
             }
             Ok(Answer::Gateway(response)) => {
                 record.answering(response.status());

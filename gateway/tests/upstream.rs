@@ -173,3 +173,23 @@ async fn a_timeout_of_zero_is_none() {
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
 }
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_more_is_broken_off() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .start_with(|config| config.stream_idle_timeout = Duration::from_millis(100))
+        .await;
+    let mut client = connect(running.address()).await;
+    client.write(post(CHAT)).await;
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    pod.write("6\r\ndata:\n\r\n").await;
+    client.read_until("data:").await;
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    assert_eq!(pod.read_to_end().await, b"");
+    running.until_metric(r#"forebay_gateway_errors_total{code="upstream_idle"}"#, 1.0).await;
+}

@@ -1,7 +1,7 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -30,8 +30,29 @@ pub(crate) struct UpstreamAnswer {
     session: Option<Session>,
     record: Record,
     watch: Watch,
+    /// Of streams.
+    idle: Option<Idle>,
     /// When the route's time for the request is over.
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long a stream may say nothing. What the client does not take meanwhile does not count.
+#[derive(Debug)]
+struct Idle {
+    limit: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    fn heard(&mut self) {
+        self.waiting = None;
+    }
+
+    /// To be asked while nothing comes.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
 }
 
 /// Why a response ended before it was whole. The client sees its stream reset.
@@ -41,6 +62,8 @@ pub(crate) enum BrokenOff {
     Upstream(#[from] hyper::Error),
     #[error("the time that the route allows is over")]
     Timeout,
+    #[error("the model server has said nothing for too long")]
+    Idle,
     #[error(transparent)]
     Evicted(#[from] Evicted),
 }
@@ -56,10 +79,12 @@ impl AnswerBody {
         session: Option<Session>,
         record: Record,
         watch: Watch,
+        idle: Duration,
         deadline: Option<Instant>,
     ) -> Self {
+        let idle = matches!(watch, Watch::Events(_)).then_some(Idle { limit: idle, waiting: None });
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut answer = UpstreamAnswer { body, session, record, watch, deadline };
+        let mut answer = UpstreamAnswer { body, session, record, watch, idle, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
@@ -121,7 +146,23 @@ impl Body for AnswerBody {
             answer.finish();
             return Poll::Ready(Some(Err(evicted.into())));
         }
-        let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
+        let frame = match (Pin::new(&mut answer.body).poll_frame(cx), &mut answer.idle) {
+            (Poll::Ready(frame), idle) => {
+                if let Some(idle) = idle {
+                    idle.heard();
+                }
+                frame
+            }
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(idle)) => {
+                ready!(idle.poll_over(cx));
+                tracing::info!("a stream is broken off: the model server has said nothing for too long");
+                answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
+                answer.record.failed("upstream_idle");
+                answer.finish();
+                return Poll::Ready(Some(Err(BrokenOff::Idle)));
+            }
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
