@@ -2,6 +2,7 @@
 
 use std::{
     env, fs, io,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -49,6 +50,8 @@ impl Process {
             .arg(remove.unwrap_or_else(|| Path::new("")))
             .arg(program)
             .args(arguments)
+            // What ends the tests' group must not end the shell before it has cleaned up.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
