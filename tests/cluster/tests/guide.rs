@@ -71,7 +71,7 @@ fn across_namespaces_only_with_a_grant(cluster: &Cluster) {
     let gateway = cluster.gateway_address();
     cluster.map_models(&[QWEN, LLAMA, "elsewhere"]);
     cluster.apply(&format!(
-        "{{apiVersion: v1, kind: Namespace, metadata: {{name: routes}}}}\n---\n\
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: routes}}\n---\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: elsewhere, namespace: routes}}\n\
          spec:\n  parentRefs: [{{name: inference-gateway, namespace: {SYSTEM}}}]\n  rules:\n  - matches: \
          [{{headers: [{{name: X-Gateway-Base-Model-Name, value: elsewhere}}]}}]\n    backendRefs: \

@@ -33,6 +33,8 @@ pub(super) fn make() -> Result<()> {
         &["link", "add", "eth0", "type", "bridge"],
         &["addr", "add", &format!("{NODE}/24"), "dev", "eth0"],
         &["link", "set", "eth0", "up"],
+        // Services are reached from the node, too; where to is decided after the route.
+        &["route", "add", SERVICES, "dev", "eth0"],
     ] {
         ip(&[&["-n", NAMESPACE], args].concat())?;
     }

@@ -1,8 +1,9 @@
 //! The tests that need a cluster, from the build to the last pod gone.
 
-use std::env;
+use std::{env, path::PathBuf, process::Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::{Binaries, Cluster, binaries, network};
 use crate::{demo, image, run, setup};
@@ -25,27 +26,55 @@ pub(crate) fn why_not() -> Option<String> {
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
     run::step("building the programs", &mut demo::build())?;
     let archives = image::write(image::Profile::Dev, true)?;
-    // Not by their package, for the same reason as in `demo::build`.
-    let tests: Vec<&str> = TESTS.iter().flat_map(|test| ["--test", test]).collect();
-    let workspace = ["test", "--workspace"];
-    run::step("building the cluster's tests", run::cargo().args(workspace).args(&tests).arg("--no-run"))?;
+    let tests = build_tests()?;
 
     let cluster = Cluster::default();
     let was_up = cluster.is_up();
     cluster.up()?;
     let result = cluster.load(&archives).and_then(|()| cluster.install_crds()).and_then(|()| {
-        let mut cargo = network::inside(&env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-        cargo.current_dir(run::root()).args(workspace).args(&tests).args(["--offline", "--no-fail-fast"]);
-        cargo.args(["--", "--show-output", "--test-threads=1"]).args(filter);
-        cargo.env("FOREBAY_CLUSTER", &cluster.state).env("KUBECONFIG", cluster.admin());
         let path = Binaries::find()?.search_path();
         let programs = std::iter::once(run::root().join("target/debug"));
-        cargo.env("PATH", env::join_paths(programs.chain(env::split_paths(&path)))?);
-        run::step("the tests in a real cluster", &mut cargo)
+        let path = env::join_paths(programs.chain(env::split_paths(&path)))?;
+        for test in &tests {
+            let mut command = network::inside(&test.to_string_lossy());
+            command.current_dir(run::root().join("tests/cluster"));
+            command.args(["--show-output", "--test-threads=1"]).args(filter);
+            command
+                .env("FOREBAY_CLUSTER", &cluster.state)
+                .env("KUBECONFIG", cluster.admin())
+                .env("PATH", &path);
+            run::step("the tests in a real cluster", &mut command)?;
+        }
+        Ok(())
     });
     if keep || was_up {
         run::say("the cluster goes on; `cargo xtask cluster down` ends it");
         return result;
     }
     result.and(cluster.down())
+}
+
+/// The executables of [`TESTS`]. Built as all tests of the workspace are, for the same
+/// reason as in [`demo::build`], and started without cargo: in the cluster's network
+/// it could not fetch anything.
+fn build_tests() -> Result<Vec<PathBuf>> {
+    let mut build = run::cargo();
+    build.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    run::say("building the tests …");
+    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("building the tests: cargo ended with {}", output.status);
+    }
+    let executables = String::from_utf8_lossy(&output.stdout);
+    TESTS
+        .iter()
+        .map(|test| {
+            let messages = executables.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let executable = |message: Value| {
+                let is_it = message["target"]["name"] == *test && message["target"]["kind"][0] == "test";
+                is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+            };
+            messages.into_iter().find_map(executable).with_context(|| format!("cargo built no test {test}"))
+        })
+        .collect()
 }
