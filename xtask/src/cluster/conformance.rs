@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Cluster, binaries, binaries::go_module, network};
+use super::{Cluster, binaries, binaries::go_module, containers, network};
 use crate::{
     demo,
     image::{self, Image, Layer},
@@ -23,6 +23,9 @@ const ECHO_IMAGES: &[&str] = &[
     "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2",
     "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3",
 ];
+/// The suite waits for this one, too, and uses it only for UDP routes, which are not of
+/// the profile: something that waits does.
+const DNS_IMAGE: &str = "registry.k8s.io/coredns/coredns:v1.12.2";
 const RELEASE: &str = "conformance";
 const NAMESPACE: &str = "forebay-system";
 
@@ -50,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let result = cluster
         .load(&archives)
         .and_then(|()| cluster.load(&echo_images(&suite)?))
+        .and_then(|()| containers::waiting_image(&cluster, DNS_IMAGE, "coredns"))
         .and_then(|()| cluster.install_crds())
         .and_then(|()| install(&cluster))
         .and_then(|()| test(&cluster, &suite, options));

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::Result;
 
-use super::{Binaries, Cluster, files::PAUSE_IMAGE};
+use super::{Binaries, Cluster};
 use crate::{
     image::{Image, Layer},
     run,
@@ -21,20 +21,22 @@ pub(super) fn ctr(cluster: &Cluster) -> Result<Command> {
     Ok(ctr)
 }
 
-pub(super) fn pause_image(cluster: &Cluster) -> Result<()> {
+/// An image of something that only waits, under any name: every pod's sandbox, for
+/// one. Arguments and entrypoint `/<program>` are taken and ignored.
+pub(super) fn waiting_image(cluster: &Cluster, name: &str, entrypoint: &str) -> Result<()> {
     let source = cluster.path("images/pause.c");
     let program = cluster.path("images/pause");
     fs::write(&source, PAUSE)?;
     run::quiet(Command::new("gcc").args(["-static", "-O2", "-o"]).arg(&program).arg(&source))?;
     let archive = cluster.path("images/pause.tar");
     let mut layer = Layer::new();
-    layer.file("pause", 0o755, &fs::read(&program)?)?;
+    layer.file(entrypoint, 0o755, &fs::read(&program)?)?;
     let image = Image {
-        name: PAUSE_IMAGE.to_owned(),
-        entrypoint: "/pause".to_owned(),
+        name: name.to_owned(),
+        entrypoint: format!("/{entrypoint}"),
         user: "65532:65532",
         title: "pause",
-        description: "A pod's sandbox",
+        description: "Waits for a signal",
         version: "test",
         layers: vec![layer.finish()?],
     };

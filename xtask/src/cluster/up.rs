@@ -77,7 +77,7 @@ impl Cluster {
                 ctr
             })
         })?;
-        containers::pause_image(self)?;
+        containers::waiting_image(self, files::PAUSE_IMAGE, "pause")?;
         self.wait_for_api_server()?;
         self.start(
             binaries,
