@@ -47,7 +47,9 @@ impl Listener<'_> {
     }
 
     pub(super) fn supported_kinds(&self) -> Vec<&'static str> {
-        if self.takes_http_routes { vec![HTTP_ROUTE] } else { Vec::new() }
+        // With a protocol that is not known, no kind of route is.
+        let known = self.accepted.reason != reason::UNSUPPORTED_PROTOCOL;
+        if self.takes_http_routes && known { vec![HTTP_ROUTE] } else { Vec::new() }
     }
 
     /// Whether routes of that namespace may attach.

@@ -171,7 +171,20 @@ fn install(cluster: &Cluster) -> Result<()> {
     let mut helm = cluster.command("helm", ["upgrade", "--install", RELEASE]);
     helm.arg(chart).args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
     helm.args(["--set", "agent.enabled=false", "--set", "gateway.resources.requests.cpu=50m"]);
-    run::step("installing Forebay", helm.stdout(std::process::Stdio::null()))
+    run::step("installing Forebay", helm.stdout(std::process::Stdio::null()))?;
+    // The same tag may be another image now.
+    run::quiet(&mut cluster.command("kubectl", ["rollout", "restart", "deployment", "-n", NAMESPACE]))?;
+    run::quiet(
+        &mut cluster
+            .command("kubectl", ["rollout", "status", "deployment", "-n", NAMESPACE, "--timeout=120s"]),
+    )?;
+    // The suite asks it which features to test.
+    run::quiet(
+        &mut cluster.command(
+            "kubectl",
+            ["wait", "gatewayclass/forebay", "--for=condition=Accepted", "--timeout=60s"],
+        ),
+    )
 }
 
 fn test(cluster: &Cluster, suite: &Suite, options: &Options) -> Result<()> {

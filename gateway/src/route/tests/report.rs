@@ -47,6 +47,7 @@ async fn listeners_are_judged_one_by_one() {
     );
     let kinds: Vec<_> = report.gateways[&gw()].iter().map(|it| it.supported_kinds.clone()).collect();
     assert_eq!((&kinds[0], &kinds[5], &kinds[6]), (&vec!["HTTPRoute"], &vec![], &vec!["HTTPRoute"]));
+    assert_eq!(kinds[4], Vec::<&str>::new(), "of a protocol that is not served");
     assert_eq!(table.ports.keys().map(|port| port.port).collect::<Vec<_>>(), [80, 81, 83, 84]);
 }
 
