@@ -118,7 +118,7 @@ pub struct Effects {
     /// 1 when the connection turned out to be no HTTP/1.1.
     pub opaque: u32,
     pub lost: u32,
-    /// Payload bytes never seen before.
+    /// Payload bytes never seen before, with those of a gap that was stepped over.
     pub bytes: u32,
     /// Status of the response that this segment belongs to; 0 if unknown.
     pub status: u32,

@@ -55,7 +55,8 @@ pub(super) fn admit(half: &mut Half, seq: u32, length: u32) -> Admitted {
         half.lose();
     }
     half.next_seq = seq.wrapping_add(length);
-    half.effects.bytes = length;
+    // Should the bytes of the gap still come, they are behind `next_seq`: they count now.
+    half.effects.bytes = length.wrapping_add(ahead as u32);
     Admitted::From(0)
 }
 

@@ -485,6 +485,7 @@ fn a_segment_that_overtakes_another_inside_a_body_costs_nothing() {
     player.ingress(first, &body, false, false);
     player.ingress(first.wrapping_add(2000), &body, false, false);
     player.ingress(first.wrapping_add(1000), &body, false, false);
+    assert_eq!(player.sum.bytes as usize, head.len() + 3000, "each byte once, in whatever order");
     player.client_seq = first.wrapping_add(3000);
     player.turn(&server(SIZED), whole);
     player.turn(&client(POST), whole);
