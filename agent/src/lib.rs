@@ -12,6 +12,8 @@ pub mod engine;
 pub mod gpu;
 #[cfg(feature = "node")]
 pub mod kernel;
+#[cfg(feature = "admin")]
+pub mod log;
 #[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]

@@ -1,19 +1,19 @@
 //! forebay-agent, the node daemon.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use forebay_agent::{
     engine::ScrapeOptions,
     gpu::{MonitorOptions, default_paths},
     kernel::{self, KeepPins},
+    log,
     node::{self, Config, KernelMode, Owner},
     resources::Source,
     tls::{self, Identity},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Measures the inference pods of one node: requests in the kernel, GPUs through
 /// NVML, the engines' own metrics; and streams all of it to whoever watches.
@@ -84,13 +84,7 @@ const MODELS_INTERVAL: Duration = Duration::from_secs(10);
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-
+    log::to_stderr();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

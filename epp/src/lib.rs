@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent_tls;
 pub mod endpoints;
 mod error;
 mod interest;
@@ -14,6 +15,7 @@ pub mod protocol;
 pub mod schedule;
 mod serve;
 
+pub use agent_tls::AgentTlsFlags;
 pub use error::{Error, Source};
 pub use interest::{AGENT_RULES, POOL_RULES, interest};
 pub use observe::Metrics;

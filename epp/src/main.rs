@@ -2,16 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use forebay_agent::resources::{ObjectKey, Source};
-use forebay_agent::tls::Identity;
+use forebay_agent::{
+    log,
+    resources::{ObjectKey, Source},
+    tls::Identity,
+};
 use forebay_epp::{
-    DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions, schedule,
+    AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions,
+    schedule,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Picks the pod for each request to an InferencePool, for any gateway that
 /// speaks the Endpoint Picker Protocol (Envoy ext_proc).
@@ -42,15 +45,8 @@ struct Flags {
     /// Authority that gateways' certificates must be of; without it gateways need none
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// Certificate to show the agents; without it they are dialled in plain text
-    #[arg(long, value_name = "FILE")]
-    agent_tls_cert: Option<PathBuf>,
-    /// Key of that certificate
-    #[arg(long, value_name = "FILE")]
-    agent_tls_key: Option<PathBuf>,
-    /// Authority that the agents' certificates must be of
-    #[arg(long, value_name = "FILE")]
-    agent_tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    agent_tls: AgentTlsFlags,
     /// Address of the gRPC health service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9003")]
     health_listen: SocketAddr,
@@ -90,9 +86,6 @@ impl TryFrom<Flags> for ServerOptions {
     fn try_from(flags: Flags) -> Result<Self, Error> {
         let own = "--tls-cert and --tls-key (and --tls-client-ca)";
         let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, own)?;
-        let agents = "--agent-tls-cert, --agent-tls-key and --agent-tls-ca";
-        let agent_tls =
-            Identity::from_flags(flags.agent_tls_cert, flags.agent_tls_key, flags.agent_tls_ca, agents)?;
         Ok(Self {
             resources: Source::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
@@ -105,7 +98,7 @@ impl TryFrom<Flags> for ServerOptions {
                 agent_namespace: flags.agent_namespace,
                 agent_port: flags.agent_port,
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
-                agent_tls,
+                agent_tls: flags.agent_tls.load()?,
                 endpoints_per_pick: flags.endpoints_per_pick.into(),
             },
             max_message_bytes: flags.grpc_max_recv_msg_size,
@@ -118,12 +111,7 @@ impl TryFrom<Flags> for ServerOptions {
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    log::to_stderr();
     let result = match ServerOptions::try_from(flags) {
         Ok(options) => run(options).await,
         Err(error) => Err(error),

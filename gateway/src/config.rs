@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::pick::PickerTlsFlags;
 use crate::status::{PortRange, WriterOptions};
 use forebay_agent::resources::Source;
-use forebay_agent::tls::{self, Identity};
-use forebay_epp::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
+use forebay_agent::tls;
+use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 
 /// Everything the gateway is told at its start; all else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
@@ -98,17 +98,8 @@ pub struct Config {
     #[arg(long, default_value_t = DEFAULT_AGENT_PORT, value_name = "PORT")]
     pub agent_port: u16,
 
-    /// Certificate to show the agents; without it they are dialled in plain text.
-    #[arg(long, value_name = "FILE")]
-    pub agent_tls_cert: Option<PathBuf>,
-
-    /// Key of that certificate.
-    #[arg(long, value_name = "FILE")]
-    pub agent_tls_key: Option<PathBuf>,
-
-    /// Authority that the agents' certificates must be of.
-    #[arg(long, value_name = "FILE")]
-    pub agent_tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub agent_tls: AgentTlsFlags,
 
     /// Namespace of the gateway's pods: its Lease and the Gateways' Services are there. Without it nothing is
     /// written into the cluster.
@@ -161,14 +152,11 @@ impl Config {
     }
 
     pub(crate) fn picker_options(&self) -> Result<PickerOptions, tls::Error> {
-        let flags = "--agent-tls-cert, --agent-tls-key and --agent-tls-ca";
-        let [certificate, key, authority] =
-            [&self.agent_tls_cert, &self.agent_tls_key, &self.agent_tls_ca].map(Clone::clone);
         Ok(PickerOptions {
             agent_selector: self.agent_selector.clone(),
             agent_namespace: self.agent_namespace.clone(),
             agent_port: self.agent_port,
-            agent_tls: Identity::from_flags(certificate, key, authority, flags)?,
+            agent_tls: self.agent_tls.load()?,
             ..PickerOptions::default()
         })
     }

@@ -85,10 +85,7 @@ async fn the_end_does_not_wait_for_ever() {
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.drain_timeout = Duration::from_millis(50))
         .await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     within("the gateway to end", running.gateway.shutdown()).await;
     assert_eq!((pod.read_to_end().await.len(), client.read_to_end().await.len()), (0, 0));
 }

@@ -1,6 +1,6 @@
 //! What is seen from outside.
 
-use crate::support::client::{connect, exchange, get, post};
+use crate::support::client::{exchange, get, post};
 use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 
@@ -8,10 +8,7 @@ const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 const OF_QWEN: &str = r#"model="Qwen/Qwen3-0.6B",pool="llm-d/qwen""#;
 
 async fn streamed(running: &Running, upstream: &Upstream, events: &[&str]) {
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     for event in events {
@@ -68,10 +65,7 @@ async fn an_error_inside_a_stream_that_looked_good() {
 async fn a_response_that_breaks_off_is_counted() {
     let upstream = Upstream::bind().await;
     let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     drop(pod);

@@ -59,10 +59,7 @@ async fn a_stream_passes_event_by_event() {
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
     let running =
         Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     // Each is with the client before the next is sent.
@@ -213,10 +210,7 @@ async fn a_client_that_leaves_before_the_response_ends_the_request() {
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
     let running =
         Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (client, mut pod) = running.forwarded(CHAT, &upstream).await;
     drop(client);
     assert_eq!(pod.read_to_end().await, b"");
     picker.until("the stream to end", |seen| matches!(seen, Seen::Reset | Seen::Ended)).await;
@@ -235,10 +229,7 @@ async fn a_client_that_leaves_a_stream_ends_it() {
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
     let running =
         Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     client.stream.shutdown().await.unwrap();

@@ -8,7 +8,7 @@ use forebay_epp::protocol::proto::{
 };
 use tokio::sync::mpsc;
 
-use crate::support::client::{connect, exchange, get, post};
+use crate::support::client::{exchange, get, post};
 use crate::support::picker::{Phases, Picker, Reply, immediate, pick, set_headers};
 use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
@@ -121,10 +121,7 @@ async fn a_running_response_is_broken_off_when_it_is_evicted() {
     let (evict, later) = mpsc::channel(1);
     let picker = Picker::start(Evicting(upstream.address().to_string(), Mutex::new(Some(later)))).await;
     let running = stage(&upstream, &picker).await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     evict.send(Ok(immediate(429, ""))).await.unwrap();

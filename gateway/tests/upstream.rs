@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::client::{connect, exchange, post, read_response};
+use crate::support::client::{exchange, post, read_response};
 use crate::support::stage::{QWEN, Stage};
 use crate::support::upstream::Upstream;
 
@@ -59,10 +59,7 @@ async fn a_pod_that_says_nothing_is_a_504() {
 async fn a_kept_connection_that_dies_under_a_request_is_replaced() {
     let upstream = Upstream::bind().await;
     let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut kept = upstream.accept().await;
-    kept.read_request().await;
+    let (mut client, mut kept) = running.forwarded(CHAT, &upstream).await;
     kept.respond(200, "first").await;
     assert_eq!(read_response(&mut client).await.text(), "first");
     client.write(post(CHAT)).await;
@@ -81,10 +78,7 @@ async fn a_kept_connection_is_closed_before_the_server_would() {
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(50))
         .await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.respond(200, "ok").await;
     read_response(&mut client).await;
     assert_eq!(pod.read_to_end().await, b"");
@@ -94,10 +88,7 @@ async fn a_kept_connection_is_closed_before_the_server_would() {
 async fn a_response_that_breaks_off_is_broken_off() {
     let upstream = Upstream::bind().await;
     let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     pod.stream.shutdown().await.unwrap();
@@ -112,10 +103,7 @@ async fn a_response_that_breaks_off_is_broken_off() {
 async fn a_response_without_a_length_ends_with_its_connection() {
     let upstream = Upstream::bind().await;
     let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\n\r\nuntil the end").await;
     drop(pod);
     assert_eq!(read_response(&mut client).await.text(), "until the end");
@@ -151,10 +139,7 @@ async fn a_routes_timeouts_end_responses_that_have_begun() {
     for timeouts in ["{request: 1s}", "{request: 10s, backendRequest: 1s}"] {
         let upstream = Upstream::bind().await;
         let running = with_timeouts(&upstream, timeouts).start().await;
-        let mut client = connect(running.address()).await;
-        client.write(post(CHAT)).await;
-        let mut pod = upstream.accept().await;
-        pod.read_request().await;
+        let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
         pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
         client.read_until("data:").await;
         let rest = String::from_utf8(client.read_to_end().await).unwrap();
@@ -181,10 +166,7 @@ async fn a_stream_that_says_nothing_more_is_broken_off() {
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.stream_idle_timeout = Duration::from_millis(100))
         .await;
-    let mut client = connect(running.address()).await;
-    client.write(post(CHAT)).await;
-    let mut pod = upstream.accept().await;
-    pod.read_request().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     pod.write("6\r\ndata:\n\r\n").await;

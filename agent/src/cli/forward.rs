@@ -5,14 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use forebay_agent::{
-    resources::Pod,
+    resources::{Pod, cluster},
     tls::{Identity, Texts},
 };
-use kube::{
-    Api, Client, Config,
-    api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, Client, api::ListParams};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -50,14 +46,10 @@ impl std::error::Error for NoCluster {}
 
 impl Access {
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &self.kubeconfig {
-            Some(file) => {
-                let kubeconfig = Kubeconfig::read_from(file).context("cannot read the kubeconfig")?;
-                Config::from_custom_kubeconfig(kubeconfig, &options).await?
-            }
-            None if self.context.is_some() => Config::from_kubeconfig(&options).await?,
-            None => Config::infer().await.map_err(|_none| NoCluster)?,
+        let config = match cluster::config(self.kubeconfig.as_deref(), self.context.as_deref()).await {
+            Ok(config) => config,
+            Err(_none) if self.kubeconfig.is_none() && self.context.is_none() => return Err(NoCluster.into()),
+            Err(error) => return Err(error.into()),
         };
         Client::try_from(config).context("cannot use the kubeconfig")
     }

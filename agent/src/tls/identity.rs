@@ -9,8 +9,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::WebPkiServerVerifier,
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
+    client::WantsClientCert,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
@@ -158,9 +159,6 @@ impl Identity {
 impl Loaded {
     fn read(files: &Files) -> Result<Self, Error> {
         let seen = changed(files);
-        let read = |path: &Path| {
-            fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source: source.into() })
-        };
         let authority = files.authority.as_deref().map(read).transpose()?;
         let loaded = Self::new(files, &read(&files.certificate)?, &read(&files.key)?, authority.as_deref())?;
         Ok(Self { seen, ..loaded })
@@ -198,22 +196,36 @@ impl Loaded {
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(unusable)?;
         server.alpn_protocols = vec![H2.to_vec()];
 
-        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?;
-        let client = match roots {
-            // A part without an authority only serves; dialling, it trusts nobody.
-            None => client.with_root_certificates(RootCertStore::empty()),
-            Some(roots) => client.with_webpki_verifier(
-                WebPkiServerVerifier::builder_with_provider(roots, provider)
-                    .build()
-                    .map_err(|error| authority(&error))?,
-            ),
-        };
+        // A part without an authority only serves; dialling, it trusts nobody.
+        let client =
+            client(provider, roots.unwrap_or_else(|| Arc::new(RootCertStore::empty()))).map_err(unusable)?;
         let mut client = client.with_client_auth_cert(chain, key).map_err(unusable)?;
         client.alpn_protocols = vec![H2.to_vec()];
         Ok(Self { seen: Vec::new(), server: Arc::new(server), client: Arc::new(client) })
     }
+}
+
+/// For dialling a server whose certificate must be of this authority, without showing one.
+pub fn trusting(authority: &Path) -> Result<Arc<ClientConfig>, Error> {
+    let unusable =
+        |source: rustls::Error| Error::Authority { path: authority.to_owned(), reason: source.to_string() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = roots(authority, &read(authority)?)?;
+    let mut config = client(provider, roots).map_err(unusable)?.with_no_client_auth();
+    config.alpn_protocols = vec![H2.to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn client(
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source: source.into() })
 }
 
 fn roots(path: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, Error> {

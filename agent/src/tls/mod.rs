@@ -10,7 +10,7 @@ mod identity;
 mod stream;
 
 pub use self::{
-    identity::{Error, Files, Identity, Texts},
+    identity::{Error, Files, Identity, Texts, trusting},
     stream::{Stream, accept, connect},
 };
 

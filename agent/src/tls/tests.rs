@@ -1,9 +1,7 @@
 use std::{fs, path::Path, sync::Arc};
 
+use forebay_test_certificates::Authority;
 use futures_util::StreamExt as _;
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -11,39 +9,23 @@ use tokio::{
 
 use super::*;
 
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
+/// A part's three files.
+fn issue(authority: &Authority, name: &str, folder: &Path) -> Files {
+    let issued = authority.issue_for(name).unwrap();
+    let files = Files {
+        certificate: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        authority: Some(folder.join("ca.crt")),
+    };
+    fs::create_dir_all(folder).unwrap();
+    fs::write(&files.certificate, issued.certificate).unwrap();
+    fs::write(&files.key, issued.key).unwrap();
+    fs::write(folder.join("ca.crt"), authority.pem()).unwrap();
+    files
 }
 
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Writes a part's three files.
-    fn issue(&self, name: &str, folder: &Path) -> Files {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let files = Files {
-            certificate: folder.join("tls.crt"),
-            key: folder.join("tls.key"),
-            authority: Some(folder.join("ca.crt")),
-        };
-        fs::create_dir_all(folder).unwrap();
-        fs::write(&files.certificate, certificate.pem()).unwrap();
-        fs::write(&files.key, key.serialize_pem()).unwrap();
-        fs::write(folder.join("ca.crt"), &self.pem).unwrap();
-        files
-    }
+fn authority() -> Authority {
+    Authority::new("forebay-test-ca").unwrap()
 }
 
 /// One connection: what the client sends must come back, if both trust each other.
@@ -75,9 +57,9 @@ async fn talk(server: &Arc<Identity>, client: Option<&Identity>, name: &'static 
 #[tokio::test]
 async fn parts_of_one_authority_trust_each_other_by_name_and_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (authority(), authority());
     let load = |authority: &Authority, name: &str, below: &str| {
-        Identity::load(authority.issue(name, &folder.path().join(below))).unwrap()
+        Identity::load(issue(authority, name, &folder.path().join(below))).unwrap()
     };
     let agent = load(&authority, AGENT_NAME, "agent");
     let picker = load(&authority, PICKER_NAME, "picker");
@@ -91,18 +73,18 @@ async fn parts_of_one_authority_trust_each_other_by_name_and_nobody_else() {
 #[tokio::test]
 async fn renewed_files_are_used_and_broken_ones_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    let (old, new) = (Authority::new(), Authority::new());
+    let (old, new) = (authority(), authority());
     let at = folder.path().join("agent");
-    let agent = Identity::load(old.issue(AGENT_NAME, &at)).unwrap();
-    let of_old = Identity::load(old.issue(PICKER_NAME, &folder.path().join("old"))).unwrap();
-    let of_new = Identity::load(new.issue(PICKER_NAME, &folder.path().join("new"))).unwrap();
+    let agent = Identity::load(issue(&old, AGENT_NAME, &at)).unwrap();
+    let of_old = Identity::load(issue(&old, PICKER_NAME, &folder.path().join("old"))).unwrap();
+    let of_new = Identity::load(issue(&new, PICKER_NAME, &folder.path().join("new"))).unwrap();
     talk(&agent, Some(&of_old), AGENT_NAME).await.unwrap();
 
     fs::write(at.join("tls.crt"), "nonsense").unwrap();
     agent.reload();
     talk(&agent, Some(&of_old), AGENT_NAME).await.unwrap();
 
-    new.issue(AGENT_NAME, &at);
+    issue(&new, AGENT_NAME, &at);
     agent.reload();
     talk(&agent, Some(&of_new), AGENT_NAME).await.unwrap();
     assert!(talk(&agent, Some(&of_old), AGENT_NAME).await.is_err());
@@ -111,7 +93,7 @@ async fn renewed_files_are_used_and_broken_ones_are_not() {
 #[test]
 fn what_is_wrong_with_files_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let files = Authority::new().issue(AGENT_NAME, folder.path());
+    let files = issue(&authority(), AGENT_NAME, folder.path());
     let said = |files: &Files| Identity::load(files.clone()).unwrap_err().to_string();
     let missing = Files { key: folder.path().join("none"), ..files.clone() };
     assert!(said(&missing).contains("none"), "{}", said(&missing));

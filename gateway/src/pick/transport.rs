@@ -9,9 +9,8 @@ use std::time::Duration;
 use forebay_agent::tls::{self, Identity, Stream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -53,10 +52,8 @@ pub struct PickerTlsFlags {
 /// Why pickers cannot be reached as the flags say.
 #[derive(Debug, thiserror::Error)]
 pub enum PickerTlsError {
-    #[error(transparent)]
-    Identity(#[from] tls::Error),
-    #[error("--epp-tls-ca {path}: {reason}")]
-    Authority { path: PathBuf, reason: String },
+    #[error("--epp-tls-ca, --epp-tls-cert, --epp-tls-key: {0}")]
+    Files(#[from] tls::Error),
     #[error("--epp-tls-name {0:?} is no name that a certificate can carry")]
     Name(String),
     #[error("TLS cannot be set up: {0}")]
@@ -100,7 +97,7 @@ impl Transport {
                         let authority = Some(authority.clone());
                         Mode::Mutual(Identity::load(tls::Files { certificate, key, authority })?)
                     }
-                    _ => Mode::Checked(checked(authority)?),
+                    _ => Mode::Checked(tls::trusting(authority)?),
                 }
             }
             (None, PickerTls::Off) => Mode::Plain,
@@ -141,31 +138,8 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 
 const H2: &[u8] = b"h2";
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn checked(authority: &PathBuf) -> Result<Arc<ClientConfig>, PickerTlsError> {
-    let failed = |reason: String| PickerTlsError::Authority { path: authority.clone(), reason };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(authority).map_err(|error| failed(error.to_string()))? {
-        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(failed("it holds no certificate".into()));
-    }
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![H2.to_vec()];
-    Ok(Arc::new(config))
-}
-
 fn unchecked() -> Result<Arc<ClientConfig>, PickerTlsError> {
-    let provider = provider();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unchecked = Arc::new(Unchecked(provider.clone()));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -10,6 +10,17 @@ use super::table::PortRoutes;
 use super::*;
 use crate::pick::InProcessPickers;
 
+/// Lets routes of the Gateway's namespace refer to the pool.
+const GRANT: &str = r#"
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: g, namespace: models}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}]
+  to: [{group: inference.networking.k8s.io, kind: InferencePool, name: p}]
+"#;
+
 /// The objects of `manifests`, read as the gateway reads them.
 async fn snapshot(manifests: &str) -> Arc<Snapshot> {
     let folder = tempfile::tempdir().unwrap();
@@ -262,19 +273,10 @@ async fn it_is_known_before_the_body_whether_the_model_decides() {
 #[tokio::test]
 async fn listeners_choose_what_attaches() {
     let rules = format!("rules: [{{{}}}]", to("p"));
-    let grant = r#"
----
-apiVersion: gateway.networking.k8s.io/v1beta1
-kind: ReferenceGrant
-metadata: {name: g, namespace: models}
-spec:
-  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}]
-  to: [{group: inference.networking.k8s.io, kind: InferencePool, name: p}]
-"#;
     let get = head("GET", "/", &[]);
     for (listener, routes, expected) in [
         ("{name: http, protocol: HTTP, port: 80}", route("r", &rules), "no route"),
-        ("{name: http, protocol: HTTP, port: 80}", route_in("infra", "r", &rules) + grant, "models/p"),
+        ("{name: http, protocol: HTTP, port: 80}", route_in("infra", "r", &rules) + GRANT, "models/p"),
         (
             "{name: http, protocol: HTTP, port: 80}",
             route_in("infra", "r", &rules),

@@ -5,8 +5,9 @@ use std::path::Path;
 use forebay_gateway::{Config, Gateway};
 use tempfile::TempDir;
 
-use super::client::get;
+use super::client::{connect, get, post};
 use super::until;
+use super::upstream::{Connection, Upstream};
 
 /// The port that the test Gateway's resource names; the real one is any free one.
 pub const LISTENER: u16 = 8080;
@@ -197,6 +198,16 @@ spec:
 impl Running {
     pub fn address(&self) -> SocketAddr {
         self.gateway.addresses()[&LISTENER]
+    }
+
+    /// A POST of this body as far as the model server: its client, and the model
+    /// server's connection with the request read.
+    pub async fn forwarded(&self, body: &str, upstream: &Upstream) -> (Connection, Connection) {
+        let mut client = connect(self.address()).await;
+        client.write(post(body)).await;
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+        (client, pod)
     }
 
     /// Other manifests; the gateway follows them in its own time.

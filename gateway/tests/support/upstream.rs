@@ -25,7 +25,7 @@ impl Upstream {
 
     pub async fn accept(&self) -> Connection {
         let (stream, _) = within("a connection to the model server", self.listener.accept()).await.unwrap();
-        Connection { stream, buffer: Vec::new() }
+        Connection::of(stream)
     }
 
     /// The next connection, however long it takes.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use forebay_e2e::stage::{gateway_manifest, policy_manifest};
 use serde_json::Value;
 
 use crate::{Cluster, cluster::chart, until};
@@ -12,8 +13,7 @@ pub const SYSTEM: &str = "agentgateway-system";
 /// Where the models are.
 pub const MODELS: &str = "llm-d";
 
-pub const QWEN: &str = "Qwen/Qwen3-0.6B";
-pub const LLAMA: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
+pub use forebay_e2e::stage::{QWEN, TINYLLAMA as LLAMA};
 
 /// The test machine has two cores for everything.
 const SMALL: &str = "--set gateway.resources.requests.cpu=50m --set agent.resources.requests.cpu=10m";
@@ -29,7 +29,7 @@ impl Cluster {
 
     /// Step 2.
     pub fn create_gateway(&self) {
-        self.apply(GATEWAY);
+        self.apply(&gateway_manifest(SYSTEM));
         until("the Gateway is programmed", || {
             let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
             condition(&gateway["status"]["conditions"], "Programmed")
@@ -38,8 +38,7 @@ impl Cluster {
 
     /// Step 3, with these models.
     pub fn map_models(&self, models: &[&str]) {
-        let entries: Vec<String> = models.iter().map(|model| format!("\"{model}\": \"{model}\"")).collect();
-        self.apply(&POLICY.replace("ENTRIES", &entries.join(",\n              ")));
+        self.apply(&policy_manifest(SYSTEM, models));
     }
 
     /// Step 4, one model.
@@ -125,46 +124,6 @@ pub fn condition(conditions: &Value, kind: &str) -> Result<(), String> {
         Err(conditions.to_string())
     }
 }
-
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata:
-  name: inference-gateway
-  namespace: agentgateway-system
-spec:
-  gatewayClassName: forebay
-  listeners:
-  - protocol: HTTP
-    port: 8080
-    name: http
-    allowedRoutes:
-      namespaces:
-        from: All
-";
-
-const POLICY: &str = "
-apiVersion: agentgateway.dev/v1alpha1
-kind: AgentgatewayPolicy
-metadata:
-  name: bbr
-  namespace: agentgateway-system
-spec:
-  targetRefs:
-  - group: gateway.networking.k8s.io
-    kind: Gateway
-    name: inference-gateway
-  traffic:
-    phase: PreRouting
-    transformation:
-      request:
-        set:
-        - name: X-Gateway-Base-Model-Name
-          value: |
-            {
-              ENTRIES
-            }[json(request.body).model]
-";
 
 /// Exact counters on port 7999, for comparison with the kernel's.
 const MODEL_SERVER: &str = "

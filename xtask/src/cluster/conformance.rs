@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result};
 
 use super::{Cluster, binaries, binaries::go_module, containers, network};
 use crate::{
-    demo,
     image::{self, Image, Layer},
     run,
 };
@@ -45,23 +44,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let suite = build()?;
-    run::step("building the programs", &mut demo::build())?;
     let archives = image::write(image::Profile::Dev, true)?;
-    let cluster = Cluster::default();
-    let was_up = cluster.is_up();
-    cluster.up()?;
-    let result = cluster
-        .load(&archives)
-        .and_then(|()| cluster.load(&echo_images(&suite)?))
-        .and_then(|()| containers::waiting_image(&cluster, DNS_IMAGE, "coredns"))
-        .and_then(|()| cluster.install_crds())
-        .and_then(|()| install(&cluster))
-        .and_then(|()| test(&cluster, &suite, options));
-    if options.keep || was_up {
-        run::say("the cluster goes on; `cargo xtask cluster down` ends it");
-        return result;
-    }
-    result.and(cluster.down())
+    Cluster::default().during(options.keep, |cluster| {
+        cluster.load(&archives)?;
+        cluster.load(&echo_images(&suite)?)?;
+        containers::waiting_image(cluster, DNS_IMAGE, "coredns")?;
+        cluster.install_crds()?;
+        install(cluster)?;
+        test(cluster, &suite, options)
+    })
 }
 
 /// Where the report of a whole run is kept.

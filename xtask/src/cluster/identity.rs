@@ -3,10 +3,8 @@
 use std::{fs, net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
-};
+use forebay_test_certificates::Authority;
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
 
 use super::network::{API_SERVICE, NODE};
 
@@ -23,16 +21,8 @@ const CLIENTS: &[(&str, &str, &str)] = &[
 /// `pki/` and one kubeconfig per client below `state`.
 pub(super) fn make(state: &Path) -> Result<()> {
     let pki = state.join("pki");
-    let authority_key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = name("forebay-test-ca", "");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
-    let authority = params.self_signed(&authority_key)?;
-    let issuer = Issuer::new(params, authority_key);
-    let authority = authority.pem();
-    write(&pki.join("ca.crt"), &authority)?;
+    let authority = Authority::new("forebay-test-ca")?;
+    write(&pki.join("ca.crt"), authority.pem())?;
     // Service account tokens are only RS or ES; one key serves to sign and to check.
     let accounts = KeyPair::generate()?;
     write(&pki.join("sa.key"), &accounts.serialize_pem())?;
@@ -45,12 +35,12 @@ pub(super) fn make(state: &Path) -> Result<()> {
     }
     server.distinguished_name = name("kube-apiserver", "");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    issue(&pki, "server", server, &issuer)?;
+    issue(&pki, "server", server, &authority)?;
     for (file, common_name, organisation) in CLIENTS {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(common_name, organisation);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        issue(&pki, file, params, &issuer)?;
+        issue(&pki, file, params, &authority)?;
         let pki = pki.display();
         let config = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: cluster\n\
@@ -65,11 +55,10 @@ pub(super) fn make(state: &Path) -> Result<()> {
     Ok(())
 }
 
-fn issue(pki: &Path, file: &str, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<()> {
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, issuer)?;
-    write(&pki.join(format!("{file}.crt")), &certificate.pem())?;
-    write(&pki.join(format!("{file}.key")), &key.serialize_pem())
+fn issue(pki: &Path, file: &str, params: CertificateParams, authority: &Authority) -> Result<()> {
+    let issued = authority.issue(params)?;
+    write(&pki.join(format!("{file}.crt")), &issued.certificate)?;
+    write(&pki.join(format!("{file}.key")), &issued.key)
 }
 
 fn name(common_name: &str, organisation: &str) -> DistinguishedName {

@@ -121,6 +121,19 @@ impl Cluster {
         command
     }
 
+    /// Works in the cluster, started for it if it does not run; one that was started is
+    /// ended again unless it is to be kept.
+    fn during(&self, keep: bool, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let was_up = self.is_up();
+        self.up()?;
+        let result = work(self);
+        if keep || was_up {
+            crate::run::say("the cluster goes on; `cargo xtask cluster down` ends it");
+            return result;
+        }
+        result.and(self.down())
+    }
+
     /// Imports image archives (OCI layout in a tar).
     pub(crate) fn load(&self, archives: &[PathBuf]) -> Result<()> {
         if !self.is_up() {

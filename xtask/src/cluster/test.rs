@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{Binaries, Cluster, binaries, network};
-use crate::{demo, image, run, setup};
+use crate::{image, run, setup};
 
 /// Of `tests/cluster`.
 const TESTS: &[&str] = &["guide"];
@@ -24,14 +24,11 @@ pub(crate) fn why_not() -> Option<String> {
 }
 
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
-    run::step("building the programs", &mut demo::build())?;
     let archives = image::write(image::Profile::Dev, true)?;
     let tests = build_tests()?;
-
-    let cluster = Cluster::default();
-    let was_up = cluster.is_up();
-    cluster.up()?;
-    let result = cluster.load(&archives).and_then(|()| cluster.install_crds()).and_then(|()| {
+    Cluster::default().during(keep, |cluster| {
+        cluster.load(&archives)?;
+        cluster.install_crds()?;
         let path = Binaries::find()?.search_path();
         let programs = std::iter::once(run::root().join("target/debug"));
         let path = env::join_paths(programs.chain(env::split_paths(&path)))?;
@@ -46,16 +43,11 @@ pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
             run::step("the tests in a real cluster", &mut command)?;
         }
         Ok(())
-    });
-    if keep || was_up {
-        run::say("the cluster goes on; `cargo xtask cluster down` ends it");
-        return result;
-    }
-    result.and(cluster.down())
+    })
 }
 
 /// The executables of [`TESTS`]. Built as all tests of the workspace are, for the same
-/// reason as in [`demo::build`], and started without cargo: in the cluster's network
+/// reason as in `demo::build`, and started without cargo: in the cluster's network
 /// it could not fetch anything.
 fn build_tests() -> Result<Vec<PathBuf>> {
     let mut build = run::cargo();

@@ -33,26 +33,37 @@ pub enum Error {
     Client(kube::Error),
 }
 
-/// A client of the cluster that `kubeconfig` names; without one, of that which
-/// `KUBECONFIG` names, of the cluster that this is a pod of, or of that which
-/// `~/.kube/config` names, the first of these that is there. Nothing is sent yet.
+/// A client for what [`config`] finds. Nothing is sent yet.
 ///
 /// # Errors
 /// When what is found cannot be used, or nothing is found.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    client(&config(kubeconfig, None).await?).map_err(Error::Client)
+}
+
+/// The way to the cluster that `kubeconfig` names; without one, to that which
+/// `KUBECONFIG` names, to the cluster that this is a pod of, or to that which
+/// `~/.kube/config` names, the first of these that is there. A `context` is one of a
+/// kubeconfig.
+///
+/// # Errors
+/// When what is found cannot be used, or nothing is found.
+pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, Error> {
     let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    let config = match kubeconfig {
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    match kubeconfig {
         Some(path) => {
             let wrong = |source| Error::Kubeconfig { place: path.display().to_string(), source };
             let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)
         }
-        None if set(IN_CLUSTER) && !set("KUBECONFIG") => Config::incluster().map_err(Error::InCluster)?,
-        None => Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(|source| {
-            Error::Kubeconfig { place: "of KUBECONFIG or ~/.kube/config".into(), source }
-        })?,
-    };
-    client(&config).map_err(Error::Client)
+        None if set(IN_CLUSTER) && !set("KUBECONFIG") && context.is_none() => {
+            Config::incluster().map_err(Error::InCluster)
+        }
+        None => Config::from_kubeconfig(&options)
+            .await
+            .map_err(|source| Error::Kubeconfig { place: "of KUBECONFIG or ~/.kube/config".into(), source }),
+    }
 }
 
 /// kube's own stack without its retries (the watches have theirs), without its

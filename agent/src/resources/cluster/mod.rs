@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{builder::Builder, statuses::StatusStore};
 pub use self::{
-    client::{Error, connect},
+    client::{Error, config, connect},
     rules::{FOLLOW, Rule},
     selection::{Interest, Selection},
     statuses::{ObjectStatus, Statuses},

@@ -2,16 +2,6 @@
 
 use super::*;
 
-const GRANT: &str = r#"
----
-apiVersion: gateway.networking.k8s.io/v1beta1
-kind: ReferenceGrant
-metadata: {name: g, namespace: models}
-spec:
-  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}]
-  to: [{group: inference.networking.k8s.io, kind: InferencePool, name: p}]
-"#;
-
 fn gw() -> forebay_agent::resources::ObjectKey {
     forebay_agent::resources::ObjectKey::new("infra", "gw")
 }

@@ -3,28 +3,19 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use forebay_test_certificates::Authority;
 
 /// `ca.crt`, and `<part>.crt` and `<part>.key` for each of these.
 pub(super) const PARTS: &[&str] = &["forebay-agent", "forebay-epp", "forebay-gateway"];
 
 pub(super) fn write(folder: &Path) -> Result<()> {
     fs::create_dir(folder)?;
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    fs::write(folder.join("ca.crt"), params.self_signed(&key)?.pem())?;
-    let issuer = Issuer::new(params, key);
+    let authority = Authority::new("forebay-test-ca")?;
+    fs::write(folder.join("ca.crt"), authority.pem())?;
     for part in PARTS {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([(*part).to_owned()])?;
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        fs::write(folder.join(format!("{part}.crt")), params.signed_by(&key, &issuer)?.pem())?;
-        fs::write(folder.join(format!("{part}.key")), key.serialize_pem())?;
+        let issued = authority.issue_for(part)?;
+        fs::write(folder.join(format!("{part}.crt")), issued.certificate)?;
+        fs::write(folder.join(format!("{part}.key")), issued.key)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The manifests that a cluster would have: the guide's, with the class name changed,
 //! and what an API server would list beside them (Pods, EndpointSlices).
 
-use std::{fmt::Write as _, fs, net::IpAddr, path::Path};
+use std::{fs, net::IpAddr, path::Path};
 
 use anyhow::Result;
 
@@ -31,17 +31,18 @@ pub(super) fn write(folder: &Path, options: &StageOptions, network: Network, pod
 }
 
 fn gateway(options: &StageOptions) -> String {
-    let mut map = String::new();
-    for pool in &options.pools {
-        let comma = if map.is_empty() { "" } else { ",\n" };
-        let _ = write!(map, "{comma}                \"{0}\": \"{0}\"", pool.model);
-    }
+    let models: Vec<&str> = options.pools.iter().map(|pool| pool.model).collect();
+    format!("{}---\n{}", gateway_manifest(GATEWAY_NAMESPACE), policy_manifest(GATEWAY_NAMESPACE, &models))
+}
+
+/// The guide's Gateway.
+pub fn gateway_manifest(namespace: &str) -> String {
     format!(
-        r#"apiVersion: gateway.networking.k8s.io/v1
+        r"apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata:
   name: inference-gateway
-  namespace: {GATEWAY_NAMESPACE}
+  namespace: {namespace}
 spec:
   gatewayClassName: forebay
   listeners:
@@ -51,12 +52,20 @@ spec:
       allowedRoutes:
         namespaces:
           from: All
----
-apiVersion: agentgateway.dev/v1alpha1
+"
+    )
+}
+
+/// The guide's map of models, with these.
+pub fn policy_manifest(namespace: &str, models: &[&str]) -> String {
+    let entries: Vec<String> = models.iter().map(|model| format!("\"{model}\": \"{model}\"")).collect();
+    let entries = entries.join(",\n                ");
+    format!(
+        r"apiVersion: agentgateway.dev/v1alpha1
 kind: AgentgatewayPolicy
 metadata:
   name: bbr
-  namespace: {GATEWAY_NAMESPACE}
+  namespace: {namespace}
 spec:
   targetRefs:
     - group: gateway.networking.k8s.io
@@ -70,9 +79,9 @@ spec:
           - name: X-Gateway-Base-Model-Name
             value: |
               {{
-{map}
+                {entries}
               }}[json(request.body).model]
-"#
+"
     )
 }
 

@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 pub use http::{get, get_json};
+pub use manifests::{gateway_manifest, policy_manifest};
 pub use pods::{Engine, SimOptions};
 pub use process::{Process, program};
 pub use told::Counts;
