@@ -21,6 +21,14 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
+/// `$XDG_CACHE_HOME/forebay`: what is fetched or built once, outside the tree and kept over clones.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("forebay"))
+}
+
 /// Runs a step to its end with its output shown, and says how long it took.
 pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     say(&format!("{what} …"));

@@ -28,6 +28,11 @@ pub(crate) fn for_clusters() -> Result<()> {
     install(CLUSTER)
 }
 
+/// What the gateway is measured against, as far as Debian has it.
+pub(crate) fn for_benches() -> Result<()> {
+    install(&["nginx-light"])
+}
+
 pub(crate) fn run() -> Result<()> {
     install(C_COMPILER)?;
     install(TOOLS)?;

@@ -79,10 +79,7 @@ impl Binaries {
 
 /// `$XDG_CACHE_HOME/forebay/kube/<version>`: outside the tree, kept over clones.
 pub(super) fn cache() -> Result<PathBuf> {
-    let base = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("forebay/kube").join(KUBERNETES))
+    Ok(run::cache()?.join("kube").join(KUBERNETES))
 }
 
 /// Why Go cannot be used here, if it cannot.

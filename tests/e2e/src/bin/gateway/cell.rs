@@ -1,0 +1,58 @@
+//! What is sent.
+
+use std::fmt;
+
+use crate::MODEL;
+
+/// Where `model` stands in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    /// As newer SDKs write it.
+    ModelFirst,
+    /// Behind all messages, as openai-python up to 3.20 writes it.
+    ModelLast,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ModelFirst => "model_first",
+            Self::ModelLast => "model_last",
+        })
+    }
+}
+
+/// A request with its head, as it goes over the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Sent {
+    /// A chat with a body of so many bytes.
+    pub(crate) fn chat(body_bytes: usize, order: Order) -> Self {
+        Self::post(&body(body_bytes, order))
+    }
+
+    pub(crate) fn post(body: &str) -> Self {
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: models.example\r\nContent-Type: application/json\r\n\
+             Authorization: Bearer none\r\nAccept: */*\r\nUser-Agent: bench\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        Self { bytes: [head.as_bytes(), body.as_bytes()].concat() }
+    }
+}
+
+fn body(bytes: usize, order: Order) -> String {
+    const PROSE: &str = "the quick brown fox jumps over the lazy dog and goes on to say that water finds ";
+    let model = format!(r#""model":"{MODEL}""#);
+    let messages = |content: &str| format!(r#""messages":[{{"role":"user","content":"{content}"}}]"#);
+    let room = bytes.saturating_sub(model.len() + messages("").len() + 3);
+    let content: String = PROSE.chars().cycle().take(room).collect();
+    let messages = messages(&content);
+    match order {
+        Order::ModelFirst => format!("{{{model},{messages}}}"),
+        Order::ModelLast => format!("{{{messages},{model}}}"),
+    }
+}

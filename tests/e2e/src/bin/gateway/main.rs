@@ -1,0 +1,92 @@
+//! `forebay-gateway-bench`: the gateway beside nginx and Envoy, in the same run.
+//!
+//! Per core-second of a proxy's own CPU time, so that what the client and the upstream
+//! take of the same two cores does not matter; medians over runs whose order rotates.
+
+mod cell;
+mod fixed_rate;
+mod load;
+mod many;
+mod peers;
+mod report;
+mod streams;
+mod throughput;
+mod upstream;
+mod usage;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use peers::Peers;
+
+/// The model that is asked for.
+const MODEL: &str = "Qwen/Qwen3-0.6B";
+
+/// Measures the gateway against nginx and Envoy.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only these parts.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Runs of each measurement; their median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+    /// Of one run, in seconds.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// nginx's program.
+    #[arg(long, default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+    /// Envoy's program; it is left out without.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests per core-second over body sizes, and peak memory.
+    Throughput,
+    /// Added latency at 1,000 requests per second.
+    Latency,
+    /// 1,000 streams at 50 tokens per second: gaps between tokens, memory.
+    Streams,
+    /// 10,000 streams at one time.
+    Many,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "forebay-gateway-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let duration = Duration::from_secs(options.seconds);
+    if wanted(Part::Throughput) {
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref())?;
+        report::print(&throughput::measure(&peers, options.runs, duration)?);
+    }
+    if wanted(Part::Latency) {
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref())?;
+        report::print(&fixed_rate::measure(&peers, options.runs, duration)?);
+    }
+    if wanted(Part::Streams) {
+        report::print(&streams::measure(duration)?);
+    }
+    if wanted(Part::Many) {
+        report::print(&many::measure()?);
+    }
+    Ok(())
+}

@@ -1,0 +1,380 @@
+//! The proxies that are compared, each as a process with the same upstream.
+
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use forebay_e2e::stage::{NAMESPACE, Process, gateway_manifest, policy_manifest, program};
+
+use crate::{
+    MODEL,
+    cell::{Order, Sent},
+    load,
+    upstream::{Answer, Upstream},
+    usage::Tree,
+};
+
+const SYSTEM: &str = "forebay-system";
+const POOL: &str = "qwen";
+/// Of the pool: 127.0.0.1 and on, which are all the same upstream.
+const PODS: u8 = 4;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A way from the client to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// No proxy: what client and upstream can do.
+    Direct,
+    Nginx,
+    Envoy,
+    EnvoyWithPicker,
+    /// The pick in the gateway's process.
+    Forebay,
+    /// The pick over ext_proc.
+    ForebayWithPicker,
+}
+
+impl Kind {
+    /// Whether it reads `model` out of the body.
+    pub(crate) fn extracts(self) -> bool {
+        matches!(self, Self::Forebay | Self::ForebayWithPicker)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Nginx => "nginx, plain",
+            Self::Envoy => "Envoy, plain",
+            Self::EnvoyWithPicker => "Envoy + forebay-epp",
+            Self::Forebay => "forebay, pick in process",
+            Self::ForebayWithPicker => "forebay + forebay-epp",
+        })
+    }
+}
+
+/// One of them, running.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    processes: Vec<Process>,
+}
+
+impl Peer {
+    /// CPU time of all its processes.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.trees().map(Tree::cpu).sum()
+    }
+
+    pub(crate) fn rss_bytes(&self) -> Result<u64> {
+        self.trees().map(Tree::rss_bytes).sum()
+    }
+
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
+        self.trees().map(Tree::peak_bytes).sum()
+    }
+
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        self.trees().try_for_each(Tree::forget_peak)
+    }
+
+    fn trees(&self) -> impl Iterator<Item = Tree> {
+        self.processes.iter().map(|process| Tree(process.pid()))
+    }
+
+    /// Waits until a request is answered.
+    fn ready(&mut self) -> Result<()> {
+        let sent = Sent::chat(1 << 10, Order::ModelFirst);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for process in &mut self.processes {
+                if let Some(status) = process.ended()? {
+                    bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
+                }
+            }
+            match load::closed_loop(self.address, &sent, 1, Duration::from_millis(1)) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();
+                    return Err(error.context(format!("{} is not ready:\n{}", self.kind, logs.join("\n"))));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// All that run, and what they need.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) all: Vec<Peer>,
+    // In the order in which they end: traffic first.
+    _upstream: Option<Upstream>,
+    _folder: tempfile::TempDir,
+}
+
+impl Peers {
+    /// Every kind that this machine has, in front of an upstream that gives one fixed answer.
+    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>) -> Result<Self> {
+        if !nginx.is_file() {
+            bail!(
+                "{} is not there; install nginx (`apt-get install nginx-light`) or name another",
+                nginx.display()
+            );
+        }
+        let folder = tempfile::tempdir()?;
+        let upstream = Upstream::start(Answer::Whole)?;
+        let port = upstream.address.port();
+        let mut start = Start { folder: folder.path(), upstream_port: port };
+        let mut all = vec![
+            Peer { kind: Kind::Direct, address: loopback(port), processes: Vec::new() },
+            start.nginx(nginx)?,
+        ];
+        if let Some(envoy) = envoy {
+            all.push(start.envoy(envoy)?);
+            all.push(start.envoy_with_picker(envoy)?);
+        }
+        all.push(start.forebay(&[])?);
+        all.push(start.forebay_with_picker()?);
+        for peer in &mut all {
+            peer.ready()?;
+        }
+        Ok(Self { all, _upstream: Some(upstream), _folder: folder })
+    }
+
+    /// The gateway alone, picking in process, in front of an upstream that runs already.
+    pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut start = Start { folder: folder.path(), upstream_port };
+        let mut peer = start.forebay(&[])?;
+        peer.ready()?;
+        Ok(Self { all: vec![peer], _upstream: None, _folder: folder })
+    }
+}
+
+struct Start<'a> {
+    folder: &'a Path,
+    upstream_port: u16,
+}
+
+impl Start<'_> {
+    fn nginx(&mut self, program: &Path) -> Result<Peer> {
+        let port = free_port()?;
+        let upstream = self.upstream_port;
+        let http = format!(
+            "upstream pods {{ server 127.0.0.1:{upstream}; keepalive 256; }}
+             server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 0; client_body_buffer_size 4m;
+               location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}"
+        );
+        let process = nginx(program, "nginx", &http, self.folder)?;
+        Ok(Peer { kind: Kind::Nginx, address: loopback(port), processes: vec![process] })
+    }
+
+    fn envoy(&mut self, program: &Path) -> Result<Peer> {
+        let port = free_port()?;
+        let cluster = format!(
+            r#"{{name: pods, type: STATIC, connect_timeout: 2s, load_assignment: {{cluster_name: pods, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}"#,
+            self.upstream_port
+        );
+        let process = envoy(program, "envoy", port, "", &[cluster], self.folder)?;
+        Ok(Peer { kind: Kind::Envoy, address: loopback(port), processes: vec![process] })
+    }
+
+    /// As the ecosystem's gateways set Envoy up: full duplex, the destination taken from the header.
+    fn envoy_with_picker(&mut self, program: &Path) -> Result<Peer> {
+        // This kind of cluster takes one destination, no list.
+        let (picker, picker_port) = self.picker("epp-of-envoy", &["--endpoints-per-pick", "1"])?;
+        let port = free_port()?;
+        let filter = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
+            grpc_service: {envoy_grpc: {cluster_name: picker}, timeout: 10s}, message_timeout: 10s, allow_mode_override: true,
+            processing_mode: {request_header_mode: SEND, response_header_mode: SEND, request_body_mode: FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED, request_trailer_mode: SEND, response_trailer_mode: SEND}}},"#;
+        let pods = r#"{name: pods, type: ORIGINAL_DST, connect_timeout: 2s, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}}"#;
+        let picker_cluster = format!(
+            r#"{{name: picker, type: STATIC, connect_timeout: 2s, typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http2_protocol_options: {{}}}}}}}}, circuit_breakers: {{thresholds: [{{max_requests: 65536, max_connections: 65536, max_pending_requests: 65536}}]}}, load_assignment: {{cluster_name: picker, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker_port}}}}}}}}}]}}]}}}}"#
+        );
+        let process =
+            envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster], self.folder)?;
+        let address = loopback(port);
+        Ok(Peer { kind: Kind::EnvoyWithPicker, address, processes: vec![process, picker] })
+    }
+
+    fn forebay(&mut self, picker: &[u16]) -> Result<Peer> {
+        let resources = self.resources("gateway", picker)?;
+        let port = free_port()?;
+        let args = [
+            "--resources".to_owned(),
+            resources.display().to_string(),
+            "--bind-address".to_owned(),
+            Ipv4Addr::LOCALHOST.to_string(),
+            "--admin-listen".to_owned(),
+            loopback(free_port()?).to_string(),
+            "--map-port".to_owned(),
+            format!("8080={port}"),
+        ];
+        let process = forebay("forebay-gateway", "forebay-gateway", &args, self.folder)?;
+        Ok(Peer { kind: Kind::Forebay, address: loopback(port), processes: vec![process] })
+    }
+
+    fn forebay_with_picker(&mut self) -> Result<Peer> {
+        let (picker, port) = self.picker("epp-of-forebay", &[])?;
+        let mut peer = self.forebay(&[port])?;
+        peer.kind = Kind::ForebayWithPicker;
+        peer.processes.push(picker);
+        Ok(peer)
+    }
+
+    fn picker(&mut self, name: &str, more: &[&str]) -> Result<(Process, u16)> {
+        let resources = self.resources(name, &[])?;
+        let port = free_port()?;
+        let mut args = vec![
+            "--resources".to_owned(),
+            resources.display().to_string(),
+            "--pool-namespace".to_owned(),
+            NAMESPACE.to_owned(),
+            "--pool-name".to_owned(),
+            POOL.to_owned(),
+        ];
+        args.extend(more.iter().map(|it| (*it).to_owned()));
+        for (flag, port) in
+            [("--grpc-listen", port), ("--health-listen", free_port()?), ("--http-listen", free_port()?)]
+        {
+            args.extend([flag.to_owned(), loopback(port).to_string()]);
+        }
+        Ok((forebay(name, "forebay-epp", &args, self.folder)?, port))
+    }
+
+    /// The guide's Gateway, map and route; a pool of [`PODS`] pods, with a picker if there is a port of one.
+    fn resources(&self, name: &str, picker: &[u16]) -> Result<PathBuf> {
+        let folder = self.folder.join(format!("{name}-resources-{}", picker.len()));
+        fs::create_dir_all(&folder)?;
+        let mut text = format!("{}---\n{}", gateway_manifest(SYSTEM), policy_manifest(SYSTEM, &[MODEL]));
+        let reference = picker.iter().map(|port| {
+            format!("\n  endpointPickerRef: {{name: {POOL}-epp, port: {{number: {port}}}, failureMode: FailClose}}")
+        });
+        let reference: String = reference.collect();
+        let port = self.upstream_port;
+        write!(
+            text,
+            "---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: {POOL}}}}}
+  targetPorts: [{{number: {port}}}]{reference}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
+spec:
+  parentRefs: [{{name: inference-gateway, namespace: {SYSTEM}}}]
+  rules:
+    - matches: [{{headers: [{{type: Exact, name: X-Gateway-Base-Model-Name, value: {MODEL}}}]}}]
+      backendRefs: [{{group: inference.networking.k8s.io, kind: InferencePool, name: {POOL}}}]
+"
+        )?;
+        for pod in 1..=PODS {
+            write!(
+                text,
+                "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {POOL}-{pod}, namespace: {NAMESPACE}, labels: {{app: {POOL}}}}}
+spec: {{nodeName: bench, containers: [{{name: main, image: local}}]}}
+status: {{phase: Running, podIP: 127.0.0.{pod}, conditions: [{{type: Ready, status: 'True'}}]}}
+"
+            )?;
+        }
+        for port in picker {
+            write!(
+                text,
+                "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {POOL}-epp, namespace: {NAMESPACE}}}
+spec: {{ports: [{{name: grpc, port: {port}, appProtocol: http2}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {POOL}-epp-0, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: {POOL}-epp}}}}
+addressType: IPv4
+ports: [{{name: grpc, port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
+"
+            )?;
+        }
+        fs::write(folder.join("all.yaml"), text)?;
+        Ok(folder)
+    }
+}
+
+fn forebay(name: &str, file: &str, args: &[String], folder: &Path) -> Result<Process> {
+    Process::start(name, &program(file)?, args, &[("RUST_LOG", "warn".to_owned())], folder, None)
+}
+
+fn nginx(program: &Path, name: &str, http: &str, folder: &Path) -> Result<Process> {
+    let home = folder.join(name);
+    fs::create_dir_all(&home)?;
+    let (home, user) = (home.display(), if rustix::process::geteuid().is_root() { "user root;" } else { "" });
+    let text = format!(
+        "daemon off; {user} worker_processes 1; pid {home}/pid; error_log stderr error;
+         events {{ worker_connections 16384; }}
+         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
+           client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+           uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+           {http} }}"
+    );
+    let file = folder.join(format!("{name}.conf"));
+    fs::write(&file, text)?;
+    let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
+    Process::start(name, program, &args, &[], folder, None)
+}
+
+fn envoy(
+    program: &Path,
+    name: &str,
+    port: u16,
+    filters: &str,
+    clusters: &[String],
+    folder: &Path,
+) -> Result<Process> {
+    let clusters = clusters.join(",\n    ");
+    let text = format!(
+        r#"static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          http_filters: [{filters} {{name: envoy.filters.http.router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]}}]}}
+  clusters: [{clusters}]
+"#
+    );
+    let file = folder.join(format!("{name}.yaml"));
+    fs::write(&file, text)?;
+    let args =
+        ["-c", &file.display().to_string(), "--concurrency", "2", "--log-level", "error"].map(str::to_owned);
+    // Of two on one machine, each has its own shared memory.
+    let args = [&args[..], &["--base-id".to_owned(), port.to_string()]].concat();
+    Process::start(name, program, &args, &[], folder, None)
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -1,0 +1,145 @@
+//! 1,000 streams at 50 tokens per second each: what the gateway does to the gaps, and what it keeps per stream.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::{
+    cell::{Order, Sent},
+    peers::Peers,
+    report::{Section, kib, milliseconds, quantile, say},
+    upstream::{Answer, Upstream},
+    usage,
+};
+
+const STREAMS: u32 = 1000;
+const TOKENS_PER_SECOND: u32 = 50;
+/// Streams do not all begin in the same moment.
+const RAMP: Duration = Duration::from_secs(1);
+const LINE_START: &[u8] = b"data: {";
+const DONE: &[u8] = b"data: [DONE]";
+
+pub(crate) fn measure(duration: Duration) -> Result<Section> {
+    let interval = Duration::from_secs(1) / TOKENS_PER_SECOND;
+    // Long enough that all run together for `duration`.
+    let tokens = TOKENS_PER_SECOND * (duration + 2 * RAMP).as_secs() as u32;
+    let upstream = Upstream::start(Answer::Stream { tokens, interval })?;
+    let peers = Peers::forebay(upstream.address.port())?;
+    let gateway = &peers.all[0];
+    let before = gateway.rss_bytes()?;
+    let mut section = Section::new(format!(
+        "{STREAMS} streams at {TOKENS_PER_SECOND} tokens/s each, {tokens} tokens a stream: gaps between tokens"
+    ));
+    section.line(format!(
+        "{:<10}{:>9}{:>9}{:>9}{:>9}{:>12}{:>14}",
+        "way", "mean ms", "p50 ms", "p99 ms", "tokens", "client core", "gateway core"
+    ));
+    let mut means = Vec::new();
+    let mut grown = 0;
+    for (name, address) in [("direct", upstream.address), ("gateway", gateway.address)] {
+        say(&format!("streams: {name}"));
+        let cpu_before = gateway.cpu()?;
+        let began = Instant::now();
+        let cpu = usage::of_this_thread();
+        let mut rss = before;
+        let all = run(address, tokens, || {
+            rss = rss.max(gateway.rss_bytes()?);
+            Ok(())
+        })?;
+        let wall = began.elapsed().as_secs_f64();
+        let client = usage::of_this_thread().saturating_sub(cpu).as_secs_f64() / wall;
+        let gateway_core = gateway.cpu()?.saturating_sub(cpu_before).as_secs_f64() / wall;
+        let mean = milliseconds(all.gaps.iter().sum::<Duration>()) / all.gaps.len() as f64;
+        means.push(mean);
+        grown = rss.saturating_sub(before);
+        section.line(format!(
+            "{name:<10}{mean:>9.3}{:>9.3}{:>9.3}{:>9}{client:>12.2}{gateway_core:>14.2}",
+            milliseconds(quantile(&all.gaps, 0.5)),
+            milliseconds(quantile(&all.gaps, 0.99)),
+            all.tokens,
+        ));
+    }
+    section.line(format!(
+        "mean gap through the gateway: {:.3} of direct; memory: {:.1} KiB a stream",
+        means[1] / means[0],
+        kib(grown) / f64::from(STREAMS)
+    ));
+    Ok(section)
+}
+
+struct Gaps {
+    /// Sorted.
+    gaps: Vec<Duration>,
+    tokens: u64,
+}
+
+/// `halfway` is called while all streams run.
+fn run(address: SocketAddr, tokens: u32, mut halfway: impl FnMut() -> Result<()>) -> Result<Gaps> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let sent = Sent::chat(256, Order::ModelFirst).bytes;
+    runtime.block_on(async {
+        let mut streams = JoinSet::new();
+        for stream in 0..STREAMS {
+            let sent = sent.clone();
+            streams.spawn(async move {
+                tokio::time::sleep(RAMP * stream / STREAMS).await;
+                one(address, &sent, tokens).await
+            });
+        }
+        tokio::time::sleep(RAMP + Duration::from_secs(1)).await;
+        halfway()?;
+        let mut all = Gaps { gaps: Vec::new(), tokens: 0 };
+        while let Some(stream) = streams.join_next().await {
+            let gaps = stream??;
+            all.tokens += gaps.len() as u64 + 1;
+            all.gaps.extend(gaps);
+        }
+        all.gaps.sort_unstable();
+        Ok(all)
+    })
+}
+
+async fn one(address: SocketAddr, sent: &[u8], tokens: u32) -> Result<Vec<Duration>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(sent).await?;
+    let mut gaps = Vec::with_capacity(tokens as usize);
+    let mut last: Option<Instant> = None;
+    let mut buffer = Vec::with_capacity(16 << 10);
+    let mut seen = 0;
+    loop {
+        // What may be the beginning of an event stays.
+        let kept = buffer.len().min(DONE.len() - 1);
+        let from = buffer.len() - kept;
+        buffer.drain(..from);
+        let old = buffer.len();
+        ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off after {seen} tokens");
+        let now = Instant::now();
+        for at in memmem(&buffer, LINE_START, old) {
+            let _ = at;
+            seen += 1;
+            if let Some(last) = last.replace(now) {
+                gaps.push(now.duration_since(last));
+            }
+        }
+        if memmem(&buffer, DONE, old).next().is_some() {
+            ensure!(seen == tokens, "{seen} of {tokens} tokens came");
+            return Ok(gaps);
+        }
+    }
+}
+
+/// Where `needle` stands in `hay`, but for places that end within the first `old` bytes.
+fn memmem<'a>(hay: &'a [u8], needle: &'a [u8], old: usize) -> impl Iterator<Item = usize> + 'a {
+    let first = (old + 1).saturating_sub(needle.len());
+    let windows = hay.windows(needle.len()).enumerate().skip(first);
+    windows.filter(move |(_, window)| *window == needle).map(|(at, _)| at)
+}

@@ -1,0 +1,116 @@
+//! Requests per core-second of the proxy's own CPU time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cell::{Order, Sent},
+    load::{self, Load},
+    peers::{Kind, Peer, Peers},
+    report::{Section, median, mib, say},
+};
+
+const SIZES: [(&str, usize); 4] =
+    [("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("220 KB", 220_000), ("2 MB", 2_000_000)];
+const CONNECTIONS: usize = 32;
+/// Before each measurement, so that connections are open and buffers have grown.
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// What one run of one cell gave.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    per_core_second: f64,
+    per_second: f64,
+    client_share: f64,
+    peak_bytes: u64,
+}
+
+type Cell = (usize, Kind, Order);
+
+pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration) -> Result<Section> {
+    let mut cells: Vec<(usize, &Peer, Order)> = Vec::new();
+    for size in 0..SIZES.len() {
+        for peer in &peers.all {
+            cells.push((size, peer, Order::ModelFirst));
+            if peer.kind.extracts() {
+                cells.push((size, peer, Order::ModelLast));
+            }
+        }
+    }
+    let mut results: BTreeMap<Cell, Vec<Run>> = BTreeMap::new();
+    for run in 0..runs as usize {
+        say(&format!("throughput: run {} of {runs}, {} measurements", run + 1, cells.len()));
+        // Whatever else the machine does in the meantime meets another cell in each run.
+        let count = cells.len();
+        cells.rotate_left((count / runs as usize).max(1) % count);
+        for &(size, peer, order) in &cells {
+            let measured = one(peer, &Sent::chat(SIZES[size].1, order), duration)
+                .with_context(|| format!("{}, {}, {order}", peer.kind, SIZES[size].0))?;
+            results.entry((size, peer.kind, order)).or_default().push(measured);
+        }
+    }
+    Ok(report(&results, runs))
+}
+
+fn one(peer: &Peer, sent: &Sent, duration: Duration) -> Result<Run> {
+    load::closed_loop(peer.address, sent, CONNECTIONS, WARM_UP)?;
+    peer.forget_peak()?;
+    let before = peer.cpu()?;
+    let Load { requests, elapsed, client_cpu } =
+        load::closed_loop(peer.address, sent, CONNECTIONS, duration)?;
+    let cpu = peer.cpu()?.saturating_sub(before);
+    Ok(Run {
+        per_core_second: requests as f64 / cpu.as_secs_f64(),
+        per_second: requests as f64 / elapsed.as_secs_f64(),
+        client_share: client_cpu.as_secs_f64() / elapsed.as_secs_f64(),
+        peak_bytes: peer.peak_bytes()?,
+    })
+}
+
+fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
+    let mut section = Section::new(format!(
+        "requests per core-second of the proxy's own processes, {CONNECTIONS} connections, medians of {runs} runs"
+    ));
+    let median_of = |cell: &Cell, value: fn(&Run) -> f64| {
+        median(results.get(cell).into_iter().flatten().map(value).collect())
+    };
+    section.line(format!(
+        "{:<8}{:<26}{:<13}{:>10}{:>9}{:>11}{:>9}{:>10}",
+        "body", "proxy", "order", "req/core-s", "x nginx", "req/s", "client", "peak MiB"
+    ));
+    for cell @ (size, kind, order) in results.keys() {
+        let per_core = median_of(cell, |run| run.per_core_second);
+        let nginx = median_of(&(*size, Kind::Nginx, Order::ModelFirst), |run| run.per_core_second);
+        let rate = median_of(cell, |run| run.per_second);
+        let client = median_of(cell, |run| run.client_share);
+        let peak = median_of(cell, |run| mib(run.peak_bytes));
+        let (body, order) = (SIZES[*size].0, if kind.extracts() { order.to_string() } else { String::new() });
+        if *kind == Kind::Direct {
+            section.line(format!(
+                "{body:<8}{kind:<26}{order:<13}{:>10}{:>9}{rate:>11.0}{:>8.0}%",
+                "",
+                "",
+                100.0 * client
+            ));
+        } else {
+            section.line(format!(
+                "{body:<8}{kind:<26}{order:<13}{per_core:>10.0}{:>9.2}{rate:>11.0}{:>8.0}%{peak:>10.1}",
+                per_core / nginx,
+                100.0 * client
+            ));
+        }
+    }
+    section
+        .line("client: share of its one core that the client used; direct: what it can send without a proxy");
+    for (kind, order) in [
+        (Kind::Forebay, Order::ModelFirst),
+        (Kind::Forebay, Order::ModelLast),
+        (Kind::ForebayWithPicker, Order::ModelFirst),
+        (Kind::ForebayWithPicker, Order::ModelLast),
+    ] {
+        let per_core = |size| median_of(&(size, kind, order), |run| run.per_core_second);
+        section.line(format!("{kind}, {order}: 16 KiB at {:.2} of 1 KiB", per_core(1) / per_core(0)));
+    }
+    section
+}

@@ -1,0 +1,95 @@
+//! What a process and its children have used, as the kernel says.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+/// Clock ticks of `/proc` per second: `USER_HZ`, 100 on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+const KIB: u64 = 1024;
+
+/// A process and all that descend from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tree(pub(crate) u32);
+
+impl Tree {
+    /// CPU time, user and system, of all that still run.
+    pub(crate) fn cpu(self) -> Result<Duration> {
+        let mut ticks = 0;
+        for pid in self.members()? {
+            let stat = Stat::read(pid)?;
+            ticks += stat.ticks;
+        }
+        Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
+    }
+
+    /// Resident memory now.
+    pub(crate) fn rss_bytes(self) -> Result<u64> {
+        self.sum_of_status("VmRSS:")
+    }
+
+    /// Most resident memory since [`Tree::forget_peak`].
+    pub(crate) fn peak_bytes(self) -> Result<u64> {
+        self.sum_of_status("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(self) -> Result<()> {
+        for pid in self.members()? {
+            // proc(5): 5 resets the peak to the current value.
+            fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset a peak of memory")?;
+        }
+        Ok(())
+    }
+
+    fn sum_of_status(self, field: &str) -> Result<u64> {
+        let mut sum = 0;
+        for pid in self.members()? {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            sum += kib.with_context(|| format!("/proc/{pid}/status has no {field}"))? * KIB;
+        }
+        Ok(sum)
+    }
+
+    fn members(self) -> Result<Vec<u32>> {
+        let parents: Vec<(u32, u32)> = fs::read_dir("/proc")?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            // One that has ended meanwhile is nobody's child.
+            .filter_map(|pid| Some((pid, Stat::read(pid).ok()?.parent)))
+            .collect();
+        let mut members = vec![self.0];
+        let mut at = 0;
+        while let Some(&member) = members.get(at) {
+            members.extend(parents.iter().filter(|(_, parent)| *parent == member).map(|(pid, _)| pid));
+            at += 1;
+        }
+        Ok(members)
+    }
+}
+
+/// CPU time of the thread that calls.
+pub(crate) fn of_this_thread() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+struct Stat {
+    parent: u32,
+    ticks: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("process {pid} has ended"))?;
+        // The name before may hold anything, blanks and brackets too.
+        let (_, fields) = text.rsplit_once(')').context("/proc/PID/stat has changed its form")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let number = |at: usize| -> Result<u64> {
+            Ok(fields.get(at).context("/proc/PID/stat is too short")?.parse()?)
+        };
+        // Counted from the state, which is the third: ppid is the 4th, utime and stime the 14th and 15th.
+        Ok(Self { parent: number(1)?.try_into()?, ticks: number(11)? + number(12)? })
+    }
+}
