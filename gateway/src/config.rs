@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub struct Config {
     /// Gateways of this class are served.
     #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
     pub gateway_class: String,
+
+    /// Threads that serve clients [default: one for each core]
+    #[arg(long, value_name = "COUNT")]
+    pub workers: Option<NonZeroUsize>,
 
     /// Address the Gateways' ports are opened on.
     #[arg(long, default_value = "0.0.0.0", value_name = "IP")]

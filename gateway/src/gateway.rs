@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, compile};
 use crate::status::{Applied, Writer, open_ports};
+use crate::workers::Workers;
 use forebay_agent::tls;
 
 /// Between attempts to open a listener whose port was taken.
@@ -38,6 +40,8 @@ pub enum StartError {
     AgentTls(#[from] tls::Error),
     #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
     Admin { address: SocketAddr, source: io::Error },
+    #[error("no thread to serve clients can be started: {0}")]
+    Workers(io::Error),
 }
 
 /// A running gateway. It ends with [`Gateway::shutdown`]; dropped, it stops accepting and drains behind the caller's back.
@@ -72,11 +76,16 @@ impl Gateway {
         let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
         let admin_address = admin_listener.local_addr().map_err(admin)?;
 
+        let picker_options = config.picker_options()?;
+        let transport = Transport::new(&config.picker_tls)?;
+
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let pool = Arc::new(Pool::new(config.upstream_idle_timeout));
+        let count = config.workers.map_or_else(available_cores, NonZeroUsize::get);
+        let workers = Arc::new(Workers::start(count, &tasks, &stop).map_err(StartError::Workers)?);
+        let pool = Arc::new(Pool::new(config.upstream_idle_timeout, count));
         let h2 = H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone());
         let h2 = Arc::new(h2);
         let forwarder = Arc::new(Forwarder {
@@ -104,7 +113,8 @@ impl Gateway {
             ),
             picker: Picker::new(
                 metrics.clone(),
-                Transport::new(&config.picker_tls)?,
+                transport,
+                workers.clone(),
                 config.picker_timeout,
                 config.client_body_timeout,
                 tasks.clone(),
@@ -129,6 +139,7 @@ impl Gateway {
             config.bind_address,
             config.drain_timeout,
             tasks.clone(),
+            workers,
             metrics.connections.clone(),
         );
         // Weakly: the page is served until all else has ended.
@@ -136,7 +147,7 @@ impl Gateway {
         let in_force = move || {
             served.upgrade().map_or_else(String::new, |proxy| proxy.table.load().describe().to_string())
         };
-        let in_process = InProcessPickers::new(store.clone(), config.picker_options()?);
+        let in_process = InProcessPickers::new(store.clone(), picker_options);
         let pickers = in_process.metrics();
         let (state, observed) = watch::channel(State::default());
         let (applied, observe_applied) = watch::channel(Applied::default());
@@ -208,6 +219,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.tasks.close();
     }
 }
 
@@ -305,6 +317,11 @@ impl Controller {
                 .collect(),
         }
     }
+}
+
+/// What the machine, or the container's CPU limit, gives.
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Closes connections to model servers before these do.

@@ -2,7 +2,8 @@
 //!
 //! The modules are the steps of a request: `accept`, [`extract`], `route`,
 //! `pick`, `forward`, [`answer`]; `request` is the way through them and
-//! `observe` watches all of it. A request is one task, from its first byte to its answer's last.
+//! `observe` watches all of it. A request is one task, from its first byte to its answer's last, and stays on one of
+//! the `workers`.
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -21,6 +22,7 @@ mod request;
 #[doc(hidden)]
 pub mod route;
 mod status;
+mod workers;
 
 pub use config::Config;
 pub use error::{Error, PickerFault, Rejection, Retry, Source};

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Handler, serve};
 use crate::route::ListenerPort;
+use crate::workers::Workers;
 
 /// Most connections of clients at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -25,6 +26,7 @@ pub(crate) struct Listeners<H> {
     bind_address: IpAddr,
     drain_timeout: Duration,
     tasks: TaskTracker,
+    workers: Arc<Workers>,
     open: BTreeMap<ListenerPort, Open>,
     places: Arc<Semaphore>,
     connections: Gauge,
@@ -39,12 +41,13 @@ struct Open {
 }
 
 impl<H: Handler> Listeners<H> {
-    /// `tasks` owns the accepting and the connections.
+    /// `tasks` owns the accepting and the connections, which `workers` serve.
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
         drain_timeout: Duration,
         tasks: TaskTracker,
+        workers: Arc<Workers>,
         connections: Gauge,
     ) -> Self {
         Self {
@@ -52,6 +55,7 @@ impl<H: Handler> Listeners<H> {
             bind_address,
             drain_timeout,
             tasks,
+            workers,
             open: BTreeMap::new(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             connections,
@@ -103,6 +107,7 @@ impl<H: Handler> Listeners<H> {
             drain: drain.clone(),
             drain_timeout: self.drain_timeout,
             tasks: self.tasks.clone(),
+            workers: self.workers.clone(),
             places: self.places.clone(),
             connections: self.connections.clone(),
         });
@@ -126,6 +131,7 @@ struct Accepting<H> {
     drain: CancellationToken,
     drain_timeout: Duration,
     tasks: TaskTracker,
+    workers: Arc<Workers>,
     places: Arc<Semaphore>,
     connections: Gauge,
 }
@@ -148,24 +154,30 @@ async fn accept<H: Handler>(it: Accepting<H>) {
                 continue;
             }
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a client was gone before it was served");
-            continue;
-        }
-        let serving = serve(
-            stream,
-            it.port.clone(),
-            it.handler.clone(),
-            it.drain.clone(),
-            it.drain_timeout,
-            it.tasks.clone(),
-        );
+        let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
+        let (stream, seat) = match (stream, it.workers.seat()) {
+            (Ok(stream), Some(seat)) => (stream, seat),
+            (Err(error), _) => {
+                tracing::debug!(%error, "a client was gone before it was served");
+                continue;
+            }
+            (_, None) => continue,
+        };
+        let (port, handler, drain, tasks) =
+            (it.port.clone(), it.handler.clone(), it.drain.clone(), it.tasks.clone());
+        let drain_timeout = it.drain_timeout;
         let connections = it.connections.clone();
         connections.inc();
-        it.tasks.spawn(async move {
-            serving.await;
+        let runtime = seat.runtime.clone();
+        let serving = async move {
+            // Watched by the worker's own reactor from here.
+            match TcpStream::from_std(stream) {
+                Ok(stream) => serve(stream, port, handler, drain, drain_timeout, tasks).await,
+                Err(error) => tracing::warn!(%error, "a connection could not be served"),
+            }
             connections.dec();
-            drop(place);
-        });
+            drop((seat, place));
+        };
+        it.tasks.spawn_on(serving, &runtime);
     }
 }

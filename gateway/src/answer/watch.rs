@@ -1,6 +1,7 @@
 //! Reads along in a response: tokens from its usage, events of a stream, errors that a model server reports inside
 //! one. Nothing is held up or changed.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, header};
@@ -142,8 +143,9 @@ impl Events {
             return;
         }
         // A quote inside generated text has a backslash before it, so these are members.
-        let may_say_something =
-            memmem::find(data, b"\"usage\":").is_some() || memmem::find(data, b"\"error\":").is_some();
+        static USAGE: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new("\"usage\":"));
+        static ERROR: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new("\"error\":"));
+        let may_say_something = USAGE.find(data).is_some() || ERROR.find(data).is_some();
         let event = if may_say_something { serde_json::from_slice::<Event>(data).ok() } else { None };
         let inner = event.as_ref().and_then(|event| event.response.as_ref());
         let is_error = event.as_ref().is_some_and(|event| event.error.is_some())
@@ -169,7 +171,8 @@ const DATA: &[u8] = b"data:";
 /// The last `usage` object in the end of a JSON text.
 fn usage_in(tail: &[u8]) -> Option<Usage> {
     const KEY: &[u8] = b"\"usage\":";
-    let at = memmem::rfind(tail, KEY)?;
+    static FINDER: LazyLock<memmem::FinderRev<'_>> = LazyLock::new(|| memmem::FinderRev::new(KEY));
+    let at = FINDER.rfind(tail)?;
     let mut objects = serde_json::Deserializer::from_slice(&tail[at + KEY.len()..]).into_iter::<Usage>();
     objects.next()?.ok()
 }

@@ -1,6 +1,8 @@
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::HashMap;
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,10 +16,16 @@ use crate::answer::Usage;
 pub(crate) const UNKNOWN: &str = "unknown";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(crate) struct RequestLabels {
-    pub(crate) model: Arc<str>,
-    pub(crate) pool: Arc<str>,
-    pub(crate) code: u16,
+struct RequestLabels {
+    model: Arc<str>,
+    pool: Arc<str>,
+    code: u16,
+}
+
+impl RequestLabels {
+    fn new(labels: &ModelLabels, status: StatusCode) -> Self {
+        Self { model: labels.model.clone(), pool: labels.pool.clone(), code: status.as_u16() }
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -123,6 +131,18 @@ struct TokenLabels {
 
 type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
+/// The series of one model and pool, found once for a request.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) labels: ModelLabels,
+    pub(crate) ttft: Histogram,
+    pub(crate) itl: Histogram,
+    pub(crate) upstream: Histogram,
+    answered_200: Counter,
+    prompt_tokens: Counter,
+    completion_tokens: Counter,
+}
+
 /// Everything under `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -134,15 +154,24 @@ pub(crate) struct Metrics {
     mirrors: Family<MirrorLabels, Counter>,
     pub(crate) processing: Histogram,
     pub(crate) picking: Histogram,
-    pub(crate) ttft: Histograms,
-    pub(crate) itl: Histograms,
-    pub(crate) upstream: Histograms,
+    ttft: Histograms,
+    itl: Histograms,
+    upstream: Histograms,
     tokens: Family<TokenLabels, Counter>,
     stream_errors: Family<ModelLabels, Counter>,
     pub(crate) log_lines_left_out: Counter,
     pub(crate) active_requests: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) hold_bytes: Gauge,
+    /// As many as there are labels; those come from the resources.
+    series: RwLock<HashMap<ModelLabels, Arc<Series>>>,
+}
+
+impl Series {
+    pub(crate) fn used(&self, usage: Usage) {
+        self.prompt_tokens.inc_by(usage.prompt_tokens);
+        self.completion_tokens.inc_by(usage.completion_tokens);
+    }
 }
 
 impl Metrics {
@@ -169,6 +198,7 @@ impl Metrics {
             active_requests: Gauge::default(),
             connections: Gauge::default(),
             hold_bytes: Gauge::default(),
+            series: RwLock::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -239,20 +269,39 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    pub(crate) fn finished(&self, labels: &RequestLabels) {
-        self.requests.get_or_create(labels).inc();
+    pub(crate) fn series(&self, model: &Arc<str>, pool: &Arc<str>) -> Arc<Series> {
+        let labels = ModelLabels { model: model.clone(), pool: pool.clone() };
+        if let Some(known) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&labels) {
+            return known.clone();
+        }
+        let tokens = |r#type| {
+            let labels = TokenLabels { model: model.clone(), pool: pool.clone(), r#type };
+            self.tokens.get_or_create(&labels).clone()
+        };
+        let series = Arc::new(Series {
+            ttft: self.ttft.get_or_create(&labels).clone(),
+            itl: self.itl.get_or_create(&labels).clone(),
+            upstream: self.upstream.get_or_create(&labels).clone(),
+            answered_200: self.requests.get_or_create(&RequestLabels::new(&labels, StatusCode::OK)).clone(),
+            prompt_tokens: tokens("prompt"),
+            completion_tokens: tokens("completion"),
+            labels: labels.clone(),
+        });
+        let mut known = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(labels).or_insert(series).clone()
+    }
+
+    pub(crate) fn finished(&self, series: &Series, status: StatusCode) {
+        if status == StatusCode::OK {
+            series.answered_200.inc();
+        } else {
+            self.requests.get_or_create(&RequestLabels::new(&series.labels, status)).inc();
+        }
     }
 
     /// `code`: of an [`Error`], or what broke a response off.
     pub(crate) fn failed(&self, code: &'static str) {
         self.errors.get_or_create(&ErrorLabels { code }).inc();
-    }
-
-    pub(crate) fn used(&self, labels: &ModelLabels, usage: Usage) {
-        for (r#type, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
-            let (model, pool) = (labels.model.clone(), labels.pool.clone());
-            self.tokens.get_or_create(&TokenLabels { model, pool, r#type }).inc_by(tokens);
-        }
     }
 
     pub(crate) fn stream_error(&self, labels: &ModelLabels) {

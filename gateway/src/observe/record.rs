@@ -4,11 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode, request};
-use prometheus_client::metrics::histogram::Histogram;
 
 use super::Metrics;
 use super::access::{AccessLog, Line};
-use super::metrics::{ModelLabels, RequestLabels, UNKNOWN};
+use super::metrics::{ModelLabels, Series, UNKNOWN};
 use crate::answer::{Seen, Usage};
 use crate::error::client_closed_request;
 
@@ -25,13 +24,10 @@ pub(crate) struct Record {
     /// Waits before the request was sent on that are not the gateway's own.
     waited: Duration,
     sent: Option<Instant>,
-    model: Arc<str>,
-    pool: Arc<str>,
+    series: Arc<Series>,
     status: Option<StatusCode>,
     whole: bool,
     body_bytes: u64,
-    /// Of a running stream.
-    itl: Option<Histogram>,
     ttft: Option<Duration>,
     usage: Option<Usage>,
     error: Option<&'static str>,
@@ -48,6 +44,7 @@ impl Record {
         unknown: &Arc<str>,
     ) -> Self {
         metrics.active_requests.inc();
+        let series = metrics.series(unknown, unknown);
         let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
         Self {
             metrics,
@@ -56,12 +53,10 @@ impl Record {
             arrived: Instant::now(),
             waited: Duration::ZERO,
             sent: None,
-            model: unknown.clone(),
-            pool: unknown.clone(),
+            series,
             status: None,
             whole: false,
             body_bytes: 0,
-            itl: None,
             ttft: None,
             usage: None,
             error: None,
@@ -77,8 +72,7 @@ impl Record {
     }
 
     pub(crate) fn routed(&mut self, model: &Arc<str>, pool: &Arc<str>) {
-        self.model = model.clone();
-        self.pool = pool.clone();
+        self.series = self.metrics.series(model, pool);
     }
 
     pub(crate) fn waited(&mut self, wait: Duration) {
@@ -111,27 +105,20 @@ impl Record {
         if self.ttft.is_none() {
             let ttft = self.arrived.elapsed();
             self.ttft = Some(ttft);
-            self.metrics.ttft.get_or_create(&self.labels()).observe(ttft.as_secs_f64());
+            self.series.ttft.observe(ttft.as_secs_f64());
         }
     }
 
     /// What was read in the response.
     pub(crate) fn seen(&mut self, seen: Seen) {
         match seen {
-            Seen::FirstEvent => {
-                self.first_token();
-                self.itl = Some(self.metrics.itl.get_or_create(&self.labels()).clone());
-            }
-            Seen::NextEvent(after) => {
-                if let Some(itl) = &self.itl {
-                    itl.observe(after.as_secs_f64());
-                }
-            }
+            Seen::FirstEvent => self.first_token(),
+            Seen::NextEvent(after) => self.series.itl.observe(after.as_secs_f64()),
             // With continuous usage, each says the sum so far.
             Seen::Usage(usage) => self.usage = Some(usage),
             Seen::Error => {
                 self.error = Some("stream_error");
-                self.metrics.stream_error(&self.labels());
+                self.metrics.stream_error(&self.series.labels);
             }
         }
     }
@@ -150,10 +137,6 @@ impl Record {
     pub(crate) fn whole(&mut self) {
         self.whole = true;
     }
-
-    fn labels(&self) -> ModelLabels {
-        ModelLabels { model: self.model.clone(), pool: self.pool.clone() }
-    }
 }
 
 impl Drop for Record {
@@ -164,16 +147,13 @@ impl Drop for Record {
             _ => client_closed_request(),
         };
         if let Some(sent) = self.sent {
-            self.metrics.upstream.get_or_create(&self.labels()).observe(sent.elapsed().as_secs_f64());
+            self.series.upstream.observe(sent.elapsed().as_secs_f64());
         }
-        self.metrics.finished(&RequestLabels {
-            model: self.model.clone(),
-            pool: self.pool.clone(),
-            code: status.as_u16(),
-        });
+        self.metrics.finished(&self.series, status);
         if let Some(usage) = self.usage {
-            self.metrics.used(&self.labels(), usage);
+            self.series.used(usage);
         }
+        let ModelLabels { model, pool } = &self.series.labels;
         // The path without its query, which may hold secrets.
         if let Some(log) = &self.log {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -183,8 +163,8 @@ impl Drop for Record {
                 path: self.path.as_ref().map_or("", PathAndQuery::path),
                 status: status.as_u16(),
                 error: self.error,
-                model: &self.model,
-                pool: &self.pool,
+                model,
+                pool,
                 endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
                 request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()),
                 duration_seconds: self.arrived.elapsed().as_secs_f64(),
@@ -199,8 +179,8 @@ impl Drop for Record {
             method = %self.method,
             path = self.path.as_ref().map_or("", PathAndQuery::path),
             status = status.as_u16(),
-            model = &*self.model,
-            pool = &*self.pool,
+            model = &**model,
+            pool = &**pool,
             body_bytes = self.body_bytes,
             seconds = self.arrived.elapsed().as_secs_f64(),
         );

@@ -14,7 +14,9 @@ use super::session::{Closing, Session, Stream};
 use super::transport::Transport;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
+
 use crate::route::{FailureMode, PickerAddresses, Pool, PoolPicker};
+use crate::workers::Workers;
 use crate::{Error, PickerFault};
 
 /// Endpoints that are tried when no picker has chosen.
@@ -41,12 +43,13 @@ impl Picker {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         transport: Transport,
+        workers: Arc<Workers>,
         picker_timeout: Duration,
         client_timeout: Duration,
         tasks: TaskTracker,
     ) -> Self {
         Self {
-            peers: Peers::new(transport),
+            peers: Peers::new(transport, workers),
             closing: Closing::new(tasks),
             metrics,
             patience: Patience { picker: picker_timeout, client: client_timeout },

@@ -1,10 +1,9 @@
 //! Finds the first entry that matches a request without trying all of them: by hostname, by the
 //! header that tells most routes apart (the model's), by path.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use http::{HeaderName, HeaderValue, request};
+use std::borrow::Cow;
 
 use super::hostname::Hostname;
 use super::matching::{ModelHeaders, Path};
@@ -144,7 +143,7 @@ impl OfHost {
             Some((name, value)) => {
                 let known = self.by_header.iter().position(|(known, _)| known == name);
                 let at = known.unwrap_or_else(|| {
-                    self.by_header.push((name.clone(), HashMap::new()));
+                    self.by_header.push((name.clone(), HashMap::default()));
                     self.by_header.len() - 1
                 });
                 self.by_header[at].1.entry(value.clone()).or_default().add(place, &matching.path);

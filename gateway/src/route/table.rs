@@ -104,7 +104,7 @@ pub(crate) struct ListenerRoutes {
     pub(super) entries: Vec<Entry>,
     index: Index,
     /// Names that the resources use, as labels.
-    known_models: HashSet<Arc<str>>,
+    known_models: foldhash::HashSet<Arc<str>>,
 }
 
 /// One match of one rule, for one hostname.

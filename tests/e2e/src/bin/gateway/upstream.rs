@@ -133,7 +133,9 @@ async fn skip_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Resul
                 some(stream, buffer).await?;
             }
         }
-        None if head.contains("transfer-encoding: chunked") => skip_chunks(stream, buffer).await.map(|()| true),
+        None if head.contains("transfer-encoding: chunked") => {
+            skip_chunks(stream, buffer).await.map(|()| true)
+        }
         None => Ok(true),
     }
 }
