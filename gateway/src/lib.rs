@@ -18,6 +18,7 @@ mod interest;
 mod observe;
 mod pick;
 mod request;
+mod rewrite;
 #[doc(hidden)]
 pub mod route;
 mod status;

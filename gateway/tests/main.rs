@@ -13,6 +13,7 @@ mod picker;
 mod picker_phases;
 mod picker_tls;
 mod retry;
+mod rewrite;
 mod services;
 mod support;
 mod tls;

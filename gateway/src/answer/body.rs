@@ -8,7 +8,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
-use super::Watch;
+use super::{Restore, Watch};
 use crate::forward::PooledBody;
 use crate::observe::Record;
 use crate::pick::{Evicted, Session};
@@ -29,11 +29,21 @@ pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
     record: Record,
+    restore: Option<Restore>,
     watch: Watch,
     /// Of streams.
     idle: Option<Idle>,
     /// When the route's time for the request is over.
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// What comes with a pod's response.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) session: Option<Session>,
+    pub(crate) restore: Option<Restore>,
+    /// After this the response is broken off.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// How long a stream may say nothing. What the client does not take meanwhile does not count.
@@ -73,18 +83,11 @@ impl AnswerBody {
         Self::Whole((!body.is_empty()).then_some(body))
     }
 
-    /// After `deadline` the response is broken off.
-    pub(crate) fn upstream(
-        body: PooledBody,
-        session: Option<Session>,
-        record: Record,
-        watch: Watch,
-        idle: Duration,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(crate) fn upstream(body: PooledBody, pod: Pod, record: Record, watch: Watch, idle: Duration) -> Self {
+        let Pod { session, restore, deadline } = pod;
         let idle = matches!(watch, Watch::Events(_)).then_some(Idle { limit: idle, waiting: None });
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut answer = UpstreamAnswer { body, session, record, watch, idle, deadline };
+        let mut answer = UpstreamAnswer { body, session, record, restore, watch, idle, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
@@ -95,6 +98,13 @@ impl UpstreamAnswer {
         if self.body.is_end_stream() {
             self.finish();
         }
+    }
+
+    /// As the client is to get it; nothing if nothing is left of it.
+    fn restored(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(restore) = &mut self.restore else { return Some(frame) };
+        let frame = frame.map_data(|data| restore.feed(data));
+        frame.data_ref().is_none_or(|data| !data.is_empty()).then_some(frame)
     }
 
     fn passed(&mut self, data: &[u8]) {
@@ -163,22 +173,33 @@ impl Body for AnswerBody {
                 return Poll::Ready(Some(Err(BrokenOff::Idle)));
             }
         };
-        match &frame {
+        match frame {
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
+                let frame = answer.restored(frame);
+                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
                     answer.passed(data);
                 }
                 answer.finish_if_ended();
+                match frame {
+                    Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                    None if answer.body.is_end_stream() => return Poll::Ready(None),
+                    // There may be more at once.
+                    None => cx.waker().wake_by_ref(),
+                }
+                Poll::Pending
             }
             Some(Err(error)) => {
                 tracing::info!(%error, "a model server broke off its response");
                 answer.record.answering(StatusCode::BAD_GATEWAY);
                 answer.record.failed("upstream_reset");
                 answer.finish();
+                Poll::Ready(Some(Err(error.into())))
             }
-            None => answer.finish(),
+            None => {
+                answer.finish();
+                Poll::Ready(None)
+            }
         }
-        Poll::Ready(frame.map(|frame| Ok(frame?)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -191,6 +212,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Upstream(answer) if answer.restore.is_some() => SizeHint::default(),
             Self::Upstream(answer) => answer.body.size_hint(),
         }
     }
