@@ -117,6 +117,8 @@ pub enum PickerFault {
     Timeout(Duration),
     #[error("its rewritten body is larger than the hold budget")]
     BodyTooLarge,
+    #[error("it did not give back the response")]
+    ResponseLost,
 }
 
 impl Error {

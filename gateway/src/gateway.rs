@@ -105,8 +105,7 @@ impl Gateway {
             picker: Picker::new(
                 metrics.clone(),
                 Transport::new(&config.picker_tls)?,
-                config.picker_timeout,
-                config.client_body_timeout,
+                config.picker_limits(),
                 tasks.clone(),
             ),
             mirrors: Mirrors::new(

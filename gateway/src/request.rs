@@ -174,14 +174,16 @@ impl Proxy {
             timeouts.backend_request.map(|limit| forwarded.sent + limit),
         ];
         let deadline = deadlines.into_iter().flatten().min();
-        let (mut parts, upstream) = forwarded.response.into_parts();
+        let (mut parts, mut upstream) = forwarded.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
-        if let Some(session) = &mut session {
-            session.answered(&mut parts, forwarded.endpoint, upstream.is_end_stream()).await?;
+        let has_body = !upstream.is_end_stream();
+        if let Some(open) = session {
+            let hold = self.budget.open();
+            session = Some(open.answered(&mut parts, forwarded.endpoint, &mut upstream, hold).await?);
         }
         filters.change_response(&mut parts.headers);
         let restore = match rewrite {
-            Some(rewrite) if !upstream.is_end_stream() => Restore::new(&mut parts.headers, &rewrite.asked),
+            Some(rewrite) if has_body => Restore::new(&mut parts.headers, &rewrite.asked).map(Box::new),
             _ => None,
         };
         Ok(Answer::Pod(Response::from_parts(parts, upstream), Pod { session, restore, deadline }))

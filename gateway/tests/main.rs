@@ -11,6 +11,7 @@ mod observe;
 mod path;
 mod picker;
 mod picker_phases;
+mod picker_response;
 mod picker_tls;
 mod retry;
 mod rewrite;

@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::{Restore, Watch};
 use crate::forward::PooledBody;
 use crate::observe::Record;
-use crate::pick::{Evicted, Session};
+use crate::pick::{DetourError, Evicted, Session};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
     record: Record,
-    restore: Option<Restore>,
+    restore: Option<Box<Restore>>,
     watch: Watch,
     /// Of streams.
     idle: Option<Idle>,
@@ -41,7 +41,7 @@ pub(crate) struct UpstreamAnswer {
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) session: Option<Session>,
-    pub(crate) restore: Option<Restore>,
+    pub(crate) restore: Option<Box<Restore>>,
     /// After this the response is broken off.
     pub(crate) deadline: Option<Instant>,
 }
@@ -69,13 +69,15 @@ impl Idle {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenOff {
     #[error(transparent)]
-    Upstream(#[from] hyper::Error),
+    Upstream(hyper::Error),
     #[error("the time that the route allows is over")]
     Timeout,
     #[error("the model server has said nothing for too long")]
     Idle,
     #[error(transparent)]
-    Evicted(#[from] Evicted),
+    Evicted(Evicted),
+    #[error("the endpoint picker did not give back all of it")]
+    Picker,
 }
 
 impl AnswerBody {
@@ -94,8 +96,43 @@ impl AnswerBody {
 }
 
 impl UpstreamAnswer {
+    /// The next frame, from the pod or from the picker that has it on its way.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.session.as_mut().and_then(Session::detour_mut) {
+            None => Pin::new(&mut self.body).poll_frame(cx).map_err(BrokenOff::Upstream),
+            Some(detour) => detour.poll_frame(cx, &mut self.body).map_err(|error| match error {
+                DetourError::Pod(error) => BrokenOff::Upstream(error),
+                DetourError::Evicted(evicted) => BrokenOff::Evicted(evicted),
+                DetourError::Lost => BrokenOff::Picker,
+            }),
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        match self.session.as_ref().and_then(Session::detour) {
+            None => self.body.is_end_stream(),
+            Some(detour) => detour.is_ended(&self.body),
+        }
+    }
+
+    /// Ends the response before it is whole.
+    fn break_off(&mut self, why: BrokenOff) -> BrokenOff {
+        let (status, code) = match &why {
+            BrokenOff::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_reset"),
+            BrokenOff::Timeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout"),
+            BrokenOff::Idle => (StatusCode::GATEWAY_TIMEOUT, "upstream_idle"),
+            BrokenOff::Evicted(Evicted(status)) => (*status, "evicted"),
+            BrokenOff::Picker => (StatusCode::BAD_GATEWAY, "picker_response_lost"),
+        };
+        tracing::info!(%why, "a response is broken off");
+        self.record.answering(status);
+        self.record.failed(code);
+        self.finish();
+        why
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.body.is_end_stream() {
+        if self.is_ended() {
             self.finish();
         }
     }
@@ -142,62 +179,39 @@ impl Body for AnswerBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             answer.deadline = None;
-            answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
-            answer.record.failed("request_timeout");
-            answer.finish();
-            return Poll::Ready(Some(Err(BrokenOff::Timeout)));
+            return Poll::Ready(Some(Err(answer.break_off(BrokenOff::Timeout))));
         }
         if let Some(session) = &mut answer.session
             && let Poll::Ready(evicted) = session.poll_evicted(cx)
         {
-            tracing::info!(%evicted, "a response is broken off");
-            answer.record.answering(evicted.0);
-            answer.record.failed("evicted");
-            answer.finish();
-            return Poll::Ready(Some(Err(evicted.into())));
+            return Poll::Ready(Some(Err(answer.break_off(BrokenOff::Evicted(evicted)))));
         }
-        let frame = match (Pin::new(&mut answer.body).poll_frame(cx), &mut answer.idle) {
-            (Poll::Ready(frame), idle) => {
-                if let Some(idle) = idle {
-                    idle.heard();
+        loop {
+            let frame = match answer.poll_source(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let Some(idle) = &mut answer.idle else { return Poll::Pending };
+                    ready!(idle.poll_over(cx));
+                    Some(Err(BrokenOff::Idle))
                 }
-                frame
+            };
+            if let Some(idle) = &mut answer.idle {
+                idle.heard();
             }
-            (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(idle)) => {
-                ready!(idle.poll_over(cx));
-                tracing::info!("a stream is broken off: the model server has said nothing for too long");
-                answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
-                answer.record.failed("upstream_idle");
-                answer.finish();
-                return Poll::Ready(Some(Err(BrokenOff::Idle)));
-            }
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                let frame = answer.restored(frame);
-                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-                    answer.passed(data);
+            let frame = match frame {
+                None => {
+                    answer.finish();
+                    return Poll::Ready(None);
                 }
-                answer.finish_if_ended();
-                match frame {
-                    Some(frame) => return Poll::Ready(Some(Ok(frame))),
-                    None if answer.body.is_end_stream() => return Poll::Ready(None),
-                    // There may be more at once.
-                    None => cx.waker().wake_by_ref(),
-                }
-                Poll::Pending
+                Some(Err(why)) => return Poll::Ready(Some(Err(answer.break_off(why)))),
+                Some(Ok(frame)) => answer.restored(frame),
+            };
+            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                answer.passed(data);
             }
-            Some(Err(error)) => {
-                tracing::info!(%error, "a model server broke off its response");
-                answer.record.answering(StatusCode::BAD_GATEWAY);
-                answer.record.failed("upstream_reset");
-                answer.finish();
-                Poll::Ready(Some(Err(error.into())))
-            }
-            None => {
-                answer.finish();
-                Poll::Ready(None)
+            answer.finish_if_ended();
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
             }
         }
     }
@@ -205,7 +219,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_none(),
-            Self::Upstream(answer) => answer.body.is_end_stream(),
+            Self::Upstream(answer) => answer.is_ended(),
         }
     }
 
@@ -213,7 +227,10 @@ impl Body for AnswerBody {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
             Self::Upstream(answer) if answer.restore.is_some() => SizeHint::default(),
-            Self::Upstream(answer) => answer.body.size_hint(),
+            Self::Upstream(answer) => match answer.session.as_ref().and_then(Session::detour) {
+                None => answer.body.size_hint(),
+                Some(detour) => detour.size_hint(&answer.body),
+            },
         }
     }
 }

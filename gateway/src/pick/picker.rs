@@ -3,11 +3,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_epp::protocol::proto::BodySendMode;
 use forebay_epp::schedule::{PickRequest, Scheduler};
 use http::request;
 use tokio_util::task::TaskTracker;
 
-use super::exchange::{Outcome, Patience, ask};
+use super::exchange::{Outcome, Patience, Wants, ask};
 use super::message::request_headers;
 use super::peers::Peers;
 use super::session::{Closing, Session, Stream};
@@ -27,6 +28,23 @@ pub(crate) struct Picker {
     closing: Closing,
     metrics: Arc<Metrics>,
     patience: Patience,
+    response_bodies: ResponseBodies,
+}
+
+/// Whether response bodies take the way over pickers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResponseBodies {
+    /// Over those that do not say that they want none.
+    Auto,
+    Never,
+}
+
+/// How long is waited, and what pickers are offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PickerLimits {
+    pub(crate) picker_timeout: Duration,
+    pub(crate) client_timeout: Duration,
+    pub(crate) response_bodies: ResponseBodies,
 }
 
 /// The endpoints to try, best first, all ready members of the pool; at least one.
@@ -41,15 +59,15 @@ impl Picker {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         transport: Transport,
-        picker_timeout: Duration,
-        client_timeout: Duration,
+        limits: PickerLimits,
         tasks: TaskTracker,
     ) -> Self {
         Self {
             peers: Peers::new(transport),
             closing: Closing::new(tasks),
             metrics,
-            patience: Patience { picker: picker_timeout, client: client_timeout },
+            patience: Patience { picker: limits.picker_timeout, client: limits.client_timeout },
+            response_bodies: limits.response_bodies,
         }
     }
 
@@ -122,12 +140,17 @@ impl Picker {
         for address in self.peers.in_turn(&picker.replicas) {
             let Some(peer) = self.peers.get(&address) else { continue };
             let is_empty = body.is_complete() && body.frames().is_empty();
-            let first = request_headers(head, host, is_empty);
-            match ask(&peer, first, &mut head.headers, body, self.patience).await? {
-                Outcome::Decided { endpoints, open, is_asked_again } => {
+            let (offered, mode) = match self.response_bodies {
+                ResponseBodies::Auto => (Wants::Body, BodySendMode::FullDuplexStreamed),
+                ResponseBodies::Never => (Wants::Headers, BodySendMode::None),
+            };
+            let first = request_headers(head, host, is_empty, mode);
+            match ask(&peer, first, &mut head.headers, body, self.patience, offered).await? {
+                Outcome::Decided { endpoints, open, wants } => {
                     let session = open.map(|(requests, replies)| {
-                        let patience = is_asked_again.then_some(self.patience.picker);
-                        Session::Stream(Stream::new(requests, replies, patience, self.closing.clone()))
+                        let (patience, closing) = (self.patience.picker, self.closing.clone());
+                        let metrics = self.metrics.clone();
+                        Session::Stream(Stream::new(requests, replies, wants, patience, closing, metrics))
                     });
                     return Ok(Ok(Decision { endpoints, session }));
                 }
