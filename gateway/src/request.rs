@@ -20,7 +20,7 @@ use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
 use crate::observe::{AccessLog, Metrics, MirrorResult, Record};
-use crate::pick::{Decision, Picker, Session};
+use crate::pick::{Decision, Picker, Session, SubsetHint};
 use crate::rewrite::Rewrite;
 use crate::route::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Matched,
@@ -155,12 +155,17 @@ impl Proxy {
             rewrite.apply(&mut head.headers, &mut body, self.client_body_timeout).await?;
             record.waited(began.elapsed());
         }
+        let hint = match chosen.backend {
+            Backend::Pool(_) if obeys => SubsetHint::take(&mut head.headers),
+            _ => None,
+        };
         for mirror in filters.mirrors() {
             self.mirror(mirror, &head, &mut body).await?;
         }
 
         let timeouts = rule.timeouts;
-        let to = To { backend: &chosen.backend, rule, authority: &authority, rewrite: rewrite.as_ref() };
+        let (rewrite_to, hint) = (rewrite.as_ref(), hint.as_ref());
+        let to = To { backend: &chosen.backend, rule, authority: &authority, rewrite: rewrite_to, hint };
         let reached = self.reach(to, &mut head, &mut body, record);
         let (forwarded, mut session) = match timeouts.request {
             None => reached.await?,
@@ -219,7 +224,7 @@ impl Proxy {
                 if let Some(rewrite) = to.rewrite {
                     rewrite.tell(&mut head.headers);
                 }
-                let picked = self.picker.pick(pool, head, to.authority, body).await;
+                let picked = self.picker.pick(pool, head, to.authority, body, to.hint).await;
                 if to.rewrite.is_some() {
                     Rewrite::take_back(&mut head.headers);
                 }
@@ -329,6 +334,7 @@ struct To<'a> {
     rule: &'a Rule,
     authority: &'a str,
     rewrite: Option<&'a Rewrite>,
+    hint: Option<&'a SubsetHint>,
 }
 
 /// Puts the model and its base into the headers that routes match on.

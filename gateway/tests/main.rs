@@ -16,6 +16,7 @@ mod picker_tls;
 mod retry;
 mod rewrite;
 mod services;
+mod subset;
 mod support;
 mod tls;
 mod upstream;

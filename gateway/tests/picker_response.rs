@@ -317,6 +317,7 @@ async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
         let (mut client, mut pod) = begun(&running, &upstream).await;
         pod.write(chunk("data: 1\n\n")).await;
         client.read_until("data: ").await;
+        // Nothing is to happen in this time: there is nothing to wait for.
         tokio::time::sleep(IMPATIENT * 2).await;
         pod.write("0\r\n\r\n").await;
         client.read_until("0\r\n\r\n").await;
@@ -336,14 +337,9 @@ async fn no_more_than_the_window_is_with_a_picker() {
     let long = "x".repeat(WINDOW_BYTES + 4 * LARGEST_FRAME_BYTES);
     assert!(whole(&running, &upstream, &long).await == long);
     let mut sent = 0;
-    loop {
-        match silent.seen().await {
-            Seen::Message(message) => {
-                if let Some(Request::ResponseBody(body)) = message.request {
-                    sent += body.body.len();
-                }
-            }
-            Seen::Ended | Seen::Reset => break,
+    while let Seen::Message(message) = silent.seen().await {
+        if let Some(Request::ResponseBody(body)) = message.request {
+            sent += body.body.len();
         }
     }
     assert!((1..WINDOW_BYTES + LARGEST_FRAME_BYTES).contains(&sent), "{sent} bytes were sent");

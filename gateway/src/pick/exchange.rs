@@ -85,6 +85,7 @@ async fn converse(
     let (requests, receiver) = mpsc::channel(QUEUE);
     let mut replies = Replies::open(peer.channel(), receiver);
     let mut state = State::new(body, offered);
+    let metadata = first.metadata_context.clone().unwrap_or_default();
     // The queue is empty: there is room.
     let _ = requests.try_send(first);
     let mut deadline = pin!(tokio::time::sleep(patience.picker));
@@ -92,7 +93,7 @@ async fn converse(
     let mut holds_back = peer.skips_body();
     loop {
         let sends_body = state.wants_body && !holds_back;
-        let piece = if sends_body { state.cursor.next(body) } else { None };
+        let piece = if sends_body { state.cursor.next(body, &metadata) } else { None };
         let has_piece = piece.is_some();
         let reads_client = sends_body && !has_piece && !body.is_complete();
         tokio::select! {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, Kind, Metadata,
-    ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
+    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, Kind, ListValue,
+    Metadata, ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
 };
-use forebay_epp::protocol::{DESTINATION_ENDPOINT_SERVED, METADATA_LB};
+use forebay_epp::protocol::{
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+};
 use http::{HeaderMap, request, response};
 
 use crate::hold::HeldBody;
@@ -20,6 +22,7 @@ pub(super) fn request_headers(
     host: &str,
     end_of_stream: bool,
     response_body_mode: BodySendMode,
+    metadata: Metadata,
 ) -> ProcessingRequest {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let pseudo =
@@ -31,15 +34,29 @@ pub(super) fn request_headers(
             response_body_mode: response_body_mode.into(),
             send_body_without_waiting_for_header_response: true,
         }),
-        ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), Metadata::default())
+        ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), metadata)
     }
+}
+
+/// Of all messages about a request: the endpoints that may be chosen, if not all may.
+pub(super) fn subset_hint(endpoints: Option<&str>) -> Metadata {
+    let Some(endpoints) = endpoints else { return Metadata::default() };
+    let values = endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
+    let values =
+        values.map(|endpoint| Value { kind: Some(Kind::StringValue(endpoint.to_owned())) }).collect();
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
+    namespace(METADATA_SUBSET_HINT, DESTINATION_ENDPOINT_SUBSET, list)
 }
 
 /// Of all messages about a response: the endpoint that answers.
 pub(super) fn served_by(endpoint: SocketAddr) -> Metadata {
     let served = Value { kind: Some(Kind::StringValue(endpoint.to_string())) };
-    let namespace = Struct { fields: [(DESTINATION_ENDPOINT_SERVED.to_owned(), served)].into() };
-    Metadata { filter_metadata: [(METADATA_LB.to_owned(), namespace)].into(), ..Metadata::default() }
+    namespace(METADATA_LB, DESTINATION_ENDPOINT_SERVED, served)
+}
+
+fn namespace(name: &str, key: &str, value: Value) -> Metadata {
+    let namespace = Struct { fields: [(key.to_owned(), value)].into() };
+    Metadata { filter_metadata: [(name.to_owned(), namespace)].into(), ..Metadata::default() }
 }
 
 pub(super) fn response_headers(
@@ -108,7 +125,7 @@ impl Cursor {
     }
 
     /// Nothing as long as no more of the body has come, or all of it was sent.
-    pub(super) fn next(&self, body: &HeldBody) -> Option<Piece> {
+    pub(super) fn next(&self, body: &HeldBody, metadata: &Metadata) -> Option<Piece> {
         if self.ended {
             return None;
         }
@@ -126,6 +143,6 @@ impl Cursor {
         then.messages = self.messages + 1;
         then.ended = body.is_complete() && then.frame == frames.len();
         let body = HttpBody { body: data, end_of_stream: then.ended };
-        Some(Piece { message: message(Request::RequestBody(body), Metadata::default()), then })
+        Some(Piece { message: message(Request::RequestBody(body), metadata.clone()), then })
     }
 }
