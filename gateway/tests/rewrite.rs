@@ -215,23 +215,35 @@ async fn the_picker_sees_the_rewritten_body_and_is_told_why() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
     let running = stage(&upstream, Some(&picker)).start().await;
-    let (response, request) =
-        tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
-    assert_eq!((response.text(), request.text()), ("ok", with_target(CHAT).as_str()));
+    let pod = async {
+        let mut pod = upstream.accept().await;
+        let request = pod.read_request().await;
+        let answer = format!(r#"{{"model":"{TARGET_JSON}"}}"#);
+        let length = answer.len();
+        pod.write(format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{answer}"
+        ))
+        .await;
+        request
+    };
+    let (response, request) = tokio::join!(exchange(running.address(), post(CHAT)), pod);
+    assert_eq!(request.text(), with_target(CHAT));
     assert_eq!(request.header("x-gateway-model-name-rewrite"), None);
+    // It came back over the picker.
+    assert_eq!(response.text(), format!(r#"{{"model":"{QWEN}"}}"#));
     let Request::RequestHeaders(headers) = picker.message().await else { panic!("not the headers first") };
     let headers = headers.headers.unwrap().headers;
     let told = headers.iter().find(|header| header.key == "x-gateway-model-name-rewrite");
     assert_eq!(told.map(|header| &header.raw_value[..]), Some(TARGET.as_bytes()));
-    let mut body = Vec::new();
-    picker
-        .until("the end of the body", |seen| {
-            let Seen::Message(message) = seen else { return false };
+    let Request::RequestBody(body) = picker.message().await else { panic!("no body") };
+    assert_eq!((&body.body[..], body.end_of_stream), (&br#"{"model":"#[..], false));
+    let ended = |seen: &Seen| match seen {
+        Seen::Message(message) => {
             matches!(&message.request, Some(Request::RequestBody(piece)) if piece.end_of_stream)
-        })
-        .await;
-    body.extend_from_slice(with_target(CHAT).as_bytes());
-    assert_eq!(request.body, body);
+        }
+        Seen::Ended | Seen::Reset => false,
+    };
+    picker.until("the end of the body", ended).await;
 }
 
 #[tokio::test]
