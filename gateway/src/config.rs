@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::pick::PickerTlsFlags;
+use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
 use crate::status::{PortRange, WriterOptions};
 use forebay_agent::resources::Source;
 use forebay_agent::tls;
@@ -57,6 +57,10 @@ pub struct Config {
     /// Longest wait for the endpoint picker once it has all it needs, seconds.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub picker_timeout: Duration,
+
+    /// Whether response bodies take the way over endpoint pickers that do not say that they want none of them.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub epp_response_body: ResponseBodies,
 
     /// Writes a line of JSON for each finished request to standard output.
     #[arg(long)]
@@ -153,6 +157,14 @@ impl Config {
             selector: labels.map(|(name, value)| (name.trim().into(), value.trim().into())).collect(),
             service_type: self.service_type.clone(),
             ports: self.container_ports,
+        }
+    }
+
+    pub(crate) fn picker_limits(&self) -> PickerLimits {
+        PickerLimits {
+            picker_timeout: self.picker_timeout,
+            client_timeout: self.client_body_timeout,
+            response_bodies: self.epp_response_body,
         }
     }
 

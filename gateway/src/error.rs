@@ -34,6 +34,12 @@ pub enum Error {
     Body(#[from] BodyError),
     #[error("the Content-Encoding is not supported; send gzip, deflate, br, zstd or none")]
     CompressedBody,
+    #[error(
+        "the model of a compressed body cannot be replaced, as its rewrite asks; send the body without Content-Encoding"
+    )]
+    CompressedRewrite,
+    #[error("the header {0} is no model's name")]
+    BadRewrite(&'static str),
     #[error("of multipart request bodies only forms are supported; send multipart/form-data or JSON")]
     MultipartBody,
     #[error("a request must not have both Content-Length and Transfer-Encoding")]
@@ -111,6 +117,8 @@ pub enum PickerFault {
     Timeout(Duration),
     #[error("its rewritten body is larger than the hold budget")]
     BodyTooLarge,
+    #[error("it did not give back the response")]
+    ResponseLost,
 }
 
 impl Error {
@@ -118,6 +126,8 @@ impl Error {
         match self {
             Self::Body(_)
             | Self::CompressedBody
+            | Self::CompressedRewrite
+            | Self::BadRewrite(_)
             | Self::MultipartBody
             | Self::AmbiguousLength
             | Self::UpgradeUnsupported
@@ -160,11 +170,13 @@ impl Error {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
+            Self::Body(_) | Self::BadRewrite(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
                 StatusCode::BAD_REQUEST
             }
             Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
-            Self::CompressedBody | Self::MultipartBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::CompressedBody | Self::CompressedRewrite | Self::MultipartBody => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => client_closed_request(),
@@ -193,7 +205,8 @@ impl Error {
             Self::Body(BodyError::ModelConflict) => "model_conflict",
             Self::Body(error) if error.param().is_some() => "invalid_model",
             Self::Body(_) => "invalid_body",
-            Self::CompressedBody => "unsupported_content_encoding",
+            Self::CompressedBody | Self::CompressedRewrite => "unsupported_content_encoding",
+            Self::BadRewrite(_) => "invalid_model_rewrite",
             Self::MultipartBody => "unsupported_content_type",
             Self::AmbiguousLength => "ambiguous_length",
             Self::UpgradeUnsupported => "upgrade_unsupported",

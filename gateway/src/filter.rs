@@ -63,6 +63,11 @@ impl<'a> OnTheWay<'a> {
         }
     }
 
+    /// Whether headers of the request are changed.
+    pub(crate) fn change_request_headers(&self) -> bool {
+        self.both().any(|filters| filters.request_headers.is_some())
+    }
+
     /// Those that take this request.
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = &'a Mirror> {
         self.both().flat_map(|filters| &filters.mirrors).filter(|mirror| mirror.takes_next())

@@ -115,8 +115,7 @@ impl Gateway {
                 metrics.clone(),
                 transport,
                 workers.clone(),
-                config.picker_timeout,
-                config.client_body_timeout,
+                config.picker_limits(),
                 tasks.clone(),
             ),
             mirrors: Mirrors::new(

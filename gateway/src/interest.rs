@@ -16,6 +16,11 @@ pub const READ_RULES: &[Rule] = &[
         verbs: FOLLOW,
     },
     Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
+    Rule {
+        api_groups: &["llm-d.ai", "inference.networking.x-k8s.io"],
+        resources: &["inferencemodelrewrites"],
+        verbs: FOLLOW,
+    },
     Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies"], verbs: FOLLOW },
     Rule {
         api_groups: &[""],
@@ -26,12 +31,13 @@ pub const READ_RULES: &[Rule] = &[
 ];
 
 /// Kinds that are needed whole.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::ReferenceGrant,
     Kind::InferencePool,
+    Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
     Kind::Service,
     Kind::EndpointSlice,

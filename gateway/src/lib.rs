@@ -19,6 +19,7 @@ mod interest;
 mod observe;
 mod pick;
 mod request;
+mod rewrite;
 #[doc(hidden)]
 pub mod route;
 mod status;
@@ -28,5 +29,5 @@ pub use config::Config;
 pub use error::{Error, PickerFault, Rejection, Retry, Source};
 pub use gateway::{Gateway, StartError};
 pub use interest::READ_RULES;
-pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags};
+pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags, ResponseBodies};
 pub use status::{STATUS_RULES, WRITE_RULES};

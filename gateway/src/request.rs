@@ -13,14 +13,15 @@ use percent_encoding::percent_decode_str;
 use rustls::ServerConfig;
 
 use crate::Error;
-use crate::accept::{Handler, Via, remove_hop_by_hop, sanitise};
-use crate::answer::{AnswerBody, ModelLists, Watch, error, find_model, list_models};
+use crate::accept::{Handler, Via, remove_hop_by_hop, remove_internal, sanitise};
+use crate::answer::{AnswerBody, ModelLists, Pod, Restore, Watch, error, find_model, list_models};
 use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
 use crate::observe::{AccessLog, Metrics, MirrorResult, Record};
-use crate::pick::{Decision, Picker, Session};
+use crate::pick::{Decision, Picker, Session, SubsetHint};
+use crate::rewrite::Rewrite;
 use crate::route::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Matched,
     Mirror, RouteTable, Rule,
@@ -50,7 +51,7 @@ pub(crate) struct Proxy {
 
 /// Who answers.
 enum Answer {
-    Pod { response: Response<PooledBody>, session: Option<Session>, deadline: Option<Instant> },
+    Pod(Response<PooledBody>, Pod),
     Gateway(Response<Bytes>),
 }
 
@@ -65,12 +66,10 @@ impl Handler for Proxy {
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
         let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
         let mut response = match self.answer(via, head, body, &mut record).await {
-            Ok(Answer::Pod { response, session, deadline }) => {
+            Ok(Answer::Pod(response, pod)) => {
                 record.answering(response.status());
                 let watch = Watch::new(response.headers());
-                response.map(|body| {
-                    AnswerBody::upstream(body, session, record, watch, self.stream_idle_timeout, deadline)
-                })
+                response.map(|body| AnswerBody::upstream(body, pod, record, watch, self.stream_idle_timeout))
             }
             Ok(Answer::Gateway(response)) => {
                 record.answering(response.status());
@@ -115,6 +114,7 @@ impl Proxy {
         {
             return Err(Error::Misdirected);
         }
+        remove_internal(&mut head.headers, routes.is_trusted());
         let before_body = routes.before_body(host, &head);
         if head.method == Method::GET
             && let Some(id) = models_path(head.uri.path())
@@ -126,6 +126,7 @@ impl Proxy {
         let is_scanned = !matches!(scan, Scan::Nothing);
         let mut body = HeldBody::new(body, self.budget.open(), scan)?;
         let model = if is_scanned { self.extract(&mut head, &mut body, routes, record).await? } else { None };
+        let mut stand_in = None;
         let matched = match (before_body, &model) {
             (BeforeBody::NoRoute, _) => None,
             (BeforeBody::Decided(matched), None) => Some(matched),
@@ -133,7 +134,7 @@ impl Proxy {
                 routes.route_preflight(host, &head)
             }
             (_, None) => routes.route(host, &head),
-            (_, Some(model)) => self.route_model(routes, host, &mut head, model).await,
+            (_, Some(model)) => self.route_model(routes, host, &mut head, model, &mut stand_in).await,
         };
         let Some(matched) = matched else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
         let rule = matched.rule;
@@ -146,12 +147,26 @@ impl Proxy {
             return Ok(Answer::Gateway(answer));
         }
         filters.change_request(&mut head, matched.prefix_bytes);
+        // Nobody else may have put in what is the gateway's to obey.
+        let obeys = routes.is_trusted() || filters.change_request_headers();
+        let rewrite = Rewrite::choose(&chosen.backend, &mut head.headers, model.as_ref(), stand_in, obeys)?;
+        if let Some(rewrite) = &rewrite {
+            let began = Instant::now();
+            rewrite.apply(&mut head.headers, &mut body, self.client_body_timeout).await?;
+            record.waited(began.elapsed());
+        }
+        let hint = match chosen.backend {
+            Backend::Pool(_) if obeys => SubsetHint::take(&mut head.headers),
+            _ => None,
+        };
         for mirror in filters.mirrors() {
             self.mirror(mirror, &head, &mut body).await?;
         }
 
         let timeouts = rule.timeouts;
-        let reached = self.reach(&chosen.backend, rule, &mut head, &authority, &mut body, record);
+        let (rewrite_to, hint) = (rewrite.as_ref(), hint.as_ref());
+        let to = To { backend: &chosen.backend, rule, authority: &authority, rewrite: rewrite_to, hint };
+        let reached = self.reach(to, &mut head, &mut body, record);
         let (forwarded, mut session) = match timeouts.request {
             None => reached.await?,
             Some(limit) => tokio::time::timeout_at((arrived + limit).into(), reached)
@@ -164,13 +179,19 @@ impl Proxy {
             timeouts.backend_request.map(|limit| forwarded.sent + limit),
         ];
         let deadline = deadlines.into_iter().flatten().min();
-        let (mut parts, upstream) = forwarded.response.into_parts();
+        let (mut parts, mut upstream) = forwarded.response.into_parts();
         remove_hop_by_hop(&mut parts.headers);
-        if let Some(session) = &mut session {
-            session.answered(&mut parts, forwarded.endpoint, upstream.is_end_stream()).await?;
+        let has_body = !upstream.is_end_stream();
+        if let Some(open) = session {
+            let hold = self.budget.open();
+            session = Some(open.answered(&mut parts, forwarded.endpoint, &mut upstream, hold).await?);
         }
         filters.change_response(&mut parts.headers);
-        Ok(Answer::Pod { response: Response::from_parts(parts, upstream), session, deadline })
+        let restore = match rewrite {
+            Some(rewrite) if has_body => Restore::new(&mut parts.headers, &rewrite.asked).map(Box::new),
+            _ => None,
+        };
+        Ok(Answer::Pod(Response::from_parts(parts, upstream), Pod { session, restore, deadline }))
     }
 
     /// Sends a copy, if all of the body is there or soon will be; the request itself waits for no more than that.
@@ -187,14 +208,12 @@ impl Proxy {
     /// Has a pod chosen and sends it the request, until its response begins.
     async fn reach(
         &self,
-        backend: &Backend,
-        rule: &Rule,
+        to: To<'_>,
         head: &mut request::Parts,
-        authority: &str,
         body: &mut HeldBody,
         record: &mut Record,
     ) -> Result<(Forwarded, Option<Session>), Error> {
-        let (protocol, decision) = match backend {
+        let (protocol, decision) = match to.backend {
             Backend::Invalid(why) => return Err(Error::Backend(why)),
             Backend::Service(service) => {
                 let endpoints = service.random_endpoints(SERVICE_ENDPOINTS);
@@ -202,15 +221,21 @@ impl Proxy {
             }
             Backend::Pool(pool) => {
                 let asked = Instant::now();
-                let picked = self.picker.pick(pool, head, authority, body).await;
+                if let Some(rewrite) = to.rewrite {
+                    rewrite.tell(&mut head.headers);
+                }
+                let picked = self.picker.pick(pool, head, to.authority, body, to.hint).await;
+                if to.rewrite.is_some() {
+                    Rewrite::take_back(&mut head.headers);
+                }
                 record.picked(asked.elapsed());
                 (pool.protocol, picked?)
             }
         };
         record.sending();
         let Decision { endpoints, session } = decision;
-        let limit = rule.timeouts.backend_request;
-        let route = Route { endpoints: &endpoints, protocol, limit, retry: rule.retry.as_ref() };
+        let limit = to.rule.timeouts.backend_request;
+        let route = Route { endpoints: &endpoints, protocol, limit, retry: to.rule.retry.as_ref() };
         Ok((self.forwarder.send(head, body, route).await?, session))
     }
 
@@ -225,25 +250,39 @@ impl Proxy {
         let began = Instant::now();
         let model = body.read_model(self.client_body_timeout).await?;
         record.waited(began.elapsed());
-        let Some(model) = model else { return Ok(None) };
-        if let Some(name) = model.to_header_value() {
-            head.headers.insert(MODEL_NAME_HEADER, name);
+        if let Some(model) = &model {
+            name_model(head, routes, model);
         }
-        if let Some(base) = routes.models().base(&model) {
-            head.headers.insert(BASE_MODEL_NAME_HEADER, base);
-        }
-        Ok(Some(model))
+        Ok(model)
     }
 
-    /// The rule for the model or, where it is none that a rule names, for the base that the pods say it has.
+    /// The rule for the model. Where it is none that a rule names: for the model that it is another name of, which
+    /// is then the `stand_in`; or for the base that the pods say it has.
     async fn route_model<'a>(
         &self,
         routes: &'a ListenerRoutes,
         host: &str,
         head: &mut request::Parts,
         model: &ModelName,
+        stand_in: &mut Option<&'a ModelName>,
     ) -> Option<Matched<'a>> {
         let matched = routes.route(host, head);
+        if matched.is_some_and(|matched| matched.is_by_model) || routes.models().names(model) {
+            return matched;
+        }
+        *stand_in = routes.alias(model);
+        let matched = match *stand_in {
+            Some(target) => {
+                name_model(head, routes, target);
+                let matched = routes.route(host, head);
+                if let Some(name) = model.to_header_value() {
+                    head.headers.insert(MODEL_NAME_HEADER, name);
+                }
+                matched
+            }
+            None => matched,
+        };
+        let model = stand_in.unwrap_or(model);
         if matched.is_some_and(|matched| matched.is_by_model) || !routes.models().is_open_to(model) {
             return matched;
         }
@@ -285,6 +324,27 @@ impl Proxy {
             Some(model) => Ok(Answer::Gateway(json(model))),
             None => Err(Error::UnknownModelInPath(id.into_owned())),
         })
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    backend: &'a Backend,
+    rule: &'a Rule,
+    authority: &'a str,
+    rewrite: Option<&'a Rewrite>,
+    hint: Option<&'a SubsetHint>,
+}
+
+/// Puts the model and its base into the headers that routes match on.
+fn name_model(head: &mut request::Parts, routes: &ListenerRoutes, model: &ModelName) {
+    if let Some(name) = model.to_header_value() {
+        head.headers.insert(MODEL_NAME_HEADER, name);
+    }
+    match routes.models().base(model) {
+        Some(base) => drop(head.headers.insert(BASE_MODEL_NAME_HEADER, base)),
+        None => drop(head.headers.remove(BASE_MODEL_NAME_HEADER)),
     }
 }
 

@@ -81,7 +81,7 @@ async fn a_stream_passes_event_by_event() {
     );
     pod.write("0\r\n\r\n").await;
     client.read_until("0\r\n\r\n").await;
-    assert!(matches!(picker.seen().await, Seen::Ended));
+    picker.until("the stream's end", |seen| matches!(seen, Seen::Ended)).await;
     running.until_metric("forebay_gateway_active_requests", 0.0).await;
 }
 

@@ -78,6 +78,8 @@ async fn a_picker_sees_the_request_as_the_protocol_says() {
     assert_eq!((&body.body[..], body.end_of_stream), (CHAT.as_bytes(), true));
     let Request::ResponseHeaders(headers) = picker.message().await else { panic!("no response headers") };
     assert_eq!(headers.headers.unwrap().headers[0].raw_value, "200");
+    let Request::ResponseBody(body) = picker.message().await else { panic!("no response body") };
+    assert_eq!((&body.body[..], body.end_of_stream), (&b"ok"[..], true));
     assert!(matches!(picker.seen().await, Seen::Ended));
 }
 

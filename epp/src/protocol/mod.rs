@@ -24,6 +24,10 @@ pub const DESTINATION_ENDPOINT_SERVED: &str = "x-gateway-destination-endpoint-se
 pub const MODEL_NAME: &str = "x-gateway-model-name";
 /// The base model that `model` maps to; what HTTPRoutes match on.
 pub const BASE_MODEL_NAME: &str = "x-gateway-base-model-name";
+/// A request header with the model to take in place of the body's, where the client may say that.
+pub const MODEL_NAME_REWRITE: &str = "x-llm-d-model-name-rewrite";
+/// The older name of [`MODEL_NAME_REWRITE`], which comes second.
+pub const MODEL_NAME_REWRITE_ALIAS: &str = "x-gateway-model-name-rewrite";
 
 /// Metadata namespace of the picked and of the served endpoint.
 pub const METADATA_LB: &str = "envoy.lb";

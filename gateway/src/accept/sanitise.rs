@@ -1,9 +1,15 @@
+use forebay_epp::protocol::{DESTINATION_ENDPOINT_SUBSET, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use http::{HeaderMap, HeaderName, header};
 
 use crate::Error;
 
+/// What clients of trusted listeners may say, spelt exactly so: the model and the endpoints to take, and
+/// whether the choice is to be explained.
+const TRUSTED: [&str; 4] =
+    [MODEL_NAME_REWRITE_ALIAS, MODEL_NAME_REWRITE, DESTINATION_ENDPOINT_SUBSET, "x-forebay-explain"];
 /// Internal headers by their whole name, in lower case with dashes.
-const INTERNAL: [&str; 4] = [
+const INTERNAL: [&str; 5] = [
+    "x-forebay-explain",
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
@@ -15,7 +21,7 @@ const INTERNAL_PREFIXES: [&str; 2] = ["x-gateway-", "x-llm-d-"];
 const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-name", "rewrite"];
 
 /// Checks and cleans a request's headers before anything else looks at them: what belongs to the
-/// client's connection, and what only gateways and pickers may say.
+/// client's connection goes no further.
 pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     // A request with both is the classic way to smuggle another one past a proxy (RFC 9112, 6.1).
     if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
@@ -37,12 +43,20 @@ pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     // The body's first bytes are asked for by reading them; the length is set anew from the body.
     headers.remove(header::EXPECT);
     headers.remove(header::CONTENT_LENGTH);
-    let internal: Vec<HeaderName> =
-        headers.keys().filter(|name| is_internal(name.as_str())).cloned().collect();
+    Ok(())
+}
+
+/// Removes what only gateways and pickers may say.
+pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
+    let may_stay = |name: &str| is_trusted && TRUSTED.contains(&name);
+    let internal: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_internal(name.as_str()) && !may_stay(name.as_str()))
+        .cloned()
+        .collect();
     for name in internal {
         headers.remove(name);
     }
-    Ok(())
 }
 
 /// Removes the headers of RFC 9110, 7.6.1, and those that `Connection` names.
@@ -149,12 +163,14 @@ mod tests {
             "x_encoder_hosts_ports",
             "x-data-parallel-host-port",
             "x-kv-cache-source-host-port",
+            "x-forebay-explain",
+            "x-forebay_explain",
             "x-gateway-inference-objective",
             "x-llm-d-inference-fairness-id",
             "x-request-id",
             "authorization",
         ]);
-        sanitise(&mut all).unwrap();
+        remove_internal(&mut all, false);
         assert_eq!(
             names(&all),
             [
@@ -164,6 +180,28 @@ mod tests {
                 "x-request-id"
             ]
         );
+    }
+
+    #[test]
+    fn trusted_clients_may_say_which_model_and_endpoints_to_take_and_no_more() {
+        let may_say = [
+            "x-forebay-explain",
+            "x-gateway-destination-endpoint-subset",
+            "x-gateway-model-name-rewrite",
+            "x-llm-d-model-name-rewrite",
+        ];
+        let may_not = [
+            "x-gateway-model-name",
+            "x-gateway-base-model-name",
+            "x_gateway_model_name_rewrite",
+            "x-gateway-destination-endpoint",
+            "x-gateway-destination-endpoint_subset",
+            "x-gateway-destination-endpoint-served",
+            "x-prefiller-host-port",
+        ];
+        let mut all = headers(&[&may_say[..], &may_not[..]].concat());
+        remove_internal(&mut all, true);
+        assert_eq!(names(&all), may_say);
     }
 
     #[test]

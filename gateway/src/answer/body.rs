@@ -8,10 +8,10 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
-use super::Watch;
+use super::{Restore, Watch};
 use crate::forward::PooledBody;
 use crate::observe::Record;
-use crate::pick::{Evicted, Session};
+use crate::pick::{DetourError, Evicted, Session};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -29,11 +29,21 @@ pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
     record: Record,
+    restore: Option<Box<Restore>>,
     watch: Watch,
     /// Of streams.
     idle: Option<Idle>,
     /// When the route's time for the request is over.
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// What comes with a pod's response.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) session: Option<Session>,
+    pub(crate) restore: Option<Box<Restore>>,
+    /// After this the response is broken off.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// How long a stream may say nothing. What the client does not take meanwhile does not count.
@@ -59,13 +69,15 @@ impl Idle {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenOff {
     #[error(transparent)]
-    Upstream(#[from] hyper::Error),
+    Upstream(hyper::Error),
     #[error("the time that the route allows is over")]
     Timeout,
     #[error("the model server has said nothing for too long")]
     Idle,
     #[error(transparent)]
-    Evicted(#[from] Evicted),
+    Evicted(Evicted),
+    #[error("the endpoint picker did not give back all of it")]
+    Picker,
 }
 
 impl AnswerBody {
@@ -73,28 +85,63 @@ impl AnswerBody {
         Self::Whole((!body.is_empty()).then_some(body))
     }
 
-    /// After `deadline` the response is broken off.
-    pub(crate) fn upstream(
-        body: PooledBody,
-        session: Option<Session>,
-        record: Record,
-        watch: Watch,
-        idle: Duration,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(crate) fn upstream(body: PooledBody, pod: Pod, record: Record, watch: Watch, idle: Duration) -> Self {
+        let Pod { session, restore, deadline } = pod;
         let idle = matches!(watch, Watch::Events(_)).then_some(Idle { limit: idle, waiting: None });
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut answer = UpstreamAnswer { body, session, record, watch, idle, deadline };
+        let mut answer = UpstreamAnswer { body, session, record, restore, watch, idle, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
 }
 
 impl UpstreamAnswer {
+    /// The next frame, from the pod or from the picker that has it on its way.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.session.as_mut().and_then(Session::detour_mut) {
+            None => Pin::new(&mut self.body).poll_frame(cx).map_err(BrokenOff::Upstream),
+            Some(detour) => detour.poll_frame(cx, &mut self.body).map_err(|error| match error {
+                DetourError::Pod(error) => BrokenOff::Upstream(error),
+                DetourError::Evicted(evicted) => BrokenOff::Evicted(evicted),
+                DetourError::Lost => BrokenOff::Picker,
+            }),
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        match self.session.as_ref().and_then(Session::detour) {
+            None => self.body.is_end_stream(),
+            Some(detour) => detour.is_ended(&self.body),
+        }
+    }
+
+    /// Ends the response before it is whole.
+    fn break_off(&mut self, why: BrokenOff) -> BrokenOff {
+        let (status, code) = match &why {
+            BrokenOff::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_reset"),
+            BrokenOff::Timeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout"),
+            BrokenOff::Idle => (StatusCode::GATEWAY_TIMEOUT, "upstream_idle"),
+            BrokenOff::Evicted(Evicted(status)) => (*status, "evicted"),
+            BrokenOff::Picker => (StatusCode::BAD_GATEWAY, "picker_response_lost"),
+        };
+        tracing::info!(%why, "a response is broken off");
+        self.record.answering(status);
+        self.record.failed(code);
+        self.finish();
+        why
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.body.is_end_stream() {
+        if self.is_ended() {
             self.finish();
         }
+    }
+
+    /// As the client is to get it; nothing if nothing is left of it.
+    fn restored(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(restore) = &mut self.restore else { return Some(frame) };
+        let frame = frame.map_data(|data| restore.feed(data));
+        frame.data_ref().is_none_or(|data| !data.is_empty()).then_some(frame)
     }
 
     fn passed(&mut self, data: &[u8]) {
@@ -132,66 +179,58 @@ impl Body for AnswerBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             answer.deadline = None;
-            answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
-            answer.record.failed("request_timeout");
-            answer.finish();
-            return Poll::Ready(Some(Err(BrokenOff::Timeout)));
+            return Poll::Ready(Some(Err(answer.break_off(BrokenOff::Timeout))));
         }
         if let Some(session) = &mut answer.session
             && let Poll::Ready(evicted) = session.poll_evicted(cx)
         {
-            tracing::info!(%evicted, "a response is broken off");
-            answer.record.answering(evicted.0);
-            answer.record.failed("evicted");
-            answer.finish();
-            return Poll::Ready(Some(Err(evicted.into())));
+            return Poll::Ready(Some(Err(answer.break_off(BrokenOff::Evicted(evicted)))));
         }
-        let frame = match (Pin::new(&mut answer.body).poll_frame(cx), &mut answer.idle) {
-            (Poll::Ready(frame), idle) => {
-                if let Some(idle) = idle {
-                    idle.heard();
+        loop {
+            let frame = match answer.poll_source(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let Some(idle) = &mut answer.idle else { return Poll::Pending };
+                    ready!(idle.poll_over(cx));
+                    Some(Err(BrokenOff::Idle))
                 }
-                frame
+            };
+            if let Some(idle) = &mut answer.idle {
+                idle.heard();
             }
-            (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(idle)) => {
-                ready!(idle.poll_over(cx));
-                tracing::info!("a stream is broken off: the model server has said nothing for too long");
-                answer.record.answering(StatusCode::GATEWAY_TIMEOUT);
-                answer.record.failed("upstream_idle");
-                answer.finish();
-                return Poll::Ready(Some(Err(BrokenOff::Idle)));
-            }
-        };
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    answer.passed(data);
+            let frame = match frame {
+                None => {
+                    answer.finish();
+                    return Poll::Ready(None);
                 }
-                answer.finish_if_ended();
+                Some(Err(why)) => return Poll::Ready(Some(Err(answer.break_off(why)))),
+                Some(Ok(frame)) => answer.restored(frame),
+            };
+            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                answer.passed(data);
             }
-            Some(Err(error)) => {
-                tracing::info!(%error, "a model server broke off its response");
-                answer.record.answering(StatusCode::BAD_GATEWAY);
-                answer.record.failed("upstream_reset");
-                answer.finish();
+            answer.finish_if_ended();
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            None => answer.finish(),
         }
-        Poll::Ready(frame.map(|frame| Ok(frame?)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_none(),
-            Self::Upstream(answer) => answer.body.is_end_stream(),
+            Self::Upstream(answer) => answer.is_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Upstream(answer) => answer.body.size_hint(),
+            Self::Upstream(answer) if answer.restore.is_some() => SizeHint::default(),
+            Self::Upstream(answer) => match answer.session.as_ref().and_then(Session::detour) {
+                None => answer.body.size_hint(),
+                Some(detour) => detour.size_hint(&answer.body),
+            },
         }
     }
 }

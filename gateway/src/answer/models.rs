@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::forward::{Connection, Pool as Connections, PooledBody};
 use crate::hold::UpstreamBody;
-use crate::route::Pool;
+use crate::route::{Pool, Rewrites};
 
 /// How long an answer of a pool's pods is used.
 const FRESH: Duration = Duration::from_secs(5);
@@ -62,13 +62,21 @@ impl ModelLists {
         Self { connections, by_pool: Mutex::default() }
     }
 
-    /// The union over `pools`.
+    /// The union over `pools`, with the names that their rewrites give to models of it.
     pub(crate) async fn of(&self, pools: &[Arc<Pool>]) -> Models {
         let asking: Vec<Asking> = pools.iter().map(|pool| self.asking(pool)).collect();
         let mut models = Models::new();
         for list in asking {
             for (id, model) in &list.await.models {
                 models.entry(id.clone()).or_insert_with(|| model.clone());
+            }
+        }
+        for (alias, targets) in
+            pools.iter().filter_map(|pool| pool.rewrites.as_ref()).flat_map(Rewrites::exact)
+        {
+            let target = targets.names().find_map(|name| models.get(name.as_str()));
+            if let Some(model) = target.map(|target| aliased(target, alias)) {
+                models.entry(alias.to_owned()).or_insert(model);
             }
         }
         models
@@ -101,6 +109,20 @@ impl ModelLists {
         by_pool.insert(pool.label.clone(), (Instant::now(), asking.clone()));
         asking
     }
+}
+
+/// The same model under another name. A model that says nothing of its root is the root itself.
+fn aliased(model: &Value, alias: &str) -> Value {
+    let mut aliased = model.clone();
+    if let Value::Object(members) = &mut aliased
+        && let Some(id) = members.insert("id".to_owned(), alias.into())
+    {
+        let root = members.entry("root").or_insert(Value::Null);
+        if root.is_null() {
+            *root = id;
+        }
+    }
+    aliased
 }
 
 /// All models as OpenAI lists them.

@@ -4,10 +4,12 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use memchr::{memchr, memmem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use super::Readable;
 
 /// Longest line of a stream that is looked at; of a longer one, only that it is there.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -69,19 +71,10 @@ struct Inner {
 
 impl Watch {
     pub(crate) fn new(headers: &HeaderMap) -> Self {
-        let is_plain = !headers.contains_key(header::CONTENT_ENCODING);
-        let media_type = headers.get(header::CONTENT_TYPE).filter(|_| is_plain);
-        let is = |wanted: &[u8]| {
-            media_type
-                .and_then(|it| it.as_bytes().get(..wanted.len()))
-                .is_some_and(|it| it.eq_ignore_ascii_case(wanted))
-        };
-        if is(b"text/event-stream") {
-            Self::Events(Events::default())
-        } else if is(b"application/json") {
-            Self::Json { tail: Vec::new() }
-        } else {
-            Self::Nothing
+        match Readable::of(headers) {
+            Some(Readable::Events) => Self::Events(Events::default()),
+            Some(Readable::Json) => Self::Json { tail: Vec::new() },
+            None => Self::Nothing,
         }
     }
 
@@ -179,7 +172,7 @@ fn usage_in(tail: &[u8]) -> Option<Usage> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header};
 
     use super::*;
 

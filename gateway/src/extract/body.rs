@@ -2,7 +2,7 @@ use http::{HeaderMap, header};
 
 use super::encoding::{EncodedScanner, Encoding};
 use super::form::{FormScanner, MAX_BOUNDARY_BYTES, Parameters};
-use super::scanner::{ModelScanner, Progress};
+use super::scanner::{ModelScanner, Part, Progress};
 use super::{BodyError, ModelName};
 use crate::Error;
 
@@ -49,6 +49,14 @@ impl BodyScanner {
         Ok(Self::Encoded(Box::new(EncodedBody(EncodedScanner::new(encoding, scanner)?))))
     }
 
+    /// For the body as it is; an error for a compressed one.
+    pub(super) fn plain(headers: &HeaderMap) -> Result<PlainScanner, Error> {
+        match Self::new(headers)? {
+            Self::Plain(scanner) => Ok(scanner),
+            Self::Encoded(_) => Err(Error::CompressedRewrite),
+        }
+    }
+
     /// Takes the next bytes of the body. After an error the scanner must not be fed again.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         match self {
@@ -85,6 +93,13 @@ impl PlainScanner {
         match self {
             Self::Json(scanner) => scanner.finish(),
             Self::Form(scanner) => scanner.finish(),
+        }
+    }
+
+    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+        match self {
+            Self::Json(scanner) => scanner.part(bytes),
+            Self::Form(scanner) => scanner.part(bytes),
         }
     }
 

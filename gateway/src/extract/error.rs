@@ -34,6 +34,8 @@ pub enum BodyError {
     ModelCharacters,
     #[error("'model' is given twice with different values")]
     ModelConflict,
+    #[error("'model' is given too often to be replaced")]
+    ModelTooOften,
 }
 
 impl BodyError {
@@ -45,7 +47,8 @@ impl BodyError {
             | Self::ModelEmpty
             | Self::ModelTooLong
             | Self::ModelCharacters
-            | Self::ModelConflict => Some("model"),
+            | Self::ModelConflict
+            | Self::ModelTooOften => Some("model"),
             Self::Empty
             | Self::WideEncoding
             | Self::NotAnObject

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use super::model_name::MAX_MODEL_NAME_BYTES;
-use super::scanner::Progress;
+use super::scanner::{Part, Progress};
 use super::{BodyError, ModelName};
 
 /// Longest boundary (RFC 2046, 5.1.1).
@@ -51,6 +51,25 @@ impl FormScanner {
             rest = &rest[used..];
         }
         Ok(self.progress())
+    }
+
+    /// The next bytes that are all of the content of the part named `model`, or all of none: how many these
+    /// are, at least one, and which of the two.
+    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+        let mut used = 0;
+        let mut part = None;
+        while let Some(byte) = bytes.get(used) {
+            // No model's name has a carriage return: what begins with one is a delimiter, or an error.
+            let is_content = matches!(self.state, State::Content { matched: 0, keeps: Some(_) });
+            let next = if is_content && *byte != b'\r' { Part::Model } else { Part::Other };
+            if *part.get_or_insert(next) != next {
+                break;
+            }
+            let rest = &bytes[used..];
+            let end = if next == Part::Model { memchr(b'\r', rest) } else { None };
+            used += self.step(&rest[..end.unwrap_or(rest.len())])?;
+        }
+        Ok((used, part.unwrap_or(Part::Other)))
     }
 
     /// The body has ended.

@@ -13,6 +13,7 @@ mod form;
 mod model_name;
 mod nested;
 mod scanner;
+mod splice;
 mod string;
 
 pub use body::{BodyScanner, EncodedBody, PlainScanner};
@@ -20,6 +21,11 @@ pub use error::BodyError;
 pub use form::FormScanner;
 pub use model_name::{MAX_MODEL_NAME_BYTES, ModelName};
 pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
+pub use splice::Splicer;
+
+pub(crate) use nested::Nested;
+pub(crate) use splice::json_string;
+pub(crate) use string::{Piece, Skip, Unescape, skip_string};
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,11 @@ pub const MAX_MODEL_NAME_BYTES: usize = 512;
 pub struct ModelName(Bytes);
 
 impl ModelName {
+    /// Checks a name that stands somewhere else than in a body.
+    pub(crate) fn parse(name: &[u8]) -> Option<Self> {
+        Self::decoded(name).ok()
+    }
+
     pub(super) fn decoded(name: &[u8]) -> Result<Self, BodyError> {
         if name.is_empty() {
             return Err(BodyError::ModelEmpty);

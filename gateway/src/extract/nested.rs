@@ -9,7 +9,7 @@ const ROOT: u32 = 1;
 
 /// A place in a value below the root.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nested {
+pub(crate) struct Nested {
     /// Open brackets, the root's included.
     depth: u32,
     /// [`Skip::Ended`] outside strings.
@@ -18,13 +18,13 @@ pub(super) struct Nested {
 
 impl Nested {
     /// Behind the bracket that opens a member of the root.
-    pub(super) fn opened() -> Self {
+    pub(crate) fn opened() -> Self {
         Self { depth: ROOT + 1, string: Skip::Ended }
     }
 
     /// Skips to behind the bracket that closes the value, and gives the bytes used; nothing if
     /// all of `bytes` were.
-    pub(super) fn skip(&mut self, bytes: &[u8]) -> Result<Option<usize>, BodyError> {
+    pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<Option<usize>, BodyError> {
         let mut at = 0;
         loop {
             if self.string != Skip::Ended {

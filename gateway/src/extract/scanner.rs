@@ -17,6 +17,14 @@ pub enum Progress {
     Finished,
 }
 
+/// What some bytes of a body are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The value of a `model`.
+    Model,
+    Other,
+}
+
 /// Finds the `model` member of a JSON root object in a stream of bytes.
 ///
 /// It keeps no bytes but those of the model name, does not recurse, and may be
@@ -70,6 +78,25 @@ impl ModelScanner {
             rest = &rest[used..];
         }
         Ok(self.progress())
+    }
+
+    /// The next bytes that are all of a `model` member's value, its quotes included, or all of none: how many
+    /// these are, at least one, and which of the two.
+    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+        let mut used = 0;
+        let mut part = None;
+        while let Some(byte) = bytes.get(used) {
+            let next = match self.state {
+                State::InModelValue(_) => Part::Model,
+                State::ModelValue if *byte == b'"' => Part::Model,
+                _ => Part::Other,
+            };
+            if *part.get_or_insert(next) != next {
+                break;
+            }
+            used += self.step(&bytes[used..])?;
+        }
+        Ok((used, part.unwrap_or(Part::Other)))
     }
 
     /// The body has ended.

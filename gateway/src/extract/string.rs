@@ -6,7 +6,7 @@ use super::block::{BLOCK_BYTES, quotes};
 use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
 
 /// What one byte of a string meant once its escapes are resolved.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// Inside an escape: more bytes are needed.
     Pending,
     /// A byte of the content (of UTF-8, or of an escape that is one ASCII character).
@@ -30,10 +30,10 @@ enum Escape {
 
 /// Resolves the escapes of one string.
 #[derive(Debug, Default)]
-pub(super) struct Unescape(Escape);
+pub(crate) struct Unescape(Escape);
 
 impl Unescape {
-    pub(super) fn push(&mut self, byte: u8) -> Result<Piece, BodyError> {
+    pub(crate) fn push(&mut self, byte: u8) -> Result<Piece, BodyError> {
         const BAD_ESCAPE: BodyError = BodyError::Malformed("unknown escape in a string");
         match self.0 {
             Escape::None => Ok(match byte {
@@ -74,7 +74,7 @@ impl Unescape {
     }
 
     /// Whether the next byte starts a new character of the content.
-    pub(super) fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         matches!(self.0, Escape::None)
     }
 }
@@ -163,7 +163,7 @@ impl ValueDecoder {
 
 /// Where the content of a skipped string goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Skip {
+pub(crate) enum Skip {
     Inside,
     AfterBackslash,
     Ended,
@@ -176,7 +176,7 @@ const NEAR_BLOCKS: usize = 4;
 /// Skips the content of a string up to and including its closing quote; gives the bytes used.
 ///
 /// Only quotes are looked for: whether one is escaped is seen from the backslashes before it.
-pub(super) fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
+pub(crate) fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
     let start = usize::from(from == Skip::AfterBackslash);
     let Some(content) = bytes.get(start..) else { return (bytes.len(), from) };
     let mut at = 0;

@@ -1,4 +1,5 @@
 mod kinds;
+mod splice;
 
 use std::fmt;
 

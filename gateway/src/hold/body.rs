@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
@@ -6,12 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Hold;
 use crate::Error;
-use crate::extract::{BodyError, BodyScanner, ModelName};
+use crate::extract::{BodyError, BodyScanner, ModelName, Splicer};
 
 /// Why the rest of a client's body cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,16 @@ struct Rest {
     /// Nothing as soon as, or as long as, the body is not looked at.
     scanner: Option<BodyScanner>,
     is_strict: bool,
+    /// In place of the scanner, where the model is replaced.
+    splice: Option<Box<Splice>>,
+}
+
+/// What has come is given out in more pieces than it came in.
+#[derive(Debug)]
+struct Splice {
+    splicer: Splicer,
+    /// Of the last frame.
+    pieces: VecDeque<Bytes>,
 }
 
 impl Rest {
@@ -58,6 +70,11 @@ impl Rest {
     /// only after the scan of the whole body has passed.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RestError>>> {
         loop {
+            if let Some(splice) = &mut self.splice
+                && let Some(piece) = splice.pieces.pop_front()
+            {
+                return Poll::Ready(Some(Ok(piece)));
+            }
             let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) else {
                 return Poll::Ready(self.finish().err().map(Err));
             };
@@ -73,6 +90,12 @@ impl Rest {
             if data.is_empty() {
                 continue;
             }
+            if let Some(Splice { splicer, pieces }) = self.splice.as_deref_mut()
+                && let Err(error) = splicer.feed(&data, |piece| pieces.push_back(piece))
+            {
+                pieces.clear();
+                return Poll::Ready(Some(Err(error.into())));
+            }
             if let Some(scanner) = &mut self.scanner
                 && let Err(error) = scanner.feed(&data)
             {
@@ -84,13 +107,30 @@ impl Rest {
             if self.incoming.is_end_stream()
                 && let Err(error) = self.finish()
             {
+                self.splice = None;
                 return Poll::Ready(Some(Err(error)));
             }
-            return Poll::Ready(Some(Ok(data)));
+            if self.splice.is_none() {
+                return Poll::Ready(Some(Ok(data)));
+            }
         }
     }
 
+    /// All of it has been given out.
+    fn is_end_stream(&self) -> bool {
+        self.splice.as_ref().is_none_or(|splice| splice.pieces.is_empty()) && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.incoming.size_hint();
+        let Some(splice) = &self.splice else { return hint };
+        plus(&hint, splice.pieces.iter())
+    }
+
     fn finish(&self) -> Result<(), RestError> {
+        if let Some(splice) = &self.splice {
+            return Ok(splice.splicer.finish()?);
+        }
         let scanner = self.scanner.as_ref().filter(|_| self.is_strict);
         scanner.map_or(Ok(()), |scanner| Ok(scanner.finish()?))
     }
@@ -121,7 +161,7 @@ impl HeldBody {
         if scanner.is_some() {
             hold.check_announced(incoming.size_hint().lower())?;
         }
-        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict });
+        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict, splice: None });
         Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest, lent: None })
     }
 
@@ -135,7 +175,7 @@ impl HeldBody {
         if self.model.is_none() {
             self.model = rest.scanner.as_ref().and_then(BodyScanner::model).cloned();
         }
-        if data.is_none() || rest.incoming.is_end_stream() {
+        if data.is_none() || rest.is_end_stream() {
             self.rest = None;
         }
         let Some(data) = data else { return Ok(false) };
@@ -159,6 +199,27 @@ impl HeldBody {
                 return Err(BodyError::ModelMissing.into());
             }
         }
+    }
+
+    /// Puts `name` in place of the model, in what has come and in what is still to come. The frames around it
+    /// stay what they were. `headers`: those that the body came with.
+    pub(crate) fn replace_model(&mut self, headers: &HeaderMap, name: &ModelName) -> Result<(), Error> {
+        let mut splicer = Splicer::new(headers, name)?;
+        let mut frames = Vec::with_capacity(self.frames.len() + 2);
+        for frame in &self.frames {
+            splicer.feed(frame, |piece| frames.push(piece))?;
+        }
+        let bytes = |frames: &[Bytes]| frames.iter().map(Bytes::len).sum::<usize>();
+        self.hold.grow(bytes(&frames).saturating_sub(bytes(&self.frames)))?;
+        self.frames = frames;
+        if let Some(rest) = &mut self.rest {
+            if rest.incoming.size_hint().exact().is_some() {
+                splicer.keep_length();
+            }
+            rest.scanner = None;
+            rest.splice = Some(Box::new(Splice { splicer, pieces: VecDeque::new() }));
+        }
+        Ok(())
     }
 
     pub(crate) fn frames(&self) -> &[Bytes] {
@@ -332,14 +393,18 @@ impl Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held: u64 = self.frames.as_slice().iter().map(|frame| frame.len() as u64).sum();
         let rest = self.lent.as_ref().and_then(|lent| lent.rest.as_ref());
-        let rest = rest.map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + held);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + held);
-        }
-        hint
+        let rest = rest.map_or(SizeHint::with_exact(0), Rest::size_hint);
+        plus(&rest, self.frames.as_slice().iter())
     }
+}
+
+fn plus<'a>(hint: &SizeHint, frames: impl Iterator<Item = &'a Bytes>) -> SizeHint {
+    let more: u64 = frames.map(|frame| frame.len() as u64).sum();
+    let mut sum = SizeHint::new();
+    sum.set_lower(hint.lower() + more);
+    if let Some(upper) = hint.upper() {
+        sum.set_upper(upper + more);
+    }
+    sum
 }

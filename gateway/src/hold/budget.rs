@@ -52,6 +52,14 @@ impl Hold {
         Ok(())
     }
 
+    /// Gives back some of what it took.
+    pub(crate) fn shrink(&mut self, less: usize) {
+        let less = (less as u64).min(self.bytes);
+        self.bytes -= less;
+        self.budget.held_bytes.fetch_sub(less, Ordering::Relaxed);
+        self.budget.gauge.dec_by(less as i64);
+    }
+
     /// An empty share, of the same budget.
     pub(super) fn another(&self) -> Self {
         self.budget.open()
@@ -100,6 +108,8 @@ mod tests {
         assert_eq!(budget.gauge.get(), 15);
         drop(first);
         second.grow(5).unwrap();
+        second.shrink(7);
+        assert_eq!(budget.gauge.get(), 3);
         drop(second);
         assert_eq!((budget.gauge.get(), budget.held_bytes.load(Ordering::Relaxed)), (0, 0));
     }

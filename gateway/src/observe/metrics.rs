@@ -118,6 +118,27 @@ impl EncodeLabelValue for MirrorResult {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PickerFaultLabels {
+    outcome: PickerFaultOutcome,
+}
+
+/// What became of a response whose picker failed in the middle of it.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(crate) enum PickerFaultOutcome {
+    PassedOn,
+    BrokenOff,
+}
+
+impl EncodeLabelValue for PickerFaultOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::PassedOn => "passed_on",
+            Self::BrokenOff => "broken_off",
+        })
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ErrorLabels {
     code: &'static str,
 }
@@ -152,6 +173,7 @@ pub(crate) struct Metrics {
     picks: Family<PickLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     mirrors: Family<MirrorLabels, Counter>,
+    picker_response_faults: Family<PickerFaultLabels, Counter>,
     pub(crate) processing: Histogram,
     pub(crate) picking: Histogram,
     ttft: Histograms,
@@ -183,6 +205,7 @@ impl Metrics {
             picks: Family::default(),
             retries: Family::default(),
             mirrors: Family::default(),
+            picker_response_faults: Family::default(),
             // 20 us to 160 ms, doubling.
             processing: Histogram::new(doubling(20e-6, 14)),
             // 100 us to 3.3 s, doubling.
@@ -214,6 +237,11 @@ impl Metrics {
         registry.register("picks", "How the endpoint was chosen", metrics.picks.clone());
         registry.register("retries", "What was tried again", metrics.retries.clone());
         registry.register("mirrors", "Copies of requests", metrics.mirrors.clone());
+        registry.register(
+            "picker_response_faults",
+            "Responses whose picker failed, or did not answer in time, with their body in its hands",
+            metrics.picker_response_faults.clone(),
+        );
         registry.register_with_unit(
             "processing",
             "The gateway's own time on a request until it is sent on: without waits for the client, the picker and connections",
@@ -314,6 +342,10 @@ impl Metrics {
 
     pub(crate) fn mirrored(&self, result: MirrorResult) {
         self.mirrors.get_or_create(&MirrorLabels { result }).inc();
+    }
+
+    pub(crate) fn picker_failed_response(&self, outcome: PickerFaultOutcome) {
+        self.picker_response_faults.get_or_create(&PickerFaultLabels { outcome }).inc();
     }
 
     pub(crate) fn retried(&self, reason: RetryReason) {

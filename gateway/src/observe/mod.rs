@@ -8,6 +8,6 @@ mod record;
 
 pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
-pub(crate) use metrics::{Metrics, MirrorResult, PickResult, RetryReason};
+pub(crate) use metrics::{Metrics, MirrorResult, PickResult, PickerFaultOutcome, RetryReason};
 pub(crate) use pickers::PickerMetrics;
 pub(crate) use record::Record;

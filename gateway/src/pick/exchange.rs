@@ -20,7 +20,8 @@ use tonic::{Status, Streaming};
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
 use super::reply::{
-    destination_in_headers, destination_in_metadata, immediate, leaves_response, mutate, parse_endpoints,
+    destination_in_headers, destination_in_metadata, immediate, leaves_response, leaves_response_body,
+    mutate, parse_endpoints,
 };
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
@@ -40,12 +41,20 @@ pub(super) enum Outcome {
         endpoints: Vec<SocketAddr>,
         /// Nothing if the picker has ended its side.
         open: Option<(mpsc::Sender<ProcessingRequest>, Box<Streaming<ProcessingResponse>>)>,
-        /// It may have something to say to the response, too.
-        is_asked_again: bool,
+        wants: Wants,
     },
     /// The replica could not be reached or refused the stream: another may be asked.
     Unreachable(PickerFault),
     Failed(PickerFault),
+}
+
+/// What of the response a picker may still have something to say to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wants {
+    /// It only listens.
+    Nothing,
+    Headers,
+    Body,
 }
 
 /// Asks `peer`. Errors are the client's, or the picker's own answer to it.
@@ -55,8 +64,9 @@ pub(super) async fn ask(
     headers: &mut HeaderMap,
     body: &mut HeldBody,
     patience: Patience,
+    offered: Wants,
 ) -> Result<Outcome, Error> {
-    let outcome = converse(peer, first, headers, body, patience).await?;
+    let outcome = converse(peer, first, headers, body, patience, offered).await?;
     if !matches!(outcome, Outcome::Decided { .. }) {
         // Another program may be there when it can be reached again.
         peer.set_skips_body(false);
@@ -70,10 +80,12 @@ async fn converse(
     headers: &mut HeaderMap,
     body: &mut HeldBody,
     patience: Patience,
+    offered: Wants,
 ) -> Result<Outcome, Error> {
     let (requests, receiver) = mpsc::channel(QUEUE);
     let mut replies = Replies::open(peer.channel(), receiver);
-    let mut state = State::new(body);
+    let mut state = State::new(body, offered);
+    let metadata = first.metadata_context.clone().unwrap_or_default();
     // The queue is empty: there is room.
     let _ = requests.try_send(first);
     let mut deadline = pin!(tokio::time::sleep(patience.picker));
@@ -81,7 +93,7 @@ async fn converse(
     let mut holds_back = peer.skips_body();
     loop {
         let sends_body = state.wants_body && !holds_back;
-        let piece = if sends_body { state.cursor.next(body) } else { None };
+        let piece = if sends_body { state.cursor.next(body, &metadata) } else { None };
         let has_piece = piece.is_some();
         let reads_client = sends_body && !has_piece && !body.is_complete();
         tokio::select! {
@@ -95,7 +107,7 @@ async fn converse(
                     body.drop_replacement();
                     return Ok(match state.endpoints {
                         Some(endpoints) => {
-                            Outcome::Decided { endpoints, open: None, is_asked_again: false }
+                            Outcome::Decided { endpoints, open: None, wants: Wants::Nothing }
                         }
                         None => Outcome::Failed(PickerFault::Ended),
                     });
@@ -138,7 +150,7 @@ async fn converse(
         None => Outcome::Failed(PickerFault::Ended),
         Some(endpoints) => {
             let open = replies.into_open().map(|open| (requests, open));
-            Outcome::Decided { endpoints, open, is_asked_again: !state.leaves_response }
+            Outcome::Decided { endpoints, open, wants: state.wants }
         }
     })
 }
@@ -162,12 +174,11 @@ struct State {
     /// Body replies that change nothing.
     unchanged: usize,
     body_settled: bool,
-    /// The picker has said that it changes nothing of the response.
-    leaves_response: bool,
+    wants: Wants,
 }
 
 impl State {
-    fn new(body: &HeldBody) -> Self {
+    fn new(body: &HeldBody, offered: Wants) -> Self {
         let is_empty = body.is_complete() && body.frames().is_empty();
         Self {
             cursor: Cursor::at_start(is_empty),
@@ -176,7 +187,7 @@ impl State {
             answer_to_headers: None,
             unchanged: 0,
             body_settled: is_empty,
-            leaves_response: false,
+            wants: offered,
         }
     }
 
@@ -190,7 +201,11 @@ impl State {
         if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
             self.endpoints = Some(parse_endpoints(list));
         }
-        self.leaves_response |= reply.dynamic_metadata.as_ref().is_some_and(leaves_response);
+        if reply.dynamic_metadata.as_ref().is_some_and(leaves_response) {
+            self.wants = Wants::Nothing;
+        } else if leaves_response_body(&reply) {
+            self.wants = self.wants.min(Wants::Headers);
+        }
         let skips_body =
             reply.mode_override.as_ref().is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
         match reply.response {

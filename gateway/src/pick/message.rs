@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, Kind, Metadata,
-    ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
+    BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, Kind, ListValue,
+    Metadata, ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
 };
-use forebay_epp::protocol::{DESTINATION_ENDPOINT_SERVED, METADATA_LB};
+use forebay_epp::protocol::{
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+};
 use http::{HeaderMap, request, response};
 
 use crate::hold::HeldBody;
@@ -15,7 +17,13 @@ use crate::hold::HeldBody;
 /// Largest piece of body in one message; servers commonly take messages of up to 4 MiB.
 const MAX_PIECE_BYTES: usize = 256 << 10;
 
-pub(super) fn request_headers(head: &request::Parts, host: &str, end_of_stream: bool) -> ProcessingRequest {
+pub(super) fn request_headers(
+    head: &request::Parts,
+    host: &str,
+    end_of_stream: bool,
+    response_body_mode: BodySendMode,
+    metadata: Metadata,
+) -> ProcessingRequest {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let pseudo =
         [(":method", head.method.as_str()), (":path", path), (":authority", host), (":scheme", "http")];
@@ -23,26 +31,50 @@ pub(super) fn request_headers(head: &request::Parts, host: &str, end_of_stream: 
     ProcessingRequest {
         protocol_config: Some(ProtocolConfiguration {
             request_body_mode: full_duplex,
-            // Response bytes never take the way over the picker.
-            response_body_mode: BodySendMode::None.into(),
+            response_body_mode: response_body_mode.into(),
             send_body_without_waiting_for_header_response: true,
         }),
-        ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), Metadata::default())
+        ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), metadata)
     }
 }
 
-/// `served`: the endpoint that answers.
+/// Of all messages about a request: the endpoints that may be chosen, if not all may.
+pub(super) fn subset_hint(endpoints: Option<&str>) -> Metadata {
+    let Some(endpoints) = endpoints else { return Metadata::default() };
+    let values = endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
+    let values =
+        values.map(|endpoint| Value { kind: Some(Kind::StringValue(endpoint.to_owned())) }).collect();
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
+    namespace(METADATA_SUBSET_HINT, DESTINATION_ENDPOINT_SUBSET, list)
+}
+
+/// Of all messages about a response: the endpoint that answers.
+pub(super) fn served_by(endpoint: SocketAddr) -> Metadata {
+    let served = Value { kind: Some(Kind::StringValue(endpoint.to_string())) };
+    namespace(METADATA_LB, DESTINATION_ENDPOINT_SERVED, served)
+}
+
+fn namespace(name: &str, key: &str, value: Value) -> Metadata {
+    let namespace = Struct { fields: [(key.to_owned(), value)].into() };
+    Metadata { filter_metadata: [(name.to_owned(), namespace)].into(), ..Metadata::default() }
+}
+
 pub(super) fn response_headers(
     head: &response::Parts,
-    served: SocketAddr,
     end_of_stream: bool,
+    metadata: Metadata,
 ) -> ProcessingRequest {
-    let served = Value { kind: Some(Kind::StringValue(served.to_string())) };
-    let namespace = Struct { fields: [(DESTINATION_ENDPOINT_SERVED.to_owned(), served)].into() };
-    let metadata =
-        Metadata { filter_metadata: [(METADATA_LB.to_owned(), namespace)].into(), ..Metadata::default() };
     let headers = headers([(":status", head.status.as_str())], &head.headers, end_of_stream);
     message(Request::ResponseHeaders(headers), metadata)
+}
+
+pub(super) fn response_body(body: Bytes, end_of_stream: bool, metadata: Metadata) -> ProcessingRequest {
+    message(Request::ResponseBody(HttpBody { body, end_of_stream }), metadata)
+}
+
+pub(super) fn response_trailers(trailers: &HeaderMap, metadata: Metadata) -> ProcessingRequest {
+    let HttpHeaders { headers, .. } = headers([], trailers, true);
+    message(Request::ResponseTrailers(HttpTrailers { trailers: headers }), metadata)
 }
 
 /// The metadata context goes with every message: pickers differ in which one they read it from.
@@ -93,7 +125,7 @@ impl Cursor {
     }
 
     /// Nothing as long as no more of the body has come, or all of it was sent.
-    pub(super) fn next(&self, body: &HeldBody) -> Option<Piece> {
+    pub(super) fn next(&self, body: &HeldBody, metadata: &Metadata) -> Option<Piece> {
         if self.ended {
             return None;
         }
@@ -111,6 +143,6 @@ impl Cursor {
         then.messages = self.messages + 1;
         then.ended = body.is_complete() && then.frame == frames.len();
         let body = HttpBody { body: data, end_of_stream: then.ended };
-        Some(Piece { message: message(Request::RequestBody(body), Metadata::default()), then })
+        Some(Piece { message: message(Request::RequestBody(body), metadata.clone()), then })
     }
 }

@@ -1,6 +1,7 @@
 //! Which pod: the pool's endpoint picker is asked over the Endpoint Picker Protocol; for a pool without
 //! one, the same choice is made in this process.
 
+mod detour;
 mod exchange;
 mod in_process;
 mod message;
@@ -10,8 +11,10 @@ mod reply;
 mod session;
 mod transport;
 
+pub(crate) use detour::DetourError;
 pub(crate) use in_process::InProcessPickers;
-pub(crate) use picker::{Decision, Picker};
+pub use picker::ResponseBodies;
+pub(crate) use picker::{Decision, Picker, PickerLimits, SubsetHint};
 pub(crate) use session::{Evicted, Session};
 pub(crate) use transport::Transport;
 pub use transport::{PickerTls, PickerTlsError, PickerTlsFlags};

@@ -3,12 +3,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_epp::schedule::{PickRequest, Scheduler};
-use http::request;
+use forebay_epp::protocol::DESTINATION_ENDPOINT_SUBSET;
+use forebay_epp::protocol::proto::BodySendMode;
+use forebay_epp::schedule::{PickRequest, Scheduler, Subset};
+use http::{HeaderMap, request};
 use tokio_util::task::TaskTracker;
 
-use super::exchange::{Outcome, Patience, ask};
-use super::message::request_headers;
+use super::exchange::{Outcome, Patience, Wants, ask};
+use super::message::{request_headers, subset_hint};
 use super::peers::Peers;
 use super::session::{Closing, Session, Stream};
 use super::transport::Transport;
@@ -22,6 +24,31 @@ use crate::{Error, PickerFault};
 /// Endpoints that are tried when no picker has chosen.
 const RANDOM_ENDPOINTS: usize = 3;
 
+/// The endpoints that one request may go to.
+#[derive(Debug)]
+pub(crate) struct SubsetHint {
+    subset: Subset,
+    /// As it was said: `ip:port[,ip:port…]`.
+    text: String,
+}
+
+impl SubsetHint {
+    /// Takes the hint out of a request's headers. What cannot be read lets no endpoint through.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
+        if !headers.contains_key(DESTINATION_ENDPOINT_SUBSET) {
+            return None;
+        }
+        let values: Vec<&str> = headers
+            .get_all(DESTINATION_ENDPOINT_SUBSET)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        let hint = Self { subset: Subset::parse(values.iter().copied()), text: values.join(",") };
+        headers.remove(DESTINATION_ENDPOINT_SUBSET);
+        Some(hint)
+    }
+}
+
 /// Chooses the endpoint of a pool.
 #[derive(Debug)]
 pub(crate) struct Picker {
@@ -29,6 +56,23 @@ pub(crate) struct Picker {
     closing: Closing,
     metrics: Arc<Metrics>,
     patience: Patience,
+    response_bodies: ResponseBodies,
+}
+
+/// Whether response bodies take the way over pickers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResponseBodies {
+    /// Over those that do not say that they want none.
+    Auto,
+    Never,
+}
+
+/// How long is waited, and what pickers are offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PickerLimits {
+    pub(crate) picker_timeout: Duration,
+    pub(crate) client_timeout: Duration,
+    pub(crate) response_bodies: ResponseBodies,
 }
 
 /// The endpoints to try, best first, all ready members of the pool; at least one.
@@ -44,15 +88,15 @@ impl Picker {
         metrics: Arc<Metrics>,
         transport: Transport,
         workers: Arc<Workers>,
-        picker_timeout: Duration,
-        client_timeout: Duration,
+        limits: PickerLimits,
         tasks: TaskTracker,
     ) -> Self {
         Self {
             peers: Peers::new(transport, workers),
             closing: Closing::new(tasks),
             metrics,
-            patience: Patience { picker: picker_timeout, client: client_timeout },
+            patience: Patience { picker: limits.picker_timeout, client: limits.client_timeout },
+            response_bodies: limits.response_bodies,
         }
     }
 
@@ -62,34 +106,43 @@ impl Picker {
     }
 
     /// Reads as much of the body as the picker needs for its decision, and lets it change headers and body.
+    /// `hint`: the endpoints that may be chosen, if not all of the pool may.
     pub(crate) async fn pick(
         &self,
         pool: &Pool,
         head: &mut request::Parts,
         host: &str,
         body: &mut HeldBody,
+        hint: Option<&SubsetHint>,
     ) -> Result<Decision, Error> {
         let picker = match &pool.picker {
             PoolPicker::Service(picker) => picker,
-            PoolPicker::InProcess(scheduler) => return self.schedule(pool, scheduler),
+            PoolPicker::InProcess(scheduler) => return self.schedule(pool, scheduler, hint),
         };
-        if pool.endpoints().is_empty() {
+        let may_get_it = |endpoint: &SocketAddr| hint.is_none_or(|hint| hint.subset.contains(*endpoint));
+        if !pool.endpoints().iter().any(may_get_it) {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);
         }
-        match self.ask_replicas(picker, head, host, body).await {
+        match self.ask_replicas(picker, head, host, body, hint).await {
             Err(error) => {
                 if matches!(error, Error::PickerRejected(_)) {
                     self.metrics.picked(&pool.label, PickResult::Rejected);
                 }
                 Err(error)
             }
-            Ok(Ok(decision)) => self.keep_ready(pool, decision),
+            Ok(Ok(mut decision)) => {
+                decision.endpoints.retain(may_get_it);
+                self.keep_ready(pool, decision)
+            }
             Ok(Err(fault)) => match picker.failure_mode {
                 FailureMode::FailOpen => {
                     tracing::info!(pool = &*pool.label, %fault, "the endpoint picker failed, the pool fails open");
                     self.metrics.picked(&pool.label, PickResult::FailedOpen);
-                    Ok(Decision { endpoints: pool.random_endpoints(RANDOM_ENDPOINTS), session: None })
+                    let mut endpoints = pool.random_endpoints(pool.endpoints().len());
+                    endpoints.retain(may_get_it);
+                    endpoints.truncate(RANDOM_ENDPOINTS);
+                    Ok(Decision { endpoints, session: None })
                 }
                 FailureMode::FailClose => {
                     self.metrics.picked(&pool.label, PickResult::FailedClosed);
@@ -100,8 +153,13 @@ impl Picker {
     }
 
     /// The scheduler knows the ready endpoints from the same resources as the pool does.
-    fn schedule(&self, pool: &Pool, scheduler: &Scheduler) -> Result<Decision, Error> {
-        match scheduler.pick(&PickRequest::default()) {
+    fn schedule(
+        &self,
+        pool: &Pool,
+        scheduler: &Scheduler,
+        hint: Option<&SubsetHint>,
+    ) -> Result<Decision, Error> {
+        match scheduler.pick(&PickRequest { subset: hint.map(|hint| &hint.subset) }) {
             Ok(pick) => {
                 self.metrics.picked(&pool.label, PickResult::Picked);
                 let endpoints = pick.addresses().to_vec();
@@ -120,17 +178,24 @@ impl Picker {
         head: &mut request::Parts,
         host: &str,
         body: &mut HeldBody,
+        hint: Option<&SubsetHint>,
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut last = PickerFault::NoAddress;
         for address in self.peers.in_turn(&picker.replicas) {
             let Some(peer) = self.peers.get(&address) else { continue };
             let is_empty = body.is_complete() && body.frames().is_empty();
-            let first = request_headers(head, host, is_empty);
-            match ask(&peer, first, &mut head.headers, body, self.patience).await? {
-                Outcome::Decided { endpoints, open, is_asked_again } => {
+            let (offered, mode) = match self.response_bodies {
+                ResponseBodies::Auto => (Wants::Body, BodySendMode::FullDuplexStreamed),
+                ResponseBodies::Never => (Wants::Headers, BodySendMode::None),
+            };
+            let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
+            let first = request_headers(head, host, is_empty, mode, metadata);
+            match ask(&peer, first, &mut head.headers, body, self.patience, offered).await? {
+                Outcome::Decided { endpoints, open, wants } => {
                     let session = open.map(|(requests, replies)| {
-                        let patience = is_asked_again.then_some(self.patience.picker);
-                        Session::Stream(Stream::new(requests, replies, patience, self.closing.clone()))
+                        let (patience, closing) = (self.patience.picker, self.closing.clone());
+                        let metrics = self.metrics.clone();
+                        Session::Stream(Stream::new(requests, replies, wants, patience, closing, metrics))
                     });
                     return Ok(Ok(Decision { endpoints, session }));
                 }

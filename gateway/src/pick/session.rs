@@ -1,3 +1,4 @@
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -7,14 +8,21 @@ use forebay_epp::protocol::proto::processing_response::Response as Reply;
 use forebay_epp::protocol::proto::{ProcessingRequest, ProcessingResponse};
 use forebay_epp::schedule::Pick;
 use futures_util::StreamExt as _;
-use http::{StatusCode, response};
+use http::{StatusCode, header, response};
+use http_body::Body as _;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::PollSender;
 use tokio_util::task::TaskTracker;
 use tonic::Streaming;
 
-use super::message::response_headers;
+use super::detour::{Detour, Head};
+use super::exchange::Wants;
+use super::message::{response_headers, served_by};
 use super::reply::{immediate, mutate};
-use crate::Error;
+use crate::forward::PooledBody;
+use crate::hold::Hold;
+use crate::observe::Metrics;
+use crate::{Error, PickerFault};
 
 /// How long a picker may take to end its side of a finished stream.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
@@ -25,6 +33,8 @@ const MAX_CLOSING: usize = 4096;
 #[derive(Debug)]
 pub(crate) enum Session {
     Stream(Stream),
+    /// The response's body goes over the picker.
+    Detour(Box<Detour>, Closing),
     InProcess(Pick),
 }
 
@@ -35,19 +45,42 @@ pub(crate) struct Evicted(pub(crate) StatusCode);
 
 impl Session {
     /// Tells the picker who answered, and lets it change the response's headers; an error is its own answer
-    /// in place of the response.
+    /// in place of the response. `hold`: an empty share, for what of the body is with the picker.
     pub(crate) async fn answered(
-        &mut self,
+        self,
         head: &mut response::Parts,
         served: SocketAddr,
-        end_of_stream: bool,
-    ) -> Result<(), Error> {
+        body: &mut PooledBody,
+        hold: Hold,
+    ) -> Result<Self, Error> {
         match self {
-            Self::Stream(stream) => stream.answered(head, served, end_of_stream).await,
-            Self::InProcess(pick) => {
-                pick.served_by(served);
-                Ok(())
+            Self::Stream(stream) if stream.wants == Wants::Body && !body.is_end_stream() => {
+                stream.detoured(head, served, body, hold).await
             }
+            Self::Stream(mut stream) => {
+                stream.answered(head, served, body.is_end_stream()).await?;
+                Ok(Self::Stream(stream))
+            }
+            Self::InProcess(mut pick) => {
+                pick.served_by(served);
+                Ok(Self::InProcess(pick))
+            }
+            Self::Detour(..) => Ok(self),
+        }
+    }
+
+    /// The way of the body, if it leads over the picker.
+    pub(crate) fn detour(&self) -> Option<&Detour> {
+        match self {
+            Self::Detour(detour, _) => Some(detour),
+            Self::Stream(_) | Self::InProcess(_) => None,
+        }
+    }
+
+    pub(crate) fn detour_mut(&mut self) -> Option<&mut Detour> {
+        match self {
+            Self::Detour(detour, _) => Some(detour),
+            Self::Stream(_) | Self::InProcess(_) => None,
         }
     }
 
@@ -55,7 +88,7 @@ impl Session {
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         match self {
             Self::Stream(stream) => stream.poll_evicted(cx),
-            Self::InProcess(_) => Poll::Pending,
+            Self::InProcess(_) | Self::Detour(..) => Poll::Pending,
         }
     }
 
@@ -63,6 +96,7 @@ impl Session {
     pub(crate) fn finish(self) {
         match self {
             Self::Stream(stream) => stream.finish(),
+            Self::Detour(detour, closing) => closing.close(detour.into_replies()),
             Self::InProcess(pick) => drop(pick),
         }
     }
@@ -74,21 +108,56 @@ impl Session {
 pub(crate) struct Stream {
     requests: mpsc::Sender<ProcessingRequest>,
     replies: Box<Streaming<ProcessingResponse>>,
-    /// The longest wait for its reply to the response's headers; nothing if it has none to give.
-    patience: Option<Duration>,
+    wants: Wants,
+    /// The longest wait for a reply.
+    patience: Duration,
     /// The picker has ended its side.
     is_over: bool,
     closing: Closing,
+    metrics: Arc<Metrics>,
 }
 
 impl Stream {
     pub(super) fn new(
         requests: mpsc::Sender<ProcessingRequest>,
         replies: Box<Streaming<ProcessingResponse>>,
-        patience: Option<Duration>,
+        wants: Wants,
+        patience: Duration,
         closing: Closing,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { requests, replies, patience, is_over: false, closing }
+        Self { requests, replies, wants, patience, is_over: false, closing, metrics }
+    }
+
+    /// From here the body is on its way over the picker.
+    async fn detoured(
+        self,
+        head: &mut response::Parts,
+        served: SocketAddr,
+        body: &mut PooledBody,
+        hold: Hold,
+    ) -> Result<Session, Error> {
+        let Self { requests, replies, patience, closing, metrics, .. } = self;
+        let metadata = served_by(served);
+        // One that takes no more says why with its replies.
+        let _ = requests.try_send(response_headers(head, false, metadata.clone()));
+        let requests = PollSender::new(requests);
+        let mut detour = Box::new(Detour::new(requests, replies, metadata, patience, hold, metrics));
+        match poll_fn(|cx| detour.poll_head(cx, body)).await {
+            Head::Answered(reply) => {
+                if let Some(mutation) = reply.response.and_then(|common| common.header_mutation) {
+                    mutate(&mut head.headers, &mutation);
+                }
+            }
+            Head::Unanswered => {}
+            Head::Instead(reply) => return Err(immediate(reply)),
+            Head::Pod(source) => return Err(Error::UpstreamBroken { source, reused: false }),
+            Head::Lost => return Err(Error::PickerUnavailable(PickerFault::ResponseLost)),
+        }
+        if detour.may_change_length() {
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(Session::Detour(detour, closing))
     }
 
     /// A picker that does not answer any more is not missed: the response is there.
@@ -98,13 +167,13 @@ impl Stream {
         served: SocketAddr,
         end_of_stream: bool,
     ) -> Result<(), Error> {
-        let message = response_headers(head, served, end_of_stream);
-        let Some(patience) = self.patience else {
+        let message = response_headers(head, end_of_stream, served_by(served));
+        if self.wants == Wants::Nothing {
             if self.requests.try_send(message).is_err() {
                 tracing::debug!("the endpoint picker's stream has no room for the response headers");
             }
             return Ok(());
-        };
+        }
         let asking = async {
             if self.requests.send(message).await.is_err() {
                 return Ok(None);
@@ -122,7 +191,7 @@ impl Stream {
                 }
             }
         };
-        match tokio::time::timeout(patience, asking).await {
+        match tokio::time::timeout(self.patience, asking).await {
             Err(_) => tracing::info!("an endpoint picker did not answer to a response's headers in time"),
             Ok(reply) => match reply? {
                 None => self.is_over = true,
@@ -150,26 +219,16 @@ impl Stream {
         Poll::Pending
     }
 
-    /// What was sent reaches the picker before the stream's end does.
     fn finish(self) {
-        let Self { requests, mut replies, is_over, closing, .. } = self;
+        let Self { requests, replies, is_over, closing, .. } = self;
         drop(requests);
-        if is_over {
-            return;
-        }
-        let Ok(place) = closing.places.try_acquire_owned() else { return };
-        closing.tasks.spawn(async move {
-            let until_end = async { while let Ok(Some(_)) = replies.message().await {} };
-            // A picker that does not end its side in time gets a reset from the drop.
-            drop(tokio::time::timeout(CLOSING_TIME, until_end).await);
-            drop(place);
-        });
+        closing.close((!is_over).then_some(replies));
     }
 }
 
 /// Streams that are finished and wait for the picker's end.
 #[derive(Clone, Debug)]
-pub(super) struct Closing {
+pub(crate) struct Closing {
     places: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -177,5 +236,16 @@ pub(super) struct Closing {
 impl Closing {
     pub(super) fn new(tasks: TaskTracker) -> Self {
         Self { places: Arc::new(Semaphore::new(MAX_CLOSING)), tasks }
+    }
+
+    /// What was sent reaches the picker before the stream's end does: its side is waited for.
+    fn close(self, replies: Option<Box<Streaming<ProcessingResponse>>>) {
+        let (Some(mut replies), Ok(place)) = (replies, self.places.try_acquire_owned()) else { return };
+        self.tasks.spawn(async move {
+            let until_end = async { while let Ok(Some(_)) = replies.message().await {} };
+            // A picker that does not end its side in time gets a reset from the drop.
+            drop(tokio::time::timeout(CLOSING_TIME, until_end).await);
+            drop(place);
+        });
     }
 }

@@ -13,6 +13,7 @@ use super::GATEWAY_GROUP;
 use super::filters::{Context, Filters};
 use super::listener::HTTP_ROUTE;
 use super::report::{Verdict, reason};
+use super::rewrites::Rewrites;
 
 const POOL_GROUP: &str = "inference.networking.k8s.io";
 const POOL_KIND: &str = "InferencePool";
@@ -29,6 +30,7 @@ pub(crate) struct Pool {
     endpoints: Vec<SocketAddr>,
     pub(crate) protocol: AppProtocol,
     pub(crate) picker: PoolPicker,
+    pub(crate) rewrites: Option<Rewrites>,
 }
 
 /// Who chooses among a pool's endpoints.
@@ -172,6 +174,8 @@ pub(super) struct Resolver<'a, S> {
     schedulers: &'a mut S,
     pools: HashMap<ObjectKey, Arc<Pool>>,
     services: HashMap<(ObjectKey, u16), Arc<ServiceBackend>>,
+    /// What of the pools cannot be done, one line each.
+    problems: BTreeSet<String>,
 }
 
 /// Why a reference leads nowhere.
@@ -198,11 +202,18 @@ pub(super) struct Reference<'a> {
 
 impl<'a, S: Schedulers> Resolver<'a, S> {
     pub(super) fn new(snapshot: &'a Snapshot, schedulers: &'a mut S) -> Self {
-        Self { snapshot, schedulers, pools: HashMap::new(), services: HashMap::new() }
+        Self {
+            snapshot,
+            schedulers,
+            pools: HashMap::new(),
+            services: HashMap::new(),
+            problems: BTreeSet::new(),
+        }
     }
 
-    pub(super) fn into_pools(self) -> Vec<Arc<Pool>> {
-        self.pools.into_values().collect()
+    /// What was found, and what of it cannot be done, one line each.
+    pub(super) fn into_pools(self) -> (Vec<Arc<Pool>>, BTreeSet<String>) {
+        (self.pools.into_values().collect(), self.problems)
     }
 
     /// `unresolved` is called with what the route's status should say; `pools` gets the InferencePools that are
@@ -342,6 +353,7 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
             endpoints,
             protocol: object.spec.app_protocol,
             picker,
+            rewrites: Rewrites::of_pool(self.snapshot, &key, &mut self.problems),
         });
         self.pools.insert(key, pool.clone());
         Ok(Backend::Pool(pool))

@@ -13,6 +13,7 @@ use super::models::{Said, model_map};
 use super::report::{ListenerReport, ParentReport, PoolReport, Report, Verdict, reason};
 use super::rule::CompiledRoute;
 use super::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
+use super::trust::trusted;
 
 /// Compiles the routes of all Gateways of `class`, and says what became of each.
 pub(crate) fn compile(
@@ -67,13 +68,15 @@ pub(crate) fn compile(
     report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
 
     let mut problems = BTreeSet::new();
+    let trusted = trusted(snapshot, &gateways, &listeners, &mut problems);
     let mut ports: BTreeMap<ListenerPort, PortRoutes> = BTreeMap::new();
     let mut keys: BTreeMap<ListenerPort, Vec<_>> = BTreeMap::new();
-    for (listener, routes) in listeners.iter().zip(&attached) {
+    for ((listener, routes), is_trusted) in listeners.iter().zip(&attached).zip(trusted) {
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
-            let routes = listener_routes(snapshot, listener, routes, &mut report.policies, &mut problems);
+            let routes =
+                listener_routes(snapshot, listener, is_trusted, routes, &mut report.policies, &mut problems);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
                 keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
@@ -89,8 +92,10 @@ pub(crate) fn compile(
     }
     certificates.retain(snapshot, |port| ports.contains_key(port));
     problems.extend(report.problems());
+    let (pools, of_pools) = resolver.into_pools();
+    problems.extend(of_pools);
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
-    (RouteTable { ports, pools: resolver.into_pools(), problems }, report)
+    (RouteTable { ports, pools, problems }, report)
 }
 
 /// The Gateways that a route names, with the references that do.
@@ -180,6 +185,7 @@ fn effective_hostnames(listener: &Hostname, route: &HttpRoute) -> Vec<Hostname> 
 fn listener_routes(
     snapshot: &Snapshot,
     listener: &Listener<'_>,
+    is_trusted: bool,
     routes: &[&CompiledRoute<'_>],
     policies: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, Verdict>>,
     problems: &mut BTreeSet<String>,
@@ -212,7 +218,7 @@ fn listener_routes(
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    ListenerRoutes::new(listener.hostname.clone(), models, entries)
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, models, entries)
 }
 
 fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::backend::{Backend, PoolPicker};
 use super::matching::{Match, Path, Pattern};
+use super::rewrites::{Rewrites, Targets};
 use super::table::{Entry, ListenerRoutes, RouteTable};
 
 impl RouteTable {
@@ -29,6 +30,7 @@ impl ListenerRoutes {
     fn describe(&self) -> Value {
         json!({
             "hostname": self.hostname().to_string(),
+            "trusted": self.is_trusted(),
             "routes": self.entries.iter().map(Entry::describe).collect::<Vec<_>>(),
         })
     }
@@ -84,8 +86,23 @@ impl Backend {
                         "failureMode": picker.failure_mode,
                     }),
                 };
-                json!({ "pool": &*pool.label, "endpoints": pool.endpoints(), "picker": picker })
+                let rewrites = pool.rewrites.as_ref().map(Rewrites::describe);
+                json!({
+                    "pool": &*pool.label,
+                    "endpoints": pool.endpoints(),
+                    "picker": picker,
+                    "rewrites": rewrites,
+                })
             }
         }
+    }
+}
+
+impl Rewrites {
+    /// The targets of each model; those of all others stand under `*`.
+    fn describe(&self) -> Value {
+        let targets = |targets: &Targets| json!(targets.names().map(ToString::to_string).collect::<Vec<_>>());
+        let exact = self.exact().map(|(model, it)| (model.to_owned(), targets(it)));
+        exact.chain(self.generic().map(|it| ("*".to_owned(), targets(it)))).collect()
     }
 }

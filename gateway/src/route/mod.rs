@@ -15,11 +15,13 @@ mod matching;
 mod models;
 pub(crate) mod report;
 mod retry;
+mod rewrites;
 mod rule;
 mod table;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod trust;
 
 use forebay_epp::protocol::{BASE_MODEL_NAME, MODEL_NAME};
 use http::HeaderName;
@@ -32,6 +34,7 @@ pub(crate) use filters::{Filters, Mirror, Preflight};
 pub(crate) use models::CONFIG_MAP_LABELS;
 pub(crate) use report::Report;
 pub(crate) use retry::RetryPolicy;
+pub(crate) use rewrites::Rewrites;
 pub(crate) use rule::Rule;
 pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, Matched, PortSharing, RouteTable};
 

@@ -29,13 +29,18 @@ impl ModelMap {
         }
     }
 
+    /// Whether the model is in a map.
+    pub(crate) fn names(&self, model: &ModelName) -> bool {
+        self.bases.contains_key(model.as_str())
+    }
+
     /// Whether the model is in no map, and might be.
     pub(crate) fn is_open_to(&self, model: &ModelName) -> bool {
         !self.is_closed && !self.bases.contains_key(model.as_str())
     }
 
     /// Names and bases, for labels.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
         self.bases.iter().flat_map(|(name, base)| [Some(name.as_str()), base.to_str().ok()]).flatten()
     }
 

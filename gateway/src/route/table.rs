@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use super::hostname::Hostname;
 use super::index::Index;
 use super::matching::Match;
 use super::models::ModelMap;
+use super::rewrites::{Rewrites, Targets};
 use super::rule::Rule;
+use crate::extract::ModelName;
 
 /// Whether Gateways that name the same port share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,10 @@ impl PortRoutes {
 #[derive(Debug)]
 pub(crate) struct ListenerRoutes {
     hostname: Hostname,
+    is_trusted: bool,
     models: ModelMap,
+    /// Models that a rewrite of one of the pools matches exactly.
+    aliases: HashMap<String, Targets>,
     /// By precedence: the first that matches is the one.
     pub(super) entries: Vec<Entry>,
     index: Index,
@@ -149,19 +154,36 @@ pub(crate) enum BeforeBody<'a> {
 
 impl ListenerRoutes {
     /// `entries` by precedence.
-    pub(super) fn new(hostname: Hostname, models: ModelMap, entries: Vec<Entry>) -> Self {
+    pub(super) fn new(hostname: Hostname, is_trusted: bool, models: ModelMap, entries: Vec<Entry>) -> Self {
+        let mut aliases: HashMap<String, Targets> = HashMap::new();
+        let pools = entries.iter().flat_map(|entry| entry.rule.backends.pools());
+        for (alias, targets) in pools.filter_map(|pool| pool.rewrites.as_ref()).flat_map(Rewrites::exact) {
+            // The rule that comes first has the first word.
+            aliases.entry(alias.to_owned()).or_insert_with(|| targets.clone());
+        }
         let matched = entries.iter().flat_map(|entry| entry.matching.models());
-        let known_models = models.names().chain(matched).map(Arc::from).collect();
+        let named = models.all().chain(matched).chain(aliases.keys().map(String::as_str));
+        let known_models = named.map(Arc::from).collect();
         let index = Index::new(&entries);
-        Self { hostname, models, entries, index, known_models }
+        Self { hostname, is_trusted, models, aliases, entries, index, known_models }
     }
 
     pub(super) fn hostname(&self) -> &Hostname {
         &self.hostname
     }
 
+    /// Whether clients may say which model and which endpoints are taken.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
     pub(crate) fn models(&self) -> &ModelMap {
         &self.models
+    }
+
+    /// A model that stands behind `name`, if that is an alias.
+    pub(crate) fn alias(&self, name: &ModelName) -> Option<&ModelName> {
+        self.aliases.get(name.as_str())?.choose()
     }
 
     /// Must be asked before the model's headers are set.

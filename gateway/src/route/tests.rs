@@ -1,4 +1,6 @@
 mod report;
+mod rewrites;
+mod trust;
 
 use std::sync::Arc;
 

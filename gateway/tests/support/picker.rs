@@ -41,9 +41,38 @@ pub trait Phases: Send + Sync + 'static {
     }
 
     fn response_headers(&self, _headers: &HttpHeaders) -> Vec<Reply> {
-        let reply = processing_response::Response::ResponseHeaders(HeadersResponse::default());
+        vec![Ok(response_headers_reply())]
+    }
+
+    /// `seen`: all pieces so far.
+    fn response_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+        vec![Ok(echo_response(seen.last().unwrap(), end_of_stream))]
+    }
+
+    fn response_trailers(&self, _trailers: &HttpTrailers) -> Vec<Reply> {
+        let reply = processing_response::Response::ResponseTrailers(TrailersResponse::default());
         vec![Ok(ProcessingResponse { response: Some(reply), ..ProcessingResponse::default() })]
     }
+}
+
+/// A piece of a response's body, sent back as it came.
+pub fn echo_response(piece: &[u8], end_of_stream: bool) -> ProcessingResponse {
+    let piece = StreamedBodyResponse { body: Bytes::copy_from_slice(piece), end_of_stream };
+    response_body_reply(Some(body_mutation::Mutation::StreamedResponse(piece)))
+}
+
+pub fn response_body_reply(mutation: Option<body_mutation::Mutation>) -> ProcessingResponse {
+    let body_mutation = mutation.map(|mutation| BodyMutation { mutation: Some(mutation) });
+    let response = Some(CommonResponse { body_mutation, ..CommonResponse::default() });
+    ProcessingResponse {
+        response: Some(processing_response::Response::ResponseBody(BodyResponse { response })),
+        ..ProcessingResponse::default()
+    }
+}
+
+pub fn response_headers_reply() -> ProcessingResponse {
+    let reply = processing_response::Response::ResponseHeaders(HeadersResponse::default());
+    ProcessingResponse { response: Some(reply), ..ProcessingResponse::default() }
 }
 
 /// The well-behaved picker.
@@ -235,7 +264,7 @@ impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
                     }
                 });
             }
-            let mut body = Vec::new();
+            let (mut body, mut response) = (Vec::new(), Vec::new());
             let end = loop {
                 let message = match messages.message().await {
                     Ok(Some(message)) => message,
@@ -252,6 +281,13 @@ impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
                     }
                     Some(processing_request::Request::ResponseHeaders(headers)) => {
                         phases.response_headers(headers)
+                    }
+                    Some(processing_request::Request::ResponseBody(piece)) => {
+                        response.push(piece.body.clone());
+                        phases.response_body(&response, piece.end_of_stream)
+                    }
+                    Some(processing_request::Request::ResponseTrailers(trailers)) => {
+                        phases.response_trailers(trailers)
                     }
                     _ => Vec::new(),
                 };

@@ -11,6 +11,7 @@ use super::upstream::{Connection, Upstream};
 
 /// The port that the test Gateway's resource names; the real one is any free one.
 pub const LISTENER: u16 = 8080;
+pub const TRUSTED: u16 = LISTENER + 1;
 pub const QWEN: &str = "Qwen/Qwen3-0.6B";
 pub const TINY: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
 
@@ -89,6 +90,28 @@ spec:
 "#
         )
         .unwrap();
+        self
+    }
+
+    /// An InferenceModelRewrite of a pool, with these rules in YAML's flow style.
+    pub fn rewrite(self, pool: &str, rules: &str) -> Self {
+        self.with(&format!(
+            r#"
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: {{name: {pool}, namespace: llm-d}}
+spec: {{poolRef: {{name: {pool}}}, rules: [{rules}]}}
+"#
+        ))
+    }
+
+    /// A second listener, on the next port, whose clients are trusted.
+    pub fn with_trusted_listener(mut self) -> Self {
+        let both = gateway(&[("http", LISTENER), ("mesh", TRUSTED)]).replace(
+            "namespace: agentgateway-system}",
+            "namespace: agentgateway-system, annotations: {forebay.dev/trusted-listeners: mesh}}",
+        );
+        self.manifests = self.manifests.replace(&gateway(&[("http", LISTENER)]), &both);
         self
     }
 
@@ -198,6 +221,10 @@ spec:
 impl Running {
     pub fn address(&self) -> SocketAddr {
         self.gateway.addresses()[&LISTENER]
+    }
+
+    pub fn trusted_address(&self) -> SocketAddr {
+        self.gateway.addresses()[&TRUSTED]
     }
 
     /// A POST of this body as far as the model server: its client, and the model

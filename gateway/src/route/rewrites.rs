@@ -1,0 +1,104 @@
+//! InferenceModelRewrites: which model a pool's pods are asked for in place of the one that a client names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_agent::resources::{InferenceModelRewrite, ModelRewriteRule, ObjectKey, Snapshot};
+
+use super::random;
+use crate::extract::ModelName;
+
+/// What the InferenceModelRewrites of one pool say.
+#[derive(Debug)]
+pub(crate) struct Rewrites {
+    exact: BTreeMap<String, Targets>,
+    generic: Option<Targets>,
+}
+
+/// The models that take turns in place of another, by their weights; at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct Targets {
+    weighted: Vec<(u64, ModelName)>,
+    total: u64,
+}
+
+impl Targets {
+    pub(crate) fn choose(&self) -> Option<&ModelName> {
+        let mut at = random().checked_rem(self.total)?;
+        self.weighted.iter().find_map(|(weight, name)| {
+            let is_here = at < *weight;
+            at = at.saturating_sub(*weight);
+            is_here.then_some(name)
+        })
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ModelName> {
+        self.weighted.iter().map(|(_, name)| name)
+    }
+}
+
+impl Rewrites {
+    /// Nothing where no object refers to the pool. `problems` gets what cannot be done, one line each.
+    ///
+    /// An exact match comes before a rule without matches, an older object before a younger one, and in one
+    /// object the first rule (the API's own words on precedence).
+    pub(super) fn of_pool(
+        snapshot: &Snapshot,
+        pool: &ObjectKey,
+        problems: &mut BTreeSet<String>,
+    ) -> Option<Self> {
+        let mut objects: Vec<(&ObjectKey, &InferenceModelRewrite)> = snapshot
+            .inference_model_rewrites
+            .in_namespace(&pool.namespace)
+            .filter(|(_, object)| object.spec.pool_ref.is_pool(&pool.name))
+            .map(|(key, object)| (key, &**object))
+            .collect();
+        objects.sort_by_key(|(key, object)| {
+            let made = object.metadata.creation_timestamp.clone();
+            (made.is_none(), made, *key)
+        });
+        let mut rewrites = Self { exact: BTreeMap::new(), generic: None };
+        for (key, object) in &objects {
+            for rule in &object.spec.rules {
+                let targets = targets(rule, |name| {
+                    problems.insert(format!("InferenceModelRewrite {key}: {name:?} is no model's name"));
+                });
+                let Some(targets) = targets else { continue };
+                if rule.matches.is_empty() {
+                    rewrites.generic.get_or_insert_with(|| targets.clone());
+                }
+                for matching in &rule.matches {
+                    let known = rewrites.exact.entry(matching.model.value.clone());
+                    known.or_insert_with(|| targets.clone());
+                }
+            }
+        }
+        (rewrites.generic.is_some() || !rewrites.exact.is_empty()).then_some(rewrites)
+    }
+
+    /// What the pods are asked for when a client asks for `model`.
+    pub(crate) fn target(&self, model: &ModelName) -> Option<&ModelName> {
+        self.exact.get(model.as_str()).or(self.generic.as_ref())?.choose()
+    }
+
+    /// What takes the place of all models that are not matched exactly.
+    pub(super) fn generic(&self) -> Option<&Targets> {
+        self.generic.as_ref()
+    }
+
+    /// The models that are matched exactly.
+    pub(crate) fn exact(&self) -> impl Iterator<Item = (&str, &Targets)> {
+        self.exact.iter().map(|(model, targets)| (model.as_str(), targets))
+    }
+}
+
+fn targets(rule: &ModelRewriteRule, mut refuse: impl FnMut(&str)) -> Option<Targets> {
+    let mut weighted = Vec::new();
+    for target in &rule.targets {
+        match ModelName::parse(target.model_rewrite.as_bytes()) {
+            Some(name) => weighted.push((target.weight.map_or(1, |weight| weight.get().into()), name)),
+            None => refuse(&target.model_rewrite),
+        }
+    }
+    let total = weighted.iter().map(|(weight, _)| weight).sum();
+    (!weighted.is_empty()).then_some(Targets { weighted, total })
+}

@@ -1,0 +1,533 @@
+//! Response bodies on their way over pickers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_epp::protocol::proto::{
+    BodySendMode, HeaderMutation, HeaderValue, HeaderValueOption, HttpHeaders, HttpTrailers, Kind,
+    ProcessingMode, ProcessingResponse, StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
+    processing_request::Request, processing_response,
+};
+use forebay_gateway::ResponseBodies;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tonic::Status;
+
+use crate::support::client::{exchange, post, read_response};
+use crate::support::picker::{
+    Fixed, Phases, Picker, Reply, Seen, echo_response, immediate, pick, response_body_reply,
+    response_headers_reply,
+};
+use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::upstream::{Connection, Upstream};
+
+const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
+const STREAM: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+async fn stage(upstream: &Upstream, picker: &Picker, picker_timeout: Duration) -> Running {
+    Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start_with(|config| config.picker_timeout = picker_timeout)
+        .await
+}
+
+const PATIENT: Duration = Duration::from_secs(5);
+const IMPATIENT: Duration = Duration::from_millis(200);
+
+/// A picker that answers the pieces of the response's body with what the function gives.
+struct AtBody<F>(String, F);
+
+impl<F: Fn(&[Bytes], bool) -> Vec<Reply> + Send + Sync + 'static> Phases for AtBody<F> {
+    fn destination(&self) -> String {
+        self.0.clone()
+    }
+
+    fn response_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+        (self.1)(seen, end_of_stream)
+    }
+}
+
+async fn at_body(
+    upstream: &Upstream,
+    replies: impl Fn(&[Bytes], bool) -> Vec<Reply> + Send + Sync + 'static,
+) -> Picker {
+    Picker::start(AtBody(upstream.address().to_string(), replies)).await
+}
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// A stream that has begun, as far as the client.
+async fn begun(running: &Running, upstream: &Upstream) -> (Connection, Connection) {
+    let (mut client, mut pod) = running.forwarded(CHAT, upstream).await;
+    pod.write(STREAM).await;
+    assert_eq!(client.read_head().await.line, "HTTP/1.1 200 OK");
+    (client, pod)
+}
+
+/// Each event is with the client before the next one is sent.
+async fn passes_event_by_event(client: &mut Connection, pod: &mut Connection) {
+    for event in ["data: one\n\n", ": keep-alive\n\n", "data: [DONE]\n\n"] {
+        pod.write(chunk(event)).await;
+        client.read_until(event).await;
+    }
+    pod.write("0\r\n\r\n").await;
+    client.read_until("0\r\n\r\n").await;
+}
+
+/// One response of this body; what the client got.
+async fn whole(running: &Running, upstream: &Upstream, body: &str) -> String {
+    let (mut client, mut pod) = running.forwarded(CHAT, upstream).await;
+    let ((), response) = tokio::join!(pod.respond(200, body), read_response(&mut client));
+    response.text().to_owned()
+}
+
+/// What a stream that was broken off has left after `event`.
+async fn is_broken_off(client: &mut Connection, pod: &mut Connection) {
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    pod.read_to_end().await;
+}
+
+fn faults(outcome: &str) -> String {
+    format!(r#"forebay_gateway_picker_response_faults_total{{outcome="{outcome}"}}"#)
+}
+
+fn changed(text: &'static str, end_of_stream: bool) -> ProcessingResponse {
+    let piece = StreamedBodyResponse { body: Bytes::from_static(text.as_bytes()), end_of_stream };
+    response_body_reply(Some(Mutation::StreamedResponse(piece)))
+}
+
+#[tokio::test]
+async fn events_pass_one_by_one_over_a_picker_that_sends_them_back() {
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    passes_event_by_event(&mut client, &mut pod).await;
+    running.until_metric("forebay_gateway_active_requests", 0.0).await;
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+    // The endpoint that served it is in every message of the response.
+    let (mut bodies, mut of_response) = (Vec::new(), 0);
+    loop {
+        let Seen::Message(message) = picker.seen().await else { break };
+        match message.request.unwrap() {
+            Request::RequestHeaders(_) => {
+                let config = message.protocol_config.unwrap();
+                assert_eq!(config.response_body_mode(), BodySendMode::FullDuplexStreamed);
+                continue;
+            }
+            Request::ResponseBody(body) => bodies.push(body),
+            Request::ResponseHeaders(_) => {}
+            _ => continue,
+        }
+        of_response += 1;
+        let metadata = message.metadata_context.unwrap();
+        let served = &metadata.filter_metadata["envoy.lb"].fields["x-gateway-destination-endpoint-served"];
+        assert_eq!(served.kind, Some(Kind::StringValue(upstream.address().to_string())));
+    }
+    assert_eq!(of_response, bodies.len() + 1);
+    assert!(bodies.last().unwrap().end_of_stream);
+    let text: Vec<u8> = bodies.iter().flat_map(|body| body.body.to_vec()).collect();
+    assert_eq!(text, b"data: one\n\n: keep-alive\n\ndata: [DONE]\n\n");
+}
+
+/// As the reference picker does.
+#[tokio::test]
+async fn a_reply_without_a_mutation_is_the_piece_as_it_was() {
+    let upstream = Upstream::bind().await;
+    let picker = at_body(&upstream, |_, _| vec![Ok(response_body_reply(None))]).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    passes_event_by_event(&mut client, &mut pod).await;
+    drop(pod);
+    let long = "x".repeat(3_000_000);
+    assert!(whole(&running, &upstream, &long).await == long);
+    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+}
+
+/// As llm-d's picker does with responses that are no streams.
+#[tokio::test]
+async fn a_picker_may_answer_when_it_has_all_of_it() {
+    let upstream = Upstream::bind().await;
+    let picker = at_body(&upstream, |seen, end_of_stream| {
+        if !end_of_stream {
+            return Vec::new();
+        }
+        let whole = seen.concat();
+        let last = whole.chunks(62_000).count() - 1;
+        whole.chunks(62_000).enumerate().map(|(at, piece)| Ok(echo_response(piece, at == last))).collect()
+    })
+    .await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let long: String = (0..200_000).map(|number| format!("{number},")).collect();
+    assert!(whole(&running, &upstream, &long).await == long);
+}
+
+#[tokio::test]
+async fn the_headers_may_be_answered_after_the_body() {
+    /// Whether the body is sent back, or answered piece by piece before.
+    struct Late(String, bool);
+    impl Phases for Late {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn response_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            Vec::new()
+        }
+        fn response_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
+            let headers = Ok(response_headers_reply());
+            match (self.1, end_of_stream) {
+                (false, false) => vec![Ok(response_body_reply(None))],
+                (false, true) => vec![Ok(response_body_reply(None)), headers],
+                (true, false) => Vec::new(),
+                (true, true) => vec![headers, Ok(echo_response(&seen.concat(), true))],
+            }
+        }
+    }
+    let upstream = Upstream::bind().await;
+    for sends_back in [false, true] {
+        let picker = Picker::start(Late(upstream.address().to_string(), sends_back)).await;
+        let running = stage(&upstream, &picker, PATIENT).await;
+        let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+        pod.write(STREAM).await;
+        for piece in ["one", "two", "three"] {
+            pod.write(chunk(piece)).await;
+        }
+        pod.write("0\r\n\r\n").await;
+        assert_eq!(read_response(&mut client).await.text(), "onetwothree", "{sends_back}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_picker_changes_is_what_the_client_gets() {
+    let upstream = Upstream::bind().await;
+    let shout = at_body(&upstream, |seen, end_of_stream| {
+        let piece = [&seen.last().unwrap().to_ascii_uppercase()[..], b"!"].concat();
+        vec![Ok(echo_response(&piece, end_of_stream))]
+    })
+    .await;
+    let running = stage(&upstream, &shout, PATIENT).await;
+    assert_eq!(whole(&running, &upstream, "hello").await, "HELLO!");
+
+    let piece_by_piece = at_body(&upstream, |seen, _| {
+        let mutation = match seen.len() {
+            1 => Some(Mutation::Body(Bytes::from_static(b"another"))),
+            2 => Some(Mutation::ClearBody(true)),
+            _ => None,
+        };
+        vec![Ok(response_body_reply(mutation))]
+    })
+    .await;
+    let running = stage(&upstream, &piece_by_piece, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("one")).await;
+    client.read_until("another").await;
+    pod.write(chunk("two")).await;
+    pod.write(chunk("three")).await;
+    client.read_until("three").await;
+    pod.write("0\r\n\r\n").await;
+    assert!(client.read_until("0\r\n\r\n").await.len() < 10);
+}
+
+#[tokio::test]
+async fn a_picker_that_ends_its_side_is_done() {
+    let upstream = Upstream::bind().await;
+    let picker = at_body(&upstream, |seen, _| match seen.len() {
+        1 => vec![Ok(echo_response(&seen[0], false))],
+        // A stream that ends well, without an answer to the second piece.
+        _ => vec![Err(Status::ok(""))],
+    })
+    .await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    passes_event_by_event(&mut client, &mut pod).await;
+    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_picker_that_fails_is_done_without_if_it_changed_nothing() {
+    let upstream = Upstream::bind().await;
+    let picker = at_body(&upstream, |seen, _| match seen.len() {
+        1 => vec![Ok(echo_response(&seen[0][..4], false)), Err(Status::internal("oops"))],
+        _ => Vec::new(),
+    })
+    .await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    // In two chunks: what came back, and what did not.
+    client.read_until(": one\n\n").await;
+    passes_event_by_event(&mut client, &mut pod).await;
+    running.until_metric(&faults("passed_on"), 1.0).await;
+
+    let picker = at_body(&upstream, |seen, _| match seen.len() {
+        1 => vec![Ok(changed("changed", false)), Err(Status::internal("oops"))],
+        _ => Vec::new(),
+    })
+    .await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    is_broken_off(&mut client, &mut pod).await;
+    running.until_metric(&faults("broken_off"), 1.0).await;
+    running.until_metric(r#"forebay_gateway_errors_total{code="picker_response_lost"}"#, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_picker_that_says_nothing_does_not_keep_a_response() {
+    let upstream = Upstream::bind().await;
+    let silent = at_body(&upstream, |_, _| Vec::new()).await;
+    let running = stage(&upstream, &silent, IMPATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    passes_event_by_event(&mut client, &mut pod).await;
+    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+
+    let changing = at_body(&upstream, |seen, _| match seen.len() {
+        1 => vec![Ok(changed("changed", false))],
+        _ => Vec::new(),
+    })
+    .await;
+    let running = stage(&upstream, &changing, IMPATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    client.read_until("changed").await;
+    pod.write(chunk("data: two\n\n")).await;
+    is_broken_off(&mut client, &mut pod).await;
+    running.until_metric(&faults("broken_off"), 1.0).await;
+}
+
+/// Nobody waits for a picker that has answered all there was.
+#[tokio::test]
+async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
+    let upstream = Upstream::bind().await;
+    for changes in [false, true] {
+        let picker = at_body(&upstream, move |seen, end_of_stream| {
+            let reply = if changes && !end_of_stream {
+                changed("data: one\n\n", false)
+            } else {
+                echo_response(seen.last().unwrap(), end_of_stream)
+            };
+            vec![Ok(reply)]
+        })
+        .await;
+        let running = stage(&upstream, &picker, IMPATIENT).await;
+        let (mut client, mut pod) = begun(&running, &upstream).await;
+        pod.write(chunk("data: 1\n\n")).await;
+        client.read_until("data: ").await;
+        // Nothing is to happen in this time: there is nothing to wait for.
+        tokio::time::sleep(IMPATIENT * 2).await;
+        pod.write("0\r\n\r\n").await;
+        client.read_until("0\r\n\r\n").await;
+        for outcome in ["passed_on", "broken_off"] {
+            assert_eq!(running.metric(&faults(outcome)).await, 0.0, "{changes}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_the_window_is_with_a_picker() {
+    const WINDOW_BYTES: usize = 16 << 20;
+    const LARGEST_FRAME_BYTES: usize = 1 << 20;
+    let upstream = Upstream::bind().await;
+    let mut silent = at_body(&upstream, |_, _| Vec::new()).await;
+    let running = stage(&upstream, &silent, IMPATIENT).await;
+    let long = "x".repeat(WINDOW_BYTES + 4 * LARGEST_FRAME_BYTES);
+    assert!(whole(&running, &upstream, &long).await == long);
+    let mut sent = 0;
+    while let Seen::Message(message) = silent.seen().await {
+        if let Some(Request::ResponseBody(body)) = message.request {
+            sent += body.body.len();
+        }
+    }
+    assert!((1..WINDOW_BYTES + LARGEST_FRAME_BYTES).contains(&sent), "{sent} bytes were sent");
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
+#[tokio::test]
+async fn where_nothing_more_may_be_held_the_picker_is_done_without() {
+    let upstream = Upstream::bind().await;
+    let silent = at_body(&upstream, |_, _| Vec::new()).await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((silent.port(), "FailClose")))
+        .start_with(|config| config.hold_total_bytes = 1_000)
+        .await;
+    let long = "x".repeat(5_000);
+    assert!(whole(&running, &upstream, &long).await == long);
+    running.until_metric(&faults("passed_on"), 1.0).await;
+}
+
+#[tokio::test]
+async fn an_eviction_breaks_off_what_has_begun() {
+    let upstream = Upstream::bind().await;
+    let picker = at_body(&upstream, |seen, _| match seen.len() {
+        1 => vec![Ok(echo_response(&seen[0], false))],
+        _ => vec![Ok(immediate(429, "evicted"))],
+    })
+    .await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    client.read_until("one\n\n").await;
+    pod.write(chunk("data: two\n\n")).await;
+    is_broken_off(&mut client, &mut pod).await;
+    let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="429"}}"#);
+    running.until_metric(&label, 1.0).await;
+}
+
+/// The body was on its way already when the picker made up its mind.
+#[tokio::test]
+async fn an_answer_in_place_of_a_response_that_has_not_begun_for_the_client() {
+    struct Deciding(String);
+    impl Phases for Deciding {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn response_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            Vec::new()
+        }
+        fn response_body(&self, _: &[Bytes], _: bool) -> Vec<Reply> {
+            vec![Ok(immediate(451, "not this"))]
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Deciding(upstream.address().to_string())).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (response, _) =
+        tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("bad words"));
+    assert_eq!((response.status, response.text()), (451, "not this"));
+}
+
+/// Where a picker says that it wants no response bodies.
+#[derive(Clone, Copy, Debug)]
+enum Says {
+    AtRequest,
+    AtResponse,
+}
+
+#[tokio::test]
+async fn a_picker_that_wants_no_bodies_gets_none() {
+    struct Modest(String, Says);
+    impl Modest {
+        fn with_mode(mut reply: ProcessingResponse) -> Vec<Reply> {
+            // Of the request's body it wants nothing either; that is the same word.
+            reply.mode_override = Some(ProcessingMode {
+                request_body_mode: BodySendMode::None.into(),
+                response_body_mode: BodySendMode::None.into(),
+                ..ProcessingMode::default()
+            });
+            vec![Ok(reply)]
+        }
+    }
+    impl Phases for Modest {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn request_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            match self.1 {
+                Says::AtRequest => Self::with_mode(pick(&self.0)),
+                Says::AtResponse => Vec::new(),
+            }
+        }
+        fn request_body(&self, seen: &[Bytes], _: bool) -> Vec<Reply> {
+            match self.1 {
+                Says::AtRequest => Vec::new(),
+                Says::AtResponse => self.whole_body(seen),
+            }
+        }
+        fn response_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            match self.1 {
+                Says::AtRequest => vec![Ok(response_headers_reply())],
+                Says::AtResponse => Self::with_mode(response_headers_reply()),
+            }
+        }
+    }
+    let upstream = Upstream::bind().await;
+    for says in [Says::AtRequest, Says::AtResponse] {
+        let mut picker = Picker::start(Modest(upstream.address().to_string(), says)).await;
+        let running = stage(&upstream, &picker, PATIENT).await;
+        let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+        pod.respond(200, "all of it").await;
+        let response = read_response(&mut client).await;
+        assert_eq!(response.text(), "all of it", "{says:?}");
+        assert_eq!(response.head.header("content-length"), Some("9"), "{says:?}");
+        let mut late = 0;
+        loop {
+            let Seen::Message(message) = picker.seen().await else { break };
+            late += usize::from(matches!(message.request, Some(Request::ResponseBody(_))));
+        }
+        // Its word to the response may come late on a busy machine; that to the request cannot.
+        assert!(late == 0 || matches!(says, Says::AtResponse), "{says:?}: it was sent {late} pieces");
+        assert!(running.metric(&faults("passed_on")).await == 0.0);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_may_keep_bodies_from_pickers() {
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start_with(|config| config.epp_response_body = ResponseBodies::Never)
+        .await;
+    assert_eq!(whole(&running, &upstream, "for the client alone").await, "for the client alone");
+    let Seen::Message(first) = picker.seen().await else { panic!("no message") };
+    assert_eq!(first.protocol_config.unwrap().response_body_mode(), BodySendMode::None);
+    loop {
+        let Seen::Message(message) = picker.seen().await else { break };
+        assert!(!matches!(message.request, Some(Request::ResponseBody(_))), "the picker was sent the body");
+    }
+}
+
+#[tokio::test]
+async fn trailers_go_over_the_picker_too() {
+    struct Adding(String);
+    impl Phases for Adding {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn response_trailers(&self, trailers: &HttpTrailers) -> Vec<Reply> {
+            let first = &trailers.trailers.as_ref().unwrap().headers[0];
+            assert_eq!((first.key.as_str(), &first.raw_value[..]), ("x-checksum", &b"7"[..]));
+            let header = HeaderValue {
+                key: "x-added".into(),
+                raw_value: Bytes::from_static(b"1"),
+                ..HeaderValue::default()
+            };
+            let added = HeaderValueOption { header: Some(header), ..HeaderValueOption::default() };
+            let header_mutation =
+                Some(HeaderMutation { set_headers: vec![added], remove_headers: Vec::new() });
+            let reply = processing_response::Response::ResponseTrailers(TrailersResponse { header_mutation });
+            vec![Ok(ProcessingResponse { response: Some(reply), ..ProcessingResponse::default() })]
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let picker = Picker::start(Adding(upstream.address().to_string())).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let stream = tokio::net::TcpStream::connect(running.address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://models.example/v1/chat/completions")
+        .body(Full::new(Bytes::from_static(CHAT.as_bytes())))
+        .unwrap();
+    let pod = async {
+        let mut pod = upstream.accept().await;
+        pod.read_request().await;
+        pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-checksum\r\n\r\n").await;
+        pod.write("4\r\nbody\r\n0\r\nx-checksum: 7\r\n\r\n").await;
+        pod
+    };
+    let (response, _pod) = tokio::join!(sender.send_request(request), pod);
+    let body = response.unwrap().into_body().collect().await.unwrap();
+    let trailers = body.trailers().unwrap();
+    assert_eq!(
+        (&trailers["x-checksum"], &trailers["x-added"]),
+        (&"7".parse().unwrap(), &"1".parse().unwrap())
+    );
+    assert_eq!(body.to_bytes(), "body");
+    drop(sender);
+    connection.await.unwrap().unwrap();
+}
