@@ -1,9 +1,9 @@
 //! Objects by the API itself, for what kubectl is too slow for.
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{TryStreamExt as _, stream};
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::{Value, json};
@@ -77,30 +77,25 @@ impl Objects {
         Ok(())
     }
 
-    /// Removes it; it may be gone already.
+    /// Removes it at once; it may be gone already.
     ///
     /// # Errors
     /// What the API server says against it.
     pub async fn delete(&self, object: &Value) -> kube::Result<()> {
         let (name, api) = self.api(object);
-        match api.delete(&name, &DeleteParams::default()).await {
+        match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             result => result.map(drop),
         }
     }
 
-    /// Removes everything of the kinds and namespaces of these, whatever their names, at once.
+    /// Removes many, several at a time: as one request that would outlast the API server's patience.
     ///
     /// # Errors
-    /// What the API server says against it.
-    pub async fn delete_all_like(&self, objects: &[Value]) -> kube::Result<()> {
-        let outright = DeleteParams::default().grace_period(0);
-        stream::iter(objects)
-            .map(async |object| {
-                self.api(object).1.delete_collection(&outright, &ListParams::default()).await.map(drop)
-            })
-            .buffer_unordered(CONCURRENCY)
-            .try_collect()
+    /// What the API server says against one of them.
+    pub async fn delete_all(&self, objects: impl IntoIterator<Item = Value>) -> kube::Result<()> {
+        stream::iter(objects.into_iter().map(Ok))
+            .try_for_each_concurrent(CONCURRENCY, async |object| self.delete(&object).await)
             .await
     }
 

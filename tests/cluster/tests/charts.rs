@@ -126,3 +126,114 @@ fn every_program_may_do_what_its_code_does_and_no_more() {
         assert_eq!(granted(&objects)["forebay-gateway"], expected, "gateway.tlsSecrets={switch}");
     }
 }
+
+/// Objects of a kind, by name.
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> BTreeMap<&'a str, &'a Value> {
+    let of_kind = objects.iter().filter(|it| it["kind"] == kind);
+    of_kind.map(|it| (it["metadata"]["name"].as_str().unwrap_or_default(), it)).collect()
+}
+
+/// The Secrets that pods of these objects mount.
+fn mounted(objects: &[Value]) -> BTreeSet<String> {
+    let volumes =
+        objects.iter().filter_map(|it| it.pointer("/spec/template/spec/volumes")?.as_array()).flatten();
+    volumes.filter_map(|volume| Some(volume.pointer("/secret/secretName")?.as_str()?.to_owned())).collect()
+}
+
+#[test]
+fn cert_manager_makes_every_certificate_that_pods_mount() {
+    let Some(helm) = helm() else { return };
+    let forebay = helm.render(
+        "forebay",
+        SYSTEM,
+        &["tls.certManager.enabled=true", "tls.certManager.issuerRef.name=ca"],
+    );
+    let pool = helm.render(
+        "inferencepool",
+        MODELS,
+        &[
+            "inferencePool.modelServers.matchLabels.app=a",
+            "forebay.tls.certManager.enabled=true",
+            "forebay.tls.certManager.issuerRef.name=ca",
+        ],
+    );
+    for (objects, clients) in [(forebay, &["forebay-cli-tls"][..]), (pool, &[])] {
+        assert!(of_kind(&objects, "Secret").is_empty(), "keys are cert-manager's to make");
+        let certificates = of_kind(&objects, "Certificate");
+        let made: BTreeSet<String> = certificates
+            .values()
+            .map(|it| {
+                assert_eq!(it["spec"]["issuerRef"]["name"], "ca", "{it}");
+                it["spec"]["secretName"].as_str().unwrap_or_default().to_owned()
+            })
+            .collect();
+        let wanted: BTreeSet<String> =
+            mounted(&objects).into_iter().chain(clients.iter().map(|it| (*it).to_owned())).collect();
+        assert!(!wanted.is_empty());
+        assert_eq!(made, wanted);
+    }
+}
+
+#[test]
+fn openshift_lets_the_agent_do_what_it_asks_for_and_no_more() {
+    let Some(helm) = helm() else { return };
+    let objects = helm.render("forebay", SYSTEM, &["openshift.enabled=true", "openshift.route.enabled=true"]);
+    let constraints = of_kind(&objects, "SecurityContextConstraints")["forebay-agent"];
+    let pod = &of_kind(&objects, "DaemonSet")["forebay-agent"]["spec"]["template"]["spec"];
+    let asked = &pod["containers"][0]["securityContext"]["capabilities"];
+    assert_eq!(constraints["allowedCapabilities"], asked["add"]);
+    assert_eq!(constraints["requiredDropCapabilities"], asked["drop"]);
+    assert_eq!(pod["securityContext"]["seLinuxOptions"]["type"], "spc_t");
+    assert_eq!(
+        texts(&constraints["users"]).collect::<Vec<_>>(),
+        [format!("system:serviceaccount:{SYSTEM}:forebay-agent")]
+    );
+    let kinds = pod["volumes"].as_array().into_iter().flatten().flat_map(|volume| {
+        volume.as_object().into_iter().flatten().map(|(kind, _)| kind.as_str()).filter(|kind| *kind != "name")
+    });
+    let allowed: BTreeSet<&str> = texts(&constraints["volumes"]).collect();
+    for kind in kinds {
+        assert!(allowed.contains(kind), "{kind} is not among {allowed:?}");
+    }
+    for switch in [
+        "allowPrivilegedContainer",
+        "allowPrivilegeEscalation",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPID",
+        "allowHostPorts",
+    ] {
+        assert_eq!(constraints[switch], false, "{switch}");
+    }
+    let gateway = of_kind(&objects, "RoleBinding")["forebay-gateway-scc"];
+    assert_eq!(gateway["roleRef"]["name"], "system:openshift:scc:nonroot-v2");
+    assert_eq!(gateway["subjects"][0]["name"], "forebay-gateway");
+    let route = of_kind(&objects, "Route")["inference-gateway"];
+    assert_eq!(route["spec"]["to"]["name"], "inference-gateway");
+    let plain = helm.render("forebay", SYSTEM, &[]);
+    for kind in ["SecurityContextConstraints", "Route"] {
+        assert!(of_kind(&plain, kind).is_empty(), "{kind} only where OpenShift is");
+    }
+}
+
+#[test]
+fn the_gateways_services_are_as_the_values_say() {
+    let Some(helm) = helm() else { return };
+    let arguments = |set: &[&str]| {
+        let objects = helm.render("forebay", SYSTEM, set);
+        let args = &of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"]
+            [0]["args"];
+        texts(args).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let set = [
+        "gateway.serviceType=LoadBalancer",
+        "gateway.containerPorts.first=20000",
+        "gateway.containerPorts.last=20999",
+    ];
+    let expected = ["--service-type=LoadBalancer", "--container-ports=20000-20999"];
+    let given = arguments(&set);
+    for argument in expected {
+        assert!(given.iter().any(|it| it == argument), "{given:?}");
+    }
+    assert!(helm.attempt("forebay", SYSTEM, &["gateway.serviceType=Other"]).is_err());
+}

@@ -80,6 +80,10 @@ fn a_gateway_starts_and_follows_among_thousands_of_routes() {
 
     let began = Instant::now();
     runtime.block_on(clear(&objects)).unwrap();
+    until("their namespace is gone", || match cluster.get(&format!("namespace {NAMESPACE}")) {
+        Err(_) => Ok(()),
+        Ok(namespace) => Err(namespace["status"].to_string()),
+    });
     println!("all removed in {:.0} s", began.elapsed().as_secs_f64());
     cluster.kubectl(&format!("scale {GATEWAY} -n {SYSTEM} --replicas=2"));
     cluster.kubectl(&format!("rollout status {GATEWAY} -n {SYSTEM} --timeout=120s"));
@@ -91,6 +95,10 @@ fn a_gateway_starts_and_follows_among_thousands_of_routes() {
 
 fn name(number: u32) -> String {
     format!("model-{number}")
+}
+
+fn pod_name(number: u32) -> String {
+    format!("pod-{number}")
 }
 
 fn object(kind: &str, name: &str) -> Value {
@@ -116,7 +124,7 @@ fn with(mut object: Value, fields: &[(&str, Value)]) -> Value {
 /// Pods that no node is to run, Ready for all that is known.
 fn pod(number: u32) -> Value {
     let ip = format!("10.{}.{}.{}", 64 + (number >> 16), number >> 8 & 255, number & 255);
-    let mut pod = object("Pod", &format!("pod-{number}"));
+    let mut pod = object("Pod", &pod_name(number));
     pod["metadata"]["labels"] = json!({ "app": name(number % POOLS) });
     let spec = json!({
         "schedulingGates": [{ "name": "forebay.dev/never" }],
@@ -169,7 +177,9 @@ async fn fill(objects: &Objects) -> kube::Result<()> {
 }
 
 async fn clear(objects: &Objects) -> kube::Result<()> {
-    objects.delete_all_like(&["HTTPRoute", "InferencePool", "Pod"].map(|kind| object(kind, ""))).await?;
+    objects.delete_all((0..ROUTES).map(|number| object("HTTPRoute", &name(number)))).await?;
+    objects.delete_all((0..POOLS).map(|number| object("InferencePool", &name(number)))).await?;
+    objects.delete_all((0..PODS).map(|number| object("Pod", &pod_name(number)))).await?;
     objects.delete(&object("Namespace", NAMESPACE)).await
 }
 
