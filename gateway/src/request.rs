@@ -64,6 +64,7 @@ impl Handler for Proxy {
         let (head, body) = request.into_parts();
         let mut record =
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
+        let is_head = head.method == Method::HEAD;
         let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
         let mut response = match self.answer(via, head, body, &mut record).await {
             Ok(Answer::Pod(response, pod)) => {
@@ -80,7 +81,12 @@ impl Handler for Proxy {
                 record.failed(error.code());
                 record.answering(error.status());
                 record.whole();
-                error::render(&error).map(AnswerBody::whole)
+                let mut response = error::render(&error);
+                if is_head {
+                    // There will be no content, and some clients would read it by its type all the same.
+                    response.headers_mut().remove(header::CONTENT_TYPE);
+                }
+                response.map(AnswerBody::whole)
             }
         };
         if closes {

@@ -2,7 +2,7 @@
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{connect, exchange, get, post, post_with, read_response};
@@ -51,6 +51,17 @@ async fn the_guides_three_requests() {
     running.until_metric(&label("unknown", "unknown", 404), 1.0).await;
     running.until_metric("forebay_gateway_active_requests", 0.0).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_answer_without_content_says_no_type_of_it() {
+    let running = Stage::new().start().await;
+    let mut connection = TcpStream::connect(running.address()).await.unwrap();
+    connection.write_all(b"HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within("the answer", connection.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(!answer.contains("content-type"), "{answer}");
 }
 
 #[tokio::test]

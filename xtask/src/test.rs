@@ -24,21 +24,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_if_possible();
     ebpf::build_if_possible();
     if options.cluster {
-        return match cluster::why_not() {
-            Some(reason) => {
-                run::say(&format!("skipped: the tests in a real cluster: {reason}"));
-                Ok(())
-            }
-            None => cluster::run_tests(options.keep, options.filter.as_deref()),
-        };
+        return in_cluster(cluster::why_not(), options);
     }
     if !options.no_lint {
         lint::run()?;
     }
     run::step("building the programs that tests start", &mut demo::build())?;
+    // Before the tests: some of them start an API server, too.
+    let why_not = cluster::why_not();
     // Shown, because a test says on standard output what it had to skip.
     run::step(
         "the tests",
         run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
-    )
+    )?;
+    in_cluster(why_not, options)
+}
+
+fn in_cluster(why_not: Option<String>, options: &Options) -> Result<()> {
+    match why_not {
+        Some(reason) => {
+            run::say(&format!("skipped: the tests in a real cluster: {reason}"));
+            Ok(())
+        }
+        None => cluster::run_tests(options.keep, options.filter.as_deref()),
+    }
 }

@@ -11,6 +11,10 @@ pub const RULES: &[Rule] = &[
     Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
 ];
 
+/// Its Role in its own namespace, limited to the DaemonSet that `--keep-pins-while` names.
+pub const OWNER_RULES: &[Rule] =
+    &[Rule { api_groups: &["apps"], resources: &["daemonsets"], verbs: &["get"] }];
+
 /// The pods of its node, and all pools.
 pub fn interest(node_name: &str) -> Interest {
     let pods = Selection::all(Kind::Pod).fields(format!("spec.nodeName={node_name}"));

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use config::{Config, KernelMode};
-pub use interest::{RULES, interest};
+pub use interest::{OWNER_RULES, RULES, interest};
 pub use owner::Owner;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;

@@ -7,4 +7,5 @@ mod process;
 mod server;
 
 pub use crds::{crds, open_crd};
+pub use process::find;
 pub use server::ApiServer;

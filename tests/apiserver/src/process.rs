@@ -13,7 +13,7 @@ const HOLD: &str = r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$
 
 /// Where the programs are: `KUBEBUILDER_ASSETS`, the PATH, or where
 /// `cargo xtask cluster build` puts them.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> =
         env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));

@@ -2,7 +2,6 @@
 
 use std::{
     io::Write as _,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -87,15 +86,6 @@ impl Cluster {
             if ready == count && pods.len() == count { Ok(()) } else { Err(summary(&pods)) }
         });
     }
-}
-
-/// A chart of this tree.
-pub fn chart(name: &str) -> String {
-    root().join("charts").join(name).display().to_string()
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map_or_else(|| ".".into(), Path::to_path_buf)
 }
 
 fn is_ready(pod: &Value) -> bool {

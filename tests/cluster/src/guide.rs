@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use forebay_e2e::stage::{gateway_manifest, policy_manifest};
 use serde_json::Value;
 
-use crate::{Cluster, cluster::chart, until};
+use crate::{Cluster, charts::chart, until};
 
 /// Where the gateway and the agents are.
 pub const SYSTEM: &str = "agentgateway-system";

@@ -4,14 +4,20 @@
 //! `FOREBAY_CLUSTER` and `KUBECONFIG` set. Without a cluster they say that they are
 //! skipped.
 
+pub mod charts;
 mod cluster;
+pub mod downloads;
 pub mod guide;
+mod objects;
+mod probe;
 mod traffic;
 
 use std::time::{Duration, Instant};
 
 pub use self::{
     cluster::{Cluster, cluster},
+    objects::Objects,
+    probe::{Answered, Durations, Probe, Reached},
     traffic::{Answer, Traffic, chat},
 };
 

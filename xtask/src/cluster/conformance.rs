@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Cluster, binaries, binaries::go_module, containers, network};
+use super::{Channel, Cluster, binaries, binaries::go_module, containers, network};
 use crate::{
     image::{self, Image, Layer},
     run,
@@ -49,7 +49,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         cluster.load(&archives)?;
         cluster.load(&echo_images(&suite)?)?;
         containers::waiting_image(cluster, DNS_IMAGE, "coredns")?;
-        cluster.install_crds()?;
+        // Some of what is claimed is not in the standard channel.
+        cluster.install_crds(Channel::Experimental)?;
         install(cluster)?;
         test(cluster, &suite, options)
     })

@@ -42,7 +42,7 @@ impl Cluster {
     }
 
     /// Outright: what they would save is removed next.
-    fn end(&self, programs: &[&str]) {
+    pub(super) fn end(&self, programs: &[&str]) {
         programs.iter().for_each(|program| self.signal(program, "-KILL"));
         wait_while(GRACE, || programs.iter().any(|program| self.pid(program).is_some()));
     }

@@ -24,6 +24,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
+use self::crds::Channel;
 pub(crate) use self::{
     binaries::Binaries,
     test::{run_tests, why_not},
@@ -54,7 +55,15 @@ enum Step {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
+    /// End the API server outright, or start it again: nothing else of the cluster ends.
+    Api { wanted: ApiState },
     /// End the cluster; nothing of it stays.
+    Down,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ApiState {
+    Up,
     Down,
 }
 
@@ -77,6 +86,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             use std::os::unix::process::CommandExt as _;
             // In place of this process: the exit code is the command's own.
             Err(cluster.command(&command[0], &command[1..]).exec()).context("cannot start it")
+        }
+        Step::Api { wanted: ApiState::Down } => {
+            cluster.end(&["kube-apiserver"]);
+            Ok(())
+        }
+        Step::Api { wanted: ApiState::Up } => {
+            cluster.start_api_server(&Binaries::find()?)?;
+            cluster.wait_for_api_server()
         }
         Step::Down => cluster.down(),
     }

@@ -5,11 +5,11 @@ use std::{env, path::PathBuf, process::Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{Binaries, Cluster, binaries, network};
+use super::{Binaries, Channel, Cluster, binaries, network};
 use crate::{image, run, setup};
 
 /// Of `tests/cluster`.
-const TESTS: &[&str] = &["guide"];
+const TESTS: &[&str] = &["guide", "readme", "change", "outage", "scale"];
 
 /// Why this machine cannot run a cluster, if it cannot.
 pub(crate) fn why_not() -> Option<String> {
@@ -28,7 +28,7 @@ pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
     let tests = build_tests()?;
     Cluster::default().during(keep, |cluster| {
         cluster.load(&archives)?;
-        cluster.install_crds()?;
+        cluster.install_crds(Channel::Standard)?;
         let path = Binaries::find()?.search_path();
         let programs = std::iter::once(run::root().join("target/debug"));
         let path = env::join_paths(programs.chain(env::split_paths(&path)))?;

@@ -59,6 +59,10 @@ impl Cors {
         let mut answer = HeaderMap::new();
         if self.allow_origin(origin, &mut answer) {
             answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+            // Browsers look for it in the response only; Gateway API wants it here, too.
+            if let Some(value) = self.expose.answer(None, self.credentials) {
+                answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, value);
+            }
             let asked = head.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
             let mut allow = |name, names: &Names, asked: Option<&HeaderValue>| {
                 if let Some(value) = names.answer(asked, self.credentials) {
@@ -203,6 +207,7 @@ mod tests {
             "allowOrigins": ["https://a.example", "https://*.b.example"],
             "allowMethods": ["GET", "PUT"],
             "allowHeaders": ["x-one", "x-two"],
+            "exposeHeaders": ["x-three"],
             "maxAge": 60,
         }));
         let allowed = |origin: &str| {
@@ -210,6 +215,7 @@ mod tests {
                 "allow-headers=x-one, x-two".to_owned(),
                 "allow-methods=GET, PUT".to_owned(),
                 format!("allow-origin={origin}"),
+                "expose-headers=x-three".to_owned(),
                 "max-age=60".to_owned(),
                 "vary=Origin".to_owned(),
             ]

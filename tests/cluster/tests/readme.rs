@@ -1,0 +1,108 @@
+//! The README's way into a cluster, line by line as it stands there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it ran"
+)]
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use forebay_cluster_tests::{charts, cluster, downloads::Downloads, guide::QWEN, until};
+
+const SECTION: &str = "\n## In a cluster\n";
+/// Of the releases and what else the lines make.
+const NAMESPACES: [&str; 2] = ["forebay-system", "llm-d"];
+
+#[test]
+fn the_lines_of_the_readme_lead_into_a_cluster() {
+    let Some(cluster) = cluster() else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let state = PathBuf::from(std::env::var_os("FOREBAY_CLUSTER").unwrap());
+    let authority = state.join("downloads.pem");
+    let served = runtime.block_on(Downloads::serve(state.join("downloads"), &authority)).unwrap();
+    let proxy = [("HTTPS_PROXY", served.proxy()), ("SSL_CERT_FILE", authority.display().to_string())];
+
+    let began = Instant::now();
+    let lines = lines();
+    assert!(lines.len() > 5, "{lines:?}");
+    let mut said = String::new();
+    let mut behind = Vec::new();
+    for line in &lines {
+        println!("$ {line}");
+        // In reach of what it is not needed for it would be in the way.
+        let environment = if line.contains("https://") { &proxy[..] } else { &[] };
+        match line.strip_suffix('&') {
+            Some(line) => behind.push(Background::start(line)),
+            None => said = run(line, environment),
+        }
+        if line.starts_with("curl ") {
+            assert!(said.contains(&format!("\"model\":\"{QWEN}\"")), "{said}");
+        }
+    }
+    println!("{} lines in {:.0} s", lines.len(), began.elapsed().as_secs_f64());
+    // The last one shows the pods that the model server's line made.
+    assert_eq!(said.matches("vllm-qwen3-06b-").count(), 2, "{said}");
+
+    drop(behind);
+    cluster.helm("uninstall vllm-qwen3-06b --namespace llm-d --wait");
+    cluster.helm("uninstall forebay --namespace forebay-system --wait");
+    for namespace in NAMESPACES {
+        cluster.kubectl(&format!("delete namespace {namespace} --wait=false"));
+    }
+    until("its namespaces are gone", || {
+        let left = NAMESPACES.iter().filter(|name| cluster.get(&format!("namespace {name}")).is_ok());
+        match left.count() {
+            0 => Ok(()),
+            left => Err(format!("{left} left")),
+        }
+    });
+}
+
+/// The commands of the section's block; those that go on over several lines as one.
+fn lines() -> Vec<String> {
+    let readme = fs::read_to_string(charts::root().join("README.md")).unwrap();
+    let section = readme.split_once(SECTION).expect("the section is there").1;
+    let block = section.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let whole = block.replace("\\\n", " ");
+    whole.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+}
+
+fn shell(line: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-o", "pipefail", "-c", line]).current_dir(charts::root()).stdin(Stdio::null());
+    shell
+}
+
+fn run(line: &str, environment: &[(&str, String)]) -> String {
+    let mut shell = shell(line);
+    // The API server is reached as ever.
+    shell.envs(environment.iter().map(|(name, value)| (name, value))).env("NO_PROXY", "198.18.0.0/15");
+    let output = shell.output().unwrap();
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{line}: {}\n{said}{error}", output.status);
+    println!("{}", said.trim());
+    said.into_owned()
+}
+
+/// What goes on behind the lines that follow, with all that it started.
+struct Background(Child);
+
+impl Background {
+    fn start(line: &str) -> Self {
+        Self(shell(line).stdout(Stdio::null()).process_group(0).spawn().unwrap())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
