@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::responses;
+
 const FINGERPRINT: &str = "vllm-0.32.0-7ad24132";
 const WORDS: [&str; 8] = [" the", " pool", " before", " a", " turbine", " holds", " still", " water"];
 /// What is generated when nobody says how much.
@@ -12,6 +14,7 @@ const DEFAULT_MAX_TOKENS: u32 = 64;
 pub(crate) enum Kind {
     Chat,
     Completion,
+    Response,
 }
 
 /// A request that vLLM would run.
@@ -38,6 +41,8 @@ struct Body {
     model: Option<String>,
     messages: Option<Vec<Value>>,
     prompt: Option<Value>,
+    input: Option<Value>,
+    max_output_tokens: Option<i64>,
     max_tokens: Option<i64>,
     max_completion_tokens: Option<i64>,
     temperature: Option<f64>,
@@ -113,12 +118,12 @@ pub(crate) fn parse(
     let prompt = match kind {
         Kind::Chat => Value::Array(request.messages.ok_or_else(|| missing("messages"))?).to_string(),
         Kind::Completion => request.prompt.ok_or_else(|| missing("prompt"))?.to_string(),
+        Kind::Response => request.input.ok_or_else(|| missing("input"))?.to_string(),
     };
     let default_model = models.first().cloned().unwrap_or_default();
     let model = request.model.filter(|model| !model.is_empty()).unwrap_or(default_model);
     if !models.contains(&model) {
-        let message = format!("The model `{model}` does not exist. Valid aliases: {}.", models.join(", "));
-        return Err(failure(404, &message, "NotFoundError", Some("model")));
+        return Err(not_found(&model, models));
     }
     if let Some(temperature) = request.temperature.filter(|temperature| *temperature < 0.0) {
         let message = format!(
@@ -126,8 +131,11 @@ pub(crate) fn parse(
         );
         return Err(failure(400, &message, "BadRequestError", Some("temperature")));
     }
-    let max_tokens =
-        request.max_completion_tokens.or(request.max_tokens).unwrap_or(i64::from(DEFAULT_MAX_TOKENS));
+    let max_tokens = request
+        .max_completion_tokens
+        .or(request.max_tokens)
+        .or(request.max_output_tokens)
+        .unwrap_or(i64::from(DEFAULT_MAX_TOKENS));
     if max_tokens < 1 {
         let message = format!(
             "max_tokens must be at least 1, got {max_tokens}. (parameter=max_tokens, value={max_tokens})"
@@ -151,6 +159,11 @@ pub(crate) fn parse(
     })
 }
 
+pub(crate) fn not_found(model: &str, models: &[String]) -> Failure {
+    let message = format!("The model `{model}` does not exist. Valid aliases: {}.", models.join(", "));
+    failure(404, &message, "NotFoundError", Some("model"))
+}
+
 pub(crate) fn too_long(tokens: u32, max_model_len: u32) -> Failure {
     let message = format!(
         "This model's maximum context length is {max_model_len} tokens. However, your prompt contains at least {tokens} \
@@ -160,17 +173,77 @@ pub(crate) fn too_long(tokens: u32, max_model_len: u32) -> Failure {
     failure(400, &message, "BadRequestError", Some("input_tokens"))
 }
 
-/// The JSON of one answer's parts.
+/// One answer's parts.
 pub(crate) struct Answer<'a> {
     job: &'a Job,
+    request_id: String,
     id: String,
     created: u64,
 }
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(job: &'a Job, request_id: &str, created: u64) -> Self {
-        let prefix = if job.kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        Self { job, id: format!("{prefix}-{request_id}"), created }
+        let prefix = match job.kind {
+            Kind::Chat => "chatcmpl-",
+            Kind::Completion => "cmpl-",
+            Kind::Response => "resp_",
+        };
+        Self { job, request_id: request_id.to_owned(), id: format!("{prefix}{request_id}"), created }
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn created(&self) -> u64 {
+        self.created
+    }
+
+    pub(crate) fn model(&self) -> &str {
+        &self.job.model
+    }
+
+    pub(crate) fn max_tokens(&self) -> u32 {
+        self.job.max_tokens
+    }
+
+    /// All that is generated.
+    pub(crate) fn text(&self) -> String {
+        (0..self.job.max_tokens).map(word).collect()
+    }
+
+    /// The events that come with the first token, before it.
+    pub(crate) fn opening(&self) -> Vec<String> {
+        match self.job.kind {
+            Kind::Response => responses::opening(self),
+            Kind::Chat | Kind::Completion => {
+                self.role().map(|role| format!("data: {role}")).into_iter().collect()
+            }
+        }
+    }
+
+    /// The event of one token.
+    pub(crate) fn event(&self, index: u32) -> String {
+        match self.job.kind {
+            Kind::Response => responses::delta(self, index),
+            Kind::Chat | Kind::Completion => format!("data: {}", self.token(index)),
+        }
+    }
+
+    /// The events behind the last token.
+    pub(crate) fn closing(&self, prompt_tokens: u32) -> Vec<String> {
+        match self.job.kind {
+            Kind::Response => responses::closing(self, prompt_tokens),
+            Kind::Chat | Kind::Completion => {
+                let usage =
+                    self.job.include_usage.then(|| format!("data: {}", self.usage_chunk(prompt_tokens)));
+                usage.into_iter().chain(["data: [DONE]".to_owned()]).collect()
+            }
+        }
     }
 
     fn head(&self, object: &str) -> String {
@@ -179,7 +252,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Before the first token; completions have none.
-    pub(crate) fn role(&self) -> Option<String> {
+    fn role(&self) -> Option<String> {
         (self.job.kind == Kind::Chat).then(|| {
             let head = self.head("chat.completion.chunk");
             format!(
@@ -188,7 +261,7 @@ impl<'a> Answer<'a> {
         })
     }
 
-    pub(crate) fn token(&self, index: u32) -> String {
+    fn token(&self, index: u32) -> String {
         let text = quoted(word(index));
         let last = index + 1 == self.job.max_tokens;
         let finish = if last { "\"length\"" } else { "null" };
@@ -201,7 +274,7 @@ impl<'a> Answer<'a> {
                     r#"{head}{{"index":0,"delta":{{"content":{text}}},"logprobs":null,"finish_reason":{finish}{stop},"token_ids":null}}]{tail}"#
                 )
             }
-            Kind::Completion => {
+            Kind::Completion | Kind::Response => {
                 let head = self.head("text_completion");
                 format!(
                     r#"{head}{{"index":0,"text":{text},"logprobs":null,"finish_reason":{finish},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]{tail}"#
@@ -210,17 +283,17 @@ impl<'a> Answer<'a> {
         }
     }
 
-    pub(crate) fn usage_chunk(&self, prompt_tokens: u32) -> String {
+    fn usage_chunk(&self, prompt_tokens: u32) -> String {
         let object = if self.job.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
         let (head, usage) = (self.head(object), self.usage(prompt_tokens));
         format!(r#"{head}],"usage":{{{usage}}},"system_fingerprint":"{FINGERPRINT}"}}"#)
     }
 
     pub(crate) fn whole(&self, prompt_tokens: u32) -> String {
-        let text: String = (0..self.job.max_tokens).map(word).collect();
-        let (text, usage) = (quoted(&text), self.usage(prompt_tokens));
+        let (text, usage) = (quoted(&self.text()), self.usage(prompt_tokens));
         let nulls = r#""prompt_tokens_details":null,"completion_tokens_details":null}"#;
         match self.job.kind {
+            Kind::Response => responses::object(self, Some(prompt_tokens)),
             Kind::Chat => {
                 let head = self.head("chat.completion");
                 format!(
@@ -259,11 +332,11 @@ pub(crate) fn models(names: &[String], max_model_len: u32, created: u64) -> Stri
     format!(r#"{{"object":"list","data":[{}]}}"#, entries.join(","))
 }
 
-fn word(index: u32) -> &'static str {
+pub(crate) fn word(index: u32) -> &'static str {
     WORDS[index as usize % WORDS.len()]
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
@@ -331,6 +404,25 @@ mod tests {
             answer.usage_chunk(13),
             r#"{"id":"chatcmpl-x","object":"chat.completion.chunk","created":7,"model":"Qwen/Qwen3-0.6B","choices":[],"usage":{"prompt_tokens":13,"total_tokens":15,"completion_tokens":2},"system_fingerprint":"vllm-0.32.0-7ad24132"}"#
         );
+        let asked = r#"{"input":"Hello","max_output_tokens":2}"#;
+        let job =
+            parse(Kind::Response, Some("application/json"), asked.as_bytes(), &["m".into()], 9).unwrap();
+        let response = Answer::new(&job, "x", 7);
+        let events: Vec<String> =
+            [response.opening(), vec![response.event(0), response.event(1)], response.closing(15)].concat();
+        for (sequence, event) in events.iter().enumerate() {
+            let (kind, data) = event.split_once('\n').unwrap();
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(data["sequence_number"], sequence);
+            assert_eq!(kind, format!("event: {}", data["type"].as_str().unwrap()));
+        }
+        assert_eq!(
+            events[4],
+            "event: response.output_text.delta\ndata: {\"content_index\":0,\"delta\":\" the\",\"item_id\":\"msg_x\",\"logprobs\":[],\"output_index\":0,\"sequence_number\":4,\"type\":\"response.output_text.delta\"}"
+        );
+        let object: Value = serde_json::from_str(&response.whole(15)).unwrap();
+        assert_eq!(object["usage"]["total_tokens"], 17);
+        assert_eq!(object["output"][0]["content"][0]["text"], " the pool");
         let whole: Value = serde_json::from_str(&answer.whole(11)).unwrap();
         assert_eq!(whole["choices"][0]["message"]["content"], " the pool");
         let models: Value = serde_json::from_str(&models(&["a".into(), "b".into()], 9, 7)).unwrap();

@@ -7,7 +7,9 @@
 mod api;
 mod engine;
 mod metrics;
+mod other;
 mod prompt;
+mod responses;
 mod server;
 mod truth;
 mod wire;

@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Answer, Job, Kind},
+    api::{self, Answer, Failure, Job, Kind},
     engine::{Engine, EngineOptions, Waiting},
     metrics::Metrics,
+    other,
     prompt::Prompt,
     truth::{Open, Truth},
     wire::{Request, Wire},
@@ -153,7 +154,7 @@ impl Shared {
                 let text = self.metrics.render(&self.options.models[0], &self.engine);
                 wire.answer("200 OK", "", METRICS_TYPE, &text).await
             }
-            "/v1/chat/completions" | "/v1/completions" => {
+            "/v1/chat/completions" | "/v1/completions" | "/v1/responses" => {
                 let body = r#"{"detail":"Method Not Allowed"}"#;
                 wire.answer("405 Method Not Allowed", "allow: POST\r\n", json, body).await
             }
@@ -166,6 +167,16 @@ impl Shared {
         let kind = match request.path.as_str() {
             "/v1/chat/completions" => Kind::Chat,
             "/v1/completions" => Kind::Completion,
+            "/v1/responses" => Kind::Response,
+            "/v1/embeddings" => {
+                let made = other::embeddings(&body, &self.options.models, &self.fresh_id(), now_seconds());
+                return at_once(wire, made, open).await;
+            }
+            "/v1/audio/transcriptions" => {
+                let content_type = request.content_type.as_deref();
+                let made = other::transcription(content_type, &body, &self.options.models);
+                return at_once(wire, made, open).await;
+            }
             "/v1/models" | "/health" | "/metrics" => {
                 let body = r#"{"detail":"Method Not Allowed"}"#;
                 wire.answer("405 Method Not Allowed", "allow: GET\r\n", "application/json", body).await?;
@@ -201,10 +212,7 @@ impl Shared {
             }
             Err(failure) => failure,
         };
-        let status = format!("{} {}", failure.status, failure.reason);
-        wire.answer(&status, "", "application/json", &failure.body).await?;
-        open.finish(failure.status);
-        Ok(())
+        at_once(wire, Err(failure), open).await
     }
 
     async fn stream(&self, wire: &mut Wire, turn: Turn<'_>, keep_alive: bool) -> io::Result<()> {
@@ -232,20 +240,19 @@ impl Shared {
                 () = running.token() => {}
                 () = wire.gone() => return Err(left()),
             }
-            if index == 0
-                && let Some(role) = answer.role()
-            {
-                // With the first token, in an event of its own.
-                wire.event(&format!("data: {role}")).await?;
+            if index == 0 {
+                // With the first token, in events of their own.
+                for event in answer.opening() {
+                    wire.event(&event).await?;
+                }
             }
-            wire.event(&format!("data: {}", answer.token(index))).await?;
+            wire.event(&answer.event(index)).await?;
             self.truth.token();
         }
         running.succeed();
-        if job.include_usage {
-            wire.event(&format!("data: {}", answer.usage_chunk(prompt.tokens))).await?;
+        for event in answer.closing(prompt.tokens) {
+            wire.event(&event).await?;
         }
-        wire.event("data: [DONE]").await?;
         wire.terminator().await?;
         open.finish(200);
         Ok(())
@@ -263,6 +270,16 @@ struct Turn<'a> {
     prompt: &'a Prompt,
     waiting: Waiting<'a>,
     open: Open<'a>,
+}
+
+async fn at_once(wire: &mut Wire, made: Result<String, Failure>, open: Open<'_>) -> io::Result<()> {
+    let (code, reason, body) = match made {
+        Ok(body) => (200, "OK", body),
+        Err(failure) => (failure.status, failure.reason, failure.body),
+    };
+    wire.answer(&format!("{code} {reason}"), "", "application/json", &body).await?;
+    open.finish(code);
+    Ok(())
 }
 
 async fn whole(wire: &mut Wire, turn: Turn<'_>) -> io::Result<()> {

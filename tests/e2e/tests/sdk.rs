@@ -1,0 +1,140 @@
+//! OpenAI's own SDKs, through the gateway: to the simulator, and to real vLLM where it is installed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what the SDKs said, and fails by panicking"
+)]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use forebay_e2e::{
+    eventually,
+    stage::{Engine, PoolOptions, QWEN, Stage, StageOptions},
+};
+
+/// The last that wrote `messages` before `model`, and the newest when this was written.
+const PYTHON_VERSIONS: [&str; 2] = ["2.54.0", "3.57.0"];
+const NODE_VERSION: &str = "7.57.0";
+/// What a chat model of real vLLM serves.
+const OF_CHAT_MODELS: &[&str] =
+    &["chat", "stream", "cancel", "responses", "responses_stream", "models", "unknown_model"];
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk")
+}
+
+fn cache() -> Option<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    Some(base.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("forebay"))
+}
+
+/// Runs to the end; what it wrote, or that and why not.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!("{} {}", text(&output.stdout), text(&output.stderr))),
+    }
+}
+
+/// An SDK that is installed: how to start its script.
+struct Sdk(Box<dyn Fn() -> Command + Sync + Send>);
+
+fn python(version: &str) -> Result<Sdk, String> {
+    let folder = cache().ok_or("HOME is not set")?.join("sdk").join(format!("openai-python-{version}"));
+    let interpreter = folder.join("bin/python");
+    if run(Command::new(&interpreter).args(["-c", "import openai"])).is_err() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        let mut pip = Command::new(&interpreter);
+        run(pip.args(["-m", "pip", "install", "--quiet", &format!("openai=={version}")]))?;
+    }
+    Ok(Sdk(Box::new(move || {
+        let mut command = Command::new(&interpreter);
+        command.arg(scripts().join("openai_python.py"));
+        command
+    })))
+}
+
+fn node() -> Result<Sdk, String> {
+    let folder = cache().ok_or("HOME is not set")?.join("sdk").join(format!("openai-node-{NODE_VERSION}"));
+    if !folder.join("node_modules/openai/package.json").is_file() {
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"]).arg(&folder);
+        run(npm.arg(format!("openai@{NODE_VERSION}")))?;
+    }
+    Ok(Sdk(Box::new(move || {
+        let mut command = Command::new("node");
+        command.arg(scripts().join("openai_node.mjs")).env("SDK_FOLDER", &folder);
+        command
+    })))
+}
+
+/// All that this machine can have. Two tests ask for them at the same time.
+fn sdks() -> &'static [Sdk] {
+    static SDKS: OnceLock<Vec<Sdk>> = OnceLock::new();
+    SDKS.get_or_init(|| {
+        let mut all = Vec::new();
+        let names = PYTHON_VERSIONS.map(|version| (format!("openai-python {version}"), python(version)));
+        for (name, sdk) in names.into_iter().chain([(format!("openai-node {NODE_VERSION}"), node())]) {
+            match sdk {
+                Ok(sdk) => all.push(sdk),
+                Err(why) => println!("skipped: {name} cannot be installed: {why}"),
+            }
+        }
+        all
+    })
+}
+
+/// Every case of every SDK, or the named ones.
+fn run_all(stage: &Stage, cases: &[&str]) -> usize {
+    let base = format!("http://{}/v1", stage.network.gateway());
+    for sdk in sdks() {
+        let said = run((sdk.0)().args([&base, QWEN]).args(cases)).unwrap_or_else(|error| panic!("{error}"));
+        println!("{said}");
+        assert!(said.lines().count() >= if cases.is_empty() { 9 } else { cases.len() }, "{said}");
+    }
+    sdks().len()
+}
+
+#[test]
+fn every_sdk_does_everything_through_the_gateway() {
+    let stage = Stage::start(StageOptions {
+        pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 2 }],
+        ..StageOptions::default()
+    })
+    .unwrap();
+    let used = run_all(&stage, &[]) as u64;
+    // The streams that were cancelled ended in the engines, long before their last token.
+    let truth = |pick: fn(&serde_json::Value) -> Option<u64>| -> u64 {
+        let of_pod = |address| forebay_e2e::stage::get_json(address, "/").unwrap();
+        stage.pods.iter().filter_map(|pod| pick(&of_pod(pod.truth?))).sum()
+    };
+    eventually("nothing is in flight", || truth(|it| it["in_flight"].as_u64()) == 0);
+    assert_eq!(truth(|it| it["aborted"].as_u64()), used);
+}
+
+#[test]
+fn every_sdk_talks_to_real_vllm_through_the_gateway() {
+    let vllm = cache().map(|cache| cache.join("vllm")).filter(|folder| folder.join(".ready").is_file());
+    let Some(cache) = vllm else {
+        println!("skipped: real vLLM is not installed; `cargo xtask demo --engine vllm` installs it");
+        return;
+    };
+    let stage = Stage::start(StageOptions {
+        engine: Engine::Vllm { serve: scripts().join("../vllm/serve"), cache },
+        pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 1 }],
+        patience: Duration::from_secs(300),
+        ..StageOptions::default()
+    })
+    .unwrap();
+    run_all(&stage, OF_CHAT_MODELS);
+}
