@@ -299,6 +299,22 @@ async fn a_picker_that_says_nothing_does_not_keep_a_response() {
     running.until_metric(&faults("broken_off"), 1.0).await;
 }
 
+#[tokio::test]
+async fn a_pod_that_breaks_off_breaks_off_the_response() {
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    client.read_until("one\n\n").await;
+    drop(pod);
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="502"}}"#);
+    running.until_metric(&label, 1.0).await;
+    picker.until("the stream to end", |seen| matches!(seen, Seen::Reset | Seen::Ended)).await;
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
 /// Nobody waits for a picker that has answered all there was.
 #[tokio::test]
 async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
