@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, HeaderMutation, HeaderValue, HeaderValueOption, HttpHeaders, HttpTrailers, Kind,
-    ProcessingMode, ProcessingResponse, StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
-    processing_request::Request, processing_response,
+    BodySendMode, HeaderMutation, HeaderSendMode, HeaderValue, HeaderValueOption, HttpHeaders, HttpTrailers,
+    Kind, ProcessingMode, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
+    body_mutation::Mutation, processing_request::Request, processing_response,
 };
 use forebay_gateway::ResponseBodies;
 use http_body_util::{BodyExt as _, Full};
@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::support::client::{exchange, post, read_response};
 use crate::support::picker::{
-    Fixed, Phases, Picker, Reply, Seen, echo_response, immediate, pick, response_body_reply,
+    Fixed, Phases, Picker, Reply, Seen, echo, echo_response, immediate, pick, response_body_reply,
     response_headers_reply,
 };
 use crate::support::stage::{QWEN, Running, Stage};
@@ -299,6 +299,22 @@ async fn a_picker_that_says_nothing_does_not_keep_a_response() {
     running.until_metric(&faults("broken_off"), 1.0).await;
 }
 
+#[tokio::test]
+async fn a_pod_that_breaks_off_breaks_off_the_response() {
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Fixed::at(upstream.address())).await;
+    let running = stage(&upstream, &picker, PATIENT).await;
+    let (mut client, mut pod) = begun(&running, &upstream).await;
+    pod.write(chunk("data: one\n\n")).await;
+    client.read_until("one\n\n").await;
+    drop(pod);
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="502"}}"#);
+    running.until_metric(&label, 1.0).await;
+    picker.until("the stream to end", |seen| matches!(seen, Seen::Reset | Seen::Ended)).await;
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
 /// Nobody waits for a picker that has answered all there was.
 #[tokio::test]
 async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
@@ -462,6 +478,39 @@ async fn a_picker_that_wants_no_bodies_gets_none() {
         assert!(late == 0 || matches!(says, Says::AtResponse), "{says:?}: it was sent {late} pieces");
         assert!(running.metric(&faults("passed_on")).await == 0.0);
     }
+}
+
+/// It would never answer, and nobody waits for it.
+#[tokio::test]
+async fn a_picker_that_skips_the_response_is_told_of_it_and_not_asked() {
+    struct Skipping(String);
+    impl Phases for Skipping {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn whole_body(&self, seen: &[Bytes]) -> Vec<Reply> {
+            let mode_override = Some(ProcessingMode {
+                request_body_mode: BodySendMode::FullDuplexStreamed.into(),
+                response_header_mode: HeaderSendMode::Skip.into(),
+                ..ProcessingMode::default()
+            });
+            let decision = ProcessingResponse { mode_override, ..pick(&self.0) };
+            [decision].into_iter().chain(echo(&seen.concat())).map(Ok).collect()
+        }
+        fn response_headers(&self, _: &HttpHeaders) -> Vec<Reply> {
+            Vec::new()
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let mut picker = Picker::start(Skipping(upstream.address().to_string())).await;
+    let running = stage(&upstream, &picker, Duration::from_secs(60)).await;
+    assert_eq!(whole(&running, &upstream, "at once").await, "at once");
+    let mut of_response = 0;
+    while let Seen::Message(message) = picker.seen().await {
+        assert!(!matches!(message.request, Some(Request::ResponseBody(_))), "it was sent the body");
+        of_response += usize::from(matches!(message.request, Some(Request::ResponseHeaders(_))));
+    }
+    assert_eq!(of_response, 1);
 }
 
 #[tokio::test]

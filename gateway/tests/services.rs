@@ -128,6 +128,30 @@ async fn http2_without_tls_where_the_app_protocol_says_so() {
     drop(within("the backend", serving).await);
 }
 
+/// The backend has read none of the body; what it says is heard while the client is still sending.
+#[tokio::test]
+async fn an_http2_backend_that_answers_early_is_heard_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(|_| async {
+            let mut response = hyper::Response::new(Full::new(bytes::Bytes::from_static(b"busy")));
+            *response.status_mut() = hyper::StatusCode::TOO_MANY_REQUESTS;
+            Ok::<_, hyper::Error>(response)
+        });
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    });
+    let running = Stage::new().service("web", port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+    let mut client = connect(running.address()).await;
+    client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nstart").await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.status, response.text()), (429, "busy"));
+    serving.abort();
+}
+
 #[tokio::test]
 async fn an_idle_http2_connection_is_let_go() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,7 +21,7 @@ use super::message::{Cursor, Piece};
 use super::peers::Peer;
 use super::reply::{
     destination_in_headers, destination_in_metadata, immediate, leaves_response, leaves_response_body,
-    mutate, parse_endpoints,
+    mutate, parse_endpoints, skips_response,
 };
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
@@ -201,7 +201,7 @@ impl State {
         if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
             self.endpoints = Some(parse_endpoints(list));
         }
-        if reply.dynamic_metadata.as_ref().is_some_and(leaves_response) {
+        if reply.dynamic_metadata.as_ref().is_some_and(leaves_response) || skips_response(&reply) {
             self.wants = Wants::Nothing;
         } else if leaves_response_body(&reply) {
             self.wants = self.wants.min(Wants::Headers);

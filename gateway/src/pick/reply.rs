@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderValue as RawHeader,
-    ImmediateResponse, Kind, ProcessingResponse, Struct,
+    BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderSendMode,
+    HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct,
 };
 use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -34,6 +34,11 @@ pub(super) fn destination_in_metadata(metadata: &Struct) -> Option<&str> {
 pub(super) fn leaves_response(metadata: &Struct) -> bool {
     let namespace = metadata.fields.get(METADATA_FOREBAY).and_then(|namespace| namespace.kind.as_ref());
     matches!(namespace, Some(Kind::StructValue(namespace)) if namespace.fields.contains_key(RESPONSE_UNCHANGED))
+}
+
+/// Whether the picker says, by the protocol, that it answers to nothing of the response.
+pub(super) fn skips_response(reply: &ProcessingResponse) -> bool {
+    reply.mode_override.as_ref().is_some_and(|mode| mode.response_header_mode() == HeaderSendMode::Skip)
 }
 
 /// Whether the picker says, by the protocol, that it wants nothing of the response's body.
