@@ -1,11 +1,11 @@
-//! Speed of finding the model, beside the floor (one memchr over the same bytes) and serde_json.
+//! Speed of finding the model, beside the floor (one memchr over the same bytes), serde_json and simd-json.
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forebay_gateway::extract::ModelScanner;
 use serde::Deserialize;
 use serde_json::json;
@@ -123,6 +123,14 @@ fn compare(criterion: &mut Criterion, group: &str, name: &str, body: &[u8]) {
             let parsed: Members = serde_json::from_slice(black_box(body)).unwrap();
             assert_eq!(parsed.model, MODEL);
         });
+    });
+    group.bench_with_input(BenchmarkId::new("simd_json", name), body, |bencher, body| {
+        // It writes into its input; and makes a tape of all of it, the cheapest of its results.
+        bencher.iter_batched_ref(
+            || body.to_vec(),
+            |body| assert!(!simd_json::to_tape(black_box(body)).unwrap().0.is_empty()),
+            BatchSize::LargeInput,
+        );
     });
     group.finish();
 }
