@@ -189,8 +189,8 @@ impl Proxy {
         remove_hop_by_hop(&mut parts.headers);
         let has_body = !upstream.is_end_stream();
         if let Some(open) = session {
-            let hold = self.budget.open();
-            session = Some(open.answered(&mut parts, forwarded.endpoint, &mut upstream, hold).await?);
+            let endpoint = forwarded.endpoint;
+            session = Some(open.answered(&mut parts, endpoint, &mut upstream, &self.budget).await?);
         }
         filters.change_response(&mut parts.headers);
         let restore = match rewrite {

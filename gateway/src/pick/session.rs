@@ -20,7 +20,7 @@ use super::exchange::Wants;
 use super::message::{response_headers, served_by};
 use super::reply::{immediate, mutate};
 use crate::forward::PooledBody;
-use crate::hold::Hold;
+use crate::hold::{Hold, HoldBudget};
 use crate::observe::Metrics;
 use crate::{Error, PickerFault};
 
@@ -45,17 +45,17 @@ pub(crate) struct Evicted(pub(crate) StatusCode);
 
 impl Session {
     /// Tells the picker who answered, and lets it change the response's headers; an error is its own answer
-    /// in place of the response. `hold`: an empty share, for what of the body is with the picker.
+    /// in place of the response. `budget`: for what of the body is with the picker.
     pub(crate) async fn answered(
         self,
         head: &mut response::Parts,
         served: SocketAddr,
         body: &mut PooledBody,
-        hold: Hold,
+        budget: &Arc<HoldBudget>,
     ) -> Result<Self, Error> {
         match self {
             Self::Stream(stream) if stream.wants == Wants::Body && !body.is_end_stream() => {
-                stream.detoured(head, served, body, hold).await
+                stream.detoured(head, served, body, budget.open()).await
             }
             Self::Stream(mut stream) => {
                 stream.answered(head, served, body.is_end_stream()).await?;
