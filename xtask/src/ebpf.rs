@@ -66,12 +66,13 @@ pub(crate) fn build() -> Result<()> {
         cargo.args(["-Z", "build-std=core"]);
     }
     // No dependency of a kernel program is linked by anything else.
-    let flags = [
+    let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".replace("x86_64", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
         "-Ctarget-cpu=v3".into(),
     ];
+    flags.extend(run::without_paths_of_this_machine());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", setup::bpf_linker());
     run::step("building the kernel programs", &mut cargo)?;

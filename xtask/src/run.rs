@@ -49,6 +49,16 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Flags for rustc: what it builds does not say where the tree and cargo's downloads are.
+pub(crate) fn without_paths_of_this_machine() -> Vec<String> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let tree = Some((root(), "/forebay"));
+    let places = home.map(|home| (home, "/cargo")).into_iter().chain(tree);
+    places.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display())).collect()
+}
+
 /// The cargo that runs this task.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -72,12 +72,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn write(profile: Profile, with_simulator: bool) -> Result<Vec<PathBuf>> {
     let programs: Vec<&Program> = PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect();
     let mut build = demo::build();
-    if profile == Profile::Release {
-        build.arg("--release");
-    }
+    let built = match profile {
+        Profile::Release => {
+            // In a folder of its own: other flags, and cargo would build all else again.
+            let folder = run::root().join("target/images-build");
+            build.arg("--release").arg("--target-dir").arg(&folder);
+            build.env("CARGO_ENCODED_RUSTFLAGS", run::without_paths_of_this_machine().join("\u{1f}"));
+            folder.join("release")
+        }
+        Profile::Dev => run::root().join("target/debug"),
+    };
     run::step("building the programs for images", &mut build)?;
-    let built =
-        run::root().join("target").join(if profile == Profile::Release { "release" } else { "debug" });
     let folder = folder();
     fs::create_dir_all(&folder)?;
     let base = base::layer()?;
