@@ -57,7 +57,7 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Flags for rustc: what it builds is the same wherever the tree and cargo's downloads are.
+/// Flags for rustc: what it builds does not say where the tree and cargo's downloads are.
 pub(crate) fn without_paths_of_this_machine() -> Vec<String> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
