@@ -1,6 +1,7 @@
 // OpenAI's SDK for Node against an endpoint: BASE_URL MODEL [CASE...]. A line for each case; the first failure ends it.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import path from "node:path";
@@ -8,7 +9,9 @@ import path from "node:path";
 // The package lies in a cache, not beside this file.
 const require = createRequire(path.join(process.env.SDK_FOLDER, "x.js"));
 const { default: OpenAI, toFile } = await import(pathToFileURL(require.resolve("openai")));
-const { version } = require("openai/package.json");
+const { version } = JSON.parse(
+  readFileSync(path.join(process.env.SDK_FOLDER, "node_modules/openai/package.json"), "utf8"),
+);
 
 const messages = [{ role: "user", content: "Hello" }];
 
