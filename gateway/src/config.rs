@@ -66,6 +66,14 @@ pub struct Config {
     #[arg(long)]
     pub access_log: bool,
 
+    /// OpenTelemetry collector that gets a span for each request, over gRPC [example: http://collector:4317]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Share of the requests that get one, 0 to 1, where the client's traceparent has not decided.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_name = "RATIO", value_parser = ratio)]
+    pub trace_ratio: f64,
+
     #[command(flatten)]
     pub picker_tls: PickerTlsFlags,
 
@@ -185,6 +193,13 @@ impl Config {
 
 fn seconds_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("not a number from 0 to 1".into()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_agent::resources::{self, Provider, Snapshot, Store};
+use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::config::Config;
 use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
-use crate::observe::{AccessLog, Health, Metrics, Record, serve_admin};
+use crate::observe::{AccessLog, Health, Metrics, Record, Traces, serve_admin};
 use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, compile};
@@ -40,6 +41,8 @@ pub enum StartError {
     AgentTls(#[from] tls::Error),
     #[error("--admin-listen {address} cannot be opened: {source}; choose another address or end what has it")]
     Admin { address: SocketAddr, source: io::Error },
+    #[error("--otlp-endpoint cannot be used: {0}")]
+    Traces(#[from] ExporterBuildError),
     #[error("no thread to serve clients can be started: {0}")]
     Workers(io::Error),
 }
@@ -55,6 +58,7 @@ pub struct Gateway {
     /// Told to all who answer.
     draining: Arc<AtomicBool>,
     drain_delay: Duration,
+    traces: Option<Arc<Traces>>,
     _resources: Provider,
 }
 
@@ -78,6 +82,10 @@ impl Gateway {
 
         let picker_options = config.picker_options()?;
         let transport = Transport::new(&config.picker_tls)?;
+        let traces = match &config.otlp_endpoint {
+            None => None,
+            Some(endpoint) => Some(Arc::new(Traces::new(endpoint, config.trace_ratio)?)),
+        };
 
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
@@ -104,6 +112,7 @@ impl Gateway {
         let draining = Arc::new(AtomicBool::new(false));
         let proxy = Arc::new(Proxy {
             access_log,
+            traces: traces.clone(),
             table: Default::default(),
             budget: HoldBudget::new(
                 config.hold_request_bytes,
@@ -181,6 +190,7 @@ impl Gateway {
             health,
             draining,
             drain_delay: config.drain_delay,
+            traces,
             _resources: resources,
         };
         // The controller is there as long as `stop` is not called; it cannot end before its first turn.
@@ -212,6 +222,10 @@ impl Gateway {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(traces) = self.traces.clone() {
+            // A panic in there is logged by its own thread; there is nothing left to be saved.
+            let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+        }
     }
 }
 

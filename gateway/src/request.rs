@@ -19,7 +19,7 @@ use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
-use crate::observe::{AccessLog, Metrics, MirrorResult, Record};
+use crate::observe::{AccessLog, Metrics, MirrorResult, Record, Traces};
 use crate::pick::{Decision, Picker, Session, SubsetHint};
 use crate::rewrite::Rewrite;
 use crate::route::{
@@ -42,6 +42,7 @@ pub(crate) struct Proxy {
     pub(crate) models: ModelLists,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) client_body_timeout: Duration,
     pub(crate) stream_idle_timeout: Duration,
     pub(crate) unknown_label: Arc<str>,
@@ -64,6 +65,9 @@ impl Handler for Proxy {
         let (head, body) = request.into_parts();
         let mut record =
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
+        if let Some(traces) = &self.traces {
+            record.trace(traces.begin(&head));
+        }
         let is_head = head.method == Method::HEAD;
         let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
         let mut response = match self.answer(via, head, body, &mut record).await {
@@ -172,6 +176,7 @@ impl Proxy {
         let timeouts = rule.timeouts;
         let (rewrite_to, hint) = (rewrite.as_ref(), hint.as_ref());
         let to = To { backend: &chosen.backend, rule, authority: &authority, rewrite: rewrite_to, hint };
+        record.propagate(&mut head.headers);
         let reached = self.reach(to, &mut head, &mut body, record);
         let (forwarded, mut session) = match timeouts.request {
             None => reached.await?,

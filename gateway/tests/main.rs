@@ -21,4 +21,5 @@ mod services;
 mod subset;
 mod support;
 mod tls;
+mod traces;
 mod upstream;

@@ -3,11 +3,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 
 use super::Metrics;
 use super::access::{AccessLog, Line};
 use super::metrics::{ModelLabels, Series, UNKNOWN};
+use super::traces::{Ended, Span};
 use crate::answer::{Seen, Usage};
 use crate::error::client_closed_request;
 
@@ -34,6 +35,8 @@ pub(crate) struct Record {
     endpoint: Option<SocketAddr>,
     request_id: Option<HeaderValue>,
     log: Option<Arc<AccessLog>>,
+    /// Boxed: most gateways trace nothing.
+    span: Option<Box<Span>>,
 }
 
 impl Record {
@@ -63,6 +66,18 @@ impl Record {
             endpoint: None,
             request_id,
             log,
+            span: None,
+        }
+    }
+
+    pub(crate) fn trace(&mut self, span: Span) {
+        self.span = Some(Box::new(span));
+    }
+
+    /// Puts the span into the request for the model server.
+    pub(crate) fn propagate(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            span.propagate(headers);
         }
     }
 
@@ -152,6 +167,16 @@ impl Drop for Record {
         self.metrics.finished(&self.series, status);
         if let Some(usage) = self.usage {
             self.series.used(usage);
+        }
+        if let Some(span) = self.span.take() {
+            span.end(&Ended {
+                status,
+                error: self.error,
+                labels: &self.series.labels,
+                endpoint: self.endpoint,
+                ttft: self.ttft,
+                usage: self.usage,
+            });
         }
         let ModelLabels { model, pool } = &self.series.labels;
         // The path without its query, which may hold secrets.

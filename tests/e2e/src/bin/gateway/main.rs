@@ -4,6 +4,7 @@
 //! take of the same two cores does not matter; medians over runs whose order rotates.
 
 mod cell;
+mod events;
 mod fixed_rate;
 mod load;
 mod many;

@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     cell::{Order, Sent},
+    events::Events,
     peers::Peers,
     report::{Section, kib, say},
     upstream::{Answer, Upstream},
@@ -36,31 +37,6 @@ const OPENING: usize = 64;
 const TOKENS: u32 = 30;
 const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);
-const EVENT: &[u8] = b"data: {";
-const DONE: &[u8] = b"data: [DONE]";
-
-/// Counts events over pieces that end anywhere.
-#[derive(Debug, Default)]
-struct Events {
-    tail: Vec<u8>,
-    seen: u32,
-    done: bool,
-}
-
-impl Events {
-    fn read(&mut self, piece: &[u8]) {
-        let old = self.tail.len();
-        self.tail.extend_from_slice(piece);
-        let count = |needle: &[u8]| {
-            let first = (old + 1).saturating_sub(needle.len());
-            self.tail.windows(needle.len()).skip(first).filter(|window| *window == needle).count()
-        };
-        self.seen += count(EVENT) as u32;
-        self.done |= count(DONE) > 0;
-        let kept = self.tail.len().min(DONE.len() - 1);
-        self.tail.drain(..self.tail.len() - kept);
-    }
-}
 
 /// What all streams have in common.
 #[derive(Debug)]

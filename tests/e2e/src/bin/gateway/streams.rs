@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     cell::{Order, Sent},
+    events::Events,
     peers::Peers,
     report::{Section, kib, milliseconds, quantile, say},
     upstream::{Answer, Upstream},
@@ -24,8 +25,6 @@ const STREAMS: u32 = 1000;
 const TOKENS_PER_SECOND: u32 = 50;
 /// Streams do not all begin in the same moment.
 const RAMP: Duration = Duration::from_secs(1);
-const LINE_START: &[u8] = b"data: {";
-const DONE: &[u8] = b"data: [DONE]";
 
 pub(crate) fn measure(duration: Duration) -> Result<Section> {
     let interval = Duration::from_secs(1) / TOKENS_PER_SECOND;
@@ -114,32 +113,17 @@ async fn one(address: SocketAddr, sent: &[u8], tokens: u32) -> Result<Vec<Durati
     let mut gaps = Vec::with_capacity(tokens as usize);
     let mut last: Option<Instant> = None;
     let mut buffer = Vec::with_capacity(16 << 10);
-    let mut seen = 0;
-    loop {
-        // What may be the beginning of an event stays.
-        let kept = buffer.len().min(DONE.len() - 1);
-        let from = buffer.len() - kept;
-        buffer.drain(..from);
-        let old = buffer.len();
-        ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off after {seen} tokens");
+    let mut events = Events::default();
+    while !events.done {
+        buffer.clear();
+        ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off after {} tokens", events.seen);
         let now = Instant::now();
-        for at in memmem(&buffer, LINE_START, old) {
-            let _ = at;
-            seen += 1;
+        for _ in 0..events.read(&buffer) {
             if let Some(last) = last.replace(now) {
                 gaps.push(now.duration_since(last));
             }
         }
-        if memmem(&buffer, DONE, old).next().is_some() {
-            ensure!(seen == tokens, "{seen} of {tokens} tokens came");
-            return Ok(gaps);
-        }
     }
-}
-
-/// Where `needle` stands in `hay`, but for places that end within the first `old` bytes.
-fn memmem<'a>(hay: &'a [u8], needle: &'a [u8], old: usize) -> impl Iterator<Item = usize> + 'a {
-    let first = (old + 1).saturating_sub(needle.len());
-    let windows = hay.windows(needle.len()).enumerate().skip(first);
-    windows.filter(move |(_, window)| *window == needle).map(|(at, _)| at)
+    ensure!(events.seen == tokens, "{} of {tokens} tokens came", events.seen);
+    Ok(gaps)
 }

@@ -1,0 +1,149 @@
+//! A span for each request, sent to an OpenTelemetry collector. Attributes as the semantic conventions for HTTP servers
+//! and generative AI name them; never a prompt, a body, or a query.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::{Span as _, SpanKind, Status, Tracer as _, TracerProvider as _};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+
+use super::metrics::ModelLabels;
+use crate::answer::Usage;
+
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// For one batch of spans to reach the collector.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Makes spans and sends them; of spans that the collector does not take in time, the newest are dropped.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+    propagator: TraceContextPropagator,
+}
+
+/// What is known of a request when it is over.
+#[derive(Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) error: Option<&'static str>,
+    pub(crate) labels: &'a ModelLabels,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) ttft: Option<Duration>,
+    pub(crate) usage: Option<Usage>,
+}
+
+/// The span of a running request.
+#[derive(Debug)]
+pub(crate) struct Span(opentelemetry_sdk::trace::Span);
+
+impl Traces {
+    /// `ratio`: share of the requests that are traced, where their clients have not decided. Must be called in a
+    /// tokio runtime, which the connection to the collector stays in.
+    pub(crate) fn new(endpoint: &str, ratio: f64) -> Result<Self, ExporterBuildError> {
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build()?;
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+            .with_resource(Resource::builder().with_service_name("forebay-gateway").build())
+            .build();
+        let tracer = provider.tracer("forebay-gateway");
+        Ok(Self { provider, tracer, propagator: TraceContextPropagator::new() })
+    }
+
+    /// Continues the client's trace, if it is in one.
+    pub(crate) fn begin(&self, head: &request::Parts) -> Span {
+        let parent = self.propagator.extract_with_context(&Context::new(), &Headers(&head.headers));
+        let builder = self.tracer.span_builder(operation(head.uri.path())).with_kind(SpanKind::Server);
+        let mut span = builder.start_with_context(&self.tracer, &parent);
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new("http.request.method", head.method.as_str().to_owned()));
+            span.set_attribute(KeyValue::new("url.path", head.uri.path().to_owned()));
+            span.set_attribute(KeyValue::new("gen_ai.operation.name", operation(head.uri.path())));
+        }
+        Span(span)
+    }
+
+    /// Sends what is left. Blocks for as long as [`EXPORT_TIMEOUT`].
+    pub(crate) fn shutdown(&self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_TIMEOUT) {
+            tracing::warn!(%error, "the last spans did not reach the collector");
+        }
+    }
+}
+
+impl Span {
+    /// The model server's own spans hang below this one.
+    pub(crate) fn propagate(&self, headers: &mut HeaderMap) {
+        let context = self.0.span_context();
+        let value =
+            format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8());
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(TRACEPARENT, value);
+        }
+    }
+
+    pub(crate) fn end(mut self, ended: &Ended<'_>) {
+        let span = &mut self.0;
+        if !span.is_recording() {
+            return;
+        }
+        let ModelLabels { model, pool } = ended.labels;
+        span.set_attribute(KeyValue::new("gen_ai.request.model", model.to_string()));
+        span.set_attribute(KeyValue::new("forebay.pool", pool.to_string()));
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(ended.status.as_u16())));
+        if let Some(endpoint) = ended.endpoint {
+            span.set_attribute(KeyValue::new("server.address", endpoint.ip().to_string()));
+            span.set_attribute(KeyValue::new("server.port", i64::from(endpoint.port())));
+        }
+        if let Some(ttft) = ended.ttft {
+            span.set_attribute(KeyValue::new("gen_ai.server.time_to_first_token", ttft.as_secs_f64()));
+        }
+        if let Some(usage) = ended.usage {
+            let tokens = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
+            span.set_attribute(KeyValue::new("gen_ai.usage.input_tokens", tokens(usage.prompt_tokens)));
+            span.set_attribute(KeyValue::new("gen_ai.usage.output_tokens", tokens(usage.completion_tokens)));
+        }
+        if let Some(error) = ended.error {
+            span.set_attribute(KeyValue::new("error.type", error));
+            span.set_status(Status::Error { description: Cow::Borrowed(error) });
+        }
+        span.end();
+    }
+}
+
+/// The operation by its well-known name; the label of all other paths is one, too.
+fn operation(path: &str) -> &'static str {
+    match path {
+        "/v1/chat/completions" => "chat",
+        "/v1/completions" => "text_completion",
+        "/v1/responses" => "responses",
+        "/v1/embeddings" => "embeddings",
+        "/v1/audio/transcriptions" => "transcription",
+        _ => "request",
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
