@@ -5,6 +5,7 @@
 mod agents;
 mod check;
 mod crds;
+mod explain;
 mod forward;
 mod json;
 mod table;
@@ -24,7 +25,8 @@ use view::View;
 ///
 /// Exit codes: 0 all agents answered, 1 none did or the output failed, 2 wrong
 /// usage, 3 some agents did not answer. Of `check`: 0 no errors, 1 errors were found
-/// or the cluster could not be asked, 2 wrong usage.
+/// or the cluster could not be asked, 2 wrong usage. Of `explain`: 0 the request was
+/// served, 1 it was not, or was not explained.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -44,6 +46,8 @@ enum Command {
     Gpus(Options),
     /// Say what is wrong with an installation, and what to do about it. Changes nothing.
     Check(check::Options),
+    /// Send one request for a model, and show what the gateway does with it, step by step.
+    Explain(explain::Options),
     /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
     Crds(crds::Options),
 }
@@ -86,6 +90,7 @@ async fn main() -> ExitCode {
         Command::Pods(options) => show(Subject::Pods, &options, &access).await,
         Command::Gpus(options) => show(Subject::Gpus, &options, &access).await,
         Command::Check(options) => check::run(&options, &access).await,
+        Command::Explain(options) => explain::run(&options).await,
         Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -2,12 +2,14 @@
 
 mod access;
 mod admin;
+mod explain;
 mod metrics;
 mod pickers;
 mod record;
 
 pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
+pub(crate) use explain::{EXPLANATION, Explanation};
 pub(crate) use metrics::{Metrics, MirrorResult, PickResult, PickerFaultOutcome, RetryReason};
 pub(crate) use pickers::PickerMetrics;
 pub(crate) use record::Record;

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, request};
 
 use super::Metrics;
 use super::access::{AccessLog, Line};
+use super::explain::Explanation;
 use super::metrics::{ModelLabels, Series, UNKNOWN};
 use crate::answer::{Seen, Usage};
 use crate::error::client_closed_request;
@@ -34,6 +35,7 @@ pub(crate) struct Record {
     endpoint: Option<SocketAddr>,
     request_id: Option<HeaderValue>,
     log: Option<Arc<AccessLog>>,
+    explanation: Option<Box<Explanation>>,
 }
 
 impl Record {
@@ -63,6 +65,7 @@ impl Record {
             endpoint: None,
             request_id,
             log,
+            explanation: None,
         }
     }
 
@@ -73,6 +76,22 @@ impl Record {
 
     pub(crate) fn routed(&mut self, model: &Arc<str>, pool: &Arc<str>) {
         self.series = self.metrics.series(model, pool);
+    }
+
+    /// From now on it is kept what becomes of the request.
+    pub(crate) fn explain_to(&mut self, asked: Option<Box<Explanation>>) {
+        self.explanation = asked;
+    }
+
+    /// For who has asked; nothing is done for others.
+    pub(crate) fn explain(&mut self, say: impl FnOnce(&mut Explanation)) {
+        if let Some(explanation) = &mut self.explanation {
+            say(explanation);
+        }
+    }
+
+    pub(crate) fn explanation(&self) -> Option<HeaderValue> {
+        self.explanation.as_ref()?.to_header_value()
     }
 
     pub(crate) fn waited(&mut self, wait: Duration) {
