@@ -19,8 +19,8 @@ use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
-use crate::observe::{AccessLog, Metrics, MirrorResult, Record, Traces};
-use crate::pick::{Decision, Picker, Session, SubsetHint};
+use crate::observe::{AccessLog, EXPLANATION, Explanation, Metrics, MirrorResult, Record, Traces};
+use crate::pick::{ChosenBy, Decision, Picker, Session, SubsetHint};
 use crate::rewrite::Rewrite;
 use crate::route::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Matched,
@@ -70,7 +70,9 @@ impl Handler for Proxy {
         }
         let is_head = head.method == Method::HEAD;
         let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
-        let mut response = match self.answer(via, head, body, &mut record).await {
+        let answer = self.answer(via, head, body, &mut record).await;
+        let explanation = record.explanation();
+        let mut response = match answer {
             Ok(Answer::Pod(response, pod)) => {
                 record.answering(response.status());
                 let watch = Watch::new(response.headers());
@@ -93,6 +95,9 @@ impl Handler for Proxy {
                 response.map(AnswerBody::whole)
             }
         };
+        if let Some(explanation) = explanation {
+            response.headers_mut().insert(EXPLANATION, explanation);
+        }
         if closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -125,6 +130,8 @@ impl Proxy {
             return Err(Error::Misdirected);
         }
         remove_internal(&mut head.headers, routes.is_trusted());
+        record.explain_to(Explanation::asked(&mut head.headers));
+        record.explain(|it| it.listener = format!("port {}, hostname {}", via.port.port, routes.name()));
         let before_body = routes.before_body(host, &head);
         if head.method == Method::GET
             && let Some(id) = models_path(head.uri.path())
@@ -149,6 +156,11 @@ impl Proxy {
         let Some(matched) = matched else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
         let rule = matched.rule;
         let chosen = rule.backends.choose();
+        record.explain(|it| {
+            it.base_model = head.headers.get(BASE_MODEL_NAME_HEADER).cloned();
+            it.rule = Some(rule.origin.clone());
+            it.backend = chosen.backend.label().cloned();
+        });
         record.routed(self.label(routes, &head), chosen.backend.label().unwrap_or(&self.unknown_label));
         let filters = OnTheWay::new(rule.filters.as_deref(), chosen.filters.as_deref(), &head.headers);
         if let Some(answer) =
@@ -228,7 +240,7 @@ impl Proxy {
             Backend::Invalid(why) => return Err(Error::Backend(why)),
             Backend::Service(service) => {
                 let endpoints = service.random_endpoints(SERVICE_ENDPOINTS);
-                (service.protocol, Decision { endpoints, session: None })
+                (service.protocol, Decision { endpoints, session: None, chosen_by: ChosenBy::Chance })
             }
             Backend::Pool(pool) => {
                 let asked = Instant::now();
@@ -239,15 +251,25 @@ impl Proxy {
                 if to.rewrite.is_some() {
                     Rewrite::take_back(&mut head.headers);
                 }
-                record.picked(asked.elapsed());
+                let waited = asked.elapsed();
+                record.picked(waited);
+                record.explain(|it| it.pick = Some(waited));
                 (pool.protocol, picked?)
             }
         };
         record.sending();
-        let Decision { endpoints, session } = decision;
+        let Decision { endpoints, session, chosen_by } = decision;
+        record.explain(|it| it.chosen(&endpoints, Some(chosen_by.to_string())));
         let limit = to.rule.timeouts.backend_request;
         let route = Route { endpoints: &endpoints, protocol, limit, retry: to.rule.retry.as_ref() };
-        Ok((self.forwarder.send(head, body, route).await?, session))
+        let began = Instant::now();
+        let forwarded = self.forwarder.send(head, body, route).await?;
+        record.explain(|it| {
+            it.served_by = Some(forwarded.endpoint);
+            it.attempts = Some(forwarded.attempts);
+            it.upstream = Some(began.elapsed());
+        });
+        Ok((forwarded, session))
     }
 
     /// Reads the body until the model is known, and puts it and its base into the headers.
@@ -260,7 +282,12 @@ impl Proxy {
     ) -> Result<Option<ModelName>, Error> {
         let began = Instant::now();
         let model = body.read_model(self.client_body_timeout).await?;
-        record.waited(began.elapsed());
+        let waited = began.elapsed();
+        record.waited(waited);
+        record.explain(|it| {
+            it.model = model.as_ref().and_then(ModelName::to_header_value);
+            it.extract = Some(waited);
+        });
         if let Some(model) = &model {
             name_model(head, routes, model);
         }

@@ -3,6 +3,7 @@
 
 mod body;
 mod drain;
+mod explain;
 mod filters;
 mod in_process;
 mod listeners;

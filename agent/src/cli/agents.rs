@@ -1,28 +1,76 @@
 //! Which agents there are, and their streams.
 
-use std::{fmt, net::SocketAddr, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::bail;
 use forebay_agent::{
-    resources::{self, Store},
+    resources::{self, Pod, Store},
     telemetry_client::{Event, WatchOptions, watch},
-    tls::Identity,
+    tls::{self, Identity},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    Options,
     forward::{self, Access, Forwarding},
+    view::View,
 };
 
 /// Frames waiting to be shown, of all agents together.
 const QUEUE: usize = 1024;
+/// How long a one-time question waits for the slowest agent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which agents to ask, and how to be let in by them.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(crate) struct Options {
+    /// Agents to ask, as address:port [default: those of the cluster, through its API server].
+    #[arg(long, env = "FOREBAY_AGENTS", value_delimiter = ',')]
+    pub(crate) agents: Vec<SocketAddr>,
+    /// Folder of Kubernetes manifests to read instead of a cluster: the agents' Pods are found in it.
+    #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "agents")]
+    pub(crate) resources: Option<PathBuf>,
+    /// Label of the agents' Pods.
+    #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
+    pub(crate) agent_selector: Selector,
+    /// The agents' port.
+    #[arg(long, default_value_t = 9550)]
+    agent_port: u16,
+    /// Certificate to show the agents; with --tls-key and --tls-ca.
+    #[arg(long)]
+    tls_cert: Option<PathBuf>,
+    #[arg(long)]
+    tls_key: Option<PathBuf>,
+    /// Authority that the agents' certificates are of.
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
+}
+
+impl Options {
+    fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
+        let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
+        Identity::from_flags(certificate, key, authority, "--tls-cert, --tls-key and --tls-ca")
+    }
+}
 
 /// `key=value`.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     key: String,
     value: String,
+}
+
+impl Selector {
+    pub(crate) fn matches(&self, pod: &Pod) -> bool {
+        pod.metadata.labels.as_ref().and_then(|labels| labels.get(&self.key)) == Some(&self.value)
+    }
 }
 
 impl FromStr for Selector {
@@ -50,9 +98,29 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
 }
 
+/// What the agents say, once each has answered or has had its time; and how to hear more.
+pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(Following, View)> {
+    let (targets, forwarding) = targets(options, access).await?;
+    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
+    let mut following = Following::start(&targets, tls.as_ref(), forwarding);
+    let mut view = View::new(&targets);
+    let deadline = tokio::time::sleep(PATIENCE);
+    tokio::pin!(deadline);
+    while !view.is_complete() {
+        tokio::select! {
+            Some((agent, event)) = following.next() => view.apply(agent, event),
+            () = &mut deadline => {
+                view.give_up(PATIENCE);
+                break;
+            }
+        }
+    }
+    Ok((following, view))
+}
+
 /// The agents that the options name, those whose Pods the folder has, or those of the
 /// cluster; with what must live as long as they are asked.
-pub(crate) async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Target>, Forwarding)> {
+async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Target>, Forwarding)> {
     if let Some(folder) = &options.resources {
         return Ok((in_folder(folder, options).await?, Forwarding::default()));
     }
@@ -71,9 +139,7 @@ async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Targe
     let targets: Vec<Target> = snapshot
         .pods
         .values()
-        .filter(|pod| {
-            pod.metadata.labels.as_ref().and_then(|labels| labels.get(&selector.key)) == Some(&selector.value)
-        })
+        .filter(|pod| selector.matches(pod))
         .filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok())
         .map(|ip| Target::from(SocketAddr::new(ip, options.agent_port)))
         .collect();
@@ -88,10 +154,11 @@ async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Targe
 pub(crate) struct Following {
     events: mpsc::Receiver<(usize, Event)>,
     _tasks: JoinSet<()>,
+    _forwarding: Forwarding,
 }
 
 impl Following {
-    pub(crate) fn start(targets: &[Target], tls: Option<&Arc<Identity>>) -> Self {
+    fn start(targets: &[Target], tls: Option<&Arc<Identity>>, forwarding: Forwarding) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         for (agent, address) in targets.iter().map(|target| target.address).enumerate() {
@@ -112,7 +179,7 @@ impl Following {
                 .await;
             });
         }
-        Self { events, _tasks: tasks }
+        Self { events, _tasks: tasks, _forwarding: forwarding }
     }
 
     /// The next event, and which agent's it is.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Names the shape of the documents.
-const API_VERSION: &str = "forebay.dev/v1alpha1";
+pub(crate) const API_VERSION: &str = "forebay.dev/v1alpha1";
 
 pub(crate) fn render(subject: Subject, view: &View) -> Value {
     let (kind, items): (&str, Vec<Value>) = match subject {

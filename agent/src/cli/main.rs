@@ -1,9 +1,11 @@
-//! forebay, the command line: what the nodes' agents know.
+//! forebay, the command line: what the nodes' agents know, and what is wrong with an installation.
 //!
 //! Also found by kubectl, as `kubectl forebay`, when installed as `kubectl-forebay`.
 
 mod agents;
+mod check;
 mod crds;
+mod explain;
 mod forward;
 mod json;
 mod table;
@@ -11,22 +13,20 @@ mod view;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay_agent::tls::{self, Identity};
 use tokio::time::MissedTickBehavior;
 use view::View;
 
-/// Shows what is measured on the nodes: requests, engines, GPUs.
+/// Shows what is measured on the nodes: requests, engines, GPUs. And what is wrong with an installation.
 ///
 /// Exit codes: 0 all agents answered, 1 none did or the output failed, 2 wrong
-/// usage, 3 some agents did not answer.
+/// usage, 3 some agents did not answer. Of `check`: 0 no errors, 1 errors were found
+/// or the cluster could not be asked, 2 wrong usage. Of `explain`: 0 the request was
+/// served, 1 it was not, or was not explained.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -44,44 +44,23 @@ enum Command {
     Pods(Options),
     /// GPUs and their health.
     Gpus(Options),
+    /// Say what is wrong with an installation, and what to do about it. Changes nothing.
+    Check(check::Options),
+    /// Send one request for a model, and show what the gateway does with it, step by step.
+    Explain(explain::Options),
     /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
     Crds(crds::Options),
 }
 
 #[derive(Args, Debug)]
 struct Options {
-    /// Agents to ask, as address:port [default: those of the cluster, through its API server].
-    #[arg(long, env = "FOREBAY_AGENTS", value_delimiter = ',')]
-    agents: Vec<SocketAddr>,
-    /// Folder of Kubernetes manifests to find the agents' Pods in, instead.
-    #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "agents")]
-    resources: Option<PathBuf>,
-    /// Label of the agents' Pods.
-    #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
-    agent_selector: agents::Selector,
-    /// The agents' port.
-    #[arg(long, default_value_t = 9550)]
-    agent_port: u16,
-    /// Certificate to show the agents; with --tls-key and --tls-ca.
-    #[arg(long)]
-    tls_cert: Option<PathBuf>,
-    #[arg(long)]
-    tls_key: Option<PathBuf>,
-    /// Authority that the agents' certificates are of.
-    #[arg(long)]
-    tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    agents: agents::Options,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     /// Show again whenever a second has passed, until interrupted.
     #[arg(short, long)]
     watch: bool,
-}
-
-impl Options {
-    fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
-        let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
-        Identity::from_flags(certificate, key, authority, "--tls-cert, --tls-key and --tls-ca")
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -99,8 +78,6 @@ pub(crate) enum Subject {
 }
 
 const REDRAW: Duration = Duration::from_secs(1);
-/// How long a one-time question waits for the slowest agent.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// As clap's own.
 const USAGE: u8 = 2;
 const DEGRADED: u8 = 3;
@@ -112,6 +89,8 @@ async fn main() -> ExitCode {
         Command::Nodes(options) => show(Subject::Nodes, &options, &access).await,
         Command::Pods(options) => show(Subject::Pods, &options, &access).await,
         Command::Gpus(options) => show(Subject::Gpus, &options, &access).await,
+        Command::Check(options) => check::run(&options, &access).await,
+        Command::Explain(options) => explain::run(&options).await,
         Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
     };
     match result {
@@ -126,21 +105,7 @@ async fn main() -> ExitCode {
 }
 
 async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
-    let (targets, forwarding) = agents::targets(options, access).await?;
-    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
-    let mut following = agents::Following::start(&targets, tls.as_ref());
-    let mut view = View::new(&targets);
-    let deadline = tokio::time::sleep(PATIENCE);
-    tokio::pin!(deadline);
-    while !view.is_complete() {
-        tokio::select! {
-            Some((agent, event)) = following.next() => view.apply(agent, event),
-            () = &mut deadline => {
-                view.give_up(PATIENCE);
-                break;
-            }
-        }
-    }
+    let (mut following, mut view) = agents::ask(&options.agents, access).await?;
     print(subject, options, &view)?;
     if options.watch {
         let mut redraw = tokio::time::interval(REDRAW);
@@ -156,7 +121,7 @@ async fn show(subject: Subject, options: &Options, access: &forward::Access) -> 
     }
     Ok(match view.answered() {
         0 => ExitCode::FAILURE,
-        some if some < targets.len() => ExitCode::from(DEGRADED),
+        some if some < view.agents.len() => ExitCode::from(DEGRADED),
         _ => ExitCode::SUCCESS,
     })
 }

@@ -78,13 +78,18 @@ impl View {
     }
 
     pub(crate) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.agents.iter().filter_map(|agent| Some((agent.name.as_str(), agent.problem.as_deref()?)))
+        self.agents.iter().filter_map(|agent| Some((agent.name.as_str(), agent.problem()?)))
     }
 }
 
 impl Agent {
     pub(crate) fn has_answered(&self) -> bool {
         self.heard.is_some()
+    }
+
+    /// Why it says nothing, or nothing any more.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
     }
 
     fn hear(&mut self, mut received: Received) {

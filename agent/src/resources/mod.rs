@@ -15,6 +15,7 @@ mod inference_model_rewrite;
 mod inference_objective;
 mod inference_pool;
 mod kind;
+mod model_map;
 mod object_map;
 mod secret;
 #[cfg(feature = "cluster")]
@@ -44,6 +45,7 @@ pub use self::{
         InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
     },
     kind::Kind,
+    model_map::{BaseModel, CONFIG_MAP_LABELS, base_model, parse_model_map},
     object_map::ObjectMap,
     secret::Secret,
     store::{ObjectKey, Problem, Snapshot, Store},

@@ -41,6 +41,8 @@ pub(crate) struct Forwarded {
     pub(crate) endpoint: SocketAddr,
     /// When the request that is answered was begun to be sent.
     pub(crate) sent: Instant,
+    /// How often it was tried.
+    pub(crate) attempts: usize,
 }
 
 impl Forwarder {
@@ -58,19 +60,21 @@ impl Forwarder {
     ) -> Result<Forwarded, Error> {
         let mut place = 0;
         let mut further = 0;
+        let mut attempts = 0;
         // A body that cannot be sent twice gets no connection that might be closing.
         let mut may_reuse = body.is_replayable();
         loop {
             let Some(&endpoint) = route.endpoints.get(place % route.endpoints.len().max(1)) else {
                 return Err(Error::NoReadyEndpoint);
             };
+            attempts += 1;
             let policy = route.retry.filter(|policy| further < policy.attempts);
             let error = match self.attempt(head, body, route, endpoint, may_reuse).await {
                 Ok(forwarded) => {
                     let status = forwarded.response.status();
                     let is_retried = policy.is_some_and(|policy| policy.covers(status));
                     if !is_retried || !body.is_reclaimable() {
-                        return Ok(forwarded);
+                        return Ok(Forwarded { attempts, ..forwarded });
                     }
                     drop(forwarded);
                     Error::UpstreamStatus(status)
@@ -126,7 +130,7 @@ impl Forwarder {
         let request = request(head, body.upstream());
         let response = self.head_of(connection.send(request), route.limit, is_reused).await?;
         let response = response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
-        Ok(Forwarded { response, endpoint, sent })
+        Ok(Forwarded { response, endpoint, sent, attempts: 1 })
     }
 
     async fn attempt_h2(
@@ -146,7 +150,7 @@ impl Forwarder {
             sender.send_request(request).await
         };
         let response = self.head_of(sending, route.limit, is_reused).await?;
-        Ok(Forwarded { response: response.map(PooledBody::shared), endpoint, sent })
+        Ok(Forwarded { response: response.map(PooledBody::shared), endpoint, sent, attempts: 1 })
     }
 
     /// Waits for the head of the response.

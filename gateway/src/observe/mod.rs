@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod explain;
 mod metrics;
 mod pickers;
 mod record;
@@ -9,6 +10,7 @@ mod traces;
 
 pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
+pub(crate) use explain::{EXPLANATION, Explanation};
 pub(crate) use metrics::{Metrics, MirrorResult, PickResult, PickerFaultOutcome, RetryReason};
 pub(crate) use pickers::PickerMetrics;
 pub(crate) use record::Record;

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 
 use super::Metrics;
 use super::access::{AccessLog, Line};
+use super::explain::Explanation;
 use super::metrics::{ModelLabels, Series, UNKNOWN};
 use super::traces::{Ended, Span};
 use crate::answer::{Seen, Usage};
@@ -37,6 +38,7 @@ pub(crate) struct Record {
     log: Option<Arc<AccessLog>>,
     /// Boxed: most gateways trace nothing.
     span: Option<Box<Span>>,
+    explanation: Option<Box<Explanation>>,
 }
 
 impl Record {
@@ -67,6 +69,7 @@ impl Record {
             request_id,
             log,
             span: None,
+            explanation: None,
         }
     }
 
@@ -88,6 +91,22 @@ impl Record {
 
     pub(crate) fn routed(&mut self, model: &Arc<str>, pool: &Arc<str>) {
         self.series = self.metrics.series(model, pool);
+    }
+
+    /// From now on it is kept what becomes of the request.
+    pub(crate) fn explain_to(&mut self, asked: Option<Box<Explanation>>) {
+        self.explanation = asked;
+    }
+
+    /// For who has asked; nothing is done for others.
+    pub(crate) fn explain(&mut self, say: impl FnOnce(&mut Explanation)) {
+        if let Some(explanation) = &mut self.explanation {
+            say(explanation);
+        }
+    }
+
+    pub(crate) fn explanation(&self) -> Option<HeaderValue> {
+        self.explanation.as_ref()?.to_header_value()
     }
 
     pub(crate) fn waited(&mut self, wait: Duration) {

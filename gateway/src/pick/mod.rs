@@ -14,7 +14,7 @@ mod transport;
 pub(crate) use detour::DetourError;
 pub(crate) use in_process::InProcessPickers;
 pub use picker::ResponseBodies;
-pub(crate) use picker::{Decision, Picker, PickerLimits, SubsetHint};
+pub(crate) use picker::{ChosenBy, Decision, Picker, PickerLimits, SubsetHint};
 pub(crate) use session::{Evicted, Session};
 pub(crate) use transport::Transport;
 pub use transport::{PickerTls, PickerTlsError, PickerTlsFlags};

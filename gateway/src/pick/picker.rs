@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,27 @@ pub(crate) struct PickerLimits {
 pub(crate) struct Decision {
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) session: Option<Session>,
+    pub(crate) chosen_by: ChosenBy,
+}
+
+/// Who has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChosenBy {
+    InProcess,
+    /// The replica that has answered.
+    Picker(SocketAddr),
+    /// Nobody: of a Service, or of a pool that fails open.
+    Chance,
+}
+
+impl fmt::Display for ChosenBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InProcess => f.write_str("in process"),
+            Self::Picker(address) => address.fmt(f),
+            Self::Chance => f.write_str("none, at random"),
+        }
+    }
 }
 
 impl Picker {
@@ -142,7 +164,7 @@ impl Picker {
                     let mut endpoints = pool.random_endpoints(pool.endpoints().len());
                     endpoints.retain(may_get_it);
                     endpoints.truncate(RANDOM_ENDPOINTS);
-                    Ok(Decision { endpoints, session: None })
+                    Ok(Decision { endpoints, session: None, chosen_by: ChosenBy::Chance })
                 }
                 FailureMode::FailClose => {
                     self.metrics.picked(&pool.label, PickResult::FailedClosed);
@@ -163,7 +185,8 @@ impl Picker {
             Ok(pick) => {
                 self.metrics.picked(&pool.label, PickResult::Picked);
                 let endpoints = pick.addresses().to_vec();
-                Ok(Decision { endpoints, session: Some(Session::InProcess(pick)) })
+                let session = Some(Session::InProcess(pick));
+                Ok(Decision { endpoints, session, chosen_by: ChosenBy::InProcess })
             }
             Err(error) => {
                 self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
@@ -197,7 +220,8 @@ impl Picker {
                         let metrics = self.metrics.clone();
                         Session::Stream(Stream::new(requests, replies, wants, patience, closing, metrics))
                     });
-                    return Ok(Ok(Decision { endpoints, session }));
+                    let chosen_by = ChosenBy::Picker(address);
+                    return Ok(Ok(Decision { endpoints, session, chosen_by }));
                 }
                 Outcome::Failed(fault) => return Ok(Err(fault)),
                 Outcome::Unreachable(fault) => {

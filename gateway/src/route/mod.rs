@@ -3,7 +3,6 @@
 
 mod backend;
 pub mod bench;
-mod cel;
 mod certificate;
 mod compile;
 mod describe;
@@ -31,7 +30,6 @@ pub(crate) use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker
 pub(crate) use certificate::Certificates;
 pub(crate) use compile::compile;
 pub(crate) use filters::{Filters, Mirror, Preflight};
-pub(crate) use models::CONFIG_MAP_LABELS;
 pub(crate) use report::Report;
 pub(crate) use retry::RetryPolicy;
 pub(crate) use rewrites::Rewrites;

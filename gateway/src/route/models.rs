@@ -1,15 +1,10 @@
 use std::collections::HashMap;
 
-use forebay_agent::resources::{ObjectKey, Snapshot, TrafficPhase};
+use forebay_agent::resources::{ObjectKey, Snapshot, TrafficPhase, base_model, parse_model_map};
 use forebay_epp::protocol::BASE_MODEL_NAME;
 use http::HeaderValue;
 
-use super::cel::parse_model_map;
 use crate::extract::ModelName;
-
-/// Labels of the ConfigMaps that map adapters to base models: body-based routing's, and its successor's.
-pub(crate) const CONFIG_MAP_LABELS: [&str; 2] =
-    ["inference.networking.k8s.io/bbr-managed", "inference.llm-d.ai/ipp-managed"];
 
 /// Which base model a model name belongs to.
 #[derive(Debug, Default)]
@@ -129,30 +124,23 @@ fn add_policies(
 
 fn add_config_maps(map: &mut ModelMap, snapshot: &Snapshot, problem: &mut impl FnMut(String)) {
     for (key, config_map) in &snapshot.config_maps {
-        let is_mapping = config_map
-            .metadata
-            .labels
-            .iter()
-            .flatten()
-            .any(|(name, value)| CONFIG_MAP_LABELS.contains(&name.as_str()) && value == "true");
-        if !is_mapping {
-            continue;
-        }
+        let Some(base) = base_model(config_map) else { continue };
         let mut refuse = |why: String| problem(format!("ConfigMap {key}: {why}"));
-        let entry =
-            |name: &str| config_map.data.as_ref().and_then(|data| data.get(name)).map(|text| text.trim());
-        let Some(base) = entry("baseModel").filter(|base| !base.is_empty()) else {
-            refuse("data.baseModel is missing".into());
-            continue;
+        let base = match base {
+            Ok(base) => base,
+            Err(why) => {
+                refuse(why.into());
+                continue;
+            }
         };
-        map.add(base.to_owned(), base).unwrap_or_else(&mut refuse);
-        match serde_yaml_ng::from_str::<Option<Vec<String>>>(entry("adapters").unwrap_or_default()) {
+        map.add(base.name.clone(), &base.name).unwrap_or_else(&mut refuse);
+        match base.adapters {
             Ok(adapters) => {
-                for adapter in adapters.into_iter().flatten() {
-                    map.add(adapter, base).unwrap_or_else(&mut refuse);
+                for adapter in adapters {
+                    map.add(adapter, &base.name).unwrap_or_else(&mut refuse);
                 }
             }
-            Err(_) => refuse("data.adapters is not a list of names".into()),
+            Err(why) => refuse(why.into()),
         }
     }
 }

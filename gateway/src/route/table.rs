@@ -172,6 +172,11 @@ impl ListenerRoutes {
         &self.hostname
     }
 
+    /// For people: `*` for any.
+    pub(crate) fn name(&self) -> impl fmt::Display {
+        &self.hostname
+    }
+
     /// Whether clients may say which model and which endpoints are taken.
     pub(crate) fn is_trusted(&self) -> bool {
         self.is_trusted

@@ -5,9 +5,11 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, Output, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use forebay_agent::{
@@ -17,7 +19,10 @@ use forebay_agent::{
 use forebay_e2e::stage::program;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
@@ -259,4 +264,128 @@ async fn watching_prints_a_document_a_line_until_interrupted() {
     kill_process(pid, Signal::INT).unwrap();
     let status = tokio::task::spawn_blocking(move || running.0.wait().unwrap()).await.unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// A gateway in front of `pod`, whose listener on port 8081 is trusted.
+async fn gateway(pod: SocketAddr, folder: &Path) -> (Running, IpAddr) {
+    let manifests = format!(
+        r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: g, namespace: infra, annotations: {{ forebay.dev/trusted-listeners: mesh }} }}
+spec:
+  gatewayClassName: forebay
+  listeners:
+  - {{ name: http, protocol: HTTP, port: 8080, allowedRoutes: {{ namespaces: {{ from: All }} }} }}
+  - {{ name: mesh, protocol: HTTP, port: 8081, allowedRoutes: {{ namespaces: {{ from: All }} }} }}
+---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {{ name: qwen, namespace: llm-d }}
+spec: {{ selector: {{ matchLabels: {{ app: qwen }} }}, targetPorts: [{{ number: {} }}] }}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: qwen-0, namespace: llm-d, labels: {{ app: qwen }} }}
+status: {{ podIP: {}, conditions: [{{ type: Ready, status: "True" }}] }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: qwen, namespace: llm-d }}
+spec:
+  parentRefs: [{{ name: g, namespace: infra }}]
+  rules:
+  - matches: [{{ headers: [{{ name: X-Gateway-Base-Model-Name, value: qwen }}] }}]
+    backendRefs: [{{ group: inference.networking.k8s.io, kind: InferencePool, name: qwen }}]
+"#,
+        pod.port(),
+        pod.ip()
+    );
+    std::fs::write(folder.join("all.yaml"), manifests).unwrap();
+    // An address of its own, for its ports are fixed.
+    let [.., a, b, c] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
+    let child = Command::new(program("forebay-gateway").unwrap())
+        .args([
+            format!("--resources={}", folder.display()),
+            format!("--bind-address={address}"),
+            format!("--admin-listen={address}:0"),
+        ])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let running = Running(child);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while tokio::net::TcpStream::connect((address, 8081)).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the gateway does not listen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (running, address.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_explained_where_clients_are_trusted() {
+    let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pod_address = pod.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, address) = gateway(pod_address, folder.path()).await;
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        loop {
+            let (mut connection, _) = pod.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.windows(4).any(|it| it == b"\r\n\r\n") {
+                connection.read_buf(&mut seen).await.unwrap();
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        }
+    });
+    let explain = async |port: u16, model: &str, output: &str| {
+        let listener = format!("{address}:{port}");
+        run(&["explain", "--gateway", &listener, "-o", output, model]).await
+    };
+
+    let served = explain(8081, "qwen", "json").await;
+    assert_eq!(served.status.code(), Some(0), "{}", String::from_utf8_lossy(&served.stderr));
+    let document: Value = serde_json::from_slice(&served.stdout).unwrap();
+    assert_eq!(keys(&document), sorted(["apiVersion", "kind", "status", "error", "explanation"]));
+    let explanation = &document["explanation"];
+    assert_eq!(explanation["servedBy"], pod_address.to_string());
+    assert_eq!((&explanation["backend"], &explanation["attempts"]), (&"llm-d/qwen".into(), &1.into()));
+
+    let table = String::from_utf8(explain(8081, "qwen", "table").await.stdout).unwrap();
+    let line = table.lines().find(|line| line.starts_with("served by")).unwrap();
+    assert!(line.contains(&pod_address.to_string()), "{table}");
+
+    let unknown = explain(8081, "nobody", "table").await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8(unknown.stdout).unwrap().contains("404 "));
+    let stranger = explain(8080, "qwen", "table").await;
+    assert_eq!(stranger.status.code(), Some(1));
+    assert!(String::from_utf8(stranger.stderr).unwrap().contains("forebay.dev/trusted-listeners"));
+    assert_eq!(explain(1, "qwen", "table").await.status.code(), Some(1), "nobody is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_checked_without_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let route = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: g, namespace: infra }
+spec:
+  gatewayClassName: forebay
+  listeners: [{ name: http, protocol: HTTP, port: 80 }]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: r, namespace: llm-d }
+spec: { parentRefs: [{ name: g }], rules: [{ backendRefs: [{ group: inference.networking.k8s.io, kind: InferencePool, name: p }] }] }
+";
+    std::fs::write(folder.path().join("all.yaml"), route).unwrap();
+    let output = run(&["check", "--resources", folder.path().to_str().unwrap()]).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("kubectl patch httproute r -n llm-d"), "{said}");
+    assert_eq!(run(&["check"]).await.status.code(), Some(2), "no cluster is named");
 }

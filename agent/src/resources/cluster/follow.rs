@@ -18,7 +18,7 @@ use super::{
 use crate::resources::kind::Object;
 
 /// Objects asked for at once, as kubectl does.
-const PAGE_SIZE: u32 = 500;
+pub(super) const PAGE_SIZE: u32 = 500;
 /// The API server ends a watch after this, and it is taken up where it was.
 const WATCH_SECONDS: u32 = 240;
 /// How much later than that a watch is given up from this side.
@@ -218,7 +218,7 @@ impl<T: Object> Follow<T> {
 }
 
 /// What the kind is called in requests, the preferred name first.
-fn resources<T: Object>() -> Vec<ApiResource> {
+pub(super) fn resources<T: Object>() -> Vec<ApiResource> {
     let names = T::KIND.names();
     let resource = |group: &str, version: &str| {
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, names.kind), names.plural)
@@ -242,16 +242,19 @@ fn broken(error: kube::Error) -> Broken {
             }
             _ => Broken::Failed(Failure::Refused(status.message.clone())),
         },
-        error => {
-            let mut reason = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                let _ = write!(reason, ": {cause}");
-                source = cause.source();
-            }
-            Broken::Failed(Failure::Unreachable(reason))
-        }
+        error => Broken::Failed(Failure::Unreachable(describe(error))),
     }
+}
+
+/// The error with its causes.
+pub(super) fn describe(error: &kube::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(reason, ": {cause}");
+        source = cause.source();
+    }
+    reason
 }
 
 /// The waits of one watch.

@@ -8,6 +8,7 @@ mod builder;
 mod cache;
 mod client;
 mod follow;
+mod list;
 mod outage;
 mod rules;
 mod selection;
@@ -25,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{builder::Builder, statuses::StatusStore};
 pub use self::{
     client::{Error, config, connect},
+    list::{Listed, Listing},
     rules::{FOLLOW, Rule},
     selection::{Interest, Selection},
     statuses::{ObjectStatus, Statuses},

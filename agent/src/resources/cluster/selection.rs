@@ -15,6 +15,15 @@ pub struct Selection {
 }
 
 impl Selection {
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Of all namespaces when absent.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     pub fn all(kind: Kind) -> Self {
         Self { kind, namespace: None, labels: None, fields: None }
     }

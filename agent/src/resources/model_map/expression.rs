@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 
-/// Parses `{"name": "base", …}[json(request.body).model]`; an error says where it is something else.
-pub(super) fn parse_model_map(expression: &str) -> Result<HashMap<String, String>, String> {
+/// Parses `{"name": "base", …}[json(request.body).model]`.
+///
+/// # Errors
+/// Where it is something else: what was expected, and at which character.
+pub fn parse_model_map(expression: &str) -> Result<HashMap<String, String>, String> {
     let mut parser = Parser { rest: expression.trim(), whole: expression.trim() };
     let map = parser.map()?;
     for token in ["[", "json", "(", "request", ".", "body", ")", ".", "model", "]"] {

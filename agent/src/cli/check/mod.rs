@@ -1,0 +1,78 @@
+//! What is wrong with an installation, and what to do about it. Reads; changes nothing.
+//!
+//! Each file looks at one part, in the order in which the parts depend on each other: the first error is
+//! the likeliest cause of those after it.
+
+mod agents;
+mod class;
+mod condition;
+mod finding;
+mod gateways;
+mod grants;
+mod installation;
+mod kinds;
+mod models;
+mod nearest;
+mod pools;
+mod references;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::ValueEnum;
+
+use self::{
+    finding::{Finding, Level},
+    installation::Installation,
+};
+use crate::forward::Access;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    agents: crate::agents::Options,
+    /// Class of the Gateways that Forebay serves.
+    #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
+    gateway_class: String,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A line for each finding.
+    Table,
+    Json,
+}
+
+pub(crate) async fn run(options: &Options, access: &Access) -> anyhow::Result<ExitCode> {
+    let installation = Installation::read(options, access).await?;
+    let findings = findings(&installation);
+    let mut out = io::stdout().lock();
+    match options.output {
+        Output::Table => write!(out, "{}", finding::table(&findings))?,
+        Output::Json => writeln!(out, "{:#}", finding::json(&findings))?,
+    }
+    out.flush()?;
+    let has_errors = findings.iter().any(|finding| finding.level == Level::Error);
+    Ok(if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn findings(installation: &Installation) -> Vec<Finding> {
+    let checks = [
+        kinds::check,
+        class::check,
+        agents::check,
+        gateways::check,
+        routes::check,
+        grants::check,
+        pools::check,
+        models::check,
+    ];
+    checks.iter().flat_map(|check| check(installation)).collect()
+}

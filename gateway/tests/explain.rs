@@ -1,0 +1,116 @@
+//! What became of a request, told to trusted clients that ask.
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Response, exchange, post_with};
+use crate::support::picker::{Fixed, Picker};
+use crate::support::stage::{QWEN, Stage, TINY};
+use crate::support::upstream::Upstream;
+
+const ASK: &str = "x-forebay-explain: 1\r\n";
+
+fn chat(model: &str) -> String {
+    format!(r#"{{"model":"{model}","messages":[]}}"#)
+}
+
+fn explanation(response: &Response) -> Value {
+    let text = response.head.header("x-forebay-explanation").expect("an explanation");
+    serde_json::from_str(text).unwrap()
+}
+
+/// All that was measured was, and is no part of what a test compares.
+fn take_times(explanation: &mut Value) {
+    for step in ["extract", "pick", "upstream"] {
+        let time = explanation.as_object_mut().unwrap().remove(&format!("{step}Microseconds")).unwrap();
+        assert!(time.is_u64(), "{step}: {time}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_client_is_told_each_step_and_the_pod_is_not() {
+    let pod = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[pod.port()], None)
+        .policy(&[("adapter", QWEN)])
+        .with_trusted_listener()
+        .start()
+        .await;
+    let request = post_with(ASK, &chat("adapter"));
+    let (response, request) =
+        tokio::join!(exchange(running.trusted_address(), request), pod.answer_one("ok"));
+    assert_eq!((response.text(), request.header("x-forebay-explain")), ("ok", None));
+    let mut explanation = explanation(&response);
+    take_times(&mut explanation);
+    assert_eq!(
+        explanation,
+        json!({
+            "listener": "port 8081, hostname *",
+            "model": "adapter",
+            "baseModel": QWEN,
+            "rule": "llm-d/qwen rule 0",
+            "backend": "llm-d/qwen",
+            "picker": "in process",
+            "endpoints": [pod.address()],
+            "servedBy": pod.address(),
+            "attempts": 1,
+        })
+    );
+}
+
+#[tokio::test]
+async fn nobody_else_is_told_and_nobody_who_does_not_ask() {
+    let pod = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[pod.port()], None).with_trusted_listener().start().await;
+    let trusted = running.trusted_address();
+    let cases = [
+        (running.address(), ASK),
+        (trusted, ""),
+        (trusted, "x-forebay-explain: 0\r\n"),
+        (trusted, "x_forebay_explain: 1\r\n"),
+    ];
+    for (address, header) in cases {
+        let request = post_with(header, &chat(QWEN));
+        let (response, request) = tokio::join!(exchange(address, request), pod.answer_one("ok"));
+        assert_eq!(response.head.header("x-forebay-explanation"), None, "{header:?}");
+        for name in ["x-forebay-explain", "x_forebay_explain"] {
+            assert_eq!(request.header(name), None, "{header:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_picker_and_the_way_down_its_list() {
+    let (gone, pod) = (Upstream::bind().await, Upstream::bind().await);
+    let endpoints = [gone.address(), pod.address()];
+    let picker = Picker::start(Fixed(format!("{},{}", endpoints[0], endpoints[1]))).await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &endpoints.map(|it| it.port()), Some((picker.port(), "FailClose")))
+        .with_trusted_listener()
+        .start()
+        .await;
+    drop(gone);
+    let request = post_with(ASK, &chat(QWEN));
+    let (response, _) = tokio::join!(exchange(running.trusted_address(), request), pod.answer_one("ok"));
+    let explanation = explanation(&response);
+    assert_eq!(explanation["picker"], format!("127.0.0.1:{}", picker.port()));
+    assert_eq!(explanation["endpoints"], json!(endpoints));
+    assert_eq!((&explanation["servedBy"], &explanation["attempts"]), (&json!(endpoints[1]), &json!(2)));
+}
+
+#[tokio::test]
+async fn an_error_is_explained_as_far_as_the_request_came() {
+    let pod = Upstream::bind().await;
+    let running = Stage::new()
+        .pool("qwen", QWEN, &[pod.port()], None)
+        .policy(&[(QWEN, QWEN)])
+        .with_trusted_listener()
+        .start()
+        .await;
+    let response = exchange(running.trusted_address(), post_with(ASK, &chat(TINY))).await;
+    assert_eq!(response.status, 404);
+    let explanation = explanation(&response);
+    assert_eq!(
+        (&explanation["model"], &explanation["baseModel"], &explanation["rule"], &explanation["attempts"]),
+        (&json!(TINY), &Value::Null, &Value::Null, &Value::Null)
+    );
+}
