@@ -85,7 +85,7 @@ fn label<S: Serializer>(value: &Option<Arc<str>>, serializer: S) -> Result<S::Ok
     value.as_deref().serialize(serializer)
 }
 
-#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's interface")]
+#[expect(clippy::ref_option, reason = "serde's interface")]
 fn microseconds<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     value.map(|value| u64::try_from(value.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
 }
