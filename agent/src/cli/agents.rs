@@ -46,6 +46,7 @@ pub(crate) struct Options {
     /// Certificate to show the agents; with --tls-key and --tls-ca.
     #[arg(long)]
     tls_cert: Option<PathBuf>,
+    /// Its private key.
     #[arg(long)]
     tls_key: Option<PathBuf>,
     /// Authority that the agents' certificates are of.

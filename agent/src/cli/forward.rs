@@ -25,7 +25,7 @@ pub(crate) struct Access {
     /// File to reach the cluster with [default: as kubectl finds it].
     #[arg(long, global = true)]
     kubeconfig: Option<PathBuf>,
-    /// Of that file.
+    /// Of that file [default: its current context].
     #[arg(long, global = true)]
     context: Option<String>,
 }
