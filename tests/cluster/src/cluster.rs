@@ -37,7 +37,7 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("{program} {}: {error}", args.join(" ")))
     }
 
-    /// Standard output, or standard error of a command that failed.
+    /// Standard output; of a command that failed, all that it said.
     pub fn attempt(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String, String> {
         let mut child = Command::new(program)
             .args(args)
@@ -51,7 +51,11 @@ impl Cluster {
         }
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(format!("{} {}", text(&output.stderr), text(&output.stdout)))
+        }
     }
 
     /// A line as the guide has it, split at spaces.

@@ -24,6 +24,8 @@ fn the_guide_works_as_it_is_written() {
         other => Err(format!("{other} attached")),
     });
     three_requests(&cluster);
+    let findings = until("nothing is found wrong", || cluster.attempt("forebay", &["check"], None));
+    println!("{findings}");
     a_third_model_in_three_steps(&cluster);
     across_namespaces_only_with_a_grant(&cluster);
     the_kernel_counts_what_the_engines_count(&cluster);
