@@ -1,5 +1,6 @@
 //! Listeners follow their Gateways; the gateway ends without breaking what runs.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -19,7 +20,8 @@ async fn listeners_open_and_close_with_their_gateways() {
     let two =
         one.replace(&gateway(&[("http", LISTENER)]), &gateway(&[("http", LISTENER), ("more", LISTENER + 1)]));
     assert_ne!(one, two);
-    let mut running = stage.start().await;
+    // One worker: kept connections are each worker's own.
+    let mut running = stage.start_with(|config| config.workers = NonZeroUsize::new(1)).await;
     let first = running.address();
     running.rewrite(&two, |gateway| gateway.addresses().len() == 2).await;
     let second = running.gateway.addresses()[&(LISTENER + 1)];
