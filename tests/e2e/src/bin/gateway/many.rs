@@ -36,7 +36,7 @@ const STREAMS: u32 = OVER_H1 + H2_CONNECTIONS * STREAMS_PER_H2_CONNECTION;
 const OPENING: usize = 64;
 const TOKENS: u32 = 30;
 const INTERVAL: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What all streams have in common.
 #[derive(Debug)]
@@ -76,34 +76,36 @@ pub(crate) fn measure() -> Result<Section> {
         opening: tokio::sync::Semaphore::new(OPENING),
         all_run: Barrier::new(STREAMS as usize + 1),
     });
+    let work = async {
+        let mut streams = JoinSet::new();
+        for _ in 0..OVER_H1 {
+            streams.spawn(over_h1(shared.clone()));
+        }
+        for _ in 0..H2_CONNECTIONS {
+            let connection = connect_h2(shared.address).await?;
+            for _ in 0..STREAMS_PER_H2_CONNECTION {
+                streams.spawn(over_h2(shared.clone(), connection.clone()));
+            }
+        }
+        let failing = async {
+            let mut failed = Vec::new();
+            while let Some(stream) = streams.join_next().await {
+                if let Err(error) = stream? {
+                    failed.push(error);
+                }
+            }
+            Ok::<_, anyhow::Error>(failed)
+        };
+        let watching = async {
+            shared.all_run.wait().await;
+            gateway.rss_bytes()
+        };
+        let (rss, failed) = tokio::try_join!(watching, failing)?;
+        Ok::<_, anyhow::Error>((rss, failed))
+    };
+    // The clock of the timeout is the runtime's.
     let (rss, failed) = runtime
-        .block_on(tokio::time::timeout(PATIENCE, async {
-            let mut streams = JoinSet::new();
-            for _ in 0..OVER_H1 {
-                streams.spawn(over_h1(shared.clone()));
-            }
-            for _ in 0..H2_CONNECTIONS {
-                let connection = connect_h2(shared.address).await?;
-                for _ in 0..STREAMS_PER_H2_CONNECTION {
-                    streams.spawn(over_h2(shared.clone(), connection.clone()));
-                }
-            }
-            let failing = async {
-                let mut failed = Vec::new();
-                while let Some(stream) = streams.join_next().await {
-                    if let Err(error) = stream? {
-                        failed.push(error);
-                    }
-                }
-                Ok::<_, anyhow::Error>(failed)
-            };
-            let watching = async {
-                shared.all_run.wait().await;
-                gateway.rss_bytes()
-            };
-            let (rss, failed) = tokio::try_join!(watching, failing)?;
-            Ok::<_, anyhow::Error>((rss, failed))
-        }))
+        .block_on(async { tokio::time::timeout(PATIENCE, work).await })
         .with_context(|| format!("{} streams ran at most", shared.most.load(Ordering::Relaxed)))??;
     let mut section = Section::new(format!(
         "{STREAMS} streams at one time, {OVER_H1} over HTTP/1.1 and the rest over HTTP/2"
