@@ -1,5 +1,5 @@
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use foldhash::HashMap;
 use http::StatusCode;
@@ -187,6 +187,8 @@ pub(crate) struct Metrics {
     pub(crate) hold_bytes: Gauge,
     /// As many as there are labels; those come from the resources.
     series: RwLock<HashMap<ModelLabels, Arc<Series>>>,
+    /// Where every request begins.
+    unknown: OnceLock<Arc<Series>>,
 }
 
 impl Series {
@@ -222,6 +224,7 @@ impl Metrics {
             connections: Gauge::default(),
             hold_bytes: Gauge::default(),
             series: RwLock::default(),
+            unknown: OnceLock::new(),
             registry: Registry::default(),
         };
         registry.register(
@@ -295,6 +298,11 @@ impl Metrics {
         registry.register("connections", "Open connections of clients", metrics.connections.clone());
         registry.register_with_unit("hold", "Request bodies held", Unit::Bytes, metrics.hold_bytes.clone());
         Self { registry, ..metrics }
+    }
+
+    /// Of requests whose model and pool are not known yet; `label` stands for both.
+    pub(crate) fn unknown_series(&self, label: &Arc<str>) -> Arc<Series> {
+        self.unknown.get_or_init(|| self.series(label, label)).clone()
     }
 
     pub(crate) fn series(&self, model: &Arc<str>, pool: &Arc<str>) -> Arc<Series> {

@@ -49,7 +49,7 @@ impl Record {
         unknown: &Arc<str>,
     ) -> Self {
         metrics.active_requests.inc();
-        let series = metrics.series(unknown, unknown);
+        let series = metrics.unknown_series(unknown);
         let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
         Self {
             metrics,

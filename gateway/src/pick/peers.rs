@@ -102,7 +102,7 @@ impl Peer {
                 }))
         };
         let runtimes: Vec<&Handle> = workers.runtimes().collect();
-        let connections = CONNECTIONS_PER_REPLICA.next_multiple_of(runtimes.len().max(1)).max(runtimes.len());
+        let connections = CONNECTIONS_PER_REPLICA.next_multiple_of(runtimes.len().max(1));
         let channels = endpoint
             .iter()
             .flat_map(|endpoint| runtimes.iter().cycle().map(move |runtime| connect(endpoint, runtime)))
