@@ -169,11 +169,7 @@ impl Config {
     }
 
     pub(crate) fn picker_limits(&self) -> PickerLimits {
-        PickerLimits {
-            picker_timeout: self.picker_timeout,
-            client_timeout: self.client_body_timeout,
-            response_bodies: self.epp_response_body,
-        }
+        PickerLimits { picker_timeout: self.picker_timeout, response_bodies: self.epp_response_body }
     }
 
     pub(crate) fn picker_options(&self) -> Result<PickerOptions, tls::Error> {

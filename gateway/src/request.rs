@@ -141,7 +141,7 @@ impl Proxy {
         }
         let scan = scan(&head, &body, before_body)?;
         let is_scanned = !matches!(scan, Scan::Nothing);
-        let mut body = HeldBody::new(body, self.budget.open(), scan)?;
+        let mut body = HeldBody::new(body, self.budget.open(), scan, self.client_body_timeout)?;
         let model = if is_scanned { self.extract(&mut head, &mut body, routes, record).await? } else { None };
         let mut stand_in = None;
         let matched = match (before_body, &model) {
@@ -174,7 +174,7 @@ impl Proxy {
         let rewrite = Rewrite::choose(&chosen.backend, &mut head.headers, model.as_ref(), stand_in, obeys)?;
         if let Some(rewrite) = &rewrite {
             let began = Instant::now();
-            rewrite.apply(&mut head.headers, &mut body, self.client_body_timeout).await?;
+            rewrite.apply(&mut head.headers, &mut body).await?;
             record.waited(began.elapsed());
         }
         let hint = match chosen.backend {
@@ -223,7 +223,7 @@ impl Proxy {
             self.metrics.mirrored(MirrorResult::LeftOut);
             return Ok(());
         }
-        while body.read_frame(self.client_body_timeout).await? {}
+        while body.read_frame().await? {}
         self.mirrors.send(&mirror.backend, head, body.frames(), self.budget.open());
         Ok(())
     }
@@ -281,7 +281,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Option<ModelName>, Error> {
         let began = Instant::now();
-        let model = body.read_model(self.client_body_timeout).await?;
+        let model = body.read_model().await?;
         let waited = began.elapsed();
         record.waited(waited);
         record.explain(|it| {

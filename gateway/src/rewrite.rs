@@ -1,7 +1,5 @@
 //! One request's model, replaced by another before a pod sees it.
 
-use std::time::Duration;
-
 use forebay_epp::protocol::{MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use http::{HeaderMap, HeaderValue, header};
 
@@ -36,14 +34,9 @@ impl Rewrite {
 
     /// Changes what is sent. A small body is waited for: the length that is announced is then right, however often
     /// the model is in it.
-    pub(crate) async fn apply(
-        &self,
-        headers: &mut HeaderMap,
-        body: &mut HeldBody,
-        patience: Duration,
-    ) -> Result<(), Error> {
+    pub(crate) async fn apply(&self, headers: &mut HeaderMap, body: &mut HeldBody) -> Result<(), Error> {
         if body.is_replayable() {
-            while body.read_frame(patience).await? {}
+            while body.read_frame().await? {}
         }
         body.replace_model(headers, &self.target)?;
         // In a compressed response the model could not be put back.

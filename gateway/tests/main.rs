@@ -19,6 +19,7 @@ mod picker_tls;
 mod retry;
 mod rewrite;
 mod services;
+mod stalls;
 mod subset;
 mod support;
 mod tls;

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::h2::{H2Connections, to_h2};
 use super::{Connection, Pool, PooledBody};
-use crate::hold::{HeldBody, RestError, UpstreamBody};
+use crate::hold::{HeldBody, UpstreamBody};
 use crate::observe::{Metrics, RetryReason};
 use crate::route::RetryPolicy;
 use crate::{Error, Retry};
@@ -79,7 +79,8 @@ impl Forwarder {
                     drop(forwarded);
                     Error::UpstreamStatus(status)
                 }
-                Err(error) => error,
+                // What ended the exchange was the client's body, not the model server.
+                Err(error) => body.failure().map_or(error, Error::from),
             };
             match error.retry() {
                 Retry::FreshConnection if body.reclaim() => {
@@ -168,10 +169,7 @@ impl Forwarder {
                 None => Error::FirstByteTimeout { waited: patience },
             }),
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => Err(match rest_error(&source) {
-                Some(error) => error.into(),
-                None => Error::UpstreamBroken { source, reused },
-            }),
+            Ok(Err(source)) => Err(Error::UpstreamBroken { source, reused }),
         }
     }
 }
@@ -182,16 +180,4 @@ pub(super) fn request(head: &request::Parts, body: UpstreamBody) -> Request<Upst
     *request.uri_mut() = head.uri.clone();
     *request.headers_mut() = head.headers.clone();
     request
-}
-
-/// The client's body, not the model server, was what ended the exchange.
-fn rest_error(error: &hyper::Error) -> Option<RestError> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<RestError>() {
-            return Some(*error);
-        }
-        cause = error.source();
-    }
-    None
 }

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Hold;
+use super::{Hold, Patience};
 use crate::Error;
 use crate::extract::{BodyError, BodyScanner, ModelName, Splicer};
 
@@ -24,6 +24,8 @@ pub(crate) enum RestError {
     Broken,
     #[error("the client went away")]
     ClientGone,
+    #[error("the client sent nothing more")]
+    Stalled { waited: Duration },
 }
 
 impl From<RestError> for Error {
@@ -32,6 +34,7 @@ impl From<RestError> for Error {
             RestError::Body(error) => Self::Body(error),
             RestError::Broken => Self::BodyBroken,
             RestError::ClientGone => Self::ClientGone,
+            RestError::Stalled { waited } => Self::BodyTimeout { waited },
         }
     }
 }
@@ -55,6 +58,7 @@ struct Rest {
     is_strict: bool,
     /// In place of the scanner, where the model is replaced.
     splice: Option<Box<Splice>>,
+    patience: Patience,
 }
 
 /// What has come is given out in more pieces than it came in.
@@ -75,7 +79,12 @@ impl Rest {
             {
                 return Poll::Ready(Some(Ok(piece)));
             }
-            let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) else {
+            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+                let waited = ready!(self.patience.poll_over(cx));
+                return Poll::Ready(Some(Err(RestError::Stalled { waited })));
+            };
+            self.patience.heard();
+            let Some(frame) = frame else {
                 return Poll::Ready(self.finish().err().map(Err));
             };
             let frame = match frame {
@@ -150,7 +159,8 @@ pub(crate) struct HeldBody {
 }
 
 impl HeldBody {
-    pub(crate) fn new(incoming: Incoming, hold: Hold, scan: Scan) -> Result<Self, Error> {
+    /// `patience`: the longest wait for the client's next bytes, by whoever it is that waits.
+    pub(crate) fn new(incoming: Incoming, hold: Hold, scan: Scan, patience: Duration) -> Result<Self, Error> {
         let ended = incoming.is_end_stream();
         let (scanner, is_strict) = match scan {
             Scan::Nothing => (None, false),
@@ -161,17 +171,15 @@ impl HeldBody {
         if scanner.is_some() {
             hold.check_announced(incoming.size_hint().lower())?;
         }
-        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict, splice: None });
+        let patience = Patience::new(patience);
+        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict, splice: None, patience });
         Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest, lent: None })
     }
 
     /// Reads one more frame and holds it; false at the end of the body. Nothing is lost if the future is dropped.
-    pub(crate) async fn read_frame(&mut self, patience: Duration) -> Result<bool, Error> {
+    pub(crate) async fn read_frame(&mut self) -> Result<bool, Error> {
         let Some(rest) = &mut self.rest else { return Ok(false) };
-        let data = match tokio::time::timeout(patience, poll_fn(|cx| rest.poll_data(cx))).await {
-            Err(_) => return Err(Error::BodyTimeout { waited: patience }),
-            Ok(data) => data.transpose()?,
-        };
+        let data = poll_fn(|cx| rest.poll_data(cx)).await.transpose()?;
         if self.model.is_none() {
             self.model = rest.scanner.as_ref().and_then(BodyScanner::model).cloned();
         }
@@ -185,7 +193,7 @@ impl HeldBody {
     }
 
     /// Reads until the model is known, or is known not to be there, and no further.
-    pub(crate) async fn read_model(&mut self, patience: Duration) -> Result<Option<ModelName>, Error> {
+    pub(crate) async fn read_model(&mut self) -> Result<Option<ModelName>, Error> {
         loop {
             if let Some(model) = &self.model {
                 return Ok(Some(model.clone()));
@@ -195,7 +203,7 @@ impl HeldBody {
                 Some(rest) => rest.is_strict,
                 None => return Ok(None),
             };
-            if !self.read_frame(patience).await? && is_strict {
+            if !self.read_frame().await? && is_strict {
                 return Err(BodyError::ModelMissing.into());
             }
         }
@@ -270,6 +278,11 @@ impl HeldBody {
         UpstreamBody { frames: self.frames.clone().into_iter(), lent }
     }
 
+    /// Why the exchange that has the rest had to be given up, if that was the client's doing.
+    pub(crate) fn failure(&self) -> Option<RestError> {
+        self.lent.as_ref().and_then(|slot| slot.lock().failure)
+    }
+
     /// Whether [`HeldBody::reclaim`] would succeed as soon as the connection is gone.
     pub(crate) fn is_reclaimable(&self) -> bool {
         self.lent.as_ref().is_none_or(|slot| !slot.lock().is_spent)
@@ -294,6 +307,7 @@ struct Slot(Mutex<Returned>);
 struct Returned {
     /// Some of what passed was not kept.
     is_spent: bool,
+    failure: Option<RestError>,
     back: Option<Back>,
 }
 
@@ -326,7 +340,7 @@ impl Lent {
         let data = ready!(rest.poll_data(cx));
         match &data {
             Some(Ok(data)) => self.keep(data),
-            Some(Err(_)) => self.spend(),
+            Some(Err(error)) => self.fail(*error),
             None => self.rest = None,
         }
         Poll::Ready(data)
@@ -340,6 +354,12 @@ impl Lent {
         } else {
             self.spend();
         }
+    }
+
+    /// The connection reports less of it, and one of HTTP/2 nothing.
+    fn fail(&mut self, error: RestError) {
+        self.spend();
+        self.slot.lock().failure = Some(error);
     }
 
     fn spend(&mut self) {

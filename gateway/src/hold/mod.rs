@@ -2,6 +2,10 @@
 
 mod body;
 mod budget;
+mod patience;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use body::{HeldBody, RestError, Scan, UpstreamBody};
+pub(crate) use body::{HeldBody, Scan, UpstreamBody};
 pub(crate) use budget::{Hold, HoldBudget};
+use patience::Patience;

@@ -57,13 +57,14 @@ pub(super) enum Wants {
     Body,
 }
 
-/// Asks `peer`. Errors are the client's, or the picker's own answer to it.
+/// Asks `peer`. Errors are the client's, or the picker's own answer to it. `patience`: the longest wait for the
+/// picker, once it has what has come of the body.
 pub(super) async fn ask(
     peer: &Peer,
     first: ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    patience: Patience,
+    patience: Duration,
     offered: Wants,
 ) -> Result<Outcome, Error> {
     let outcome = converse(peer, first, headers, body, patience, offered).await?;
@@ -79,7 +80,7 @@ async fn converse(
     first: ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    patience: Patience,
+    patience: Duration,
     offered: Wants,
 ) -> Result<Outcome, Error> {
     let (requests, receiver) = mpsc::channel(QUEUE);
@@ -88,7 +89,7 @@ async fn converse(
     let metadata = first.metadata_context.clone().unwrap_or_default();
     // The queue is empty: there is room.
     let _ = requests.try_send(first);
-    let mut deadline = pin!(tokio::time::sleep(patience.picker));
+    let mut deadline = pin!(tokio::time::sleep(patience));
     let mut head_start = pin!(tokio::time::sleep(HEAD_START));
     let mut holds_back = peer.skips_body();
     loop {
@@ -131,18 +132,18 @@ async fn converse(
                 (Ok(permit), Some(Piece { message, then })) => {
                     permit.send(message);
                     state.cursor = then;
-                    deadline.as_mut().reset(Instant::now() + patience.picker);
+                    deadline.as_mut().reset(Instant::now() + patience);
                 }
                 // The picker reads no more; its reply or the stream's end says why.
                 _ => state.wants_body = false,
             },
-            read = body.read_frame(patience.client), if reads_client => {
+            read = body.read_frame(), if reads_client => {
                 read?;
-                deadline.as_mut().reset(Instant::now() + patience.picker);
+                deadline.as_mut().reset(Instant::now() + patience);
             },
             () = &mut deadline, if !reads_client => {
                 body.drop_replacement();
-                return Ok(Outcome::Failed(PickerFault::Timeout(patience.picker)));
+                return Ok(Outcome::Failed(PickerFault::Timeout(patience)));
             },
         }
     }
@@ -153,13 +154,6 @@ async fn converse(
             Outcome::Decided { endpoints, open, wants: state.wants }
         }
     })
-}
-
-/// How long is waited for whom.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub(super) picker: Duration,
-    pub(super) client: Duration,
 }
 
 /// What the replies so far add up to.

@@ -10,7 +10,7 @@ use forebay_epp::schedule::{PickRequest, Scheduler, Subset};
 use http::{HeaderMap, request};
 use tokio_util::task::TaskTracker;
 
-use super::exchange::{Outcome, Patience, Wants, ask};
+use super::exchange::{Outcome, Wants, ask};
 use super::message::{request_headers, subset_hint};
 use super::peers::Peers;
 use super::session::{Closing, Session, Stream};
@@ -56,7 +56,7 @@ pub(crate) struct Picker {
     peers: Peers,
     closing: Closing,
     metrics: Arc<Metrics>,
-    patience: Patience,
+    patience: Duration,
     response_bodies: ResponseBodies,
 }
 
@@ -72,7 +72,6 @@ pub enum ResponseBodies {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PickerLimits {
     pub(crate) picker_timeout: Duration,
-    pub(crate) client_timeout: Duration,
     pub(crate) response_bodies: ResponseBodies,
 }
 
@@ -117,7 +116,7 @@ impl Picker {
             peers: Peers::new(transport, workers),
             closing: Closing::new(tasks),
             metrics,
-            patience: Patience { picker: limits.picker_timeout, client: limits.client_timeout },
+            patience: limits.picker_timeout,
             response_bodies: limits.response_bodies,
         }
     }
@@ -216,7 +215,7 @@ impl Picker {
             match ask(&peer, first, &mut head.headers, body, self.patience, offered).await? {
                 Outcome::Decided { endpoints, open, wants } => {
                     let session = open.map(|(requests, replies)| {
-                        let (patience, closing) = (self.patience.picker, self.closing.clone());
+                        let (patience, closing) = (self.patience, self.closing.clone());
                         let metrics = self.metrics.clone();
                         Session::Stream(Stream::new(requests, replies, wants, patience, closing, metrics))
                     });

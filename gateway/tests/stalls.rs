@@ -1,0 +1,116 @@
+//! Clients that stop in the middle of a body that is already on its way to a model server.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::support::client::{connect, read_response};
+use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::upstream::{Connection, Upstream};
+use crate::support::within;
+
+async fn start(stage: Stage) -> Running {
+    stage.start_with(|config| config.client_body_timeout = Duration::from_millis(200)).await
+}
+
+/// A client that has sent the start of a body of `length` bytes.
+async fn begun(running: &Running, length: usize) -> (Connection, String) {
+    let mut client = connect(running.address()).await;
+    let start = format!(r#"{{"model":"{QWEN}","messages":["#);
+    client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{start}")).await;
+    (client, start)
+}
+
+#[tokio::test]
+async fn the_client_hears_of_it_and_the_pod_is_let_go() {
+    let upstream = Upstream::bind().await;
+    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let (mut client, start) = begun(&running, 1_000).await;
+    let mut pod = upstream.accept().await;
+    pod.read_head().await;
+    pod.read_until(&start).await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.status, response.code().as_str()), (408, "body_timeout"));
+    assert_eq!(pod.read_to_end().await, b"");
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_response_that_has_begun_is_broken_off() {
+    let upstream = Upstream::bind().await;
+    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let (mut client, start) = begun(&running, 1_000).await;
+    let mut pod = upstream.accept().await;
+    pod.read_head().await;
+    pod.read_until(&start).await;
+    pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
+    client.read_until("data:").await;
+    let rest = String::from_utf8(client.read_to_end().await).unwrap();
+    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    assert_eq!(pod.read_to_end().await, b"");
+}
+
+#[tokio::test]
+async fn over_http2_only_its_stream_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ends, mut end) = mpsc::channel(1);
+    let serving = async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let ends = ends.clone();
+            async move {
+                ends.send(request.into_body().collect().await.is_ok()).await.unwrap();
+                Ok::<_, hyper::Error>(hyper::Response::new(Empty::<&[u8]>::new()))
+            }
+        });
+        let connection = TokioIo::new(stream);
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(connection, service)
+            .await
+    };
+    let serving = tokio::spawn(serving);
+    let to_web = "{backendRefs: [{name: web, port: 80}]}";
+    let running = start(Stage::new().service("web", port, "kubernetes.io/h2c").route("r", to_web)).await;
+    let (mut client, _) = begun(&running, 1_000).await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.status, response.code().as_str()), (408, "body_timeout"));
+    assert_eq!(
+        within("the request to end", end.recv()).await,
+        Some(false),
+        "the pod took the body for whole"
+    );
+    assert!(!serving.is_finished(), "the connection ended with it");
+    serving.abort();
+}
+
+/// Two clients are given up, one after the other, while a pod does not read what a third one sends.
+#[tokio::test]
+async fn a_pod_that_reads_nothing_is_not_the_clients_doing() {
+    let upstream = Upstream::bind().await;
+    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let body = format!(r#"{{"model":"{QWEN}","messages":["{}"]}}"#, "x".repeat(32 << 20));
+    let mut client = connect(running.address()).await;
+    client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    let Connection { stream, .. } = &mut client;
+    let reading = async {
+        let mut pod = upstream.accept().await;
+        let mut request = pod.read_head().await;
+        for _ in 0..2 {
+            let (mut other, _) = begun(&running, 1_000).await;
+            assert_eq!(read_response(&mut other).await.status, 408);
+        }
+        pod.read_body(&mut request).await;
+        assert!(request.body == body.as_bytes(), "the body arrived changed");
+        pod.respond(200, "ok").await;
+    };
+    let sending = async { within("room for the body", stream.write_all(body.as_bytes())).await.unwrap() };
+    tokio::join!(sending, reading);
+    assert_eq!(read_response(&mut client).await.text(), "ok");
+}
