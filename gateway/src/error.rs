@@ -119,6 +119,8 @@ pub enum PickerFault {
     BodyTooLarge,
     #[error("it did not give back the response")]
     ResponseLost,
+    #[error("{0}")]
+    Protocol(&'static str),
 }
 
 impl Error {

@@ -14,6 +14,7 @@ mod path;
 mod picker;
 mod picker_orders;
 mod picker_phases;
+mod picker_replace;
 mod picker_response;
 mod picker_tls;
 mod retry;

@@ -28,6 +28,8 @@ pub(crate) enum AnswerBody {
 pub(crate) struct UpstreamAnswer {
     body: PooledBody,
     session: Option<Session>,
+    /// The client has all that it gets; of the pod's body there may be more.
+    is_over: bool,
     record: Record,
     restore: Option<Box<Restore>>,
     watch: Watch,
@@ -89,7 +91,8 @@ impl AnswerBody {
         let Pod { session, restore, deadline } = pod;
         let idle = matches!(watch, Watch::Events(_)).then_some(Idle { limit: idle, waiting: None });
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut answer = UpstreamAnswer { body, session, record, restore, watch, idle, deadline };
+        let mut answer =
+            UpstreamAnswer { body, session, is_over: false, record, restore, watch, idle, deadline };
         answer.finish_if_ended();
         Self::Upstream(Box::new(answer))
     }
@@ -99,6 +102,7 @@ impl UpstreamAnswer {
     /// The next frame, from the pod or from the picker that has it on its way.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match self.session.as_mut().and_then(Session::detour_mut) {
+            _ if self.is_over => Poll::Ready(None),
             None => Pin::new(&mut self.body).poll_frame(cx).map_err(BrokenOff::Upstream),
             Some(detour) => detour.poll_frame(cx, &mut self.body).map_err(|error| match error {
                 DetourError::Pod(error) => BrokenOff::Upstream(error),
@@ -110,6 +114,7 @@ impl UpstreamAnswer {
 
     fn is_ended(&self) -> bool {
         match self.session.as_ref().and_then(Session::detour) {
+            _ if self.is_over => true,
             None => self.body.is_end_stream(),
             Some(detour) => detour.is_ended(&self.body),
         }
@@ -154,6 +159,7 @@ impl UpstreamAnswer {
     }
 
     fn finish(&mut self) {
+        self.is_over = true;
         let record = &mut self.record;
         std::mem::replace(&mut self.watch, Watch::Nothing).finish(|seen| record.seen(seen));
         self.record.whole();

@@ -13,7 +13,6 @@ use forebay_epp::protocol::proto::{
     BodyMutation, BodyResponse, HeadersResponse, ImmediateResponse, Metadata, ProcessingRequest,
     ProcessingResponse, TrailersResponse, body_mutation::Mutation,
 };
-use futures_util::StreamExt as _;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
@@ -21,8 +20,8 @@ use tokio_util::sync::PollSender;
 use tonic::Streaming;
 
 use super::message::{response_body, response_trailers};
-use super::reply::{immediate, leaves_response_body, mutate};
-use super::session::Evicted;
+use super::replies::{Evicted, Replies};
+use super::reply::{Verdict, immediate, leaves_response_body, mutate, verdict};
 use crate::forward::PooledBody;
 use crate::hold::Hold;
 use crate::observe::{Metrics, PickerFaultOutcome};
@@ -49,7 +48,7 @@ pub(crate) enum DetourError {
 #[derive(Debug)]
 pub(crate) struct Detour {
     requests: PollSender<ProcessingRequest>,
-    replies: Box<Streaming<ProcessingResponse>>,
+    replies: Replies,
     /// Goes with every message.
     metadata: Metadata,
     patience: Duration,
@@ -72,7 +71,8 @@ pub(crate) struct Detour {
     has_pod_ended: bool,
     trailers: Option<HeaderMap>,
     way: Way,
-    is_open: bool,
+    /// Something of it has been given to the client.
+    is_begun: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -116,7 +116,7 @@ impl Detour {
     /// The response's headers have been sent.
     pub(super) fn new(
         requests: PollSender<ProcessingRequest>,
-        replies: Box<Streaming<ProcessingResponse>>,
+        replies: Replies,
         metadata: Metadata,
         patience: Duration,
         hold: Hold,
@@ -140,14 +140,14 @@ impl Detour {
             has_pod_ended: false,
             trailers: None,
             way: Way::OverPicker,
-            is_open: true,
+            is_begun: false,
             metrics,
         }
     }
 
     /// The picker's side, to be waited for, if it has not ended.
     pub(super) fn into_replies(self) -> Option<Box<Streaming<ProcessingResponse>>> {
-        self.is_open.then_some(self.replies)
+        self.replies.into_open()
     }
 
     /// Until the response's headers are answered; the body is on its way meanwhile.
@@ -180,13 +180,14 @@ impl Detour {
     ) -> Poll<Option<Result<Frame<Bytes>, DetourError>>> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
+                self.is_begun = true;
                 self.ready_bytes -= frame.data_ref().map_or(0, Bytes::len);
                 return Poll::Ready(Some(Ok(frame)));
             }
             match self.way {
                 Way::Ended => return Poll::Ready(None),
                 Way::Direct => {
-                    if let Poll::Ready(evicted) = self.poll_evicted(cx) {
+                    if let Poll::Ready(evicted) = self.replies.poll_evicted(cx) {
                         return Poll::Ready(Some(Err(DetourError::Evicted(evicted))));
                     }
                     return Pin::new(body).poll_frame(cx).map_err(DetourError::Pod);
@@ -196,7 +197,7 @@ impl Detour {
             let gone_on = match ready!(self.poll_exchange(cx, body)) {
                 Event::Head { .. } | Event::Passed => continue,
                 Event::Immediate(reply) => {
-                    self.is_open = false;
+                    self.replies.end();
                     let evicted = Evicted(immediate(reply).status());
                     return Poll::Ready(Some(Err(DetourError::Evicted(evicted))));
                 }
@@ -233,23 +234,9 @@ impl Detour {
         }
     }
 
-    fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
-        while self.is_open {
-            match ready!(self.replies.poll_next_unpin(cx)) {
-                Some(Ok(ProcessingResponse { response: Some(Reply::ImmediateResponse(reply)), .. })) => {
-                    self.is_open = false;
-                    return Poll::Ready(Evicted(immediate(reply).status()));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => self.is_open = false,
-            }
-        }
-        Poll::Pending
-    }
-
     fn poll_exchange(&mut self, cx: &mut Context<'_>, body: &mut PooledBody) -> Poll<Event> {
         loop {
-            match self.replies.poll_next_unpin(cx) {
+            match self.replies.poll_next(cx) {
                 Poll::Ready(Some(Ok(reply))) => {
                     self.waiting = None;
                     self.is_owed = false;
@@ -258,14 +245,8 @@ impl Detour {
                         None => continue,
                     }
                 }
-                Poll::Ready(Some(Err(_))) => {
-                    self.is_open = false;
-                    return Poll::Ready(Event::Fault("its stream failed"));
-                }
-                Poll::Ready(None) => {
-                    self.is_open = false;
-                    return Poll::Ready(Event::Closed);
-                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Event::Fault("its stream failed")),
+                Poll::Ready(None) => return Poll::Ready(Event::Closed),
                 Poll::Pending => {}
             }
             if self.may_send(cx)
@@ -354,6 +335,15 @@ impl Detour {
             Reply::ImmediateResponse(reply) => Some(Event::Immediate(reply)),
             Reply::ResponseHeaders(reply) if !self.is_head_answered => {
                 self.is_head_answered = true;
+                let leaves_body = match verdict(reply.response.as_ref()) {
+                    Ok(Verdict::Continue) => leaves_body,
+                    Ok(Verdict::Leave) => true,
+                    Ok(Verdict::Replace(instead)) => {
+                        self.replace(instead);
+                        false
+                    }
+                    Err(why) => return Some(Event::Fault(why)),
+                };
                 Some(Event::Head { reply, leaves_body })
             }
             Reply::ResponseBody(reply) => self.body_reply(reply),
@@ -364,6 +354,13 @@ impl Detour {
     }
 
     fn body_reply(&mut self, reply: BodyResponse) -> Option<Event> {
+        if let Ok(Verdict::Replace(instead)) = verdict(reply.response.as_ref()) {
+            if self.is_begun {
+                return Some(Event::Fault("it replaced a body of which the client has a part already"));
+            }
+            self.replace(instead);
+            return Some(Event::Passed);
+        }
         let mutation = reply.response.and_then(|common| common.body_mutation);
         let mutation = mutation.and_then(|BodyMutation { mutation }| mutation);
         if let Some(Mutation::StreamedResponse(piece)) = mutation {
@@ -442,6 +439,18 @@ impl Detour {
         }
     }
 
+    /// The client gets this in place of all that has come and may still come.
+    pub(super) fn replace(&mut self, instead: Bytes) {
+        self.unanswered = None;
+        self.hold.shrink(self.unanswered_bytes);
+        self.unanswered_bytes = 0;
+        self.ready.clear();
+        self.ready_bytes = 0;
+        self.trailers = None;
+        self.pass(instead);
+        self.way = Way::Ended;
+    }
+
     /// What the picker has not answered, and all that is still to come, is passed on as it is.
     fn pass_on(&mut self) -> bool {
         let Some(queue) = self.unanswered.take() else { return false };
@@ -457,7 +466,7 @@ impl Detour {
 
     /// The picker is done, or is given up for a reason. False if it cannot be done without.
     fn go_on_without(&mut self, why: Option<&'static str>) -> bool {
-        self.is_open = false;
+        self.replies.end();
         self.requests.close();
         let passed_on = self.pass_on();
         if let Some(why) = why {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_epp::protocol::proto::{
     BodyMutation, BodyResponse, BodySendMode, CommonResponse, ProcessingRequest, ProcessingResponse,
     body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
@@ -20,8 +21,8 @@ use tonic::{Status, Streaming};
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
 use super::reply::{
-    destination_in_headers, destination_in_metadata, immediate, leaves_response, leaves_response_body,
-    mutate, parse_endpoints, skips_response,
+    Verdict, destination_in_headers, destination_in_metadata, immediate, leaves_response,
+    leaves_response_body, mutate, parse_endpoints, skips_response, verdict,
 };
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
@@ -205,6 +206,11 @@ impl State {
         match reply.response {
             Some(Response::ImmediateResponse(reply)) => return Err(immediate(reply)),
             Some(Response::RequestHeaders(reply)) => {
+                let verdict = match verdict(reply.response.as_ref()) {
+                    Ok(verdict) => verdict,
+                    Err(why) => return Ok(Err(PickerFault::Protocol(why))),
+                };
+                let skips_body = skips_body || verdict != Verdict::Continue;
                 self.answer_to_headers = Some(skips_body);
                 self.common(reply.response.as_ref(), headers);
                 // Without its end the picker cannot have changed the body: it decided without it.
@@ -213,6 +219,9 @@ impl State {
                 if skips_body || decided_early || unchanged {
                     self.wants_body = false;
                     self.body_settled = true;
+                }
+                if let Verdict::Replace(instead) = verdict {
+                    return Ok(self.replace(instead, body));
                 }
             }
             Some(Response::RequestBody(reply)) => return Ok(self.body_reply(reply, headers, body)),
@@ -231,6 +240,9 @@ impl State {
         body: &mut HeldBody,
     ) -> Result<(), PickerFault> {
         self.common(reply.response.as_ref(), headers);
+        if let Ok(Verdict::Replace(instead)) = verdict(reply.response.as_ref()) {
+            return self.replace(instead, body);
+        }
         let mutation = reply.response.and_then(|common| common.body_mutation);
         let (piece, is_last) = match mutation.and_then(|BodyMutation { mutation }| mutation) {
             None => {
@@ -247,6 +259,16 @@ impl State {
             body.use_replacement();
             self.body_settled = true;
         }
+        Ok(())
+    }
+
+    /// Of the client's body nothing more is needed, by nobody.
+    fn replace(&mut self, instead: Bytes, body: &mut HeldBody) -> Result<(), PickerFault> {
+        body.drop_replacement();
+        body.hold_replacement(instead).map_err(|_| PickerFault::BodyTooLarge)?;
+        body.use_replacement();
+        self.wants_body = false;
+        self.body_settled = true;
         Ok(())
     }
 

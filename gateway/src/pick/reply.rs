@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_epp::protocol::proto::{
-    BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderSendMode,
-    HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct,
+    BodyMutation, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderSendMode,
+    HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct, body_mutation::Mutation,
+    common_response::ResponseStatus,
 };
 use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -44,6 +45,36 @@ pub(super) fn skips_response(reply: &ProcessingResponse) -> bool {
 /// Whether the picker says, by the protocol, that it wants nothing of the response's body.
 pub(super) fn leaves_response_body(reply: &ProcessingResponse) -> bool {
     reply.mode_override.as_ref().is_some_and(|mode| mode.response_body_mode() == BodySendMode::None)
+}
+
+/// What the status of a reply means for the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The phases go on.
+    Continue,
+    /// It stays as it is, and the picker wants to see no more of it.
+    Leave,
+    /// This stands in place of all of it, and the picker wants to see no more of it.
+    Replace(Bytes),
+}
+
+/// Envoy's `CONTINUE_AND_REPLACE`: the body of the mutation, if there is one, replaces the whole body, and nothing more
+/// of this request or response is sent to the picker. Of a body that is sent back in pieces the status says nothing,
+/// and headers have no pieces; the error says that.
+pub(super) fn verdict(common: Option<&CommonResponse>) -> Result<Verdict, &'static str> {
+    let Some(common) = common.filter(|common| common.status() == ResponseStatus::ContinueAndReplace) else {
+        return Ok(Verdict::Continue);
+    };
+    let mutation = common.body_mutation.as_ref().and_then(|BodyMutation { mutation }| mutation.as_ref());
+    match mutation {
+        Some(Mutation::Body(instead)) => Ok(Verdict::Replace(instead.clone())),
+        Some(Mutation::ClearBody(true)) => Ok(Verdict::Replace(Bytes::new())),
+        Some(Mutation::ClearBody(false)) | None => Ok(Verdict::Leave),
+        Some(Mutation::StreamedResponse(_)) => {
+            Err("its reply to headers has the status CONTINUE_AND_REPLACE with a streamed_response; \
+             a body that replaces another must be whole: body, or clear_body")
+        }
+    }
 }
 
 /// The destination among the headers that a reply sets.

@@ -1,14 +1,13 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use forebay_epp::protocol::proto::processing_response::Response as Reply;
 use forebay_epp::protocol::proto::{ProcessingRequest, ProcessingResponse};
 use forebay_epp::schedule::Pick;
-use futures_util::StreamExt as _;
-use http::{StatusCode, header, response};
+use http::{header, response};
 use http_body::Body as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::PollSender;
@@ -18,7 +17,8 @@ use tonic::Streaming;
 use super::detour::{Detour, Head};
 use super::exchange::Wants;
 use super::message::{response_headers, served_by};
-use super::reply::{immediate, mutate};
+use super::replies::{Evicted, Replies};
+use super::reply::{Verdict, immediate, mutate, verdict};
 use crate::forward::PooledBody;
 use crate::hold::{Hold, HoldBudget};
 use crate::observe::Metrics;
@@ -38,11 +38,6 @@ pub(crate) enum Session {
     InProcess(Pick),
 }
 
-/// The picker has taken its decision back while the response was running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the endpoint picker evicted the request with {0}")]
-pub(crate) struct Evicted(pub(crate) StatusCode);
-
 impl Session {
     /// Tells the picker who answered, and lets it change the response's headers; an error is its own answer
     /// in place of the response. `budget`: for what of the body is with the picker.
@@ -57,10 +52,7 @@ impl Session {
             Self::Stream(stream) if stream.wants == Wants::Body && !body.is_end_stream() => {
                 stream.detoured(head, served, body, budget.open()).await
             }
-            Self::Stream(mut stream) => {
-                stream.answered(head, served, body.is_end_stream()).await?;
-                Ok(Self::Stream(stream))
-            }
+            Self::Stream(stream) => stream.answered(head, served, body.is_end_stream(), budget).await,
             Self::InProcess(mut pick) => {
                 pick.served_by(served);
                 Ok(Self::InProcess(pick))
@@ -87,7 +79,7 @@ impl Session {
     /// Ready when the picker wants the request to end.
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         match self {
-            Self::Stream(stream) => stream.poll_evicted(cx),
+            Self::Stream(stream) => stream.replies.poll_evicted(cx),
             Self::InProcess(_) | Self::Detour(..) => Poll::Pending,
         }
     }
@@ -107,12 +99,10 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Stream {
     requests: mpsc::Sender<ProcessingRequest>,
-    replies: Box<Streaming<ProcessingResponse>>,
+    replies: Replies,
     wants: Wants,
     /// The longest wait for a reply.
     patience: Duration,
-    /// The picker has ended its side.
-    is_over: bool,
     closing: Closing,
     metrics: Arc<Metrics>,
 }
@@ -126,7 +116,7 @@ impl Stream {
         closing: Closing,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { requests, replies, wants, patience, is_over: false, closing, metrics }
+        Self { requests, replies: Replies::new(replies), wants, patience, closing, metrics }
     }
 
     /// From here the body is on its way over the picker.
@@ -137,12 +127,9 @@ impl Stream {
         body: &mut PooledBody,
         hold: Hold,
     ) -> Result<Session, Error> {
-        let Self { requests, replies, patience, closing, metrics, .. } = self;
-        let metadata = served_by(served);
         // One that takes no more says why with its replies.
-        let _ = requests.try_send(response_headers(head, false, metadata.clone()));
-        let requests = PollSender::new(requests);
-        let mut detour = Box::new(Detour::new(requests, replies, metadata, patience, hold, metrics));
+        let _ = self.requests.try_send(response_headers(head, false, served_by(served)));
+        let (mut detour, closing) = self.into_detour(served, hold);
         match poll_fn(|cx| detour.poll_head(cx, body)).await {
             Head::Answered(reply) => {
                 if let Some(mutation) = reply.response.and_then(|common| common.header_mutation) {
@@ -162,67 +149,65 @@ impl Stream {
 
     /// A picker that does not answer any more is not missed: the response is there.
     async fn answered(
-        &mut self,
+        mut self,
         head: &mut response::Parts,
         served: SocketAddr,
         end_of_stream: bool,
-    ) -> Result<(), Error> {
+        budget: &Arc<HoldBudget>,
+    ) -> Result<Session, Error> {
         let message = response_headers(head, end_of_stream, served_by(served));
         if self.wants == Wants::Nothing {
             if self.requests.try_send(message).is_err() {
                 tracing::debug!("the endpoint picker's stream has no room for the response headers");
             }
-            return Ok(());
+            return Ok(Session::Stream(self));
         }
         let asking = async {
             if self.requests.send(message).await.is_err() {
                 return Ok(None);
             }
-            loop {
-                match self.replies.message().await {
-                    Ok(Some(ProcessingResponse { response: Some(reply), .. })) => match reply {
-                        Reply::ImmediateResponse(reply) => return Err(immediate(reply)),
-                        Reply::ResponseHeaders(reply) => return Ok(Some(reply)),
-                        // What was left of the request's phases.
-                        _ => {}
-                    },
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => return Ok(None),
+            while let Some(reply) = self.replies.next().await {
+                match reply.response {
+                    Some(Reply::ImmediateResponse(reply)) => return Err(immediate(reply)),
+                    Some(Reply::ResponseHeaders(reply)) => return Ok(reply.response),
+                    // What was left of the request's phases.
+                    _ => {}
                 }
+            }
+            Ok(None)
+        };
+        let Ok(common) = tokio::time::timeout(self.patience, asking).await else {
+            tracing::info!("an endpoint picker did not answer to a response's headers in time");
+            return Ok(Session::Stream(self));
+        };
+        let common = common?;
+        let verdict = match verdict(common.as_ref()) {
+            Ok(verdict) => verdict,
+            Err(why) => {
+                tracing::info!(why, "an endpoint picker's answer to a response's headers is passed over");
+                return Ok(Session::Stream(self));
             }
         };
-        match tokio::time::timeout(self.patience, asking).await {
-            Err(_) => tracing::info!("an endpoint picker did not answer to a response's headers in time"),
-            Ok(reply) => match reply? {
-                None => self.is_over = true,
-                Some(reply) => {
-                    if let Some(mutation) = reply.response.and_then(|common| common.header_mutation) {
-                        mutate(&mut head.headers, &mutation);
-                    }
-                }
-            },
+        if let Some(mutation) = common.and_then(|common| common.header_mutation) {
+            mutate(&mut head.headers, &mutation);
         }
-        Ok(())
+        let Verdict::Replace(instead) = verdict else { return Ok(Session::Stream(self)) };
+        head.headers.remove(header::CONTENT_LENGTH);
+        let (mut detour, closing) = self.into_detour(served, budget.open());
+        detour.replace(instead);
+        Ok(Session::Detour(detour, closing))
     }
 
-    fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
-        while !self.is_over {
-            match ready!(self.replies.poll_next_unpin(cx)) {
-                Some(Ok(ProcessingResponse { response: Some(Reply::ImmediateResponse(reply)), .. })) => {
-                    self.is_over = true;
-                    return Poll::Ready(Evicted(immediate(reply).status()));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => self.is_over = true,
-            }
-        }
-        Poll::Pending
+    fn into_detour(self, served: SocketAddr, hold: Hold) -> (Box<Detour>, Closing) {
+        let Self { requests, replies, patience, closing, metrics, .. } = self;
+        let (requests, metadata) = (PollSender::new(requests), served_by(served));
+        (Box::new(Detour::new(requests, replies, metadata, patience, hold, metrics)), closing)
     }
 
     fn finish(self) {
-        let Self { requests, replies, is_over, closing, .. } = self;
+        let Self { requests, replies, closing, .. } = self;
         drop(requests);
-        closing.close((!is_over).then_some(replies));
+        closing.close(replies.into_open());
     }
 }
 
