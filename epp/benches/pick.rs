@@ -108,7 +108,8 @@ fn pick(criterion: &mut Criterion) {
     for size in SIZES {
         let scheduler = scheduler(size);
         group.bench_function(BenchmarkId::new("forebay", size), |bencher| {
-            bencher.iter(|| black_box(scheduler.pick(&PickRequest::default()).unwrap().destination()));
+            let request = PickRequest { takes_list: true, ..PickRequest::default() };
+            bencher.iter(|| black_box(scheduler.pick(&request).unwrap().destination()));
         });
         let endpoints = naive_endpoints(size);
         group.bench_function(BenchmarkId::new("naive", size), |bencher| {

@@ -65,7 +65,7 @@ struct Flags {
     /// Longest silence of a healthy agent, in milliseconds; after three of them its data is stale
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(50..=60_000))]
     agent_heartbeat_ms: u32,
-    /// Endpoints named in each answer: the best, and where to go when it fails. 1 for proxies that take no list (Envoy's ORIGINAL_DST clusters, agentgateway)
+    /// Most endpoints named in an answer to gateways that say that they take a list (Forebay's does): the best, and where to go when it fails. Others are given the best alone
     #[arg(long, value_name = "COUNT", default_value_t = schedule::MAX_ENDPOINTS_PER_PICK as u8,
           value_parser = clap::value_parser!(u8).range(1..=schedule::MAX_ENDPOINTS_PER_PICK as i64))]
     endpoints_per_pick: u8,

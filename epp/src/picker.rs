@@ -31,7 +31,7 @@ pub struct PickerOptions {
     pub agent_heartbeat: Duration,
     /// Shown to the agents, which must be of its authority; plain text without.
     pub agent_tls: Option<Arc<Identity>>,
-    /// How many endpoints a pick names, 1 to 3.
+    /// Most endpoints that a pick names to those who take a list, 1 to 3.
     pub endpoints_per_pick: usize,
 }
 

@@ -246,6 +246,14 @@ async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
     let (_open, first) = gateway.pick().await;
     assert_eq!(first.len(), 3);
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
+    // Who does not say so is given the best alone.
+    let foreign = Gateway::connect_foreign(&stage).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(foreign.pick().await);
+    }
+    let best: BTreeSet<_> = open.iter().flat_map(|(_, destination)| destination).chain(&first[..1]).collect();
+    assert!(open.iter().all(|(_, destination)| destination.len() == 1) && best.len() == 5, "{best:?}");
 
     let manifests = [
         ("pool.yaml".into(), POOL.into()),

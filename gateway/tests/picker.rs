@@ -1,14 +1,16 @@
 //! Towards endpoint pickers of every kind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use bytes::Bytes;
+use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
 use forebay_epp::protocol::proto::{
     BodySendMode, HttpHeaders, ProcessingMode, ProcessingResponse, StreamedBodyResponse,
     body_mutation::Mutation, processing_request::Request,
 };
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use crate::support::client::{exchange, post};
 use crate::support::picker::{
@@ -178,6 +180,26 @@ async fn an_immediate_response_is_the_answer() {
     assert_eq!((response.status, response.text()), (429, "shed"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
     running.until_metric(&count("rejected"), 1.0).await;
+}
+
+/// Else a picker like Forebay's would name one endpoint only.
+#[tokio::test]
+async fn pickers_are_told_that_a_list_is_taken() {
+    struct Told(String, Arc<AtomicBool>);
+    impl Phases for Told {
+        fn destination(&self) -> String {
+            self.0.clone()
+        }
+        fn opened(&self, metadata: &MetadataMap) {
+            self.1.store(metadata.contains_key(TAKES_ENDPOINT_LIST), Ordering::Relaxed);
+        }
+    }
+    let upstream = Upstream::bind().await;
+    let told = Arc::new(AtomicBool::new(false));
+    let picker = Picker::start(Told(upstream.address().to_string(), told.clone())).await;
+    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
+    assert_eq!((response.text(), told.load(Ordering::Relaxed)), ("ok", true));
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ mod session;
 
 pub use server::ExtProc;
 
-/// The endpoints to try, best first: `ip:port[,ip:port…]`. A request header set
-/// by the picker, and the key of the same value in [`METADATA_LB`].
+/// The endpoint to send the request to, and, for gateways that [take them](TAKES_ENDPOINT_LIST), those to try after
+/// it: `ip:port[,ip:port…]`. A request header set by the picker, and the key of the same value in [`METADATA_LB`].
 pub const DESTINATION_ENDPOINT: &str = "x-gateway-destination-endpoint";
 /// The endpoints that may be picked; key in [`METADATA_SUBSET_HINT`].
 pub const DESTINATION_ENDPOINT_SUBSET: &str = "x-gateway-destination-endpoint-subset";
@@ -38,6 +38,11 @@ pub const METADATA_SUBSET_HINT: &str = "envoy.lb.subset_hint";
 pub const METADATA_FOREBAY: &str = "forebay.dev";
 /// The picker only listens to the response: nobody needs to wait for its reply. Key in [`METADATA_FOREBAY`].
 pub const RESPONSE_UNCHANGED: &str = "response-unchanged";
+
+/// Initial metadata of a stream (a gRPC header) whose gateway can go down a list of endpoints, and takes one in
+/// [`DESTINATION_ENDPOINT`]; any value. All others are given one endpoint: the protocol knows lists, but many gateways
+/// take all of it for one address. Envoy says it with `initial_metadata` of its ext_proc filter's `grpc_service`.
+pub const TAKES_ENDPOINT_LIST: &str = "x-forebay-takes-endpoint-list";
 
 /// Bytes of body in one streamed reply. Envoy takes less than 64 KiB; this is
 /// what the ecosystem's pickers send.

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    TAKES_ENDPOINT_LIST,
     proto::{ProcessingRequest, ProcessingResponse, external_processor_server::ExternalProcessor},
     session::{Next, Session},
 };
@@ -54,9 +55,10 @@ impl ExternalProcessor for ExtProc {
             self.metrics.refused(&error);
             Status::resource_exhausted(error.to_string())
         })?;
+        let takes_list = request.metadata().contains_key(TAKES_ENDPOINT_LIST);
         let open = Open {
             incoming: request.into_inner(),
-            session: Session::new(self.scheduler.clone(), self.metrics.clone()),
+            session: Session::new(self.scheduler.clone(), self.metrics.clone(), takes_list),
             replies: VecDeque::new(),
             next: Next::Continue,
             _permit: permit,

@@ -37,6 +37,7 @@ enum BodyReplies {
 pub(super) struct Session {
     scheduler: Arc<Scheduler>,
     metrics: Arc<Metrics>,
+    takes_list: bool,
     pick: Option<Pick>,
     request_body: BodyState,
     response_body: BodyState,
@@ -75,10 +76,12 @@ impl BodyState {
 }
 
 impl Session {
-    pub(super) fn new(scheduler: Arc<Scheduler>, metrics: Arc<Metrics>) -> Self {
+    /// `takes_list`: the gateway can go on to the next endpoint when the best fails.
+    pub(super) fn new(scheduler: Arc<Scheduler>, metrics: Arc<Metrics>, takes_list: bool) -> Self {
         Self {
             scheduler,
             metrics,
+            takes_list,
             pick: None,
             request_body: BodyState::new(None),
             response_body: BodyState::new(None),
@@ -132,7 +135,8 @@ impl Session {
             return Err(Status::invalid_argument("the request's headers came twice"));
         }
         let subset = metadata::subset(metadata);
-        match self.scheduler.pick(&PickRequest { subset: subset.as_ref() }) {
+        let request = PickRequest { subset: subset.as_ref(), takes_list: self.takes_list };
+        match self.scheduler.pick(&request) {
             Ok(pick) => {
                 replies.push_back(answer::picked(&pick));
                 self.pick = Some(pick);

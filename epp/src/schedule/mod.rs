@@ -21,11 +21,13 @@ use crate::{
 /// The most that one pick names: the best, and where to go when that fails.
 pub const MAX_ENDPOINTS_PER_PICK: usize = 3;
 
-/// What of a request the choice depends on.
+/// What of a request, and of whoever asks, the choice depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickRequest<'a> {
     /// Only these may be picked; `None` is all of the pool.
     pub subset: Option<&'a Subset>,
+    /// Whoever asks can go on to the next endpoint when the best fails; else the best alone is named.
+    pub takes_list: bool,
 }
 
 /// Picks endpoints of one pool.
@@ -38,7 +40,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// `endpoints_per_pick` is cut to 1 to [`MAX_ENDPOINTS_PER_PICK`].
+    /// `endpoints_per_pick`: the most that are named to those who take a list; cut to 1 to
+    /// [`MAX_ENDPOINTS_PER_PICK`].
     pub fn new(
         pool: ObjectKey,
         endpoints: Arc<Endpoints>,
@@ -85,7 +88,8 @@ impl Scheduler {
         }
         let stale_after = self.endpoints.stale_after();
         let (mut any, mut any_in_subset) = (false, false);
-        let mut ranked: Vec<Ranked> = Vec::with_capacity(self.endpoints_per_pick + 1);
+        let most = if request.takes_list { self.endpoints_per_pick } else { 1 };
+        let mut ranked: Vec<Ranked> = Vec::with_capacity(most + 1);
         for (index, slot) in table.in_turn() {
             any = true;
             if request.subset.is_some_and(|subset| !subset.contains(slot.endpoint().address)) {
@@ -100,9 +104,9 @@ impl Scheduler {
             }
             let score = slot.score(now, stale_after);
             let place = ranked.iter().position(|other| score < other.score).unwrap_or(ranked.len());
-            if place < self.endpoints_per_pick {
+            if place < most {
                 ranked.insert(place, Ranked { score, index });
-                ranked.truncate(self.endpoints_per_pick);
+                ranked.truncate(most);
             }
         }
         match ranked.is_empty() {

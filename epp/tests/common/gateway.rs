@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use forebay_epp::protocol::{
     DESTINATION_ENDPOINT, DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB,
-    METADATA_SUBSET_HINT,
+    METADATA_SUBSET_HINT, TAKES_ENDPOINT_LIST,
     proto::{
         HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind, ListValue,
         Metadata, ProcessingRequest, ProcessingResponse, StreamedBodyResponse, Struct, Value,
@@ -13,19 +13,25 @@ use forebay_epp::protocol::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming, metadata::MetadataValue, transport::Channel};
 
 use super::{DEADLINE, Stage};
 
 pub struct Gateway {
     client: ExternalProcessorClient<Channel>,
+    takes_list: bool,
 }
 
 impl Gateway {
     pub async fn connect(stage: &Stage) -> Self {
         let client =
             ExternalProcessorClient::connect(format!("http://{}", stage.server.grpc_address)).await.unwrap();
-        Self { client: client.max_encoding_message_size(64 << 20) }
+        Self { client: client.max_encoding_message_size(64 << 20), takes_list: true }
+    }
+
+    /// One that takes an answer for one address.
+    pub async fn connect_foreign(stage: &Stage) -> Self {
+        Self { takes_list: false, ..Self::connect(stage).await }
     }
 
     /// A stream for one HTTP request.
@@ -35,7 +41,11 @@ impl Gateway {
 
     pub async fn try_open(&self) -> Result<HttpRequest, Status> {
         let (to_picker, outgoing) = mpsc::channel(16);
-        let replies = self.client.clone().process(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        if self.takes_list {
+            request.metadata_mut().insert(TAKES_ENDPOINT_LIST, MetadataValue::from_static("1"));
+        }
+        let replies = self.client.clone().process(request).await?.into_inner();
         Ok(HttpRequest { to_picker: Some(to_picker), replies })
     }
 

@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
 use forebay_epp::protocol::proto::{
     BodyMutation, BodyResponse, BodySendMode, CommonResponse, ProcessingRequest, ProcessingResponse,
     body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
@@ -15,8 +16,9 @@ use http::HeaderMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
@@ -298,7 +300,9 @@ impl Replies {
     fn open(channel: Channel, receiver: mpsc::Receiver<ProcessingRequest>) -> Self {
         Self::Opening(Box::pin(async move {
             let mut client = ExternalProcessorClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
-            Ok(client.process(ReceiverStream::new(receiver)).await?.into_inner())
+            let mut request = Request::new(ReceiverStream::new(receiver));
+            request.metadata_mut().insert(TAKES_ENDPOINT_LIST, MetadataValue::from_static("1"));
+            Ok(client.process(request).await?.into_inner())
         }))
     }
 

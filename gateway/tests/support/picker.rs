@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::tls::Certificate;
@@ -20,6 +21,9 @@ pub type Reply = Result<ProcessingResponse, Status>;
 /// waits for the whole body, chooses [`Phases::destination`], and sends the body back as it came.
 pub trait Phases: Send + Sync + 'static {
     fn destination(&self) -> String;
+
+    /// What the stream was opened with.
+    fn opened(&self, _metadata: &MetadataMap) {}
 
     fn request_headers(&self, headers: &HttpHeaders) -> Vec<Reply> {
         if headers.end_of_stream { vec![Ok(pick(&self.destination()))] } else { Vec::new() }
@@ -252,6 +256,7 @@ impl<P: Phases> external_processor_server::ExternalProcessor for Server<P> {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
+        self.phases.opened(request.metadata());
         let mut messages = request.into_inner();
         let (replies, receiver) = mpsc::channel(1_000);
         let (phases, seen) = (self.phases.clone(), self.seen.clone());

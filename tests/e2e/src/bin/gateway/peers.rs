@@ -189,8 +189,7 @@ impl Start<'_> {
 
     /// As the ecosystem's gateways set Envoy up: full duplex, the destination taken from the header.
     fn envoy_with_picker(&mut self, program: &Path) -> Result<Peer> {
-        // This kind of cluster takes one destination, no list.
-        let (picker, picker_port) = self.picker("epp-of-envoy", &["--endpoints-per-pick", "1"])?;
+        let (picker, picker_port) = self.picker("epp-of-envoy")?;
         let port = free_port()?;
         let filter = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
             grpc_service: {envoy_grpc: {cluster_name: picker}, timeout: 10s}, message_timeout: 10s, allow_mode_override: true,
@@ -223,14 +222,14 @@ impl Start<'_> {
     }
 
     fn forebay_with_picker(&mut self) -> Result<Peer> {
-        let (picker, port) = self.picker("epp-of-forebay", &[])?;
+        let (picker, port) = self.picker("epp-of-forebay")?;
         let mut peer = self.forebay(&[port])?;
         peer.kind = Kind::ForebayWithPicker;
         peer.processes.push(picker);
         Ok(peer)
     }
 
-    fn picker(&mut self, name: &str, more: &[&str]) -> Result<(Process, u16)> {
+    fn picker(&mut self, name: &str) -> Result<(Process, u16)> {
         let resources = self.resources(name, &[])?;
         let port = free_port()?;
         let mut args = vec![
@@ -241,7 +240,6 @@ impl Start<'_> {
             "--pool-name".to_owned(),
             POOL.to_owned(),
         ];
-        args.extend(more.iter().map(|it| (*it).to_owned()));
         for (flag, port) in
             [("--grpc-listen", port), ("--health-listen", free_port()?), ("--http-listen", free_port()?)]
         {
