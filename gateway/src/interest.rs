@@ -43,8 +43,14 @@ const KINDS: [Kind; 10] = [
 ];
 
 /// Kinds that the gateway writes the status of.
-const WITH_STATUS: [Kind; 5] =
-    [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::InferencePool, Kind::AgentgatewayPolicy];
+const WITH_STATUS: [Kind; 6] = [
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::HttpRoute,
+    Kind::InferencePool,
+    Kind::InferenceModelRewrite,
+    Kind::AgentgatewayPolicy,
+];
 
 /// Routes, pools and all that they refer to; of the ConfigMaps those that map models, of the Secrets those
 /// that listeners of Gateways of `class` name.

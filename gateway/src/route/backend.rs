@@ -174,8 +174,6 @@ pub(super) struct Resolver<'a, S> {
     schedulers: &'a mut S,
     pools: HashMap<ObjectKey, Arc<Pool>>,
     services: HashMap<(ObjectKey, u16), Arc<ServiceBackend>>,
-    /// What of the pools cannot be done, one line each.
-    problems: BTreeSet<String>,
 }
 
 /// Why a reference leads nowhere.
@@ -202,18 +200,11 @@ pub(super) struct Reference<'a> {
 
 impl<'a, S: Schedulers> Resolver<'a, S> {
     pub(super) fn new(snapshot: &'a Snapshot, schedulers: &'a mut S) -> Self {
-        Self {
-            snapshot,
-            schedulers,
-            pools: HashMap::new(),
-            services: HashMap::new(),
-            problems: BTreeSet::new(),
-        }
+        Self { snapshot, schedulers, pools: HashMap::new(), services: HashMap::new() }
     }
 
-    /// What was found, and what of it cannot be done, one line each.
-    pub(super) fn into_pools(self) -> (Vec<Arc<Pool>>, BTreeSet<String>) {
-        (self.pools.into_values().collect(), self.problems)
+    pub(super) fn into_pools(self) -> Vec<Arc<Pool>> {
+        self.pools.into_values().collect()
     }
 
     /// `unresolved` is called with what the route's status should say; `pools` gets the InferencePools that are
@@ -353,7 +344,7 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
             endpoints,
             protocol: object.spec.app_protocol,
             picker,
-            rewrites: Rewrites::of_pool(self.snapshot, &key, &mut self.problems),
+            rewrites: Rewrites::of_pool(self.snapshot, &key),
         });
         self.pools.insert(key, pool.clone());
         Ok(Backend::Pool(pool))

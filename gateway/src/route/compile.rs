@@ -11,6 +11,7 @@ use super::listener::{Listener, listeners};
 use super::matching::age;
 use super::models::{Said, model_map};
 use super::report::{ListenerReport, ParentReport, PoolReport, Report, Verdict, reason};
+use super::rewrites::verdicts;
 use super::rule::CompiledRoute;
 use super::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
 use super::trust::trusted;
@@ -65,6 +66,7 @@ pub(crate) fn compile(
         report.routes.insert(route.key.clone(), parents);
     }
     report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
+    report.rewrites = verdicts(snapshot, &report.pools);
     report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
 
     let mut problems = BTreeSet::new();
@@ -92,8 +94,7 @@ pub(crate) fn compile(
     }
     certificates.retain(snapshot, |port| ports.contains_key(port));
     problems.extend(report.problems());
-    let (pools, of_pools) = resolver.into_pools();
-    problems.extend(of_pools);
+    let pools = resolver.into_pools();
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
     (RouteTable { ports, pools, problems }, report)
 }

@@ -38,6 +38,9 @@ pub(crate) mod reason {
     // AgentgatewayPolicies at one ancestor (Gateway API, PolicyConditionReason).
     pub(crate) const INVALID: &str = "Invalid";
 
+    // InferenceModelRewrites, of which the API knows Accepted alone; as policies say it (PolicyConditionReason).
+    pub(crate) const TARGET_NOT_FOUND: &str = "TargetNotFound";
+
     // InferencePools at one parent.
     pub(crate) const HTTP_ROUTE_NOT_ACCEPTED: &str = "HTTPRouteNotAccepted";
     pub(crate) const INVALID_EXTENSION_REF: &str = "InvalidExtensionRef";
@@ -74,6 +77,8 @@ pub(crate) struct Report {
     pub(crate) pools: BTreeMap<ObjectKey, PoolReport>,
     /// The AgentgatewayPolicies that target served listeners: the Gateways, with the condition `Accepted` there.
     pub(crate) policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Verdict>>,
+    /// The InferenceModelRewrites of these pools, and those whose pool is not there.
+    pub(crate) rewrites: BTreeMap<ObjectKey, Verdict>,
 }
 
 /// One listener of a Gateway.
@@ -153,6 +158,10 @@ impl Report {
         for (pool, report) in self.pools.iter().filter(|(_, report)| !report.resolved_refs.holds) {
             let verdict = &report.resolved_refs;
             problems.insert(format!("InferencePool {pool}: {}: {}", verdict.reason, verdict.message));
+        }
+        for (rewrite, verdict) in self.rewrites.iter().filter(|(_, verdict)| !verdict.holds) {
+            problems
+                .insert(format!("InferenceModelRewrite {rewrite}: {}: {}", verdict.reason, verdict.message));
         }
         problems
     }

@@ -1,10 +1,11 @@
 //! InferenceModelRewrites: which model a pool's pods are asked for in place of the one that a client names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use forebay_agent::resources::{InferenceModelRewrite, ModelRewriteRule, ObjectKey, Snapshot};
+use forebay_agent::resources::{InferenceModelRewrite, ModelRewriteRule, ObjectKey, Snapshot, TargetModel};
 
 use super::random;
+use super::report::{PoolReport, Verdict, reason};
 use crate::extract::ModelName;
 
 /// What the InferenceModelRewrites of one pool say.
@@ -37,15 +38,11 @@ impl Targets {
 }
 
 impl Rewrites {
-    /// Nothing where no object refers to the pool. `problems` gets what cannot be done, one line each.
+    /// Nothing where no object refers to the pool. Targets that are no names are left out.
     ///
     /// An exact match comes before a rule without matches, an older object before a younger one, and in one
     /// object the first rule (the API's own words on precedence).
-    pub(super) fn of_pool(
-        snapshot: &Snapshot,
-        pool: &ObjectKey,
-        problems: &mut BTreeSet<String>,
-    ) -> Option<Self> {
+    pub(super) fn of_pool(snapshot: &Snapshot, pool: &ObjectKey) -> Option<Self> {
         let mut objects: Vec<(&ObjectKey, &InferenceModelRewrite)> = snapshot
             .inference_model_rewrites
             .in_namespace(&pool.namespace)
@@ -57,12 +54,9 @@ impl Rewrites {
             (made.is_none(), made, *key)
         });
         let mut rewrites = Self { exact: BTreeMap::new(), generic: None };
-        for (key, object) in &objects {
+        for (_, object) in &objects {
             for rule in &object.spec.rules {
-                let targets = targets(rule, |name| {
-                    problems.insert(format!("InferenceModelRewrite {key}: {name:?} is no model's name"));
-                });
-                let Some(targets) = targets else { continue };
+                let Some(targets) = targets(rule) else { continue };
                 if rule.matches.is_empty() {
                     rewrites.generic.get_or_insert_with(|| targets.clone());
                 }
@@ -91,14 +85,43 @@ impl Rewrites {
     }
 }
 
-fn targets(rule: &ModelRewriteRule, mut refuse: impl FnMut(&str)) -> Option<Targets> {
-    let mut weighted = Vec::new();
-    for target in &rule.targets {
-        match ModelName::parse(target.model_rewrite.as_bytes()) {
-            Some(name) => weighted.push((target.weight.map_or(1, |weight| weight.get().into()), name)),
-            None => refuse(&target.model_rewrite),
+/// What is to be said of the objects whose pool is one of `pools`, or is not there at all.
+pub(super) fn verdicts(
+    snapshot: &Snapshot,
+    pools: &BTreeMap<ObjectKey, PoolReport>,
+) -> BTreeMap<ObjectKey, Verdict> {
+    let judged = snapshot.inference_model_rewrites.iter().filter_map(|(key, object)| {
+        let name = &object.spec.pool_ref.name;
+        let pool = ObjectKey::new(&key.namespace, name);
+        if !object.spec.pool_ref.is_pool(name) {
+            return None;
         }
-    }
+        let verdict = if !snapshot.inference_pools.contains_key(&pool) {
+            Verdict::no(reason::TARGET_NOT_FOUND, format!("there is no InferencePool {pool}"))
+        } else if !pools.contains_key(&pool) {
+            return None;
+        } else {
+            let mut targets = object.spec.rules.iter().flat_map(|rule| &rule.targets);
+            match targets.find(|target| name_of(target).is_none()) {
+                Some(bad) => {
+                    Verdict::no(reason::INVALID, format!("{:?} is no model's name", bad.model_rewrite))
+                }
+                None => Verdict::yes(reason::ACCEPTED),
+            }
+        };
+        Some((key.clone(), verdict))
+    });
+    judged.collect()
+}
+
+fn name_of(target: &TargetModel) -> Option<ModelName> {
+    ModelName::parse(target.model_rewrite.as_bytes())
+}
+
+fn targets(rule: &ModelRewriteRule) -> Option<Targets> {
+    let weight = |target: &TargetModel| target.weight.map_or(1, |weight| weight.get().into());
+    let weighted: Vec<(u64, ModelName)> =
+        rule.targets.iter().filter_map(|target| name_of(target).map(|name| (weight(target), name))).collect();
     let total = weighted.iter().map(|(weight, _)| weight).sum();
     (!weighted.is_empty()).then_some(Targets { weighted, total })
 }

@@ -7,6 +7,7 @@ mod gateways;
 mod lease;
 mod owner;
 mod parents;
+mod rewrites;
 mod rules;
 mod services;
 mod statuses;

@@ -16,6 +16,8 @@ pub const STATUS_RULES: &[Rule] = &[
         resources: &["inferencepools/status"],
         verbs: PATCH,
     },
+    // Objects of the older group say nothing.
+    Rule { api_groups: &["llm-d.ai"], resources: &["inferencemodelrewrites/status"], verbs: PATCH },
     Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies/status"], verbs: PATCH },
 ];
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::gateways::{Reach, class_status, gateway_status};
 use super::parents::{has_ours, policy_status, pool_status, route_status};
+use super::rewrites::rewrite_status;
 use super::services::service_of;
 use super::writer::Applied;
 
@@ -89,6 +90,12 @@ pub(super) fn changes(
         let gateways = applied.report.policies.get(&key);
         pass.compare(Kind::AgentgatewayPolicy, &key, |current| {
             Some(policy_status(policy.metadata.generation, gateways, current))
+        });
+    }
+    for (key, rewrite) in &snapshot.inference_model_rewrites {
+        let verdict = applied.report.rewrites.get(key);
+        pass.compare(Kind::InferenceModelRewrite, key, |current| {
+            rewrite_status(rewrite.metadata.generation, verdict, current)
         });
     }
     pass.changes

@@ -198,9 +198,10 @@ impl Writer {
             .await;
         for (change, written) in written {
             match written {
-                // The newer version is on its way, and with it the next pass.
-                Ok(true) | Err(Failure::Conflict) => self.written.add(change),
-                Ok(false) | Err(Failure::Gone) => {}
+                // The newer version is on its way, and with it the next pass; or the end of the object, or nothing:
+                // it is of an older group, whose objects have no status of ours.
+                Ok(true) | Err(Failure::Conflict | Failure::Gone) => self.written.add(change),
+                Ok(false) => {}
                 Err(why) => {
                     failing.insert(format!(
                         "the status of {:?} {} cannot be written: {why}",

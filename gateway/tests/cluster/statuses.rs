@@ -9,6 +9,7 @@ use crate::stage::{Stage, condition, get_status, has};
 
 const API: &str = "gateway.networking.k8s.io/v1";
 const POOLS: &str = "inference.networking.k8s.io/v1";
+const REWRITES: &str = "llm-d.ai/v1alpha2";
 const OURS: &str = "forebay.dev/gateway";
 
 fn ours(status: &Value) -> Vec<&Value> {
@@ -96,6 +97,35 @@ async fn statuses_and_services_are_written_by_one_replica_after_the_other() {
     let qwen = (POOLS, "InferencePool", "models", "qwen");
     let pool = stage.until(qwen, "the pool has our entry", |it| ours(it).len() == 1).await;
     assert!(has(&ours(&pool)[0]["conditions"], "Accepted", "True"), "{pool:#}");
+
+    // Rewrites: of that pool, of one that is not there, and one that another controller has taken.
+    let food = (REWRITES, "InferenceModelRewrite", "models", "food");
+    let rewrite = |pool: &str| {
+        let rule =
+            json!({ "matches": [{ "model": { "value": "food" } }], "targets": [{ "modelRewrite": "qwen" }] });
+        json!({ "spec": { "poolRef": { "name": pool }, "rules": [rule] } })
+    };
+    let accepted = |it: &Value| condition(&it["status"]["conditions"], "Accepted").cloned();
+    let others_word = json!({ "conditions": [{
+        "type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+        "lastTransitionTime": "2020-01-01T00:00:00Z",
+    }] });
+    stage.apply(REWRITES, "InferenceModelRewrite", "models", "theirs", rewrite("nowhere")).await;
+    stage.set_status(REWRITES, "InferenceModelRewrite", "models", "theirs", others_word).await;
+    let theirs = (REWRITES, "InferenceModelRewrite", "models", "theirs");
+    let before = stage.get(theirs.0, theirs.1, theirs.2, theirs.3).await;
+    stage.apply(REWRITES, "InferenceModelRewrite", "models", "food", rewrite("nowhere")).await;
+    let refused = stage.until(food, "the rewrite is refused", |it| accepted(it).is_some()).await;
+    let said = accepted(&refused).unwrap();
+    assert_eq!((&said["status"], &said["reason"]), (&json!("False"), &json!("TargetNotFound")), "{said:#}");
+    assert_eq!(said["message"], "forebay.dev/gateway: there is no InferencePool models/nowhere");
+    stage.apply(REWRITES, "InferenceModelRewrite", "models", "food", rewrite("qwen")).await;
+    let taken = stage
+        .until(food, "the rewrite is accepted", |it| has(&it["status"]["conditions"], "Accepted", "True"))
+        .await;
+    assert_eq!(accepted(&taken).unwrap()["observedGeneration"], 2);
+    let after = stage.get(theirs.0, theirs.1, theirs.2, theirs.3).await;
+    assert_eq!(version(&before), version(&after), "another's condition was written over");
 
     // A second Gateway of the same port has another container port, and writes nothing elsewhere.
     stage.listen("private", 80).await;

@@ -220,3 +220,28 @@ async fn listeners_say_what_is_wrong_with_their_certificates() {
         assert!(said.port.is_none() && table.ports.is_empty(), "{listener}: opened");
     }
 }
+
+#[tokio::test]
+async fn rewrites_of_served_pools_and_of_none_are_judged() {
+    let rewrite = |name: &str, pool: &str, target: &str| {
+        format!(
+            "\n---\napiVersion: llm-d.ai/v1alpha2\nkind: InferenceModelRewrite\nmetadata: {{name: {name}, namespace: models}}\n\
+             spec: {{poolRef: {pool}, rules: [{{targets: [{{modelRewrite: base}}, {{modelRewrite: {target}}}]}}]}}\n"
+        )
+    };
+    let manifests = [
+        gateway(OPEN),
+        pools(&["served", "unserved"]),
+        route("r", &format!("rules: [{{{}}}]", to("served"))),
+        rewrite("good", "{name: served}", "other"),
+        rewrite("bad", "{name: served}", "\" x\""),
+        rewrite("lost", "{name: nowhere}", "other"),
+        rewrite("idle", "{name: unserved}", "other"),
+        rewrite("foreign", "{name: served, group: example.com}", "other"),
+    ];
+    let (_, report) = compiled(&manifests.concat()).await;
+    let said: Vec<_> =
+        report.rewrites.iter().map(|(key, it)| (key.name.as_str(), it.holds, it.reason)).collect();
+    let expected = [("bad", false, "Invalid"), ("good", true, "Accepted"), ("lost", false, "TargetNotFound")];
+    assert_eq!(said, expected);
+}

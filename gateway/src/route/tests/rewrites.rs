@@ -75,7 +75,7 @@ async fn the_older_group_counts_too_and_names_must_be_names() {
     let bad = rewrite("bad", "", "p", &rule("bad", r#"" x""#));
     let table = with(&[older, bad]).await;
     assert_eq!((target(&table, "food"), target(&table, "bad")), (Some("f"), None));
-    assert!(table.problems.contains(r#"InferenceModelRewrite models/bad: " x" is no model's name"#));
+    assert!(table.problems.contains(r#"InferenceModelRewrite models/bad: Invalid: " x" is no model's name"#));
 }
 
 #[tokio::test]
