@@ -315,6 +315,17 @@ async fn a_pod_that_breaks_off_breaks_off_the_response() {
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 }
 
+/// Returns after longer than an impatient stage waits for a picker: such a stage has given one up meanwhile, twice.
+async fn longer_than_impatient() {
+    let upstream = Upstream::bind().await;
+    let silent = at_body(&upstream, |_, _| Vec::new()).await;
+    let running = stage(&upstream, &silent, IMPATIENT).await;
+    for given_up in [1.0, 2.0] {
+        assert_eq!(whole(&running, &upstream, "late").await, "late");
+        running.until_metric(&faults("passed_on"), given_up).await;
+    }
+}
+
 /// Nobody waits for a picker that has answered all there was.
 #[tokio::test]
 async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
@@ -333,8 +344,7 @@ async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
         let (mut client, mut pod) = begun(&running, &upstream).await;
         pod.write(chunk("data: 1\n\n")).await;
         client.read_until("data: ").await;
-        // Nothing is to happen in this time: there is nothing to wait for.
-        tokio::time::sleep(IMPATIENT * 2).await;
+        longer_than_impatient().await;
         pod.write("0\r\n\r\n").await;
         client.read_until("0\r\n\r\n").await;
         for outcome in ["passed_on", "broken_off"] {
