@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use clap::ValueEnum;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -17,6 +16,7 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
     json::API_VERSION,
+    output::Output,
     table::{align, header as row},
 };
 
@@ -43,13 +43,6 @@ pub(crate) struct Options {
     timeout: u64,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A line for each step.
-    Table,
-    Json,
 }
 
 /// What came back.

@@ -8,6 +8,7 @@ mod crds;
 mod explain;
 mod forward;
 mod json;
+mod output;
 mod table;
 mod view;
 
@@ -17,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use output::Output;
 use tokio::time::MissedTickBehavior;
 use view::View;
 
@@ -28,7 +30,7 @@ use view::View;
 /// or the cluster could not be asked, 2 wrong usage. Of `explain`: 0 the request was
 /// served, 1 it was not, or was not explained.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "forebay", version)]
 struct Cli {
     #[command(flatten)]
     access: forward::Access,
@@ -61,13 +63,6 @@ struct Options {
     /// Show again whenever a second has passed, until interrupted.
     #[arg(short, long)]
     watch: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    /// One document; with --watch one a line.
-    Json,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -367,6 +367,12 @@ async fn a_request_is_explained_where_clients_are_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_forebays() {
+    let said = String::from_utf8(run(&["--version"]).await.stdout).unwrap();
+    assert_eq!(said, concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_checked_without_a_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let route = "

@@ -24,13 +24,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::ValueEnum;
-
 use self::{
     finding::{Finding, Level},
     installation::Installation,
 };
-use crate::forward::Access;
+use crate::{forward::Access, output::Output};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
@@ -41,13 +39,6 @@ pub(crate) struct Options {
     gateway_class: String,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A line for each finding.
-    Table,
-    Json,
 }
 
 pub(crate) async fn run(options: &Options, access: &Access) -> anyhow::Result<ExitCode> {
