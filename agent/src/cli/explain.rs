@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -12,9 +13,10 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
+    gateway::Gateway,
     json::API_VERSION,
     output::Output,
     table::{align, header as row},
@@ -30,12 +32,15 @@ pub(crate) struct Options {
     /// What a client would ask for.
     model: String,
     /// Address and port of a listener that the Gateway's annotation `forebay.dev/trusted-listeners` names;
-    /// it is spoken to without TLS.
-    #[arg(long, env = "FOREBAY_GATEWAY", value_name = "ADDRESS:PORT")]
-    gateway: String,
-    /// Host that the request is for [default: that of --gateway].
+    /// with `https://` before it where the listener speaks TLS.
+    #[arg(long, env = "FOREBAY_GATEWAY", value_name = "[https://]ADDRESS:PORT")]
+    gateway: Gateway,
+    /// Host that the request, and the listener's certificate, is for [default: that of --gateway].
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
+    /// Authority that the listener's certificate is of [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     #[arg(long, default_value = "/v1/chat/completions", value_name = "PATH")]
     path: String,
     /// Longest wait for the answer, seconds.
@@ -69,9 +74,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 async fn ask(options: &Options) -> anyhow::Result<Answer> {
     let gateway = &options.gateway;
-    let stream = TcpStream::connect(gateway)
-        .await
-        .with_context(|| format!("cannot connect to {gateway}; --gateway must be an address and a port"))?;
+    let host = options.host.as_deref().unwrap_or(gateway.authority());
+    let stream = gateway.connect(host, options.tls_ca.as_deref()).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
@@ -81,7 +85,7 @@ async fn ask(options: &Options) -> anyhow::Result<Answer> {
         "max_tokens": 1,
     });
     let request = Request::post(options.path.as_str())
-        .header(header::HOST, options.host.as_ref().unwrap_or(gateway))
+        .header(header::HOST, host)
         .header(header::CONTENT_TYPE, "application/json")
         .header(EXPLAIN, "1")
         .body(Full::new(Bytes::from(body.to_string())))

@@ -7,6 +7,7 @@ mod check;
 mod crds;
 mod explain;
 mod forward;
+mod gateway;
 mod json;
 mod output;
 mod table;

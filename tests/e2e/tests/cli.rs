@@ -17,6 +17,7 @@ use forebay_agent::{
     telemetry::{EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer},
 };
 use forebay_e2e::stage::program;
+use forebay_test_certificates::{Authority, Issued};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::{
@@ -266,18 +267,30 @@ async fn watching_prints_a_document_a_line_until_interrupted() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A gateway in front of `pod`, whose listener on port 8081 is trusted.
-async fn gateway(pod: SocketAddr, folder: &Path) -> (Running, IpAddr) {
+/// A gateway in front of `pod`, whose listeners on ports 8081 and, over TLS as `gw.example`, 8443 are trusted.
+async fn gateway(pod: SocketAddr, folder: &Path, certificate: &Issued) -> (Running, IpAddr) {
+    let indented = |text: &str| text.trim().replace('\n', "\n    ");
     let manifests = format!(
         r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {{ name: g, namespace: infra, annotations: {{ forebay.dev/trusted-listeners: mesh }} }}
+metadata: {{ name: g, namespace: infra, annotations: {{ forebay.dev/trusted-listeners: 'mesh,secure' }} }}
 spec:
   gatewayClassName: forebay
   listeners:
   - {{ name: http, protocol: HTTP, port: 8080, allowedRoutes: {{ namespaces: {{ from: All }} }} }}
   - {{ name: mesh, protocol: HTTP, port: 8081, allowedRoutes: {{ namespaces: {{ from: All }} }} }}
+  - {{ name: secure, protocol: HTTPS, port: 8443, hostname: gw.example, allowedRoutes: {{ namespaces: {{ from: All }} }}, tls: {{ certificateRefs: [{{ name: tls }}] }} }}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: tls, namespace: infra }}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {}
+  tls.key: |
+    {}
 ---
 apiVersion: inference.networking.k8s.io/v1
 kind: InferencePool
@@ -298,6 +311,8 @@ spec:
   - matches: [{{ headers: [{{ name: X-Gateway-Base-Model-Name, value: qwen }}] }}]
     backendRefs: [{{ group: inference.networking.k8s.io, kind: InferencePool, name: qwen }}]
 "#,
+        indented(&certificate.certificate),
+        indented(&certificate.key),
         pod.port(),
         pod.ip()
     );
@@ -316,9 +331,11 @@ spec:
         .unwrap();
     let running = Running(child);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while tokio::net::TcpStream::connect((address, 8081)).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the gateway does not listen");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    for port in [8081, 8443] {
+        while tokio::net::TcpStream::connect((address, port)).await.is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "the gateway does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     (running, address.into())
 }
@@ -328,7 +345,9 @@ async fn a_request_is_explained_where_clients_are_trusted() {
     let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let pod_address = pod.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (_gateway, address) = gateway(pod_address, folder.path()).await;
+    let authority = Authority::new("gateway-ca").unwrap();
+    let certificate = authority.issue_for("gw.example").unwrap();
+    let (_gateway, address) = gateway(pod_address, folder.path(), &certificate).await;
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         loop {
@@ -364,6 +383,28 @@ async fn a_request_is_explained_where_clients_are_trusted() {
     assert_eq!(stranger.status.code(), Some(1));
     assert!(String::from_utf8(stranger.stderr).unwrap().contains("forebay.dev/trusted-listeners"));
     assert_eq!(explain(1, "qwen", "table").await.status.code(), Some(1), "nobody is there");
+
+    let trusted = folder.path().join("ca.pem");
+    std::fs::write(&trusted, authority.pem()).unwrap();
+    let explain = async |gateway: &str, more: &[&str]| {
+        run(&[&["explain", "--gateway", gateway, "qwen"], more].concat()).await
+    };
+    let (secure, trusted) = (format!("https://{address}:8443"), trusted.to_str().unwrap());
+    let served = explain(&secure, &["--host", "gw.example", "--tls-ca", trusted]).await;
+    let said = String::from_utf8_lossy(&served.stdout).into_owned();
+    assert_eq!(served.status.code(), Some(0), "{}", String::from_utf8_lossy(&served.stderr));
+    assert!(said.contains("port 8443, hostname gw.example"), "{said}");
+    for (gateway, more, problem) in [
+        (secure.as_str(), &["--host", "gw.example"][..], "UnknownIssuer"),
+        (&secure, &["--host", "other.example", "--tls-ca", trusted], "no TLS with"),
+        (&format!("{address}:8081"), &["--tls-ca", trusted], "put https:// before"),
+        (&secure, &["--host", "gw.example", "--tls-ca", "/nonexistent"], "/nonexistent"),
+    ] {
+        let refused = explain(gateway, more).await;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{gateway} {more:?}");
+        assert!(said.contains(problem), "{gateway} {more:?}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
