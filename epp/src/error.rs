@@ -42,8 +42,6 @@ pub enum Error {
     Selector(String),
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
-    #[error("the {purpose} server failed: {source}")]
-    Serve { purpose: &'static str, source: tonic::transport::Error },
 }
 
 impl Error {
@@ -57,8 +55,7 @@ impl Error {
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
-            | Self::Signals(_)
-            | Self::Serve { .. } => Source::Setup,
+            | Self::Signals(_) => Source::Setup,
         }
     }
 
@@ -87,8 +84,7 @@ impl Error {
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
-            | Self::Signals(_)
-            | Self::Serve { .. } => "internal_error",
+            | Self::Signals(_) => "internal_error",
         }
     }
 }

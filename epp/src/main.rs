@@ -132,10 +132,9 @@ async fn run(options: ServerOptions) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let pool = options.pool.clone();
-    let mut server = Server::start(options).await?;
+    let server = Server::start(options).await?;
     tracing::info!(%pool, ext_proc = %server.grpc_address, health = %server.health_address, http = %server.http_address, "picking");
     tokio::select! {
-        error = server.failed() => return Err(error),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -1,24 +1,21 @@
 //! The whole process: listeners, servers, and their end.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use forebay_agent::{
     resources::{self, ObjectKey, Provider, Source, Store},
     tls::{self, Identity},
 };
+use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
     Error, Metrics, Picker, PickerOptions, interest,
     observe::{self, Admin},
-    protocol::{ExtProc, health, proto::external_processor_server::ExternalProcessorServer},
+    protocol::{ExtProc, grpc::KEEP_ALIVE_IDLE, health},
 };
-
-/// A gateway that is gone without a word is noticed after both.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -48,7 +45,7 @@ pub struct Server {
     _resources: Provider,
     /// Ends readiness and takes no new requests.
     draining: CancellationToken,
-    ext_proc: JoinSet<Result<(), Error>>,
+    ext_proc: JoinSet<()>,
     _background: JoinSet<()>,
     drain_timeout: Duration,
 }
@@ -70,24 +67,18 @@ impl Server {
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         health::register(&reporter).await;
-        let max_streams = usize::try_from(options.max_streams).unwrap_or(usize::MAX);
-        let service = ExtProc::new(picker.scheduler().clone(), metrics.clone(), max_streams);
-        let service =
-            ExternalProcessorServer::new(service).max_decoding_message_size(options.max_message_bytes);
+        let service = ExtProc::new(
+            picker.scheduler().clone(),
+            metrics.clone(),
+            options.max_streams,
+            options.max_message_bytes,
+        );
         let mut ext_proc = JoinSet::new();
-        // A proxy has one stream for each request, all on one connection.
-        let router = transport().max_concurrent_streams(options.max_streams).add_service(service);
-        ext_proc.spawn(serve(router, "ext_proc", tls::accept(grpc, options.tls), draining.clone()));
+        let gateways = tls::accept(grpc, options.tls);
+        ext_proc.spawn(serve_gateways(Arc::new(service), gateways, draining.clone()));
 
         let mut background = JoinSet::new();
-        let probes = transport().add_service(health_service);
-        background.spawn(async move {
-            if let Err(error) =
-                serve(probes, "health", tls::accept(health, None), CancellationToken::new()).await
-            {
-                tracing::error!(%error, "the health server has ended");
-            }
-        });
+        background.spawn(serve_probes(health_service, tls::accept(health, None)));
         background.spawn(health::follow(reporter, store.clone(), options.pool.clone(), draining.clone()));
         let admin =
             Admin { metrics, endpoints: picker.scheduler().endpoints().clone(), store, pool: options.pool };
@@ -110,17 +101,6 @@ impl Server {
         &self.picker
     }
 
-    /// Returns only when the ext_proc server has failed.
-    pub async fn failed(&mut self) -> Error {
-        loop {
-            match self.ext_proc.join_next().await {
-                Some(Ok(Err(error))) => return error,
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
-    }
-
     /// Says "not ready", takes no new connection, lets open requests end, and
     /// cuts what is left after the drain timeout.
     pub async fn shutdown(mut self) {
@@ -139,20 +119,43 @@ async fn listen(purpose: &'static str, address: SocketAddr) -> Result<(TcpListen
     Ok((listener, bound))
 }
 
-fn transport() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+/// Serves gateways until `ending`, and then those that are there until their open requests have ended.
+async fn serve_gateways(
+    service: Arc<ExtProc>,
+    gateways: impl Stream<Item = io::Result<tls::Stream>>,
+    ending: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    {
+        let mut gateways = pin!(gateways);
+        loop {
+            let gateway = tokio::select! {
+                () = ending.cancelled() => break,
+                gateway = gateways.next() => gateway,
+                Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
+            };
+            let Some(Ok(gateway)) = gateway else { continue };
+            if let Err(error) = gateway.keep_alive(KEEP_ALIVE_IDLE) {
+                tracing::debug!(%error, "a gateway's connection has no keepalive");
+            }
+            let (service, ending) = (service.clone(), ending.clone());
+            connections.spawn(async move {
+                if let Err(error) = service.serve(gateway, &ending).await {
+                    tracing::debug!(%error, "a gateway's connection ended early");
+                }
+            });
+        }
+    }
+    while connections.join_next().await.is_some() {}
 }
 
-async fn serve(
-    router: Router,
-    purpose: &'static str,
-    incoming: impl futures_util::Stream<Item = io::Result<tls::Stream>>,
-    ending: CancellationToken,
-) -> Result<(), Error> {
-    router
-        .serve_with_incoming_shutdown(incoming, ending.cancelled_owned())
-        .await
-        .map_err(|source| Error::Serve { purpose, source })
+/// Answers the kubelet's probes until it is dropped.
+async fn serve_probes(
+    service: HealthServer<impl Health>,
+    probes: impl Stream<Item = io::Result<tls::Stream>>,
+) {
+    let server = tonic::transport::Server::builder().add_service(service);
+    if let Err(error) = server.serve_with_incoming(probes).await {
+        tracing::error!(%error, "the health server has ended");
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::stream;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -32,6 +33,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Has the kernel find out about a peer that is gone without a word: when nothing was heard for `idle`, and then
+    /// within three halves of it. What is sent and not acknowledged counts the same.
+    pub fn keep_alive(&self, idle: Duration) -> io::Result<()> {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        let socket = SockRef::from(tcp);
+        let probes = TcpKeepalive::new().with_time(idle).with_interval(idle / 4).with_retries(2);
+        socket.set_tcp_keepalive(&probes)?;
+        socket.set_tcp_user_timeout(Some(idle + idle / 2))
+    }
 }
 
 /// Dials a part: by its address, as `name`.

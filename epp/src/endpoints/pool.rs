@@ -40,7 +40,7 @@ pub struct Endpoints {
 pub(crate) struct Table {
     pool_exists: bool,
     slots: Vec<Slot>,
-    by_address: HashMap<SocketAddr, usize>,
+    by_address: foldhash::HashMap<SocketAddr, usize>,
     agents: HashMap<SocketAddr, Agent>,
     next_pick: u64,
     /// Where the last pick went: equals take turns from there.
@@ -74,7 +74,7 @@ impl Endpoints {
         let table = Table {
             pool_exists: false,
             slots: Vec::new(),
-            by_address: HashMap::new(),
+            by_address: foldhash::HashMap::default(),
             agents: HashMap::new(),
             next_pick: 0,
             // Several replicas must not all begin with the same endpoint.
@@ -290,7 +290,7 @@ impl Table {
 /// The slots as reports reach them.
 struct Slots<'a> {
     slots: &'a mut [Slot],
-    by_address: &'a HashMap<SocketAddr, usize>,
+    by_address: &'a foldhash::HashMap<SocketAddr, usize>,
 }
 
 impl Slots<'_> {

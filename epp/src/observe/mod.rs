@@ -3,8 +3,5 @@
 mod http;
 mod metrics;
 
-pub(crate) use self::{
-    http::{Admin, serve},
-    metrics::OpenStream,
-};
+pub(crate) use self::http::{Admin, serve};
 pub use metrics::Metrics;

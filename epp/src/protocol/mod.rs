@@ -3,6 +3,7 @@
 //! 004, v1.0.0). The gateway's side uses the same messages and names.
 
 mod answer;
+pub mod grpc;
 pub(crate) mod health;
 mod metadata;
 pub mod proto;
