@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::extract::{BodyError, ModelName};
+use crate::forward::Broken;
 
 /// Whose doing a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub enum Error {
     #[error("no connection to the model server within {}", humane(*waited))]
     ConnectTimeout { waited: Duration },
     #[error("the model server closed the connection before it answered")]
-    UpstreamBroken { source: hyper::Error, reused: bool },
+    UpstreamBroken { source: Broken, reused: bool },
     #[error("the model server answered {0} to every attempt")]
     UpstreamStatus(StatusCode),
     #[error("the model server did not begin to answer within {}", humane(*waited))]

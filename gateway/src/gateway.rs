@@ -20,7 +20,7 @@ use crate::forward::{Forwarder, H2Connections, Mirrors, Pool};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::observe::{AccessLog, Health, Metrics, Record, Traces, serve_admin};
-use crate::pick::{InProcessPickers, Picker, PickerTlsError, Transport};
+use crate::pick::{Closing, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::route::{Certificates, ListenerPort, PortSharing, compile};
 use crate::status::{Applied, Writer, open_ports};
@@ -120,13 +120,7 @@ impl Gateway {
                 config.replay_bytes,
                 metrics.hold_bytes.clone(),
             ),
-            picker: Picker::new(
-                metrics.clone(),
-                transport,
-                workers.clone(),
-                config.picker_limits(),
-                tasks.clone(),
-            ),
+            picker: Picker::new(metrics.clone(), transport, count, config.picker_limits()),
             mirrors: Mirrors::new(
                 forwarder.clone(),
                 metrics.clone(),
@@ -150,6 +144,7 @@ impl Gateway {
             workers,
             metrics.connections.clone(),
         );
+        let closing = proxy.picker.closing().clone();
         // Weakly: the page is served until all else has ended.
         let served = Arc::downgrade(&proxy);
         let in_force = move || {
@@ -180,7 +175,7 @@ impl Gateway {
             Writer::start(provider, options, observe_applied, &tasks, &stop);
         }
         tasks.spawn(controller.run(stop.clone()));
-        tasks.spawn(sweep(pool, h2, stop.clone()));
+        tasks.spawn(sweep(pool, h2, closing, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics, pickers, health.clone(), in_force, stop.clone()));
         let mut gateway = Self {
             admin_address,
@@ -338,11 +333,12 @@ fn available_cores() -> usize {
 }
 
 /// Closes connections to model servers before these do.
-async fn sweep(pool: Arc<Pool>, h2: Arc<H2Connections>, stop: CancellationToken) {
+async fn sweep(pool: Arc<Pool>, h2: Arc<H2Connections>, closing: Closing, stop: CancellationToken) {
     let mut turns = tokio::time::interval(pool.sweep_interval());
     while stop.run_until_cancelled(turns.tick()).await.is_some() {
         pool.sweep();
         h2.sweep();
+        closing.sweep();
     }
     h2.sweep();
 }

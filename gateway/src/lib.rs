@@ -17,6 +17,7 @@ mod gateway;
 mod hold;
 mod interest;
 mod observe;
+mod patience;
 mod pick;
 mod request;
 mod rewrite;
@@ -27,7 +28,9 @@ mod workers;
 
 pub use config::Config;
 pub use error::{Error, PickerFault, Rejection, Retry, Source};
+pub use forward::Broken;
 pub use gateway::{Gateway, StartError};
+pub use hold::RestError;
 pub use interest::READ_RULES;
 pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags, ResponseBodies};
 pub use status::{STATUS_RULES, WRITE_RULES};

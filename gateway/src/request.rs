@@ -113,7 +113,7 @@ impl Proxy {
         body: Incoming,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let arrived = Instant::now();
+        let arrived = record.arrived();
         if head.method == Method::CONNECT {
             return Err(Error::UpgradeUnsupported);
         }
@@ -161,7 +161,10 @@ impl Proxy {
             it.rule = Some(rule.origin.clone());
             it.backend = chosen.backend.label().cloned();
         });
-        record.routed(self.label(routes, &head), chosen.backend.label().unwrap_or(&self.unknown_label));
+        record.routed(
+            self.label(routes, &head, model.as_ref()),
+            chosen.backend.label().unwrap_or(&self.unknown_label),
+        );
         let filters = OnTheWay::new(rule.filters.as_deref(), chosen.filters.as_deref(), &head.headers);
         if let Some(answer) =
             filters.answer(&head, matched.prefix_bytes, host, of_port.scheme(), via.port.port)?
@@ -236,6 +239,7 @@ impl Proxy {
         body: &mut HeldBody,
         record: &mut Record,
     ) -> Result<(Forwarded, Option<Session>), Error> {
+        let mut began = Instant::now();
         let (protocol, decision) = match to.backend {
             Backend::Invalid(why) => return Err(Error::Backend(why)),
             Backend::Service(service) => {
@@ -243,7 +247,6 @@ impl Proxy {
                 (service.protocol, Decision { endpoints, session: None, chosen_by: ChosenBy::Chance })
             }
             Backend::Pool(pool) => {
-                let asked = Instant::now();
                 if let Some(rewrite) = to.rewrite {
                     rewrite.tell(&mut head.headers);
                 }
@@ -251,18 +254,19 @@ impl Proxy {
                 if to.rewrite.is_some() {
                     Rewrite::take_back(&mut head.headers);
                 }
-                let waited = asked.elapsed();
+                let decided = Instant::now();
+                let waited = decided.duration_since(began);
+                began = decided;
                 record.picked(waited);
                 record.explain(|it| it.pick = Some(waited));
                 (pool.protocol, picked?)
             }
         };
-        record.sending();
+        record.sending(began);
         let Decision { endpoints, session, chosen_by } = decision;
         record.explain(|it| it.chosen(&endpoints, Some(chosen_by.to_string())));
         let limit = to.rule.timeouts.backend_request;
         let route = Route { endpoints: &endpoints, protocol, limit, retry: to.rule.retry.as_ref() };
-        let began = Instant::now();
         let forwarded = self.forwarder.send(head, body, route).await?;
         record.explain(|it| {
             it.served_by = Some(forwarded.endpoint);
@@ -332,12 +336,14 @@ impl Proxy {
     }
 
     /// The model as the resources name it; what only clients say is no label.
-    fn label<'a>(&'a self, routes: &'a ListenerRoutes, head: &request::Parts) -> &'a Arc<str> {
-        [MODEL_NAME_HEADER, BASE_MODEL_NAME_HEADER]
-            .iter()
-            .filter_map(|name| head.headers.get(name)?.to_str().ok())
-            .find_map(|model| routes.label(model))
-            .unwrap_or(&self.unknown_label)
+    fn label<'a>(
+        &'a self,
+        routes: &'a ListenerRoutes,
+        head: &request::Parts,
+        model: Option<&ModelName>,
+    ) -> &'a Arc<str> {
+        let of_base = || routes.label(head.headers.get(BASE_MODEL_NAME_HEADER)?.to_str().ok()?);
+        model.and_then(|model| routes.label(model.as_str()).or_else(of_base)).unwrap_or(&self.unknown_label)
     }
 
     /// Nothing where a route has a backend of its own for the path.
@@ -377,10 +383,11 @@ struct To<'a> {
 
 /// Puts the model and its base into the headers that routes match on.
 fn name_model(head: &mut request::Parts, routes: &ListenerRoutes, model: &ModelName) {
-    if let Some(name) = model.to_header_value() {
+    let (name, base) = routes.models().headers(model);
+    if let Some(name) = name {
         head.headers.insert(MODEL_NAME_HEADER, name);
     }
-    match routes.models().base(model) {
+    match base {
         Some(base) => drop(head.headers.insert(BASE_MODEL_NAME_HEADER, base)),
         None => drop(head.headers.remove(BASE_MODEL_NAME_HEADER)),
     }

@@ -11,6 +11,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::Beat;
+
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
 }
@@ -24,6 +26,7 @@ pub(crate) struct Workers {
 #[derive(Debug)]
 struct Worker {
     runtime: Handle,
+    beat: Arc<Beat>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -31,6 +34,7 @@ struct Worker {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) runtime: Handle,
+    pub(crate) beat: Arc<Beat>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -45,13 +49,20 @@ impl Workers {
     pub(crate) fn start(count: usize, tasks: &TaskTracker, stop: &CancellationToken) -> io::Result<Self> {
         let start_one = |index| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let worker = Worker { runtime: runtime.handle().clone(), connections: Arc::default() };
+            let (handle, beat) = (runtime.handle().clone(), Beat::new());
+            let worker = Worker { runtime: handle, beat: beat.clone(), connections: Arc::default() };
             let (tasks, stop) = (tasks.clone(), stop.clone());
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 INDEX.set(index);
                 runtime.block_on(async {
-                    stop.cancelled().await;
-                    tasks.wait().await;
+                    let working = async {
+                        stop.cancelled().await;
+                        tasks.wait().await;
+                    };
+                    tokio::select! {
+                        () = working => {}
+                        () = beat.run() => {}
+                    }
                 });
             })?;
             Ok(worker)
@@ -59,16 +70,12 @@ impl Workers {
         Ok(Self { workers: (0..count.max(1)).map(start_one).collect::<io::Result<_>>()? })
     }
 
-    /// In the order of [`index`].
-    pub(crate) fn runtimes(&self) -> impl Iterator<Item = &Handle> {
-        self.workers.iter().map(|worker| &worker.runtime)
-    }
-
     /// A place on the worker with the fewest connections.
     pub(crate) fn seat(&self) -> Option<Seat> {
         let worker = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed))?;
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Seat { runtime: worker.runtime.clone(), connections: worker.connections.clone() })
+        let (runtime, beat) = (worker.runtime.clone(), worker.beat.clone());
+        Some(Seat { runtime, beat, connections: worker.connections.clone() })
     }
 }
 

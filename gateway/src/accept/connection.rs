@@ -1,7 +1,8 @@
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -16,6 +17,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::beat::{Beat, BeatTimer, Place};
+use super::drain::Drain;
 use crate::answer::AnswerBody;
 use crate::route::ListenerPort;
 
@@ -53,37 +56,46 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<AnswerBody>> + Send;
 }
 
-/// Serves one client until it leaves; after `drain`, until its running requests have ended or `drain_timeout` is over.
+/// How connections end that their clients do not.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    pub(super) drain: Drain,
+    /// Running requests may take so long after it has begun.
+    pub(super) timeout: Duration,
+}
+
+/// Serves one client until it leaves; after the drain has begun, until its running requests have ended or its time is
+/// over.
 pub(super) async fn serve(
     stream: TcpStream,
     port: Arc<ListenerPort>,
     handler: Arc<impl Handler>,
-    drain: CancellationToken,
-    drain_timeout: Duration,
+    ending: Ending,
+    beat: Arc<Beat>,
     tasks: TaskTracker,
 ) {
     // Asked for each connection, so that a new certificate is there for the next one.
     let Some(config) = handler.tls(&port) else {
         let via = Via { port, server_name: None };
-        return serve_stream(stream, via, handler, drain, drain_timeout, tasks).await;
+        return serve_stream(stream, via, handler, ending, beat, tasks).await;
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));
-    let stream = match drain.run_until_cancelled(handshake).await {
+    let stream = match ending.drain.token().run_until_cancelled(handshake).await {
         None => return,
         Some(Err(_)) => return tracing::debug!("a client did not finish its TLS handshake"),
         Some(Ok(Err(error))) => return tracing::debug!(%error, "a TLS handshake failed"),
         Some(Ok(Ok(stream))) => stream,
     };
     let server_name = stream.get_ref().1.server_name().map(Box::from);
-    serve_stream(stream, Via { port, server_name }, handler, drain, drain_timeout, tasks).await;
+    serve_stream(stream, Via { port, server_name }, handler, ending, beat, tasks).await;
 }
 
 async fn serve_stream(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     via: Via,
     handler: Arc<impl Handler>,
-    drain: CancellationToken,
-    drain_timeout: Duration,
+    ending: Ending,
+    beat: Arc<Beat>,
     tasks: TaskTracker,
 ) {
     let via = Arc::new(via);
@@ -92,7 +104,7 @@ async fn serve_stream(
     let mut builder = auto::Builder::new(StreamTasks::new(tasks, gone));
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(BeatTimer(beat.clone()))
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
@@ -108,11 +120,26 @@ async fn serve_stream(
         async move { Ok::<_, Infallible>(handler.handle(&via, request).await) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = &mut connection => Ok(ended),
-        () = drain.cancelled() => {
+    let drain = &ending.drain;
+    let mut begins = pin!(drain.token().cancelled());
+    let mut place = None;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        // The first time, it is told whom to wake; then only a flag is looked at.
+        let is_first = place.is_none();
+        place.get_or_insert_with(|| Place::take(beat.clone(), cx.waker().clone()));
+        if (is_first || drain.has_begun()) && begins.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    });
+    let ended = match ended.await {
+        Some(ended) => Ok(ended),
+        None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(drain_timeout, connection).await
+            tokio::time::timeout(ending.timeout, connection).await
         }
     };
     match ended {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Handler, serve};
+use super::connection::{Ending, Handler, serve};
+use super::drain::Drain;
 use crate::route::ListenerPort;
 use crate::workers::Workers;
 
@@ -37,7 +37,7 @@ struct Open {
     /// What was asked for; 0 is any.
     number: u16,
     address: SocketAddr,
-    drain: CancellationToken,
+    drain: Drain,
 }
 
 impl<H: Handler> Listeners<H> {
@@ -68,7 +68,7 @@ impl<H: Handler> Listeners<H> {
         self.open.retain(|port, open| {
             let stays = ports.get(port) == Some(&open.number);
             if !stays {
-                open.drain.cancel();
+                open.drain.begin();
                 tracing::info!(address = %open.address, "listener closed");
             }
             stays
@@ -99,7 +99,7 @@ impl<H: Handler> Listeners<H> {
         let listener = TcpListener::bind(address).await?;
         let number = address.port();
         let address = listener.local_addr()?;
-        let drain = CancellationToken::new();
+        let drain = Drain::default();
         let accepting = accept(Accepting {
             listener,
             port: Arc::new(port.clone()),
@@ -119,7 +119,7 @@ impl<H: Handler> Listeners<H> {
 impl<H> Drop for Listeners<H> {
     fn drop(&mut self) {
         for open in self.open.values() {
-            open.drain.cancel();
+            open.drain.begin();
         }
     }
 }
@@ -128,7 +128,7 @@ struct Accepting<H> {
     listener: TcpListener,
     port: Arc<ListenerPort>,
     handler: Arc<H>,
-    drain: CancellationToken,
+    drain: Drain,
     drain_timeout: Duration,
     tasks: TaskTracker,
     workers: Arc<Workers>,
@@ -143,7 +143,7 @@ async fn accept<H: Handler>(it: Accepting<H>) {
             (place, it.listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
-            () = it.drain.cancelled() => return,
+            () = it.drain.token().cancelled() => return,
             accepted = accepted => accepted,
         };
         let stream = match accepted {
@@ -163,16 +163,15 @@ async fn accept<H: Handler>(it: Accepting<H>) {
             }
             (_, None) => continue,
         };
-        let (port, handler, drain, tasks) =
-            (it.port.clone(), it.handler.clone(), it.drain.clone(), it.tasks.clone());
-        let drain_timeout = it.drain_timeout;
+        let (port, handler, tasks) = (it.port.clone(), it.handler.clone(), it.tasks.clone());
+        let ending = Ending { drain: it.drain.clone(), timeout: it.drain_timeout };
         let connections = it.connections.clone();
         connections.inc();
-        let runtime = seat.runtime.clone();
+        let (runtime, beat) = (seat.runtime.clone(), seat.beat.clone());
         let serving = async move {
             // Watched by the worker's own reactor from here.
             match TcpStream::from_std(stream) {
-                Ok(stream) => serve(stream, port, handler, drain, drain_timeout, tasks).await,
+                Ok(stream) => serve(stream, port, handler, ending, beat, tasks).await,
                 Err(error) => tracing::warn!(%error, "a connection could not be served"),
             }
             connections.dec();

@@ -23,8 +23,19 @@ const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-nam
 /// Checks and cleans a request's headers before anything else looks at them: what belongs to the
 /// client's connection goes no further.
 pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
+    let (mut has_encoding, mut has_length, mut has_upgrade, mut has_expect) = (false, false, false, false);
+    // Once over the names: most requests have none of these but a length.
+    for name in headers.keys() {
+        match name.as_str() {
+            "transfer-encoding" => has_encoding = true,
+            "content-length" => has_length = true,
+            "upgrade" => has_upgrade = true,
+            "expect" => has_expect = true,
+            _ => {}
+        }
+    }
     // A request with both is the classic way to smuggle another one past a proxy (RFC 9112, 6.1).
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+    if has_encoding && has_length {
         return Err(Error::AmbiguousLength);
     }
     let asks_for = |protocol: &[u8]| {
@@ -36,24 +47,25 @@ pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     };
     // A server may go on as if it had not been asked, which suits `h2c`; who asks for a WebSocket has no use
     // for anything else.
-    if asks_for(b"websocket") {
+    if has_upgrade && asks_for(b"websocket") {
         return Err(Error::UpgradeUnsupported);
     }
     remove_hop_by_hop(headers);
     // The body's first bytes are asked for by reading them; the length is set anew from the body.
-    headers.remove(header::EXPECT);
-    headers.remove(header::CONTENT_LENGTH);
+    if has_expect {
+        headers.remove(header::EXPECT);
+    }
+    if has_length {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     Ok(())
 }
 
 /// Removes what only gateways and pickers may say.
 pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
-    let may_stay = |name: &str| is_trusted && TRUSTED.contains(&name);
-    let internal: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_internal(name.as_str()) && !may_stay(name.as_str()))
-        .cloned()
-        .collect();
+    let must_go =
+        |name: &&HeaderName| is_internal(name.as_str()) && !(is_trusted && TRUSTED.contains(&name.as_str()));
+    let internal: Vec<HeaderName> = headers.keys().filter(must_go).cloned().collect();
     for name in internal {
         headers.remove(name);
     }
@@ -75,27 +87,13 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    // Most messages have none of them: looking is cheaper than removing each by its name.
-    if headers.keys().any(is_hop_by_hop) {
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
-        }
+    // Most messages have none of them, or one: looking is cheaper than removing each by its name.
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
+        headers.remove(name);
     }
 }
 
-static HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// As [`HOP_BY_HOP`] says; asked for every header of every message.
+/// RFC 9110, 7.6.1; asked for every header of every message.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -113,7 +111,8 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Servers that turn dashes into underscores (CGI, WSGI) make no difference between the two.
 fn is_internal(name: &str) -> bool {
-    if !name.starts_with("x-") && !name.starts_with("x_") {
+    let may_be = name.as_bytes().get(..2).is_some_and(|start| start == b"x-" || start == b"x_");
+    if !may_be {
         return false;
     }
     let name = name.replace('_', "-");
@@ -136,7 +135,21 @@ mod tests {
 
     #[test]
     fn hop_by_hop_is_what_is_removed() {
-        assert!(HOP_BY_HOP.iter().all(is_hop_by_hop));
+        let of_a_connection = headers(&[
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ]);
+        assert!(of_a_connection.keys().all(is_hop_by_hop));
+        let mut removed = of_a_connection;
+        remove_hop_by_hop(&mut removed);
+        assert!(removed.is_empty());
         let others = headers(&["connection2", "host", "content-length", "upgrades", "tes"]);
         assert!(!others.keys().any(is_hop_by_hop));
     }

@@ -9,8 +9,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{Restore, Watch};
-use crate::forward::PooledBody;
+use crate::forward::{Broken, PooledBody};
 use crate::observe::Record;
+use crate::patience::Stall;
 use crate::pick::{DetourError, Evicted, Session};
 
 /// The body of an answer.
@@ -30,11 +31,11 @@ pub(crate) struct UpstreamAnswer {
     session: Option<Session>,
     /// The client has all that it gets; of the pod's body there may be more.
     is_over: bool,
-    record: Record,
+    record: Box<Record>,
     restore: Option<Box<Restore>>,
     watch: Watch,
     /// Of streams.
-    idle: Option<Idle>,
+    idle: Option<Stall>,
     /// When the route's time for the request is over.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -48,30 +49,11 @@ pub(crate) struct Pod {
     pub(crate) deadline: Option<Instant>,
 }
 
-/// How long a stream may say nothing. What the client does not take meanwhile does not count.
-#[derive(Debug)]
-struct Idle {
-    limit: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    fn heard(&mut self) {
-        self.waiting = None;
-    }
-
-    /// To be asked while nothing comes.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
-        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
-    }
-}
-
 /// Why a response ended before it was whole. The client sees its stream reset.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenOff {
     #[error(transparent)]
-    Upstream(hyper::Error),
+    Upstream(Broken),
     #[error("the time that the route allows is over")]
     Timeout,
     #[error("the model server has said nothing for too long")]
@@ -87,9 +69,15 @@ impl AnswerBody {
         Self::Whole((!body.is_empty()).then_some(body))
     }
 
-    pub(crate) fn upstream(body: PooledBody, pod: Pod, record: Record, watch: Watch, idle: Duration) -> Self {
+    pub(crate) fn upstream(
+        body: PooledBody,
+        pod: Pod,
+        record: Box<Record>,
+        watch: Watch,
+        idle: Duration,
+    ) -> Self {
         let Pod { session, restore, deadline } = pod;
-        let idle = matches!(watch, Watch::Events(_)).then_some(Idle { limit: idle, waiting: None });
+        let idle = matches!(watch, Watch::Events(_)).then(|| Stall::new(idle));
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
         let mut answer =
             UpstreamAnswer { body, session, is_over: false, record, restore, watch, idle, deadline };

@@ -168,14 +168,14 @@ async fn ask_pod(connections: Arc<Connections>, endpoint: SocketAddr) -> Option<
         Some(connection) => connection,
         None => Connection::open(endpoint, POD_TIMEOUT).await.ok()?,
     };
-    let mut request = Request::get("/v1/models").body(UpstreamBody::default()).ok()?;
+    let mut head = Request::get("/v1/models").body(()).ok()?.into_parts().0;
     let host = HeaderValue::from_str(&endpoint.to_string()).ok()?;
-    request.headers_mut().insert(header::HOST, host);
-    let response = connection.send(request).await.ok()?;
-    if !response.status().is_success() {
+    head.headers.insert(header::HOST, host);
+    let answer = connection.send(&head, UpstreamBody::default(), Instant::now() + POD_TIMEOUT).await.ok()?;
+    if !answer.status.is_success() {
         return None;
     }
-    let body = PooledBody::new(response.into_body(), connection, connections);
+    let body = PooledBody::new(connection, connections);
     let body = Limited::new(body, MAX_LIST_BYTES).collect().await.ok()?.to_bytes();
     Some(serde_json::from_slice::<PodList>(&body).ok()?.data)
 }

@@ -164,10 +164,71 @@ const DATA: &[u8] = b"data:";
 /// The last `usage` object in the end of a JSON text.
 fn usage_in(tail: &[u8]) -> Option<Usage> {
     const KEY: &[u8] = b"\"usage\":";
-    static FINDER: LazyLock<memmem::FinderRev<'_>> = LazyLock::new(|| memmem::FinderRev::new(KEY));
-    let at = FINDER.rfind(tail)?;
-    let mut objects = serde_json::Deserializer::from_slice(&tail[at + KEY.len()..]).into_iter::<Usage>();
+    static FINDER: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new(KEY));
+    let at = FINDER.find_iter(tail).last()?;
+    let object = &tail[at + KEY.len()..];
+    if let Some(usage) = plain_usage(object) {
+        return Some(usage);
+    }
+    let mut objects = serde_json::Deserializer::from_slice(object).into_iter::<Usage>();
     objects.next()?.ok()
+}
+
+/// As the engines write it. Nothing for what is written in another way, which may be right all the same.
+fn plain_usage(json: &[u8]) -> Option<Usage> {
+    let mut usage = Usage::default();
+    let mut rest = json.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+    loop {
+        let (name, after) = plain_string(rest)?;
+        rest = after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+        let tokens = match name {
+            b"prompt_tokens" | b"input_tokens" => Some(&mut usage.prompt_tokens),
+            b"completion_tokens" | b"output_tokens" => Some(&mut usage.completion_tokens),
+            _ => None,
+        };
+        rest = match tokens {
+            Some(tokens) => {
+                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                *tokens = str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+                &rest[digits..]
+            }
+            None => skip_plain(rest)?,
+        }
+        .trim_ascii_start();
+        match rest.split_first()? {
+            (b',', after) => rest = after.trim_ascii_start(),
+            (b'}', _) => return Some(usage),
+            _ => return None,
+        }
+    }
+}
+
+/// A string without escapes, and what follows.
+fn plain_string(json: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = json.strip_prefix(b"\"")?;
+    let end = memchr(b'"', text)?;
+    (!text[..end].contains(&b'\\')).then_some((&text[..end], &text[end + 1..]))
+}
+
+/// What follows a value.
+fn skip_plain(json: &[u8]) -> Option<&[u8]> {
+    let mut depth = 0_u32;
+    let mut rest = json;
+    loop {
+        rest = match rest.first()? {
+            b'"' => plain_string(rest)?.1,
+            b'{' | b'[' => {
+                depth += 1;
+                &rest[1..]
+            }
+            b'}' | b']' if depth > 0 => {
+                depth -= 1;
+                &rest[1..]
+            }
+            b',' | b'}' if depth == 0 => return Some(rest),
+            _ => &rest[1..],
+        };
+    }
 }
 
 #[cfg(test)]
@@ -219,6 +280,32 @@ mod tests {
         let responses = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"error\":null,\"usage\":{\"input_tokens\":3,\"output_tokens\":4}}}\n\n";
         let all = seen(&mut watch("text/event-stream"), responses.as_bytes(), 10);
         assert_eq!(all, [Seen::FirstEvent, usage(3, 4)]);
+    }
+
+    #[test]
+    fn usage_is_read_in_whatever_way_it_is_written() {
+        for (json, expected) in [
+            (r#"{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2}"#, Some((7, 2))),
+            (
+                r#"{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":[1,{"a":"}"}]},"completion_tokens":2}"#,
+                Some((7, 2)),
+            ),
+            (r#"{"input_tokens" : 7 , "x" : null, "output_tokens": 2 , "y":-1.5e3}"#, Some((7, 2))),
+            (r#"{"prompt_tokens":7,"a\"b":"\\","completion_tokens":2}"#, Some((7, 2))),
+            (r#"{"prompt_tokens":7}"#, Some((7, 0))),
+            (r"{}", Some((0, 0))),
+            ("null", None),
+            (r#"{"prompt_tokens":-7}"#, None),
+            (r#"{"prompt_tokens":7,"#, None),
+            (r#"{"prompt_tokens":99999999999999999999999}"#, None),
+        ] {
+            let found = usage_in(format!("{{\"usage\":{json}}}").as_bytes());
+            let expected =
+                expected.map(|(prompt_tokens, completion_tokens)| Usage { prompt_tokens, completion_tokens });
+            assert_eq!(found, expected, "{json}");
+            let slowly = serde_json::from_str::<Usage>(json).ok();
+            assert!(plain_usage(json.as_bytes()).is_none_or(|usage| Some(usage) == slowly), "{json}");
+        }
     }
 
     #[test]

@@ -6,37 +6,37 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Connection, Pool};
+use super::{Broken, Connection, Pool};
 
 /// A response's body together with the connection it comes over. The
 /// connection goes back to the pool at the body's end; dropped before, it is closed.
 #[derive(Debug)]
-pub(crate) struct PooledBody {
-    body: Incoming,
-    connection: Option<(Connection, Arc<Pool>)>,
+pub(crate) struct PooledBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Own(Connection, Arc<Pool>),
+    /// Over a connection that others use too; dropped before its end, only its stream is reset.
+    Shared(Incoming),
+    Ended,
 }
 
 impl PooledBody {
-    pub(crate) fn new(body: Incoming, connection: Connection, pool: Arc<Pool>) -> Self {
-        let mut pooled = Self { body, connection: Some((connection, pool)) };
-        pooled.release_if_ended();
-        pooled
+    /// The head of the response has been read.
+    pub(crate) fn new(connection: Connection, pool: Arc<Pool>) -> Self {
+        let mut body = Self(Source::Own(connection, pool));
+        body.release_if_ended();
+        body
     }
 
-    /// Over a connection that others use too; dropped before its end, only its stream is reset.
     pub(crate) fn shared(body: Incoming) -> Self {
-        Self { body, connection: None }
-    }
-
-    fn release_if_ended(&mut self) {
-        if self.body.is_end_stream() {
-            self.release();
-        }
+        Self(Source::Shared(body))
     }
 
     /// A server that answers before it has read all of the request leaves its connection unusable.
-    fn release(&mut self) {
-        if let Some((mut connection, pool)) = self.connection.take()
+    fn release_if_ended(&mut self) {
+        if matches!(&self.0, Source::Own(connection, _) if connection.is_end_stream())
+            && let Source::Own(connection, pool) = std::mem::replace(&mut self.0, Source::Ended)
             && connection.is_usable()
         {
             pool.put(connection);
@@ -46,30 +46,37 @@ impl PooledBody {
 
 impl Body for PooledBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        if let Some((connection, _)) = &mut this.connection {
-            connection.poll_drive(cx);
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let frame = match &mut self.0 {
+            Source::Own(connection, _) => ready!(connection.poll_frame(cx)),
+            Source::Shared(body) => return Pin::new(body).poll_frame(cx).map_err(Broken::from),
+            Source::Ended => None,
+        };
+        if let Some(Err(_)) = &frame {
+            self.0 = Source::Ended;
         }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(_)) => this.release_if_ended(),
-            Some(Err(_)) => this.connection = None,
-            None => this.release(),
-        }
+        self.release_if_ended();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.0 {
+            Source::Own(connection, _) => connection.is_end_stream(),
+            Source::Shared(body) => body.is_end_stream(),
+            Source::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.0 {
+            Source::Own(connection, _) => connection.size_hint(),
+            Source::Shared(body) => body.size_hint(),
+            Source::Ended => SizeHint::with_exact(0),
+        }
     }
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::connect;
+use super::http1::connect;
 use crate::Error;
 use crate::accept::StreamTasks;
 use crate::hold::UpstreamBody;
@@ -69,7 +69,7 @@ impl H2Connections {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| Error::UpstreamBroken { source, reused: false })?;
+            .map_err(|source| Error::UpstreamBroken { source: source.into(), reused: false })?;
         self.tasks.spawn(async move {
             let _ends_streams = gone.drop_guard();
             // Its end is also seen by the requests that are on it.

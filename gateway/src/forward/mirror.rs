@@ -1,11 +1,11 @@
 //! Copies of requests, whose answers nobody waits for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_agent::resources::AppProtocol;
-use http::request;
+use http::{Request, request};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::h2::to_h2;
 use super::send::{Forwarder, request};
-use super::{Connection, PooledBody};
+use super::{Broken, Connection, PooledBody};
 use crate::hold::{Hold, UpstreamBody};
 use crate::observe::{Metrics, MirrorResult};
 use crate::route::Backend;
@@ -57,20 +57,25 @@ impl Mirrors {
             self.metrics.mirrored(MirrorResult::LeftOut);
             return;
         };
-        let mut request = request(head, UpstreamBody::whole(frames.to_vec()));
+        let body = UpstreamBody::whole(frames.to_vec());
+        let head = request(head);
         let (forwarder, metrics) = (self.forwarder.clone(), self.metrics.clone());
+        let patience = self.patience;
         let exchange = async move {
             let body = if protocol == AppProtocol::H2c {
                 let (mut sender, _) = forwarder.h2.get(endpoint, forwarder.connect_timeout, true).await?;
+                let mut request = Request::from_parts(head, body);
                 to_h2(&mut request, endpoint);
-                PooledBody::shared(sender.send_request(request).await.map_err(broken)?.into_body())
+                let response = sender.send_request(request).await.map_err(Broken::from).map_err(broken)?;
+                PooledBody::shared(response.into_body())
             } else {
                 let mut connection = match forwarder.pool.take(endpoint) {
                     Some(connection) => connection,
                     None => Connection::open(endpoint, forwarder.connect_timeout).await?,
                 };
-                let response = connection.send(request).await.map_err(broken)?;
-                PooledBody::new(response.into_body(), connection, forwarder.pool.clone())
+                let deadline = Instant::now() + patience;
+                connection.send(&head, body, deadline).await.map_err(broken)?;
+                PooledBody::new(connection, forwarder.pool.clone())
             };
             // To its end, so that the copy costs the backend what the request would have.
             let mut body = body;
@@ -79,7 +84,7 @@ impl Mirrors {
             }
             Ok::<_, crate::Error>(())
         };
-        let (patience, stop) = (self.patience, self.stop.clone());
+        let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let ended = stop.run_until_cancelled(tokio::time::timeout(patience, exchange)).await;
             let is_sent = matches!(ended, Some(Ok(Ok(()))));
@@ -89,6 +94,6 @@ impl Mirrors {
     }
 }
 
-fn broken(source: hyper::Error) -> crate::Error {
+fn broken(source: Broken) -> crate::Error {
     crate::Error::UpstreamBroken { source, reused: false }
 }

@@ -29,7 +29,7 @@ impl Pool {
     /// A connection that was usable a moment ago.
     pub(crate) fn take(&self, address: SocketAddr) -> Option<Connection> {
         loop {
-            let mut connection = self.own().get_mut(&address)?.pop_back()?;
+            let connection = self.own().get_mut(&address)?.pop_back()?;
             // The newest first: when it is too old, so are all others, and the sweep ends them.
             if connection.idle_for() >= self.idle_timeout {
                 return None;

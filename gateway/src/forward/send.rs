@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use forebay_agent::resources::AppProtocol;
 use http::{Request, Response, request};
-use hyper::body::Incoming;
 
 use super::h2::{H2Connections, to_h2};
-use super::{Connection, Pool, PooledBody};
-use crate::hold::{HeldBody, UpstreamBody};
+use super::{Broken, Connection, Pool, PooledBody};
+use crate::hold::HeldBody;
 use crate::observe::{Metrics, RetryReason};
 use crate::route::RetryPolicy;
 use crate::{Error, Retry};
@@ -128,10 +127,14 @@ impl Forwarder {
             None => Connection::open(endpoint, self.connect_timeout).await?,
         };
         let sent = Instant::now();
-        let request = request(head, body.upstream());
-        let response = self.head_of(connection.send(request), route.limit, is_reused).await?;
-        let response = response.map(|body| PooledBody::new(body, connection, self.pool.clone()));
-        Ok(Forwarded { response, endpoint, sent, attempts: 1 })
+        let wait = self.wait(route.limit);
+        let parts = match connection.send(head, body.upstream(), sent + wait.longest()).await {
+            Ok(parts) => parts,
+            Err(Broken::Late) => return Err(wait.error()),
+            Err(source) => return Err(broken(source, is_reused && !connection.has_heard())),
+        };
+        let body = PooledBody::new(connection, self.pool.clone());
+        Ok(Forwarded { response: Response::from_parts(parts, body), endpoint, sent, attempts: 1 })
     }
 
     async fn attempt_h2(
@@ -144,40 +147,60 @@ impl Forwarder {
     ) -> Result<Forwarded, Error> {
         let (mut sender, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
         let sent = Instant::now();
-        let mut request = request(head, body.upstream());
+        let mut request = Request::from_parts(request(head), body.upstream());
         to_h2(&mut request, endpoint);
         let sending = async {
             sender.ready().await?;
             sender.send_request(request).await
         };
-        let response = self.head_of(sending, route.limit, is_reused).await?;
+        let wait = self.wait(route.limit);
+        let response = tokio::time::timeout(wait.longest(), sending).await.map_err(|_| wait.error())?;
+        let response = response.map_err(|source| broken(source.into(), is_reused))?;
         Ok(Forwarded { response: response.map(PooledBody::shared), endpoint, sent, attempts: 1 })
     }
 
-    /// Waits for the head of the response.
-    async fn head_of(
-        &self,
-        sending: impl Future<Output = hyper::Result<Response<Incoming>>>,
-        limit: Option<Duration>,
-        reused: bool,
-    ) -> Result<Response<Incoming>, Error> {
-        let limit = limit.filter(|limit| *limit < self.first_byte_timeout);
-        let patience = limit.unwrap_or(self.first_byte_timeout);
-        match tokio::time::timeout(patience, sending).await {
-            Err(_) => Err(match limit {
-                Some(limit) => Error::BackendRequestTimeout { limit },
-                None => Error::FirstByteTimeout { waited: patience },
-            }),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => Err(Error::UpstreamBroken { source, reused }),
+    fn wait(&self, limit: Option<Duration>) -> Wait {
+        match limit.filter(|limit| *limit < self.first_byte_timeout) {
+            Some(limit) => Wait::RouteLimit(limit),
+            None => Wait::FirstByte(self.first_byte_timeout),
         }
     }
 }
 
-pub(super) fn request(head: &request::Parts, body: UpstreamBody) -> Request<UpstreamBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.clone();
-    *request.headers_mut() = head.headers.clone();
-    request
+/// How long the head of a response is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    RouteLimit(Duration),
+    FirstByte(Duration),
+}
+
+impl Wait {
+    fn longest(self) -> Duration {
+        match self {
+            Self::RouteLimit(longest) | Self::FirstByte(longest) => longest,
+        }
+    }
+
+    fn error(self) -> Error {
+        match self {
+            Self::RouteLimit(limit) => Error::BackendRequestTimeout { limit },
+            Self::FirstByte(waited) => Error::FirstByteTimeout { waited },
+        }
+    }
+}
+
+/// A copy of what a pod is sent of a head.
+pub(super) fn request(head: &request::Parts) -> request::Parts {
+    let mut copy = Request::new(()).into_parts().0;
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.headers = head.headers.clone();
+    copy
+}
+
+fn broken(source: Broken, reused: bool) -> Error {
+    match source {
+        Broken::Rest(error) => error.into(),
+        source => Error::UpstreamBroken { source, reused },
+    }
 }

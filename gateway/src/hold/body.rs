@@ -11,13 +11,14 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Hold, Patience};
+use super::Hold;
 use crate::Error;
 use crate::extract::{BodyError, BodyScanner, ModelName, Splicer};
+use crate::patience::Stall;
 
 /// Why the rest of a client's body cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RestError {
+pub enum RestError {
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error("the client's body broke off")]
@@ -58,7 +59,7 @@ struct Rest {
     is_strict: bool,
     /// In place of the scanner, where the model is replaced.
     splice: Option<Box<Splice>>,
-    patience: Patience,
+    stall: Stall,
 }
 
 /// What has come is given out in more pieces than it came in.
@@ -80,10 +81,10 @@ impl Rest {
                 return Poll::Ready(Some(Ok(piece)));
             }
             let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-                let waited = ready!(self.patience.poll_over(cx));
+                let waited = ready!(self.stall.poll_over(cx));
                 return Poll::Ready(Some(Err(RestError::Stalled { waited })));
             };
-            self.patience.heard();
+            self.stall.heard();
             let Some(frame) = frame else {
                 return Poll::Ready(self.finish().err().map(Err));
             };
@@ -171,8 +172,8 @@ impl HeldBody {
         if scanner.is_some() {
             hold.check_announced(incoming.size_hint().lower())?;
         }
-        let patience = Patience::new(patience);
-        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict, splice: None, patience });
+        let stall = Stall::new(patience);
+        let rest = (!ended).then_some(Rest { incoming, scanner, is_strict, splice: None, stall });
         Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, rest, lent: None })
     }
 
@@ -271,9 +272,14 @@ impl HeldBody {
     /// [`HeldBody::reclaim`].
     pub(crate) fn upstream(&mut self) -> UpstreamBody {
         let lent = self.rest.take().map(|rest| {
+            // Of a body that is known to be too large, nothing is kept from the first byte on.
+            let upper = rest.incoming.size_hint().upper();
+            let is_kept = upper.is_none_or(|upper| upper <= self.hold.replay_bytes());
             let slot = Arc::new(Slot::default());
+            slot.lock().is_spent = !is_kept;
             self.lent = Some(slot.clone());
-            Lent { rest: Some(rest), passed: Some(Vec::new()), hold: self.hold.another(), slot }
+            let passed = is_kept.then(Vec::new);
+            Lent { rest: Some(rest), passed, hold: self.hold.another(), slot }
         });
         UpstreamBody { frames: self.frames.clone().into_iter(), lent }
     }

@@ -2,10 +2,9 @@
 
 mod body;
 mod budget;
-mod patience;
 #[cfg(test)]
 mod tests;
 
+pub use body::RestError;
 pub(crate) use body::{HeldBody, Scan, UpstreamBody};
 pub(crate) use budget::{Hold, HoldBudget};
-use patience::Patience;

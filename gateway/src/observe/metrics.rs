@@ -171,6 +171,8 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
     picks: Family<PickLabels, Counter>,
+    /// Those with [`PickResult::Picked`], by pool: asked for with every request.
+    picked: RwLock<HashMap<Arc<str>, Counter>>,
     retries: Family<RetryLabels, Counter>,
     mirrors: Family<MirrorLabels, Counter>,
     picker_response_faults: Family<PickerFaultLabels, Counter>,
@@ -205,6 +207,7 @@ impl Metrics {
             requests: Family::default(),
             errors: Family::default(),
             picks: Family::default(),
+            picked: RwLock::default(),
             retries: Family::default(),
             mirrors: Family::default(),
             picker_response_faults: Family::default(),
@@ -345,7 +348,17 @@ impl Metrics {
     }
 
     pub(crate) fn picked(&self, pool: &Arc<str>, result: PickResult) {
-        self.picks.get_or_create(&PickLabels { pool: pool.clone(), result }).inc();
+        if result == PickResult::Picked
+            && let Some(counter) = self.picked.read().unwrap_or_else(PoisonError::into_inner).get(&**pool)
+        {
+            counter.inc();
+            return;
+        }
+        let counter = self.picks.get_or_create_owned(&PickLabels { pool: pool.clone(), result });
+        counter.inc();
+        if result == PickResult::Picked {
+            self.picked.write().unwrap_or_else(PoisonError::into_inner).insert(pool.clone(), counter);
+        }
     }
 
     pub(crate) fn mirrored(&self, result: MirrorResult) {

@@ -47,11 +47,12 @@ impl Record {
         log: Option<Arc<AccessLog>>,
         head: &request::Parts,
         unknown: &Arc<str>,
-    ) -> Self {
+    ) -> Box<Self> {
         metrics.active_requests.inc();
         let series = metrics.unknown_series(unknown);
         let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
-        Self {
+        // Boxed: it goes from hand to hand.
+        Box::new(Self {
             metrics,
             method: head.method.clone(),
             path: head.uri.path_and_query().cloned(),
@@ -70,7 +71,11 @@ impl Record {
             log,
             span: None,
             explanation: None,
-        }
+        })
+    }
+
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     pub(crate) fn trace(&mut self, span: Span) {
@@ -118,9 +123,8 @@ impl Record {
         self.metrics.picking.observe(wait.as_secs_f64());
     }
 
-    /// The request is about to be sent to a pod.
-    pub(crate) fn sending(&mut self) {
-        let now = Instant::now();
+    /// The request is about to be sent to a pod; `now` is the time.
+    pub(crate) fn sending(&mut self, now: Instant) {
         self.sent = Some(now);
         let own = now.duration_since(self.arrived).saturating_sub(self.waited);
         self.metrics.processing.observe(own.as_secs_f64());

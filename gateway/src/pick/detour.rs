@@ -8,21 +8,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_epp::protocol::grpc::Outbox;
 use forebay_epp::protocol::proto::processing_response::Response as Reply;
 use forebay_epp::protocol::proto::{
-    BodyMutation, BodyResponse, HeadersResponse, ImmediateResponse, Metadata, ProcessingRequest,
-    ProcessingResponse, TrailersResponse, body_mutation::Mutation,
+    BodyMutation, BodyResponse, HeadersResponse, ImmediateResponse, Metadata, ProcessingResponse,
+    TrailersResponse, body_mutation::Mutation,
 };
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::PollSender;
-use tonic::Streaming;
 
 use super::message::{response_body, response_trailers};
 use super::replies::{Evicted, Replies};
 use super::reply::{Verdict, immediate, leaves_response_body, mutate, verdict};
-use crate::forward::PooledBody;
+use crate::forward::{Broken, PooledBody};
 use crate::hold::Hold;
 use crate::observe::{Metrics, PickerFaultOutcome};
 
@@ -35,7 +34,7 @@ const HEAD_START: Duration = Duration::from_millis(5);
 /// Why a frame does not come.
 #[derive(Debug)]
 pub(crate) enum DetourError {
-    Pod(hyper::Error),
+    Pod(Broken),
     Evicted(Evicted),
     /// The picker failed with bytes in its hands that nobody else has.
     Lost,
@@ -47,7 +46,7 @@ pub(crate) enum DetourError {
 /// can be passed on without the picker at any time.
 #[derive(Debug)]
 pub(crate) struct Detour {
-    requests: PollSender<ProcessingRequest>,
+    requests: Outbox,
     replies: Replies,
     /// Goes with every message.
     metadata: Metadata,
@@ -98,7 +97,7 @@ enum Event {
     /// The picker has ended its side.
     Closed,
     Fault(&'static str),
-    Pod(hyper::Error),
+    Pod(Broken),
 }
 
 /// How the headers were answered.
@@ -108,14 +107,14 @@ pub(super) enum Head {
     /// The response goes on without it.
     Unanswered,
     Instead(ImmediateResponse),
-    Pod(hyper::Error),
+    Pod(Broken),
     Lost,
 }
 
 impl Detour {
     /// The response's headers have been sent.
     pub(super) fn new(
-        requests: PollSender<ProcessingRequest>,
+        requests: Outbox,
         replies: Replies,
         metadata: Metadata,
         patience: Duration,
@@ -145,9 +144,9 @@ impl Detour {
         }
     }
 
-    /// The picker's side, to be waited for, if it has not ended.
-    pub(super) fn into_replies(self) -> Option<Box<Streaming<ProcessingResponse>>> {
-        self.replies.into_open()
+    /// Both sides of the stream.
+    pub(super) fn into_parts(self) -> (Outbox, Replies) {
+        (self.requests, self.replies)
     }
 
     /// Until the response's headers are answered; the body is on its way meanwhile.
@@ -235,6 +234,8 @@ impl Detour {
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>, body: &mut PooledBody) -> Poll<Event> {
+        // What is left of the last message goes on its way, also when no other is sent.
+        let _ = self.requests.poll_free(cx);
         loop {
             match self.replies.poll_next(cx) {
                 Poll::Ready(Some(Ok(reply))) => {
@@ -288,7 +289,7 @@ impl Detour {
 
     /// Takes one frame of the pod's to the picker; an event only if that fails.
     fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut PooledBody) -> Poll<Option<Event>> {
-        if ready!(self.requests.poll_reserve(cx)).is_err() {
+        if !ready!(self.requests.poll_free(cx)) {
             // Its replies say why it takes no more.
             return Poll::Pending;
         }
@@ -324,8 +325,7 @@ impl Detour {
         if !has_room {
             return Poll::Ready(Some(Event::Fault("there is no room to hold what it has not answered")));
         }
-        // An error means that it takes no more; its replies say why.
-        let _ = self.requests.send_item(message);
+        self.requests.send(&message);
         Poll::Ready(None)
     }
 
@@ -467,7 +467,7 @@ impl Detour {
     /// The picker is done, or is given up for a reason. False if it cannot be done without.
     fn go_on_without(&mut self, why: Option<&'static str>) -> bool {
         self.replies.end();
-        self.requests.close();
+        self.requests.end();
         let passed_on = self.pass_on();
         if let Some(why) = why {
             tracing::info!(why, passed_on, "an endpoint picker failed in the middle of a response");

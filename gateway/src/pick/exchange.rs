@@ -1,27 +1,22 @@
 //! One request's conversation with one replica of a picker, up to its decision.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
+use forebay_epp::protocol::grpc::Outbox;
 use forebay_epp::protocol::proto::{
-    BodyMutation, BodyResponse, BodySendMode, CommonResponse, ProcessingRequest, ProcessingResponse,
-    body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
-    processing_response::Response,
+    BodyMutation, BodyResponse, BodySendMode, CommonResponse, Metadata, ProcessingRequest,
+    ProcessingResponse, body_mutation::Mutation, processing_response::Response,
 };
 use http::HeaderMap;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
 
+use super::channel::Call;
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
+use super::replies::Replies;
 use super::reply::{
     Verdict, destination_in_headers, destination_in_metadata, immediate, leaves_response,
     leaves_response_body, mutate, parse_endpoints, skips_response, verdict,
@@ -29,13 +24,9 @@ use super::reply::{
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
 
-/// Messages that may wait for the picker to read them.
-const QUEUE: usize = 8;
 /// How long the body waits for the answer to the headers when a picker is likely to want no body. A
 /// decision takes microseconds; one that needs the body is late by no more than this, and only once.
 const HEAD_START: Duration = Duration::from_millis(5);
-/// Largest reply taken.
-const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// How a conversation ended.
 #[derive(Debug)]
@@ -43,11 +34,15 @@ pub(super) enum Outcome {
     Decided {
         endpoints: Vec<SocketAddr>,
         /// Nothing if the picker has ended its side.
-        open: Option<(mpsc::Sender<ProcessingRequest>, Box<Streaming<ProcessingResponse>>)>,
+        open: Option<(Outbox, Replies)>,
         wants: Wants,
     },
     /// The replica could not be reached or refused the stream: another may be asked.
-    Unreachable(PickerFault),
+    Unreachable {
+        fault: PickerFault,
+        /// The connection was there before, and may have ended in this moment: the replica may be asked again.
+        was_reused: bool,
+    },
     Failed(PickerFault),
 }
 
@@ -64,13 +59,16 @@ pub(super) enum Wants {
 /// picker, once it has what has come of the body.
 pub(super) async fn ask(
     peer: &Peer,
-    first: ProcessingRequest,
+    first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
     patience: Duration,
     offered: Wants,
 ) -> Result<Outcome, Error> {
-    let outcome = converse(peer, first, headers, body, patience, offered).await?;
+    let mut outcome = converse(peer, first, headers, body, patience, offered).await?;
+    if matches!(outcome, Outcome::Unreachable { was_reused: true, .. }) {
+        outcome = converse(peer, first, headers, body, patience, offered).await?;
+    }
     if !matches!(outcome, Outcome::Decided { .. }) {
         // Another program may be there when it can be reached again.
         peer.set_skips_body(false);
@@ -80,34 +78,45 @@ pub(super) async fn ask(
 
 async fn converse(
     peer: &Peer,
-    first: ProcessingRequest,
+    first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
     patience: Duration,
     offered: Wants,
 ) -> Result<Outcome, Error> {
-    let (requests, receiver) = mpsc::channel(QUEUE);
-    let mut replies = Replies::open(peer.channel(), receiver);
+    let began = Instant::now();
+    let called = tokio::time::timeout_at(began + patience, peer.channel().call());
+    let Call { mut requests, mut replies, is_on_reused } = match called.await {
+        Ok(Ok(call)) => call,
+        Ok(Err(status)) => {
+            let fault = PickerFault::Stream(Box::new(status));
+            return Ok(Outcome::Unreachable { fault, was_reused: false });
+        }
+        Err(_) => return Ok(Outcome::Failed(PickerFault::Timeout(patience))),
+    };
     let mut state = State::new(body, offered);
-    let metadata = first.metadata_context.clone().unwrap_or_default();
-    // The queue is empty: there is room.
-    let _ = requests.try_send(first);
-    let mut deadline = pin!(tokio::time::sleep(patience));
-    let mut head_start = pin!(tokio::time::sleep(HEAD_START));
-    let mut holds_back = peer.skips_body();
+    requests.send(first);
+    let no_metadata = Metadata::default();
+    let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
+    // One timer for both: for as long as the body is held back, then for the picker's reply.
+    let mut deadline = began + patience;
+    let mut held_back_until = peer.skips_body().then_some(began + HEAD_START);
+    let mut timer = pin!(tokio::time::sleep_until(held_back_until.unwrap_or(deadline)));
     loop {
-        let sends_body = state.wants_body && !holds_back;
-        let piece = if sends_body { state.cursor.next(body, &metadata) } else { None };
+        let sends_body = state.wants_body && held_back_until.is_none();
+        let piece = if sends_body { state.cursor.next(body, metadata) } else { None };
         let has_piece = piece.is_some();
         let reads_client = sends_body && !has_piece && !body.is_complete();
+        let is_opening = replies.is_opening();
         tokio::select! {
             biased;
             reply = replies.next() => match reply {
-                Err(status) if replies.is_open() => {
-                    return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
+                Some(Err(status)) => {
+                    let fault = PickerFault::Stream(Box::new(status));
+                    let was_reused = is_on_reused;
+                    return Ok(if is_opening { Outcome::Unreachable { fault, was_reused } } else { Outcome::Failed(fault) });
                 }
-                Err(status) => return Ok(Outcome::Unreachable(PickerFault::Stream(Box::new(status)))),
-                Ok(None) => {
+                None => {
                     body.drop_replacement();
                     return Ok(match state.endpoints {
                         Some(endpoints) => {
@@ -116,44 +125,50 @@ async fn converse(
                         None => Outcome::Failed(PickerFault::Ended),
                     });
                 }
-                Ok(Some(reply)) => {
+                Some(Ok(reply)) => {
                     if let Err(fault) = state.take(reply, headers, body)? {
                         body.drop_replacement();
                         return Ok(Outcome::Failed(fault));
                     }
                     if let Some(skips_body) = state.answer_to_headers {
                         peer.set_skips_body(skips_body);
-                        holds_back = false;
+                        held_back_until = None;
                     }
                     if state.is_settled() {
                         break;
                     }
+                    timer.as_mut().reset(deadline);
                 }
             },
-            () = &mut head_start, if holds_back => holds_back = false,
-            permit = requests.reserve(), if has_piece => match (permit, piece) {
-                (Ok(permit), Some(Piece { message, then })) => {
-                    permit.send(message);
+            is_free = requests.free(), if has_piece || requests.is_pending() => match piece {
+                Some(Piece { message, then }) if is_free => {
+                    requests.send(&message);
                     state.cursor = then;
-                    deadline.as_mut().reset(Instant::now() + patience);
+                    deadline = Instant::now() + patience;
+                    timer.as_mut().reset(deadline);
                 }
                 // The picker reads no more; its reply or the stream's end says why.
-                _ => state.wants_body = false,
+                Some(_) => state.wants_body = false,
+                None => {}
             },
             read = body.read_frame(), if reads_client => {
                 read?;
-                deadline.as_mut().reset(Instant::now() + patience);
+                deadline = Instant::now() + patience;
+                timer.as_mut().reset(deadline);
             },
-            () = &mut deadline, if !reads_client => {
-                body.drop_replacement();
-                return Ok(Outcome::Failed(PickerFault::Timeout(patience)));
+            () = &mut timer, if !reads_client => match held_back_until.take() {
+                Some(until) if until < deadline => timer.as_mut().reset(deadline),
+                _ => {
+                    body.drop_replacement();
+                    return Ok(Outcome::Failed(PickerFault::Timeout(patience)));
+                }
             },
         }
     }
     Ok(match state.endpoints {
         None => Outcome::Failed(PickerFault::Ended),
         Some(endpoints) => {
-            let open = replies.into_open().map(|open| (requests, open));
+            let open = matches!(replies, Replies::Open(_)).then_some((requests, replies));
             Outcome::Decided { endpoints, open, wants: state.wants }
         }
     })
@@ -286,45 +301,5 @@ impl State {
 
     fn is_settled(&self) -> bool {
         self.answer_to_headers.is_some() && self.body_settled
-    }
-}
-
-/// The picker's side of the stream. Servers may send nothing, not even their headers, before their
-/// first reply, so opening it is part of waiting for that.
-enum Replies {
-    Opening(Pin<Box<dyn Future<Output = Result<Streaming<ProcessingResponse>, Status>> + Send>>),
-    Open(Box<Streaming<ProcessingResponse>>),
-}
-
-impl Replies {
-    fn open(channel: Channel, receiver: mpsc::Receiver<ProcessingRequest>) -> Self {
-        Self::Opening(Box::pin(async move {
-            let mut client = ExternalProcessorClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
-            let mut request = Request::new(ReceiverStream::new(receiver));
-            request.metadata_mut().insert(TAKES_ENDPOINT_LIST, MetadataValue::from_static("1"));
-            Ok(client.process(request).await?.into_inner())
-        }))
-    }
-
-    /// Nothing is lost if the future is dropped.
-    async fn next(&mut self) -> Result<Option<ProcessingResponse>, Status> {
-        if let Self::Opening(opening) = self {
-            *self = Self::Open(Box::new(opening.await?));
-        }
-        match self {
-            Self::Open(replies) => replies.message().await,
-            Self::Opening(_) => Ok(None),
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
-    }
-
-    fn into_open(self) -> Option<Box<Streaming<ProcessingResponse>>> {
-        match self {
-            Self::Open(replies) => Some(replies),
-            Self::Opening(_) => None,
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! Which pod: the pool's endpoint picker is asked over the Endpoint Picker Protocol; for a pool without
 //! one, the same choice is made in this process.
 
+mod channel;
+mod closing;
 mod detour;
 mod exchange;
 mod in_process;
@@ -12,6 +14,7 @@ mod reply;
 mod session;
 mod transport;
 
+pub(crate) use closing::Closing;
 pub(crate) use detour::DetourError;
 pub(crate) use in_process::InProcessPickers;
 pub use picker::ResponseBodies;

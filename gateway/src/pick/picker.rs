@@ -8,18 +8,17 @@ use forebay_epp::protocol::DESTINATION_ENDPOINT_SUBSET;
 use forebay_epp::protocol::proto::BodySendMode;
 use forebay_epp::schedule::{PickRequest, Scheduler, Subset};
 use http::{HeaderMap, request};
-use tokio_util::task::TaskTracker;
 
+use super::closing::Closing;
 use super::exchange::{Outcome, Wants, ask};
 use super::message::{request_headers, subset_hint};
 use super::peers::Peers;
-use super::session::{Closing, Session, Stream};
+use super::session::{Session, Stream};
 use super::transport::Transport;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
 
 use crate::route::{FailureMode, PickerAddresses, Pool, PoolPicker};
-use crate::workers::Workers;
 use crate::{Error, PickerFault};
 
 /// Endpoints that are tried when no picker has chosen.
@@ -104,21 +103,25 @@ impl fmt::Display for ChosenBy {
 }
 
 impl Picker {
-    /// `tasks` owns the streams that are being closed.
+    /// `workers`: how many threads ask.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         transport: Transport,
-        workers: Arc<Workers>,
+        workers: usize,
         limits: PickerLimits,
-        tasks: TaskTracker,
     ) -> Self {
         Self {
             peers: Peers::new(transport, workers),
-            closing: Closing::new(tasks),
+            closing: Closing::new(workers),
             metrics,
             patience: limits.picker_timeout,
             response_bodies: limits.response_bodies,
         }
+    }
+
+    /// The streams that are being closed.
+    pub(crate) fn closing(&self) -> &Closing {
+        &self.closing
     }
 
     /// From now on these are the addresses of pickers.
@@ -212,7 +215,7 @@ impl Picker {
             };
             let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
             let first = request_headers(head, host, is_empty, mode, metadata);
-            match ask(&peer, first, &mut head.headers, body, self.patience, offered).await? {
+            match ask(&peer, &first, &mut head.headers, body, self.patience, offered).await? {
                 Outcome::Decided { endpoints, open, wants } => {
                     let session = open.map(|(requests, replies)| {
                         let (patience, closing) = (self.patience, self.closing.clone());
@@ -223,7 +226,7 @@ impl Picker {
                     return Ok(Ok(Decision { endpoints, session, chosen_by }));
                 }
                 Outcome::Failed(fault) => return Ok(Err(fault)),
-                Outcome::Unreachable(fault) => {
+                Outcome::Unreachable { fault, .. } => {
                     tracing::info!(%address, %fault, "an endpoint picker cannot be reached");
                     self.metrics.retried(RetryReason::PickerUnreachable);
                     last = fault;

@@ -1,43 +1,72 @@
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use forebay_epp::protocol::grpc::{Inbox, status_in, status_of};
 use forebay_epp::protocol::proto::ProcessingResponse;
 use forebay_epp::protocol::proto::processing_response::Response as Reply;
-use futures_util::StreamExt as _;
-use http::StatusCode;
-use tonic::{Status, Streaming};
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::{Response, StatusCode};
+use tonic::{Code, Status};
 
 use super::reply::immediate;
+
+/// Largest reply taken.
+const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// The picker has taken its decision back while the response was running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the endpoint picker evicted the request with {0}")]
 pub(crate) struct Evicted(pub(crate) StatusCode);
 
-/// What a picker still has to say after its decision; nothing once it has ended its side.
+/// What a picker says.
 #[derive(Debug)]
-pub(super) struct Replies(Option<Box<Streaming<ProcessingResponse>>>);
+pub(super) enum Replies {
+    /// Servers may send nothing, not even their headers, before their first reply.
+    Opening(ResponseFuture),
+    Open(Inbox<ProcessingResponse>),
+    /// It has ended its side, or nobody listens any more.
+    Ended,
+}
 
 impl Replies {
-    pub(super) fn new(open: Box<Streaming<ProcessingResponse>>) -> Self {
-        Self(Some(open))
+    pub(super) fn opening(response: ResponseFuture) -> Self {
+        Self::Opening(response)
     }
 
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self, Self::Opening(_))
+    }
+
+    /// Nothing once the picker has ended its side.
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<ProcessingResponse, Status>>> {
-        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        let reply = ready!(open.poll_next_unpin(cx));
-        if !matches!(reply, Some(Ok(_))) {
+        let next = loop {
+            match self {
+                Self::Opening(response) => match ready!(Pin::new(response).poll(cx)) {
+                    Err(error) => break Some(Err(status_of(&error))),
+                    Ok(response) => match opened(response) {
+                        Ok(Some(inbox)) => *self = Self::Open(inbox),
+                        Ok(None) => break None,
+                        Err(status) => break Some(Err(status)),
+                    },
+                },
+                Self::Open(inbox) => break ready!(inbox.poll_message(cx)).transpose(),
+                Self::Ended => break None,
+            }
+        };
+        if !matches!(next, Some(Ok(_))) {
             self.end();
         }
-        Poll::Ready(reply)
+        Poll::Ready(next)
     }
 
-    /// Nothing as well where its side ends with an error.
-    pub(super) async fn next(&mut self) -> Option<ProcessingResponse> {
-        poll_fn(|cx| self.poll_next(cx)).await?.ok()
+    /// See [`Replies::poll_next`]. Nothing is lost if the future is dropped.
+    pub(super) async fn next(&mut self) -> Option<Result<ProcessingResponse, Status>> {
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Ready when the picker wants the request to end; nothing else that it says means anything now.
@@ -53,11 +82,19 @@ impl Replies {
 
     /// Nobody listens any more.
     pub(super) fn end(&mut self) {
-        self.0 = None;
+        *self = Self::Ended;
     }
+}
 
-    /// The picker's side, to be waited for, if it has not ended.
-    pub(super) fn into_open(self) -> Option<Box<Streaming<ProcessingResponse>>> {
-        self.0
+/// What the server's headers say: nothing if that was all.
+fn opened(response: Response<RecvStream>) -> Result<Option<Inbox<ProcessingResponse>>, Status> {
+    if let Some(status) = status_in(response.headers()) {
+        return if status.code() == Code::Ok { Ok(None) } else { Err(status) };
+    }
+    match response.status() {
+        StatusCode::OK => Ok(Some(Inbox::of_server(response.into_body(), MAX_REPLY_BYTES))),
+        status => Err(Status::unavailable(format!(
+            "it answered with the HTTP status {status}, and is no gRPC server"
+        ))),
     }
 }

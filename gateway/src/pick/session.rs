@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use forebay_epp::protocol::grpc::Outbox;
 use forebay_epp::protocol::proto::processing_response::Response as Reply;
-use forebay_epp::protocol::proto::{ProcessingRequest, ProcessingResponse};
 use forebay_epp::schedule::Pick;
 use http::{header, response};
 use http_body::Body as _;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::PollSender;
-use tokio_util::task::TaskTracker;
-use tonic::Streaming;
 
+use super::closing::Closing;
 use super::detour::{Detour, Head};
 use super::exchange::Wants;
 use super::message::{response_headers, served_by};
@@ -23,11 +20,6 @@ use crate::forward::PooledBody;
 use crate::hold::{Hold, HoldBudget};
 use crate::observe::Metrics;
 use crate::{Error, PickerFault};
-
-/// How long a picker may take to end its side of a finished stream.
-const CLOSING_TIME: Duration = Duration::from_secs(1);
-/// Most finished streams that wait for that; more are reset.
-const MAX_CLOSING: usize = 4096;
 
 /// A decision's hold on its picker, which counts the request as long as this lives.
 #[derive(Debug)]
@@ -79,7 +71,7 @@ impl Session {
     /// Ready when the picker wants the request to end.
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         match self {
-            Self::Stream(stream) => stream.replies.poll_evicted(cx),
+            Self::Stream(stream) => stream.poll_evicted(cx),
             Self::InProcess(_) | Self::Detour(..) => Poll::Pending,
         }
     }
@@ -88,7 +80,10 @@ impl Session {
     pub(crate) fn finish(self) {
         match self {
             Self::Stream(stream) => stream.finish(),
-            Self::Detour(detour, closing) => closing.close(detour.into_replies()),
+            Self::Detour(detour, closing) => {
+                let (requests, replies) = detour.into_parts();
+                finish(requests, replies, &closing);
+            }
             Self::InProcess(pick) => drop(pick),
         }
     }
@@ -98,7 +93,7 @@ impl Session {
 /// how a picker knows what is in flight; dropped, it is reset.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    requests: mpsc::Sender<ProcessingRequest>,
+    requests: Outbox,
     replies: Replies,
     wants: Wants,
     /// The longest wait for a reply.
@@ -109,26 +104,28 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(super) fn new(
-        requests: mpsc::Sender<ProcessingRequest>,
-        replies: Box<Streaming<ProcessingResponse>>,
+        requests: Outbox,
+        replies: Replies,
         wants: Wants,
         patience: Duration,
         closing: Closing,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { requests, replies: Replies::new(replies), wants, patience, closing, metrics }
+        Self { requests, replies, wants, patience, closing, metrics }
     }
 
     /// From here the body is on its way over the picker.
     async fn detoured(
-        self,
+        mut self,
         head: &mut response::Parts,
         served: SocketAddr,
         body: &mut PooledBody,
         hold: Hold,
     ) -> Result<Session, Error> {
         // One that takes no more says why with its replies.
-        let _ = self.requests.try_send(response_headers(head, false, served_by(served)));
+        if self.requests.free().await {
+            self.requests.send(&response_headers(head, false, served_by(served)));
+        }
         let (mut detour, closing) = self.into_detour(served, hold);
         match poll_fn(|cx| detour.poll_head(cx, body)).await {
             Head::Answered(reply) => {
@@ -157,16 +154,19 @@ impl Stream {
     ) -> Result<Session, Error> {
         let message = response_headers(head, end_of_stream, served_by(served));
         if self.wants == Wants::Nothing {
-            if self.requests.try_send(message).is_err() {
+            if self.requests.is_free() {
+                self.requests.send(&message);
+            } else {
                 tracing::debug!("the endpoint picker's stream has no room for the response headers");
             }
             return Ok(Session::Stream(self));
         }
         let asking = async {
-            if self.requests.send(message).await.is_err() {
+            if !self.requests.free().await {
                 return Ok(None);
             }
-            while let Some(reply) = self.replies.next().await {
+            self.requests.send(&message);
+            while let Some(Ok(reply)) = self.replies.next().await {
                 match reply.response {
                     Some(Reply::ImmediateResponse(reply)) => return Err(immediate(reply)),
                     Some(Reply::ResponseHeaders(reply)) => return Ok(reply.response),
@@ -200,37 +200,24 @@ impl Stream {
 
     fn into_detour(self, served: SocketAddr, hold: Hold) -> (Box<Detour>, Closing) {
         let Self { requests, replies, patience, closing, metrics, .. } = self;
-        let (requests, metadata) = (PollSender::new(requests), served_by(served));
-        (Box::new(Detour::new(requests, replies, metadata, patience, hold, metrics)), closing)
+        (Box::new(Detour::new(requests, replies, served_by(served), patience, hold, metrics)), closing)
+    }
+
+    fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
+        // What is left of the last message goes on its way meanwhile.
+        let _ = self.requests.poll_free(cx);
+        self.replies.poll_evicted(cx)
     }
 
     fn finish(self) {
-        let Self { requests, replies, closing, .. } = self;
-        drop(requests);
-        closing.close(replies.into_open());
+        finish(self.requests, self.replies, &self.closing);
     }
 }
 
-/// Streams that are finished and wait for the picker's end.
-#[derive(Clone, Debug)]
-pub(crate) struct Closing {
-    places: Arc<Semaphore>,
-    tasks: TaskTracker,
-}
-
-impl Closing {
-    pub(super) fn new(tasks: TaskTracker) -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_CLOSING)), tasks }
-    }
-
-    /// What was sent reaches the picker before the stream's end does: its side is waited for.
-    fn close(self, replies: Option<Box<Streaming<ProcessingResponse>>>) {
-        let (Some(mut replies), Ok(place)) = (replies, self.places.try_acquire_owned()) else { return };
-        self.tasks.spawn(async move {
-            let until_end = async { while let Ok(Some(_)) = replies.message().await {} };
-            // A picker that does not end its side in time gets a reset from the drop.
-            drop(tokio::time::timeout(CLOSING_TIME, until_end).await);
-            drop(place);
-        });
+/// Ends our side, and waits for the picker's where all that was sent has been handed over.
+fn finish(mut requests: Outbox, replies: Replies, closing: &Closing) {
+    if requests.is_free() {
+        requests.end();
+        closing.close(replies);
     }
 }

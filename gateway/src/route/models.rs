@@ -1,54 +1,64 @@
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use forebay_agent::resources::{ObjectKey, Snapshot, TrafficPhase, base_model, parse_model_map};
 use forebay_epp::protocol::BASE_MODEL_NAME;
 use http::HeaderValue;
 
 use crate::extract::ModelName;
 
+/// A model that a map has.
+#[derive(Debug)]
+struct Known {
+    name: HeaderValue,
+    base: HeaderValue,
+}
+
 /// Which base model a model name belongs to.
 #[derive(Debug, Default)]
 pub(crate) struct ModelMap {
-    bases: HashMap<String, HeaderValue>,
+    known: HashMap<String, Known>,
     /// A policy says which names there are: no other has a base.
     is_closed: bool,
 }
 
 impl ModelMap {
-    /// Nothing for a name that a policy's map does not have.
-    pub(crate) fn base(&self, model: &ModelName) -> Option<HeaderValue> {
-        match self.bases.get(model.as_str()) {
-            Some(base) => Some(base.clone()),
-            None if self.is_closed => None,
-            None => model.to_header_value(),
+    /// The model's name and its base's, as headers say them. There is no base for a name that a policy's map does
+    /// not have.
+    pub(crate) fn headers(&self, model: &ModelName) -> (Option<HeaderValue>, Option<HeaderValue>) {
+        match self.known.get(model.as_str()) {
+            Some(Known { name, base }) => (Some(name.clone()), Some(base.clone())),
+            None if self.is_closed => (model.to_header_value(), None),
+            None => (model.to_header_value(), model.to_header_value()),
         }
     }
 
     /// Whether the model is in a map.
     pub(crate) fn names(&self, model: &ModelName) -> bool {
-        self.bases.contains_key(model.as_str())
+        self.known.contains_key(model.as_str())
     }
 
     /// Whether the model is in no map, and might be.
     pub(crate) fn is_open_to(&self, model: &ModelName) -> bool {
-        !self.is_closed && !self.bases.contains_key(model.as_str())
+        !self.is_closed && !self.known.contains_key(model.as_str())
     }
 
     /// Names and bases, for labels.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        self.bases.iter().flat_map(|(name, base)| [Some(name.as_str()), base.to_str().ok()]).flatten()
+        self.known.iter().flat_map(|(name, known)| [Some(name.as_str()), known.base.to_str().ok()]).flatten()
     }
 
     fn add(&mut self, name: String, base: &str) -> Result<(), String> {
         let Ok(base) = HeaderValue::from_str(base) else {
             return Err(format!("the base model {base:?} cannot be a header's value"));
         };
-        match self.bases.get(&name) {
-            Some(known) if *known != base => {
+        let Ok(said) = HeaderValue::from_bytes(name.as_bytes()) else {
+            return Err(format!("the model {name:?} cannot be a header's value"));
+        };
+        match self.known.get(&name) {
+            Some(known) if known.base != base => {
                 Err(format!("the model {name:?} already has another base model"))
             }
             _ => {
-                self.bases.insert(name, base);
+                self.known.insert(name, Known { name: said, base });
                 Ok(())
             }
         }

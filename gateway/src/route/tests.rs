@@ -365,7 +365,7 @@ async fn names_map_to_bases_by_policy_and_config_map() {
     };
     let base = |table: &RouteTable, name: &str| {
         let listener = of_port(table).listener("x").unwrap();
-        listener.models().base(&model(name)).map(|base| base.to_str().unwrap().to_owned())
+        listener.models().headers(&model(name)).1.map(|base| base.to_str().unwrap().to_owned())
     };
     let config_map = |label: &str, name: &str, adapters: &str| {
         format!(

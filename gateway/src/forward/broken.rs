@@ -1,0 +1,22 @@
+use std::io;
+
+use crate::hold::RestError;
+
+/// Why an exchange with a model server broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("it did not begin to answer in time")]
+    Late,
+    #[error("it closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Its response cannot be read; says what of it.
+    #[error("its response is no HTTP/1.1: {0}")]
+    Malformed(&'static str),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    /// The client's body, not the model server, was what ended the exchange.
+    #[error(transparent)]
+    Rest(#[from] RestError),
+}

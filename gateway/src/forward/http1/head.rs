@@ -1,0 +1,250 @@
+//! Heads, as bytes.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response,
+};
+use httparse::{ParserConfig, Status};
+
+use super::decode::Decoder;
+use crate::forward::Broken;
+
+/// Most headers of a response.
+const MAX_HEADERS: usize = 100;
+
+/// How a model server is told where a request's body ends (RFC 9112, 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked,
+}
+
+/// A request's head, with room for `more` bytes behind it.
+pub(super) fn encode(head: &request::Parts, framing: Framing, more: usize) -> Vec<u8> {
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let mut bytes = Vec::with_capacity(target.len() + lines.sum::<usize>() + 64 + more);
+    bytes.extend_from_slice(head.method.as_str().as_bytes());
+    bytes.push(b' ');
+    bytes.extend_from_slice(target.as_bytes());
+    bytes.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &head.headers {
+        // Whoever put them in: where the body ends is said here only.
+        if *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING {
+            continue;
+        }
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    match framing {
+        // Where a body means something, that there is none is said too (RFC 9110, 8.6).
+        Framing::Length(0) if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Framing::Length(length) => {
+            bytes.extend_from_slice(b"content-length: ");
+            bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => bytes.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+/// A response's head, and what it says about what follows.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) parts: response::Parts,
+    pub(super) body: Decoder,
+    /// The connection can be used again after the body.
+    pub(super) keeps_alive: bool,
+    pub(super) bytes: usize,
+}
+
+/// The head that `input` begins with; nothing if more of it has to come. Its values share `input`'s memory.
+pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Broken> {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut headers);
+    let bytes = match status {
+        Ok(Status::Complete(bytes)) => bytes,
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Broken::Malformed("it has too many headers")),
+        Err(_) => return Err(Broken::Malformed("its head cannot be parsed")),
+    };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Broken::Malformed("its status is none"))?;
+    let is_1_1 = parsed.version == Some(1);
+    let mut parts = Response::new(()).into_parts().0;
+    parts.status = status;
+    parts.version = if is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
+    parts.headers.reserve(parsed.headers.len());
+    for header in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        let value = HeaderValue::from_maybe_shared(input.slice_ref(header.value));
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(Broken::Malformed("one of its headers is none"));
+        };
+        parts.headers.append(name, value);
+    }
+    let body = body_of(&mut parts.headers, status, is_head)?;
+    let keeps_alive = keeps_alive(&parts.headers, is_1_1) && !body.is_until_close();
+    Ok(Some(Head { parts, body, keeps_alive, bytes }))
+}
+
+/// RFC 9112, 6.3, for responses.
+fn body_of(headers: &mut HeaderMap, status: StatusCode, is_head: bool) -> Result<Decoder, Broken> {
+    let is_bodiless = is_head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_bodiless {
+        return Ok(Decoder::empty());
+    }
+    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+        let is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        // It does not count beside the other, and must not be passed on.
+        headers.remove(header::CONTENT_LENGTH);
+        return Ok(if is_chunked { Decoder::chunked() } else { Decoder::until_close() });
+    }
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let said =
+            parse_length(value.as_bytes()).ok_or(Broken::Malformed("its Content-Length is no number"))?;
+        if length.is_some_and(|length| length != said) {
+            return Err(Broken::Malformed("it has two Content-Lengths"));
+        }
+        length = Some(said);
+    }
+    Ok(length.map_or_else(Decoder::until_close, Decoder::length))
+}
+
+fn parse_length(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |length, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        length.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn keeps_alive(headers: &HeaderMap, is_1_1: bool) -> bool {
+    let says = |option: &[u8]| {
+        let values = headers.get_all(header::CONNECTION);
+        values
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    if is_1_1 { !says(b"close") } else { says(b"keep-alive") && !says(b"close") }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn encoded(request: request::Builder, framing: Framing) -> String {
+        String::from_utf8(encode(&request.body(()).unwrap().into_parts().0, framing, 0)).unwrap()
+    }
+
+    fn decoded(text: &str) -> Result<Option<Head>, Broken> {
+        decode(&Bytes::copy_from_slice(text.as_bytes()), false)
+    }
+
+    fn head(text: &str) -> Head {
+        decoded(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_request_says_once_where_its_body_ends() {
+        let post = || Request::post("/v1/x?y").header("host", "a").header("content-length", "7");
+        assert_eq!(
+            encoded(post(), Framing::Length(5)),
+            "POST /v1/x?y HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
+        );
+        assert_eq!(
+            encoded(post().header("transfer-encoding", "gzip"), Framing::Chunked),
+            "POST /v1/x?y HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        assert!(encoded(post(), Framing::Length(0)).contains("content-length: 0\r\n"));
+        assert_eq!(encoded(Request::get("/"), Framing::Length(0)), "GET / HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_response_is_taken_when_its_head_is_whole() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 3\r\nX: 1\r\nX: 2\r\n\r\nabc";
+        for end in 0..text.len() - 3 {
+            assert!(decoded(&text[..end]).unwrap().is_none(), "{end}");
+        }
+        let head = head(text);
+        assert_eq!((head.bytes, head.keeps_alive, head.parts.status.as_u16()), (text.len() - 3, true, 200));
+        assert_eq!(head.body, Decoder::length(3));
+        assert_eq!(head.parts.headers["content-type"], "a/b");
+        assert_eq!(head.parts.headers.get_all("x").iter().count(), 2);
+    }
+
+    #[test]
+    fn where_a_body_ends_follows_from_the_head() {
+        for (text, body) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Decoder::until_close()),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 9\r\n\r\n",
+                Decoder::chunked(),
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", Decoder::until_close()),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\n", Decoder::length(4)),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", Decoder::empty()),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", Decoder::empty()),
+            ("HTTP/1.1 103 Early Hints\r\n\r\n", Decoder::empty()),
+        ] {
+            assert_eq!(head(text).body, body, "{text}");
+        }
+        let of_head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+        let of_head = decode(&Bytes::from_static(of_head.as_bytes()), true).unwrap().unwrap();
+        assert_eq!(
+            (of_head.body, &of_head.parts.headers["content-length"]),
+            (Decoder::empty(), &"4".parse().unwrap())
+        );
+        let both = head("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert!(!both.parts.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_its_server_says() {
+        for (text, keeps_alive) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ] {
+            assert_eq!(head(text).keeps_alive, keeps_alive, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_response_is_refused() {
+        for text in [
+            "HTTP/2 200 OK\r\n\r\n",
+            "nonsense\r\n\r\n",
+            "HTTP/1.1 99 Low\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
+        ] {
+            assert!(matches!(decoded(text), Err(Broken::Malformed(_))), "{text:?}");
+        }
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
+        assert!(matches!(decoded(&many), Err(Broken::Malformed("it has too many headers"))));
+    }
+}

@@ -1,0 +1,170 @@
+//! HTTP/2 connections to pickers.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
+use forebay_epp::protocol::grpc::{CONTENT_TYPE, KEEP_ALIVE_IDLE, Outbox, PROCESS, WINDOW_BYTES, status_of};
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use tonic::Status;
+
+use super::replies::Replies;
+use super::transport::Transport;
+
+/// One stream to a picker.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) requests: Outbox,
+    pub(super) replies: Replies,
+    /// It is on a connection that was there before: the picker may have been about to close it.
+    pub(super) is_on_reused: bool,
+}
+
+type Opening = Shared<BoxFuture<'static, Result<SendRequest<Bytes>, Arc<io::Error>>>>;
+
+/// A connection to one replica. It is made when it is first used, and made again when it broke.
+pub(super) struct Channel {
+    address: SocketAddr,
+    transport: Transport,
+    /// The head of every stream.
+    uri: Uri,
+    headers: HeaderMap,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the connection that is there or being made.
+    number: u64,
+    connection: Connection,
+}
+
+#[derive(Default)]
+enum Connection {
+    #[default]
+    None,
+    /// Whoever needs it drives it on.
+    Opening(Opening),
+    Open(SendRequest<Bytes>),
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    pub(super) fn new(address: SocketAddr, transport: Transport) -> Self {
+        let headers = [
+            (header::CONTENT_TYPE, CONTENT_TYPE),
+            (header::TE, HeaderValue::from_static("trailers")),
+            (
+                header::USER_AGENT,
+                HeaderValue::from_static(concat!("forebay-gateway/", env!("CARGO_PKG_VERSION"))),
+            ),
+            (HeaderName::from_static(TAKES_ENDPOINT_LIST), HeaderValue::from_static("1")),
+        ];
+        // An address is an authority, so this always parses.
+        let uri = format!("http://{address}{PROCESS}").parse().unwrap_or_default();
+        Self { address, transport, uri, headers: headers.into_iter().collect(), state: Mutex::default() }
+    }
+
+    /// Opens a stream. An error means that the replica cannot be reached.
+    pub(super) async fn call(&self) -> Result<Call, Status> {
+        loop {
+            let (number, known) = self.known();
+            let (sender, is_on_reused) = match known {
+                Ok(open) => (open, true),
+                Err(opening) => (self.opened(number, opening.await)?, false),
+            };
+            let error = match sender.ready().await {
+                Ok(mut sender) => match sender.send_request(self.head(), false) {
+                    Ok((response, stream)) => {
+                        let (requests, replies) = (Outbox::new(stream), Replies::opening(response));
+                        return Ok(Call { requests, replies, is_on_reused });
+                    }
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.forget(number);
+            if !is_on_reused {
+                return Err(status_of(&error));
+            }
+        }
+    }
+
+    fn head(&self) -> Request<()> {
+        let mut head = Request::new(());
+        *head.method_mut() = Method::POST;
+        *head.uri_mut() = self.uri.clone();
+        *head.headers_mut() = self.headers.clone();
+        head
+    }
+
+    /// The connection that is there, or is being made from now on.
+    fn known(&self) -> (u64, Result<SendRequest<Bytes>, Opening>) {
+        let mut state = self.lock();
+        let connection = match &state.connection {
+            Connection::Open(sender) => Ok(sender.clone()),
+            Connection::Opening(opening) => Err(opening.clone()),
+            Connection::None => {
+                let opening = open(self.transport.clone(), self.address).boxed().shared();
+                state.number += 1;
+                state.connection = Connection::Opening(opening.clone());
+                Err(opening)
+            }
+        };
+        (state.number, connection)
+    }
+
+    fn opened(
+        &self,
+        number: u64,
+        opened: Result<SendRequest<Bytes>, Arc<io::Error>>,
+    ) -> Result<SendRequest<Bytes>, Status> {
+        let mut state = self.lock();
+        if state.number == number && matches!(state.connection, Connection::Opening(_)) {
+            state.connection =
+                opened.as_ref().map_or(Connection::None, |sender| Connection::Open(sender.clone()));
+        }
+        opened.map_err(|error| Status::unavailable(format!("no connection: {error}")))
+    }
+
+    fn forget(&self, number: u64) {
+        let mut state = self.lock();
+        if state.number == number {
+            state.connection = Connection::None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn open(transport: Transport, address: SocketAddr) -> Result<SendRequest<Bytes>, Arc<io::Error>> {
+    let stream = transport.connect(address).await?;
+    stream.keep_alive(KEEP_ALIVE_IDLE)?;
+    let (sender, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        // Bodies go to the picker whole, and come back.
+        .initial_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .handshake::<_, Bytes>(stream)
+        .await
+        .map_err(io::Error::other)?;
+    // It runs where its requests come from, and ends with the last of its streams once nobody can open another.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%address, %error, "a connection to an endpoint picker broke");
+        }
+    });
+    Ok(sender)
+}
