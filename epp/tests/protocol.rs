@@ -21,7 +21,8 @@ use forebay_epp::protocol::{
         processing_request::Request, processing_response::Response,
     },
 };
-use tonic::Code;
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
 async fn headers_are_answered_at_once_and_in_full() {
@@ -400,4 +401,23 @@ async fn eventually_open(gateway: &Gateway) {
         tokio::task::yield_now().await;
     }
     panic!("no stream could be opened again");
+}
+
+/// Some gateways look for other services on the port; they are told that there are none.
+#[tokio::test]
+async fn other_methods_are_unimplemented_and_other_protocols_refused() {
+    let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
+    let stage = Stage::start(&manifests, |_| {}).await;
+    let address = stage.server.grpc_address;
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let get = http::Request::get(format!("http://{address}/")).body(()).unwrap();
+    let (response, _) = sender.send_request(get, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    driver.abort();
 }

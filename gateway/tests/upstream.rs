@@ -109,6 +109,69 @@ async fn a_response_without_a_length_ends_with_its_connection() {
     assert_eq!(read_response(&mut client).await.text(), "until the end");
 }
 
+#[tokio::test]
+async fn interim_responses_are_passed_over() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+    pod.write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+    pod.respond(201, "made").await;
+    let response = read_response(&mut client).await;
+    assert_eq!((response.status, response.text(), response.head.header("link")), (201, "made", None));
+}
+
+#[tokio::test]
+async fn a_response_may_come_byte_by_byte() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+    pod.stream.set_nodelay(true).unwrap();
+    let text = "HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    for byte in text.chars() {
+        pod.write(&byte.to_string()).await;
+        tokio::task::yield_now().await;
+    }
+    let response = read_response(&mut client).await;
+    assert_eq!((response.text(), response.head.header("x-a")), ("abcde", Some("b")));
+    // The connection was read to the end of the response, and no further: it is used again.
+    client.write(post(CHAT)).await;
+    assert_eq!(pod.read_request().await.text(), CHAT);
+    pod.respond(200, "again").await;
+    assert_eq!(read_response(&mut client).await.text(), "again");
+}
+
+#[tokio::test]
+async fn what_is_no_response_is_a_502_and_its_connection_is_not_kept() {
+    for text in [
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
+    ] {
+        let upstream = Upstream::bind().await;
+        let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+        let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+        pod.write(text).await;
+        let response = read_response(&mut client).await;
+        assert_eq!((response.status, response.code().as_str()), (502, "upstream_reset"), "{text}");
+        assert_eq!(pod.read_to_end().await, b"", "{text}");
+    }
+}
+
+/// Bytes that nobody asked for would be taken for the answer to the next request.
+#[tokio::test]
+async fn a_server_that_says_more_than_it_was_asked_is_not_asked_again() {
+    let upstream = Upstream::bind().await;
+    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+    let answer = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    pod.write(&format!("{}{}", answer("mine"), answer("not mine"))).await;
+    assert_eq!(read_response(&mut client).await.text(), "mine");
+    assert_eq!(pod.read_to_end().await, b"");
+    client.write(post(CHAT)).await;
+    upstream.answer_one("the next").await;
+    assert_eq!(read_response(&mut client).await.text(), "the next");
+}
+
 /// A stage whose route has these `timeouts`.
 fn with_timeouts(upstream: &Upstream, timeouts: &str) -> Stage {
     let mut stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{Restore, Watch};
+use crate::Error;
 use crate::forward::{Broken, PooledBody};
 use crate::observe::Record;
 use crate::patience::Stall;
@@ -111,6 +112,10 @@ impl UpstreamAnswer {
     /// Ends the response before it is whole.
     fn break_off(&mut self, why: BrokenOff) -> BrokenOff {
         let (status, code) = match &why {
+            BrokenOff::Upstream(Broken::Rest(of_client)) => {
+                let error = Error::from(*of_client);
+                (error.status(), error.code())
+            }
             BrokenOff::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_reset"),
             BrokenOff::Timeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout"),
             BrokenOff::Idle => (StatusCode::GATEWAY_TIMEOUT, "upstream_idle"),

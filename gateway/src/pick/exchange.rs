@@ -24,9 +24,10 @@ use super::reply::{
 use crate::hold::HeldBody;
 use crate::{Error, PickerFault};
 
-/// How long the body waits for the answer to the headers when a picker is likely to want no body. A
-/// decision takes microseconds; one that needs the body is late by no more than this, and only once.
-const HEAD_START: Duration = Duration::from_millis(5);
+/// The part of the picker's patience that the body waits for the answer to the headers, when a picker is likely to
+/// want no body. A decision takes microseconds; but where all cores are busy it may come late, and bodies that are sent
+/// for nothing would then make it later still. A picker that has come to need the body is late by this, once.
+const HEAD_START: u32 = 2;
 
 /// How a conversation ended.
 #[derive(Debug)]
@@ -100,7 +101,7 @@ async fn converse(
     let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
     // One timer for both: for as long as the body is held back, then for the picker's reply.
     let mut deadline = began + patience;
-    let mut held_back_until = peer.skips_body().then_some(began + HEAD_START);
+    let mut held_back_until = peer.skips_body().then(|| began + patience / HEAD_START);
     let mut timer = pin!(tokio::time::sleep_until(held_back_until.unwrap_or(deadline)));
     loop {
         let sends_body = state.wants_body && held_back_until.is_none();
