@@ -55,6 +55,8 @@ impl ExtProc {
         let mut connection = h2::server::Builder::new()
             // A proxy has one stream for each request, all on one connection.
             .max_concurrent_streams(u32::try_from(self.max_streams).unwrap_or(u32::MAX))
+            // Clients that leave all at once are no attack, and the connection has the requests of all others.
+            .max_pending_accept_reset_streams(self.max_streams)
             .max_header_list_size(MAX_HEADER_LIST_BYTES)
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
