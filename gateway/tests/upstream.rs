@@ -126,7 +126,8 @@ async fn a_response_may_come_byte_by_byte() {
     let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.stream.set_nodelay(true).unwrap();
-    let text = "HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let text =
+        "HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     for byte in text.chars() {
         pod.write(&byte.to_string()).await;
         tokio::task::yield_now().await;
