@@ -51,6 +51,7 @@ pub(crate) struct Proxy {
 }
 
 /// Who answers.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and nearly all are the large one")]
 enum Answer {
     Pod(Response<PooledBody>, Pod),
     Gateway(Response<Bytes>),

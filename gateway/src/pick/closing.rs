@@ -13,7 +13,10 @@ const MAX_CLOSING: usize = 4096;
 /// Streams that are finished and wait for the picker's end. Dropped before, a stream is reset, and what was sent last
 /// might not be read.
 #[derive(Clone, Debug)]
-pub(crate) struct Closing(Arc<[Mutex<VecDeque<(Instant, Replies)>>]>);
+pub(crate) struct Closing(Arc<[OfWorker]>);
+
+/// Oldest first, each with the time of its finish.
+type OfWorker = Mutex<VecDeque<(Instant, Replies)>>;
 
 impl Closing {
     pub(super) fn new(workers: usize) -> Self {
