@@ -238,12 +238,11 @@ mod tests {
 
     use super::*;
 
-    /// What comes out of `bytes` in pieces of `piece_bytes`; what is left over; whether it ended.
-    fn decoded(
-        mut decoder: Decoder,
-        bytes: &[u8],
-        piece_bytes: usize,
-    ) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>, bool), Broken> {
+    /// Data, trailers, what is left over, whether it ended.
+    type Decoded = (Vec<u8>, Option<HeaderMap>, Vec<u8>, bool);
+
+    /// What comes out of `bytes` in pieces of `piece_bytes`.
+    fn decoded(mut decoder: Decoder, bytes: &[u8], piece_bytes: usize) -> Result<Decoded, Broken> {
         let (mut data, mut trailers) = (Vec::new(), None);
         let mut pieces = bytes.chunks(piece_bytes.max(1));
         let mut input = Bytes::new();
