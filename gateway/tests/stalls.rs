@@ -27,14 +27,20 @@ async fn begun(running: &Running, length: usize) -> (Connection, String) {
     (client, start)
 }
 
+/// A client whose start of a body has reached the pod.
+async fn passed_on(running: &Running, upstream: &Upstream) -> (Connection, Connection) {
+    let (client, start) = begun(running, 1_000).await;
+    let mut pod = upstream.accept().await;
+    pod.read_head().await;
+    pod.read_until(&start).await;
+    (client, pod)
+}
+
 #[tokio::test]
 async fn the_client_hears_of_it_and_the_pod_is_let_go() {
     let upstream = Upstream::bind().await;
     let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
-    let (mut client, start) = begun(&running, 1_000).await;
-    let mut pod = upstream.accept().await;
-    pod.read_head().await;
-    pod.read_until(&start).await;
+    let (mut client, mut pod) = passed_on(&running, &upstream).await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.code().as_str()), (408, "body_timeout"));
     assert_eq!(pod.read_to_end().await, b"");
@@ -45,10 +51,7 @@ async fn the_client_hears_of_it_and_the_pod_is_let_go() {
 async fn a_response_that_has_begun_is_broken_off() {
     let upstream = Upstream::bind().await;
     let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
-    let (mut client, start) = begun(&running, 1_000).await;
-    let mut pod = upstream.accept().await;
-    pod.read_head().await;
-    pod.read_until(&start).await;
+    let (mut client, mut pod) = passed_on(&running, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     let rest = String::from_utf8(client.read_to_end().await).unwrap();

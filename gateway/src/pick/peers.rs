@@ -45,13 +45,8 @@ impl Peers {
         let next = addresses
             .iter()
             .map(|address| {
-                (
-                    *address,
-                    known
-                        .get(address)
-                        .cloned()
-                        .unwrap_or_else(|| Arc::new(Peer::new(*address, &self.transport, self.workers))),
-                )
+                let peer = known.get(address).cloned();
+                (*address, peer.unwrap_or_else(|| self.peer(*address)))
             })
             .collect();
         self.by_address.store(Arc::new(next));
@@ -66,8 +61,15 @@ impl Peers {
         replicas[first..].iter().chain(&replicas[..first]).copied()
     }
 
-    pub(super) fn get(&self, address: &SocketAddr) -> Option<Arc<Peer>> {
-        self.by_address.load().get(address).cloned()
+    /// Requests decide on the routes they began with, so one may ask for a replica that is no longer among them: it
+    /// gets a peer of its own.
+    pub(super) fn get(&self, address: SocketAddr) -> Arc<Peer> {
+        let known = self.by_address.load().get(&address).cloned();
+        known.unwrap_or_else(|| self.peer(address))
+    }
+
+    fn peer(&self, address: SocketAddr) -> Arc<Peer> {
+        Arc::new(Peer::new(address, &self.transport, self.workers))
     }
 }
 

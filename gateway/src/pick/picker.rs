@@ -207,7 +207,7 @@ impl Picker {
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut last = PickerFault::NoAddress;
         for address in self.peers.in_turn(&picker.replicas) {
-            let Some(peer) = self.peers.get(&address) else { continue };
+            let peer = self.peers.get(address);
             let is_empty = body.is_complete() && body.frames().is_empty();
             let (offered, mode) = match self.response_bodies {
                 ResponseBodies::Auto => (Wants::Body, BodySendMode::FullDuplexStreamed),

@@ -22,7 +22,7 @@ pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Bodies may come whole; the default windows of 64 KiB would make them stop and go.
 pub const WINDOW_BYTES: u32 = 4 << 20;
-/// A peer that is gone without a word is noticed after the first, if nothing is sent, and a few of the second.
+/// When nothing was heard for so long, it is asked whether the peer is still there.
 ///
 /// The kernel asks, not HTTP/2: servers of grpc-go end connections on which a client pings more than every five
 /// minutes.

@@ -60,16 +60,6 @@ impl Outbox {
         self.hand_over();
     }
 
-    /// Sends a message as the last.
-    pub fn send_last(&mut self, message: &impl Message) {
-        if self.is_closed || self.ends {
-            return;
-        }
-        self.pending = frame(message);
-        self.ends = true;
-        self.hand_over();
-    }
-
     /// No more messages come. What is not handed over is, as far as the other side takes it.
     pub fn end(&mut self) {
         if self.ends || self.is_closed {
