@@ -41,6 +41,10 @@ struct Options {
     /// Of one run, in seconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Threads that serve clients, of each proxy. All the same, or those with more of them look worse: on a core of
+    /// its own, a thread finds less work at a time and looks for it more often.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
     /// nginx's program.
     #[arg(long, default_value = "/usr/sbin/nginx")]
     nginx: PathBuf,
@@ -76,11 +80,11 @@ fn run(options: &Options) -> Result<()> {
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     let duration = Duration::from_secs(options.seconds);
     if wanted(Part::Throughput) {
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref())?;
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;
         report::print(&throughput::measure(&peers, options.runs, duration)?);
     }
     if wanted(Part::Latency) {
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref())?;
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;
         report::print(&fixed_rate::measure(&peers, options.runs, duration)?);
     }
     if wanted(Part::Streams) {

@@ -122,7 +122,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Every kind that this machine has, in front of an upstream that gives one fixed answer.
-    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>) -> Result<Self> {
+    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>, workers: u32) -> Result<Self> {
         if !nginx.is_file() {
             bail!(
                 "{} is not there; install nginx (`apt-get install nginx-light`) or name another",
@@ -132,7 +132,7 @@ impl Peers {
         let folder = tempfile::tempdir()?;
         let upstream = Upstream::start(Answer::Whole)?;
         let port = upstream.address.port();
-        let mut start = Start { folder: folder.path(), upstream_port: port };
+        let mut start = Start { folder: folder.path(), upstream_port: port, workers };
         let mut all = vec![
             Peer { kind: Kind::Direct, address: loopback(port), processes: Vec::new() },
             start.nginx(nginx)?,
@@ -152,7 +152,7 @@ impl Peers {
     /// The gateway alone, picking in process, in front of an upstream that runs already.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut start = Start { folder: folder.path(), upstream_port };
+        let mut start = Start { folder: folder.path(), upstream_port, workers: cores() };
         let mut peer = start.forebay(&[])?;
         peer.ready()?;
         Ok(Self { all: vec![peer], _upstream: None, _folder: folder })
@@ -162,6 +162,7 @@ impl Peers {
 struct Start<'a> {
     folder: &'a Path,
     upstream_port: u16,
+    workers: u32,
 }
 
 impl Start<'_> {
@@ -173,7 +174,7 @@ impl Start<'_> {
              server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 0; client_body_buffer_size 4m;
                location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}"
         );
-        let process = nginx(program, "nginx", &http, self.folder)?;
+        let process = self.run_nginx(program, "nginx", &http)?;
         Ok(Peer { kind: Kind::Nginx, address: loopback(port), processes: vec![process] })
     }
 
@@ -183,7 +184,7 @@ impl Start<'_> {
             r#"{{name: pods, type: STATIC, connect_timeout: 2s, load_assignment: {{cluster_name: pods, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}"#,
             self.upstream_port
         );
-        let process = envoy(program, "envoy", port, "", &[cluster], self.folder)?;
+        let process = self.run_envoy(program, "envoy", port, "", &[cluster])?;
         Ok(Peer { kind: Kind::Envoy, address: loopback(port), processes: vec![process] })
     }
 
@@ -199,7 +200,7 @@ impl Start<'_> {
             r#"{{name: picker, type: STATIC, connect_timeout: 2s, typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http2_protocol_options: {{}}}}}}}}, circuit_breakers: {{thresholds: [{{max_requests: 65536, max_connections: 65536, max_pending_requests: 65536}}]}}, load_assignment: {{cluster_name: picker, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker_port}}}}}}}}}]}}]}}}}"#
         );
         let process =
-            envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster], self.folder)?;
+            self.run_envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster])?;
         let address = loopback(port);
         Ok(Peer { kind: Kind::EnvoyWithPicker, address, processes: vec![process, picker] })
     }
@@ -216,6 +217,8 @@ impl Start<'_> {
             loopback(free_port()?).to_string(),
             "--map-port".to_owned(),
             format!("8080={port}"),
+            "--workers".to_owned(),
+            self.workers.to_string(),
         ];
         let process = forebay("forebay-gateway", "forebay-gateway", &args, self.folder)?;
         Ok(Peer { kind: Kind::Forebay, address: loopback(port), processes: vec![process] })
@@ -311,41 +314,38 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         fs::write(folder.join("all.yaml"), text)?;
         Ok(folder)
     }
-}
 
-fn forebay(name: &str, file: &str, args: &[String], folder: &Path) -> Result<Process> {
-    Process::start(name, &program(file)?, args, &[("RUST_LOG", "warn".to_owned())], folder, None)
-}
-
-fn nginx(program: &Path, name: &str, http: &str, folder: &Path) -> Result<Process> {
-    let home = folder.join(name);
-    fs::create_dir_all(&home)?;
-    let (home, user) = (home.display(), if rustix::process::geteuid().is_root() { "user root;" } else { "" });
-    let text = format!(
-        "daemon off; {user} worker_processes 1; pid {home}/pid; error_log stderr error;
+    fn run_nginx(&self, program: &Path, name: &str, http: &str) -> Result<Process> {
+        let home = self.folder.join(name);
+        fs::create_dir_all(&home)?;
+        let workers = self.workers;
+        let (home, user) =
+            (home.display(), if rustix::process::geteuid().is_root() { "user root;" } else { "" });
+        let text = format!(
+            "daemon off; {user} worker_processes {workers}; pid {home}/pid; error_log stderr error;
          events {{ worker_connections 16384; }}
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
            client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
            uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
            {http} }}"
-    );
-    let file = folder.join(format!("{name}.conf"));
-    fs::write(&file, text)?;
-    let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
-    Process::start(name, program, &args, &[], folder, None)
-}
+        );
+        let file = self.folder.join(format!("{name}.conf"));
+        fs::write(&file, text)?;
+        let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
+        Process::start(name, program, &args, &[], self.folder, None)
+    }
 
-fn envoy(
-    program: &Path,
-    name: &str,
-    port: u16,
-    filters: &str,
-    clusters: &[String],
-    folder: &Path,
-) -> Result<Process> {
-    let clusters = clusters.join(",\n    ");
-    let text = format!(
-        r#"static_resources:
+    fn run_envoy(
+        &self,
+        program: &Path,
+        name: &str,
+        port: u16,
+        filters: &str,
+        clusters: &[String],
+    ) -> Result<Process> {
+        let clusters = clusters.join(",\n    ");
+        let text = format!(
+            r#"static_resources:
   listeners:
   - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
     filter_chains:
@@ -358,14 +358,24 @@ fn envoy(
           route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]}}]}}
   clusters: [{clusters}]
 "#
-    );
-    let file = folder.join(format!("{name}.yaml"));
-    fs::write(&file, text)?;
-    let args =
-        ["-c", &file.display().to_string(), "--concurrency", "2", "--log-level", "error"].map(str::to_owned);
-    // Of two on one machine, each has its own shared memory.
-    let args = [&args[..], &["--base-id".to_owned(), port.to_string()]].concat();
-    Process::start(name, program, &args, &[], folder, None)
+        );
+        let file = self.folder.join(format!("{name}.yaml"));
+        fs::write(&file, text)?;
+        let (file, workers) = (file.display().to_string(), self.workers.to_string());
+        let args = ["-c", &file, "--concurrency", &workers, "--log-level", "error"].map(str::to_owned);
+        // Of two on one machine, each has its own shared memory.
+        let args = [&args[..], &["--base-id".to_owned(), port.to_string()]].concat();
+        Process::start(name, program, &args, &[], self.folder, None)
+    }
+}
+
+/// As many workers the gateway has by default.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+}
+
+fn forebay(name: &str, file: &str, args: &[String], folder: &Path) -> Result<Process> {
+    Process::start(name, &program(file)?, args, &[("RUST_LOG", "warn".to_owned())], folder, None)
 }
 
 fn free_port() -> Result<u16> {
