@@ -69,8 +69,7 @@ impl Handler for Proxy {
         if let Some(traces) = &self.traces {
             record.trace(traces.begin(&head));
         }
-        let is_head = head.method == Method::HEAD;
-        let closes = self.draining.load(Ordering::Relaxed) && head.version < http::Version::HTTP_2;
+        let (is_head, is_http1) = (head.method == Method::HEAD, head.version < http::Version::HTTP_2);
         let answer = self.answer(via, head, body, &mut record).await;
         let explanation = record.explanation();
         let mut response = match answer {
@@ -99,7 +98,8 @@ impl Handler for Proxy {
         if let Some(explanation) = explanation {
             response.headers_mut().insert(EXPLANATION, explanation);
         }
-        if closes {
+        // Asked last: the drain may have begun in the meantime.
+        if is_http1 && self.draining.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -18,11 +18,8 @@ const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 /// The gateways' addresses as their clients know them: what is not ready any more is gone from them a little later.
 type Ready = Arc<Mutex<Vec<SocketAddr>>>;
 
-async fn start(port: u16) -> Running {
-    Stage::new()
-        .pool("qwen", QWEN, &[port], None)
-        .start_with(|config| config.drain_delay = Duration::from_millis(300))
-        .await
+async fn start(port: u16, drain_delay: Duration) -> Running {
+    Stage::new().pool("qwen", QWEN, &[port], None).start_with(|config| config.drain_delay = drain_delay).await
 }
 
 /// Sends requests over kept connections until it is told to stop; gives how many were answered.
@@ -65,7 +62,8 @@ async fn no_request_fails_while_gateways_are_replaced() {
             });
         }
     });
-    let mut gateways = vec![start(port).await, start(port).await];
+    let delay = Duration::from_millis(300);
+    let mut gateways = vec![start(port, delay).await, start(port, delay).await];
     let ready: Ready = Arc::new(Mutex::new(gateways.iter().map(Running::address).collect()));
     let stop = CancellationToken::new();
     let mut clients = JoinSet::new();
@@ -75,7 +73,7 @@ async fn no_request_fails_while_gateways_are_replaced() {
     for _ in 0..2 {
         let old = gateways.remove(0);
         let (address, admin) = (old.address(), old.gateway.admin_address());
-        let new = start(port).await;
+        let new = start(port, delay).await;
         ready.lock().unwrap().push(new.address());
         gateways.push(new);
         let ending = tokio::spawn(old.gateway.shutdown());
@@ -91,4 +89,20 @@ async fn no_request_fails_while_gateways_are_replaced() {
     let answered: Vec<usize> = clients.join_all().await;
     assert!(answered.iter().all(|answered| *answered > 1), "{answered:?}");
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_waits_as_the_drain_begins_is_asked_to_leave() {
+    let upstream = Upstream::bind().await;
+    let running = start(upstream.port(), Duration::MAX).await;
+    let admin = running.gateway.admin_address();
+    let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
+    let draining = tokio::spawn(running.gateway.shutdown());
+    until("the gateway to be not ready", || async {
+        (get(admin, "/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    pod.respond(200, "ok").await;
+    assert_eq!(read_response(&mut client).await.head.header("connection"), Some("close"));
+    draining.abort();
 }

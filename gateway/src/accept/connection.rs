@@ -1,5 +1,5 @@
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::beat::{Beat, BeatTimer, Place};
 use super::drain::Drain;
+use super::wakes::Wakes;
 use crate::answer::AnswerBody;
 use crate::route::ListenerPort;
 
@@ -115,7 +116,11 @@ async fn serve_stream(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));
-    let service = service_fn(|request| {
+    let wakes = Arc::new(Wakes::default());
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.version() < http::Version::HTTP_2 {
+            wakes.are_http1();
+        }
         let (handler, via) = (handler.clone(), via.clone());
         async move { Ok::<_, Infallible>(handler.handle(&via, request).await) }
     });
@@ -123,7 +128,7 @@ async fn serve_stream(
     let drain = &ending.drain;
     let mut begins = pin!(drain.token().cancelled());
     let mut place = None;
-    let ended = poll_fn(|cx| {
+    let ended = wakes.drive(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }

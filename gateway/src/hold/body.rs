@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::Hold;
 use crate::Error;
+use crate::accept::poll_piece;
 use crate::extract::{BodyError, BodyScanner, ModelName, Splicer};
 use crate::patience::Stall;
 
@@ -80,7 +81,7 @@ impl Rest {
             {
                 return Poll::Ready(Some(Ok(piece)));
             }
-            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let Poll::Ready(frame) = poll_piece(&mut self.incoming, cx) else {
                 let waited = ready!(self.stall.poll_over(cx));
                 return Poll::Ready(Some(Err(RestError::Stalled { waited })));
             };

@@ -13,6 +13,9 @@ use crate::forward::Broken;
 
 /// Most headers of a response.
 const MAX_HEADERS: usize = 100;
+/// A response's map has room for so many from the start. It is not for the response: hyper keeps the map for the
+/// connection's next request, which then has room for what an SDK sends and what the gateway adds.
+const ROOM: usize = 24;
 
 /// How a model server is told where a request's body ends (RFC 9112, 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +85,7 @@ pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Broke
     let mut parts = Response::new(()).into_parts().0;
     parts.status = status;
     parts.version = if is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    parts.headers.reserve(parsed.headers.len());
+    parts.headers.reserve(parsed.headers.len().max(ROOM));
     for header in parsed.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(input.slice_ref(header.value));
