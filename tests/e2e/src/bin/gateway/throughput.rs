@@ -79,9 +79,12 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
         "{:<8}{:<26}{:<13}{:>10}{:>9}{:>11}{:>9}{:>10}",
         "body", "proxy", "order", "req/core-s", "x nginx", "req/s", "client", "peak MiB"
     ));
-    for cell @ (size, kind, order) in results.keys() {
+    for (cell @ (size, kind, order), runs_of) in results {
         let per_core = median_of(cell, |run| run.per_core_second);
-        let nginx = median_of(&(*size, Kind::Nginx, Order::ModelFirst), |run| run.per_core_second);
+        // Of each run by itself: what else the machine does changes from one to the next, for all proxies alike.
+        let beside = &results[&(*size, Kind::Nginx, Order::ModelFirst)];
+        let ratios =
+            runs_of.iter().zip(beside).map(|(run, nginx)| run.per_core_second / nginx.per_core_second);
         let rate = median_of(cell, |run| run.per_second);
         let client = median_of(cell, |run| run.client_share);
         let peak = median_of(cell, |run| mib(run.peak_bytes));
@@ -96,13 +99,14 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
         } else {
             section.line(format!(
                 "{body:<8}{kind:<26}{order:<13}{per_core:>10.0}{:>9.2}{rate:>11.0}{:>8.0}%{peak:>10.1}",
-                per_core / nginx,
+                median(ratios.collect()),
                 100.0 * client
             ));
         }
     }
     section
         .line("client: share of its one core that the client used; direct: what it can send without a proxy");
+    section.line("x nginx: the median of the runs' own ratios");
     for (kind, order) in [
         (Kind::Forebay, Order::ModelFirst),
         (Kind::Forebay, Order::ModelLast),
