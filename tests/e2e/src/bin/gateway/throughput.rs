@@ -75,16 +75,17 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
     let median_of = |cell: &Cell, value: fn(&Run) -> f64| {
         median(results.get(cell).into_iter().flatten().map(value).collect())
     };
+    // Of each run by itself: what else the machine does changes from one to the next, for all cells alike.
+    let ratio = |cell: &Cell, to: &Cell| {
+        let runs = results[cell].iter().zip(&results[to]);
+        median(runs.map(|(run, to)| run.per_core_second / to.per_core_second).collect())
+    };
     section.line(format!(
         "{:<8}{:<26}{:<13}{:>10}{:>9}{:>11}{:>9}{:>10}",
         "body", "proxy", "order", "req/core-s", "x nginx", "req/s", "client", "peak MiB"
     ));
-    for (cell @ (size, kind, order), runs_of) in results {
+    for cell @ (size, kind, order) in results.keys() {
         let per_core = median_of(cell, |run| run.per_core_second);
-        // Of each run by itself: what else the machine does changes from one to the next, for all proxies alike.
-        let beside = &results[&(*size, Kind::Nginx, Order::ModelFirst)];
-        let ratios =
-            runs_of.iter().zip(beside).map(|(run, nginx)| run.per_core_second / nginx.per_core_second);
         let rate = median_of(cell, |run| run.per_second);
         let client = median_of(cell, |run| run.client_share);
         let peak = median_of(cell, |run| mib(run.peak_bytes));
@@ -99,22 +100,22 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
         } else {
             section.line(format!(
                 "{body:<8}{kind:<26}{order:<13}{per_core:>10.0}{:>9.2}{rate:>11.0}{:>8.0}%{peak:>10.1}",
-                median(ratios.collect()),
+                ratio(cell, &(*size, Kind::Nginx, Order::ModelFirst)),
                 100.0 * client
             ));
         }
     }
     section
         .line("client: share of its one core that the client used; direct: what it can send without a proxy");
-    section.line("x nginx: the median of the runs' own ratios");
+    section.line("ratios: medians of the runs' own");
     for (kind, order) in [
         (Kind::Forebay, Order::ModelFirst),
         (Kind::Forebay, Order::ModelLast),
         (Kind::ForebayWithPicker, Order::ModelFirst),
         (Kind::ForebayWithPicker, Order::ModelLast),
     ] {
-        let per_core = |size| median_of(&(size, kind, order), |run| run.per_core_second);
-        section.line(format!("{kind}, {order}: 16 KiB at {:.2} of 1 KiB", per_core(1) / per_core(0)));
+        let kept = ratio(&(1, kind, order), &(0, kind, order));
+        section.line(format!("{kind}, {order}: 16 KiB at {kept:.2} of 1 KiB"));
     }
     section
 }
