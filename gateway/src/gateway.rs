@@ -10,6 +10,7 @@ use forebay_agent::resources::{self, Provider, Snapshot, Store};
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +23,7 @@ use crate::interest::interest;
 use crate::observe::{AccessLog, Health, Metrics, Record, Traces, serve_admin};
 use crate::pick::{Closing, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
-use crate::route::{Certificates, ListenerPort, PortSharing, compile};
+use crate::route::{Certificates, ListenerPort, PortSharing, Settled, Settling, compile};
 use crate::status::{Applied, Writer, open_ports};
 use crate::workers::Workers;
 use forebay_agent::tls;
@@ -162,6 +163,7 @@ impl Gateway {
             class: config.gateway_class.clone(),
             port_map: config.port_map(),
             store,
+            settling: Settling::default(),
             proxy,
             listeners,
             health: health.clone(),
@@ -235,6 +237,7 @@ impl Drop for Gateway {
 struct Controller {
     class: String,
     store: Arc<Store>,
+    settling: Settling,
     in_process: InProcessPickers,
     certificates: Certificates,
     proxy: Arc<Proxy>,
@@ -262,9 +265,14 @@ impl Controller {
                     () = self.store.loaded() => continue,
                 }
             }
+            let Settled { snapshot, until } = self.settling.settle(snapshot, Instant::now());
             let all_open = self.apply(snapshot).await;
+            let bind_again = (!all_open).then(|| Instant::now() + BIND_AGAIN);
             let again = async {
-                if all_open { std::future::pending().await } else { tokio::time::sleep(BIND_AGAIN).await }
+                match until.into_iter().chain(bind_again).min() {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -1,7 +1,7 @@
 //! Listeners follow their Gateways; the gateway ends without breaking what runs.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -58,6 +58,26 @@ async fn routes_follow_their_resources() {
     running.rewrite(&moved, |_| changes.replace(changes.get() + 1) > 0).await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), new.answer_one("new"));
     assert_eq!(response.text(), "new");
+}
+
+#[tokio::test]
+async fn a_route_without_its_pool_serves_nobody_for_a_moment_and_then_fails() {
+    let upstream = Upstream::bind().await;
+    let stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let its_pool = "kind: InferencePool\nmetadata: {name: qwen,";
+    assert!(stage.manifests.contains(its_pool));
+    let without_pool = stage.manifests.replace(its_pool, "kind: InferencePool\nmetadata: {name: another,");
+    let mut running = Stage::new().start().await;
+    let written = Instant::now();
+    running.write(&without_pool);
+    running.gateway.changed().await;
+    let first = exchange(running.address(), post(CHAT)).await.status;
+    // As if it were not there: its pool may be on its way. On a machine that stood still the moment may be over.
+    assert!(first == 404 || written.elapsed() >= Duration::from_secs(1), "{first}");
+    until("the route to be in force as it is", || async {
+        (exchange(running.address(), post(CHAT)).await.status == 500).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_agent::resources::{AppProtocol, EndpointPickerRef, ObjectKey, PoolEndpoint, Snapshot};
+use forebay_agent::resources::{
+    AppProtocol, EndpointPickerRef, InferencePool, ObjectKey, PoolEndpoint, Snapshot,
+};
 use forebay_epp::schedule::Scheduler;
-use gateway_api::experimental::httproutes::HttpRouteRules;
+use gateway_api::experimental::httproutes::{HttpRouteRules, HttpRouteRulesBackendRefs};
+use k8s_openapi::api::core::v1::ServicePort;
 
 pub(crate) use forebay_agent::resources::FailureMode;
 
@@ -226,14 +229,7 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
                     Some(Box::new(Filters::of_backend(filters, &mut context)?))
                 }
             };
-            let reference = Reference {
-                group: reference.group.as_deref(),
-                kind: reference.kind.as_deref(),
-                namespace: reference.namespace.as_deref(),
-                name: &reference.name,
-                port: reference.port,
-            };
-            let backend = self.backend(namespace, reference, unresolved, pools);
+            let backend = self.backend(namespace, Reference::of_backend(reference), unresolved, pools);
             weighted.push(Weighted { weight, backend, filters });
         }
         let total = weighted.iter().map(|weighted| weighted.weight).sum();
@@ -272,32 +268,14 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
     }
 
     fn resolve(&mut self, namespace: &str, reference: Reference<'_>) -> Result<Backend, Unresolved> {
-        let key = reference.key(namespace);
-        if !reference.is_to_pool() && !reference.is_to_service() {
-            return Err(Unresolved::new(
-                reason::INVALID_KIND,
-                "only Services and InferencePools can be backends",
-            ));
-        }
-        if key.namespace != namespace && !self.is_granted(namespace, reference, &key) {
-            return Err(Unresolved::new(
-                reason::REF_NOT_PERMITTED,
-                "no ReferenceGrant allows the route to refer to this backend",
-            ));
-        }
-        if reference.is_to_pool() { self.pool(key) } else { self.service(key, reference.port) }
+        let snapshot = self.snapshot;
+        Ok(match reference.find(snapshot, namespace)? {
+            Found::Pool(key, object) => self.pool(key, object),
+            Found::Service(key, number, port) => self.service(key, number, port),
+        })
     }
 
-    fn service(&mut self, key: ObjectKey, port: Option<i32>) -> Result<Backend, Unresolved> {
-        let not_found = |why| Err(Unresolved::new(reason::BACKEND_NOT_FOUND, why));
-        let Some(service) = self.snapshot.services.get(&key) else {
-            return not_found("the Service does not exist");
-        };
-        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let Some(port) = ports.clone().find(|candidate| Some(candidate.port) == port) else {
-            return not_found("the Service does not have the port");
-        };
-        let Ok(number) = u16::try_from(port.port) else { return not_found("its port is no port") };
+    fn service(&mut self, key: ObjectKey, number: u16, port: &ServicePort) -> Backend {
         let protocol = match port.app_protocol.as_deref() {
             Some(H2C) => AppProtocol::H2c,
             _ => AppProtocol::Http,
@@ -307,16 +285,13 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
             let endpoints = snapshot.service_endpoints(key, *number);
             Arc::new(ServiceBackend { label: key.to_string().into(), endpoints, protocol })
         });
-        Ok(Backend::Service(backend.clone()))
+        Backend::Service(backend.clone())
     }
 
-    fn pool(&mut self, key: ObjectKey) -> Result<Backend, Unresolved> {
+    fn pool(&mut self, key: ObjectKey, object: &InferencePool) -> Backend {
         if let Some(pool) = self.pools.get(&key) {
-            return Ok(Backend::Pool(pool.clone()));
+            return Backend::Pool(pool.clone());
         }
-        let Some(object) = self.snapshot.inference_pools.get(&key) else {
-            return Err(Unresolved::new(reason::BACKEND_NOT_FOUND, "the InferencePool does not exist"));
-        };
         let members = self.snapshot.pool_endpoints(&key);
         let mut endpoints: Vec<SocketAddr> = members.iter().map(|endpoint| endpoint.address).collect();
         endpoints.sort_unstable();
@@ -326,12 +301,12 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
                 Ok(scheduler) => PoolPicker::InProcess(scheduler),
                 Err(error) => {
                     tracing::error!(pool = %key, %error, "no endpoint of this pool can be picked");
-                    return Ok(Backend::Invalid("its endpoints cannot be picked in this process"));
+                    return Backend::Invalid("its endpoints cannot be picked in this process");
                 }
             },
             Some(picker) => match picker_service(&key.namespace, picker) {
                 // The route's reference is good; the pool's is not, and its own status says so.
-                Err(why) => return Ok(Backend::Invalid(why)),
+                Err(why) => return Backend::Invalid(why),
                 Ok((service, port)) => {
                     let replicas = self.snapshot.service_endpoints(&service, port);
                     PoolPicker::Service(PickerAddresses { replicas, failure_mode: picker.failure_mode })
@@ -347,17 +322,62 @@ impl<'a, S: Schedulers> Resolver<'a, S> {
             rewrites: Rewrites::of_pool(self.snapshot, &key),
         });
         self.pools.insert(key, pool.clone());
-        Ok(Backend::Pool(pool))
-    }
-
-    /// Whether a ReferenceGrant in the backend's namespace lets HTTPRoutes of the other refer to it.
-    fn is_granted(&self, from_namespace: &str, reference: Reference<'_>, key: &ObjectKey) -> bool {
-        let (group, kind) = (reference.group(), reference.kind());
-        is_granted(self.snapshot, (GATEWAY_GROUP, HTTP_ROUTE, from_namespace), (group, kind), key)
+        Backend::Pool(pool)
     }
 }
 
-impl Reference<'_> {
+/// What a reference leads to.
+enum Found<'a> {
+    Pool(ObjectKey, &'a InferencePool),
+    Service(ObjectKey, u16, &'a ServicePort),
+}
+
+impl<'a> Reference<'a> {
+    pub(super) fn of_backend(reference: &'a HttpRouteRulesBackendRefs) -> Self {
+        Self {
+            group: reference.group.as_deref(),
+            kind: reference.kind.as_deref(),
+            namespace: reference.namespace.as_deref(),
+            name: &reference.name,
+            port: reference.port,
+        }
+    }
+
+    /// What it leads to, from a route in `namespace`.
+    fn find<'s>(self, snapshot: &'s Snapshot, namespace: &str) -> Result<Found<'s>, Unresolved> {
+        let key = self.key(namespace);
+        if !self.is_to_pool() && !self.is_to_service() {
+            return Err(Unresolved::new(
+                reason::INVALID_KIND,
+                "only Services and InferencePools can be backends",
+            ));
+        }
+        let from = (GATEWAY_GROUP, HTTP_ROUTE, namespace);
+        if key.namespace != namespace && !is_granted(snapshot, from, (self.group(), self.kind()), &key) {
+            return Err(Unresolved::new(
+                reason::REF_NOT_PERMITTED,
+                "no ReferenceGrant allows the route to refer to this backend",
+            ));
+        }
+        let not_found = |why| Unresolved::new(reason::BACKEND_NOT_FOUND, why);
+        if self.is_to_pool() {
+            let pool = snapshot.inference_pools.get(&key);
+            return Ok(Found::Pool(key, pool.ok_or_else(|| not_found("the InferencePool does not exist"))?));
+        }
+        let service = snapshot.services.get(&key).ok_or_else(|| not_found("the Service does not exist"))?;
+        let mut ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let port = ports
+            .find(|candidate| Some(candidate.port) == self.port)
+            .ok_or_else(|| not_found("the Service does not have the port"))?;
+        let number = u16::try_from(port.port).map_err(|_| not_found("its port is no port"))?;
+        Ok(Found::Service(key, number, port))
+    }
+
+    /// Whether it leads nowhere so far, but would if another object came or changed.
+    pub(super) fn is_dangling(self, snapshot: &Snapshot, namespace: &str) -> bool {
+        self.find(snapshot, namespace).is_err_and(|it| it.reason != reason::INVALID_KIND)
+    }
+
     fn group(&self) -> &str {
         self.group.unwrap_or_default()
     }
@@ -366,15 +386,15 @@ impl Reference<'_> {
         self.kind.unwrap_or("Service")
     }
 
-    fn is_to_pool(&self) -> bool {
+    pub(super) fn is_to_pool(&self) -> bool {
         (self.group(), self.kind()) == (POOL_GROUP, POOL_KIND)
     }
 
-    fn is_to_service(&self) -> bool {
+    pub(super) fn is_to_service(&self) -> bool {
         (self.group(), self.kind()) == ("", "Service")
     }
 
-    fn key(&self, route_namespace: &str) -> ObjectKey {
+    pub(super) fn key(&self, route_namespace: &str) -> ObjectKey {
         ObjectKey::new(self.namespace.unwrap_or(route_namespace), self.name)
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod report;
 mod retry;
 mod rewrites;
 mod rule;
+mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub(crate) use report::Report;
 pub(crate) use retry::RetryPolicy;
 pub(crate) use rewrites::Rewrites;
 pub(crate) use rule::Rule;
+pub(crate) use settle::{Settled, Settling};
 pub(crate) use table::{BeforeBody, ListenerPort, ListenerRoutes, Matched, PortSharing, RouteTable};
 
 pub(crate) const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);

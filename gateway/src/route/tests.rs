@@ -1,5 +1,6 @@
 mod report;
 mod rewrites;
+mod settle;
 mod trust;
 
 use std::sync::Arc;
