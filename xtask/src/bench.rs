@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 
-use crate::{ebpf, run, setup};
+use crate::{ebpf, release, run, setup};
 
 /// Of the package that carries Envoy's program.
 const ENVOY_VERSION: &str = "1.40.0";
@@ -25,8 +25,11 @@ pub(crate) struct Options {
 enum Which {
     /// Age of a load change when the picker uses it: kernel event to pick.
     Freshness,
-    /// The gateway beside nginx and Envoy: requests per core-second, added latency, streams.
+    /// The gateway beside nginx and Envoy: requests per core-second, added latency, streams. Built as it is
+    /// shipped.
     Gateway {
+        #[command(flatten)]
+        release: release::Options,
         /// For the measuring program (`--help` lists them).
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
@@ -53,10 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             build(&["forebay-agent", "forebay-epp", "forebay-gateway", "vllm-sim", "forebay-freshness"])?;
             run::step("freshness", &mut Command::new(released("forebay-freshness")))
         }
-        Which::Gateway { options } => {
+        Which::Gateway { release, options } => {
             setup::for_benches()?;
-            build(&["forebay-epp", "forebay-gateway", "forebay-gateway-bench"])?;
-            let mut bench = Command::new(released("forebay-gateway-bench"));
+            let programs = release::build(release, &["forebay-epp", "forebay-gateway", release::BENCH])?;
+            let mut bench = Command::new(programs.join(release::BENCH));
             match envoy() {
                 Ok(envoy) => {
                     bench.arg("--envoy").arg(envoy);

@@ -6,6 +6,7 @@ mod demo;
 mod ebpf;
 mod image;
 mod lint;
+mod release;
 mod run;
 mod setup;
 mod test;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Options),
     /// Formatting, clippy and dependency policy.
     Lint,
+    /// Build the programs as they are shipped: the gateway and the picker by a profile of themselves.
+    Release(release::Options),
     /// Write container images of the programs (OCI archives, no container engine).
     Image(image::Options),
     /// A real one-node Kubernetes on this machine.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
+        Task::Release(options) => release::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),
         Task::Conformance(options) => cluster::conformance::run(&options),

@@ -33,6 +33,11 @@ pub(crate) fn for_benches() -> Result<()> {
     install(&["nginx-light"])
 }
 
+/// What merges profiles, for a compiler that has no rustup.
+pub(crate) fn for_profiles(llvm: &str) -> Result<()> {
+    install(&[llvm])
+}
+
 pub(crate) fn run() -> Result<()> {
     install(C_COMPILER)?;
     install(TOOLS)?;

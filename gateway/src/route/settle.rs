@@ -130,7 +130,7 @@ fn late(before: &Snapshot, snapshot: &Snapshot, routes: &ObjectMap<HttpRoute>) -
     named.collect()
 }
 
-fn gone<'a, T>(before: &'a ObjectMap<T>, now: &ObjectMap<T>) -> impl Iterator<Item = ObjectKey> {
+fn gone<T>(before: &ObjectMap<T>, now: &ObjectMap<T>) -> impl Iterator<Item = ObjectKey> {
     let before = (!before.is_same(now)).then_some(before);
     before.into_iter().flat_map(|it| it.keys()).filter(|key| !now.contains_key(key)).cloned()
 }

@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let suite = build()?;
-    let archives = image::write(image::Profile::Dev, true)?;
+    let archives = image::write_for_tests()?;
     Cluster::default().during(options.keep, |cluster| {
         cluster.load(&archives)?;
         cluster.load(&echo_images(&suite)?)?;

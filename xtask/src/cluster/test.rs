@@ -24,7 +24,7 @@ pub(crate) fn why_not() -> Option<String> {
 }
 
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
-    let archives = image::write(image::Profile::Dev, true)?;
+    let archives = image::write_for_tests()?;
     let tests = build_tests()?;
     Cluster::default().during(keep, |cluster| {
         cluster.load(&archives)?;

@@ -1,5 +1,5 @@
 //! Container images without a container engine: OCI archives, the same bytes for the
-//! same tree.
+//! same tree and profile.
 
 mod base;
 mod layer;
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 pub(crate) use self::{layer::Layer, oci::Image};
-use crate::{demo, ebpf, run, setup};
+use crate::{demo, ebpf, release, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -24,10 +24,12 @@ pub(crate) struct Options {
     /// Also the vLLM simulator, for tests.
     #[arg(long)]
     with_simulator: bool,
+    #[command(flatten)]
+    release: release::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Profile {
+enum Profile {
     Release,
     /// Quick to build, for tests.
     Dev,
@@ -65,24 +67,27 @@ const SIMULATOR: Program =
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_if_possible();
     ebpf::build_if_possible();
-    write(options.profile, options.with_simulator).map(drop)
+    write(options.profile, options.with_simulator, &options.release).map(drop)
+}
+
+/// Images that are quick to build, the simulator's among them.
+pub(crate) fn write_for_tests() -> Result<Vec<PathBuf>> {
+    write(Profile::Dev, true, &release::Options::default())
 }
 
 /// Builds the programs and writes an archive for each into `target/images`.
-pub(crate) fn write(profile: Profile, with_simulator: bool) -> Result<Vec<PathBuf>> {
+fn write(profile: Profile, with_simulator: bool, release: &release::Options) -> Result<Vec<PathBuf>> {
     let programs: Vec<&Program> = PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect();
-    let mut build = demo::build();
     let built = match profile {
         Profile::Release => {
-            // In a folder of its own: other flags, and cargo would build all else again.
-            let folder = run::root().join("target/images-build");
-            build.arg("--release").arg("--target-dir").arg(&folder);
-            build.env("CARGO_ENCODED_RUSTFLAGS", run::without_paths_of_this_machine().join("\u{1f}"));
-            folder.join("release")
+            let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+            release::build(release, &names)?
         }
-        Profile::Dev => run::root().join("target/debug"),
+        Profile::Dev => {
+            run::step("building the programs for images", &mut demo::build())?;
+            run::root().join("target/debug")
+        }
     };
-    run::step("building the programs for images", &mut build)?;
     let folder = folder();
     fs::create_dir_all(&folder)?;
     let base = base::layer()?;

@@ -12,6 +12,7 @@ mod peers;
 mod report;
 mod streams;
 mod throughput;
+mod train;
 mod upstream;
 mod usage;
 
@@ -24,7 +25,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use peers::Peers;
+use peers::{Instrumented, Peers};
 
 /// The model that is asked for.
 const MODEL: &str = "Qwen/Qwen3-0.6B";
@@ -51,6 +52,12 @@ struct Options {
     /// Envoy's program; it is left out without.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// Measure nothing: put the instrumented programs of this folder under load, so that they write profiles.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "parts", requires = "profiles")]
+    train: Option<PathBuf>,
+    /// Where they write them.
+    #[arg(long, value_name = "FOLDER", requires = "train")]
+    profiles: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,6 +84,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if let (Some(programs), Some(profiles)) = (options.train.clone(), options.profiles.clone()) {
+        return train::run(&Instrumented { programs, profiles });
+    }
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     let duration = Duration::from_secs(options.seconds);
     if wanted(Part::Throughput) {

@@ -23,25 +23,49 @@ use tokio::{
 use crate::{
     cell::{Order, Sent},
     events::Events,
-    peers::Peers,
+    peers::{Peer, Peers},
     report::{Section, kib, say},
     upstream::{Answer, Upstream},
 };
 
-const OVER_H1: u32 = 5000;
-const H2_CONNECTIONS: u32 = 10;
-const STREAMS_PER_H2_CONNECTION: u32 = 500;
-const STREAMS: u32 = OVER_H1 + H2_CONNECTIONS * STREAMS_PER_H2_CONNECTION;
 /// Dials at one time.
 const OPENING: usize = 64;
 const TOKENS: u32 = 30;
 const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How many streams run at one time, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Many {
+    pub(crate) over_h1: u32,
+    pub(crate) h2_connections: u32,
+    pub(crate) streams_per_h2_connection: u32,
+    /// That the upstream sends on each.
+    pub(crate) tokens: u32,
+}
+
+const MANY: Many = Many { over_h1: 5000, h2_connections: 10, streams_per_h2_connection: 500, tokens: TOKENS };
+
+impl Many {
+    fn streams(self) -> u32 {
+        self.over_h1 + self.h2_connections * self.streams_per_h2_connection
+    }
+}
+
+/// What came of them.
+#[derive(Debug)]
+struct Ran {
+    together: u32,
+    /// While all ran.
+    rss_bytes: u64,
+    failed: Vec<anyhow::Error>,
+}
+
 /// What all streams have in common.
 #[derive(Debug)]
 struct Shared {
     address: SocketAddr,
+    tokens: u32,
     running: AtomicU32,
     most: AtomicU32,
     opening: tokio::sync::Semaphore,
@@ -57,33 +81,62 @@ impl Shared {
 
     fn ended(&self, events: &Events) -> Result<()> {
         self.running.fetch_sub(1, Ordering::Relaxed);
-        ensure!(events.done && events.seen == TOKENS, "{} of {TOKENS} tokens came", events.seen);
+        let tokens = self.tokens;
+        ensure!(events.done && events.seen == tokens, "{} of {tokens} tokens came", events.seen);
         Ok(())
     }
 }
 
 pub(crate) fn measure() -> Result<Section> {
-    say(&format!("many: {STREAMS} streams"));
+    let streams = MANY.streams();
+    say(&format!("many: {streams} streams"));
     let upstream = Upstream::start(Answer::Stream { tokens: TOKENS, interval: INTERVAL })?;
     let peers = Peers::forebay(upstream.address.port())?;
     let gateway = &peers.all[0];
     let before = gateway.rss_bytes()?;
+    let Ran { together, rss_bytes, failed } = run(gateway, MANY)?;
+    let mut section = Section::new(format!(
+        "{streams} streams at one time, {} over HTTP/1.1 and the rest over HTTP/2",
+        MANY.over_h1
+    ));
+    section.line(format!(
+        "ran together: {together}; failed: {}; memory: {:.1} KiB a stream",
+        failed.len(),
+        kib(rss_bytes.saturating_sub(before)) / f64::from(streams)
+    ));
+    none_failed(failed).map(|()| section)
+}
+
+/// The same, without a report: an error unless all came to their ends.
+pub(crate) fn pass(peer: &Peer, many: Many) -> Result<()> {
+    none_failed(run(peer, many)?.failed)
+}
+
+fn none_failed(failed: Vec<anyhow::Error>) -> Result<()> {
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(first.context("a stream failed")),
+    }
+}
+
+fn run(gateway: &Peer, many: Many) -> Result<Ran> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shared = Arc::new(Shared {
         address: gateway.address,
+        tokens: many.tokens,
         running: AtomicU32::new(0),
         most: AtomicU32::new(0),
         opening: tokio::sync::Semaphore::new(OPENING),
-        all_run: Barrier::new(STREAMS as usize + 1),
+        all_run: Barrier::new(many.streams() as usize + 1),
     });
     let work = async {
         let mut streams = JoinSet::new();
-        for _ in 0..OVER_H1 {
+        for _ in 0..many.over_h1 {
             streams.spawn(over_h1(shared.clone()));
         }
-        for _ in 0..H2_CONNECTIONS {
+        for _ in 0..many.h2_connections {
             let connection = connect_h2(shared.address).await?;
-            for _ in 0..STREAMS_PER_H2_CONNECTION {
+            for _ in 0..many.streams_per_h2_connection {
                 streams.spawn(over_h2(shared.clone(), connection.clone()));
             }
         }
@@ -100,26 +153,14 @@ pub(crate) fn measure() -> Result<Section> {
             shared.all_run.wait().await;
             gateway.rss_bytes()
         };
-        let (rss, failed) = tokio::try_join!(watching, failing)?;
-        Ok::<_, anyhow::Error>((rss, failed))
+        let (rss_bytes, failed) = tokio::try_join!(watching, failing)?;
+        Ok::<_, anyhow::Error>((rss_bytes, failed))
     };
     // The clock of the timeout is the runtime's.
-    let (rss, failed) = runtime
+    let (rss_bytes, failed) = runtime
         .block_on(async { tokio::time::timeout(PATIENCE, work).await })
         .with_context(|| format!("{} streams ran at most", shared.most.load(Ordering::Relaxed)))??;
-    let mut section = Section::new(format!(
-        "{STREAMS} streams at one time, {OVER_H1} over HTTP/1.1 and the rest over HTTP/2"
-    ));
-    section.line(format!(
-        "ran together: {}; failed: {}; memory: {:.1} KiB a stream",
-        shared.most.load(Ordering::Relaxed),
-        failed.len(),
-        kib(rss.saturating_sub(before)) / f64::from(STREAMS)
-    ));
-    match failed.into_iter().next() {
-        None => Ok(section),
-        Some(first) => Err(first.context("a stream failed")),
-    }
+    Ok(Ran { together: shared.most.load(Ordering::Relaxed), rss_bytes, failed })
 }
 
 async fn over_h1(shared: Arc<Shared>) -> Result<()> {

@@ -24,6 +24,7 @@ const POOL: &str = "qwen";
 /// Of the pool: 127.0.0.1 and on, which are all the same upstream.
 const PODS: u8 = 4;
 const PATIENCE: Duration = Duration::from_secs(20);
+const PROFILE_FILE: &str = "LLVM_PROFILE_FILE";
 
 /// A way from the client to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +133,8 @@ impl Peers {
         let folder = tempfile::tempdir()?;
         let upstream = Upstream::start(Answer::Whole)?;
         let port = upstream.address.port();
-        let mut start = Start { folder: folder.path(), upstream_port: port, workers };
+        let workers = Some(workers);
+        let mut start = Start { folder: folder.path(), upstream_port: port, workers, instrumented: None };
         let mut all = vec![
             Peer { kind: Kind::Direct, address: loopback(port), processes: Vec::new() },
             start.nginx(nginx)?,
@@ -152,17 +154,40 @@ impl Peers {
     /// The gateway alone, picking in process, in front of an upstream that runs already.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut start = Start { folder: folder.path(), upstream_port, workers: cores() };
+        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented: None };
         let mut peer = start.forebay(&[])?;
         peer.ready()?;
         Ok(Self { all: vec![peer], _upstream: None, _folder: folder })
     }
+
+    /// The gateway both ways.
+    pub(crate) fn instrumented(upstream: Upstream, programs: &Instrumented) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let upstream_port = upstream.address.port();
+        let instrumented = Some(programs);
+        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented };
+        let mut all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
+        for peer in &mut all {
+            peer.ready()?;
+        }
+        Ok(Self { all, _upstream: Some(upstream), _folder: folder })
+    }
+}
+
+/// Programs that write a profile when they end.
+#[derive(Debug)]
+pub(crate) struct Instrumented {
+    pub(crate) programs: PathBuf,
+    pub(crate) profiles: PathBuf,
 }
 
 struct Start<'a> {
     folder: &'a Path,
     upstream_port: u16,
-    workers: u32,
+    /// As many as the gateway has by itself, if nothing is said.
+    workers: Option<u32>,
+    /// Those beside this one, if nothing is said.
+    instrumented: Option<&'a Instrumented>,
 }
 
 impl Start<'_> {
@@ -208,7 +233,7 @@ impl Start<'_> {
     fn forebay(&mut self, picker: &[u16]) -> Result<Peer> {
         let resources = self.resources("gateway", picker)?;
         let port = free_port()?;
-        let args = [
+        let mut args = vec![
             "--resources".to_owned(),
             resources.display().to_string(),
             "--bind-address".to_owned(),
@@ -217,10 +242,11 @@ impl Start<'_> {
             loopback(free_port()?).to_string(),
             "--map-port".to_owned(),
             format!("8080={port}"),
-            "--workers".to_owned(),
-            self.workers.to_string(),
         ];
-        let process = forebay("forebay-gateway", "forebay-gateway", &args, self.folder)?;
+        if let Some(workers) = self.workers {
+            args.extend(["--workers".to_owned(), workers.to_string()]);
+        }
+        let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
         Ok(Peer { kind: Kind::Forebay, address: loopback(port), processes: vec![process] })
     }
 
@@ -248,7 +274,7 @@ impl Start<'_> {
         {
             args.extend([flag.to_owned(), loopback(port).to_string()]);
         }
-        Ok((forebay(name, "forebay-epp", &args, self.folder)?, port))
+        Ok((self.run_forebay(name, "forebay-epp", &args)?, port))
     }
 
     /// The guide's Gateway, map and route; a pool of [`PODS`] pods, with a picker if there is a port of one.
@@ -315,10 +341,23 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         Ok(folder)
     }
 
+    fn run_forebay(&self, name: &str, file: &str, args: &[String]) -> Result<Process> {
+        let mut environment = vec![("RUST_LOG", "warn".to_owned())];
+        let program = match self.instrumented {
+            None => program(file)?,
+            Some(Instrumented { programs, profiles }) => {
+                // Read by LLVM's runtime in an instrumented program; %p is the process.
+                environment.push((PROFILE_FILE, profiles.join("%p.profraw").display().to_string()));
+                programs.join(file)
+            }
+        };
+        Process::start(name, &program, args, &environment, self.folder, None)
+    }
+
     fn run_nginx(&self, program: &Path, name: &str, http: &str) -> Result<Process> {
         let home = self.folder.join(name);
         fs::create_dir_all(&home)?;
-        let workers = self.workers;
+        let workers = self.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
         let (home, user) =
             (home.display(), if rustix::process::geteuid().is_root() { "user root;" } else { "" });
         let text = format!(
@@ -361,21 +400,15 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         );
         let file = self.folder.join(format!("{name}.yaml"));
         fs::write(&file, text)?;
-        let (file, workers) = (file.display().to_string(), self.workers.to_string());
-        let args = ["-c", &file, "--concurrency", &workers, "--log-level", "error"].map(str::to_owned);
+        let mut args = vec!["-c".to_owned(), file.display().to_string()];
+        args.extend(["--log-level", "error"].map(str::to_owned));
         // Of two on one machine, each has its own shared memory.
-        let args = [&args[..], &["--base-id".to_owned(), port.to_string()]].concat();
+        args.extend(["--base-id".to_owned(), port.to_string()]);
+        if let Some(workers) = self.workers {
+            args.extend(["--concurrency".to_owned(), workers.to_string()]);
+        }
         Process::start(name, program, &args, &[], self.folder, None)
     }
-}
-
-/// As many workers the gateway has by default.
-fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
-}
-
-fn forebay(name: &str, file: &str, args: &[String], folder: &Path) -> Result<Process> {
-    Process::start(name, &program(file)?, args, &[("RUST_LOG", "warn".to_owned())], folder, None)
 }
 
 fn free_port() -> Result<u16> {

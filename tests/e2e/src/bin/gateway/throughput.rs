@@ -11,9 +11,9 @@ use crate::{
     report::{Section, median, mib, say},
 };
 
-const SIZES: [(&str, usize); 4] =
+pub(crate) const SIZES: [(&str, usize); 4] =
     [("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("220 KB", 220_000), ("2 MB", 2_000_000)];
-const CONNECTIONS: usize = 32;
+pub(crate) const CONNECTIONS: usize = 32;
 /// Before each measurement, so that connections are open and buffers have grown.
 const WARM_UP: Duration = Duration::from_millis(200);
 

@@ -1,0 +1,39 @@
+//! What a profile-guided build learns from: the loads of the other parts, on instrumented programs. What no load
+//! touches is laid out and inlined as code that never runs, so all of a request's ways are here.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cell::{Order, Sent},
+    load,
+    many::{self, Many},
+    peers::{Instrumented, Peers},
+    report::say,
+    throughput::{CONNECTIONS, SIZES},
+    upstream::{Answer, Upstream},
+};
+
+/// Of one size, order and way: enough for thousands of small requests, and hundreds of large ones.
+const EACH: Duration = Duration::from_secs(1);
+const STREAMS: Many = Many { over_h1: 100, h2_connections: 4, streams_per_h2_connection: 25, tokens: 200 };
+const BETWEEN_TOKENS: Duration = Duration::from_millis(10);
+
+pub(crate) fn run(programs: &Instrumented) -> Result<()> {
+    say("training: whole answers");
+    let peers = Peers::instrumented(Upstream::start(Answer::Whole)?, programs)?;
+    for (size, bytes) in SIZES {
+        for order in [Order::ModelFirst, Order::ModelLast] {
+            for peer in &peers.all {
+                load::closed_loop(peer.address, &Sent::chat(bytes, order), CONNECTIONS, EACH)
+                    .with_context(|| format!("{}, {size}, {order}", peer.kind))?;
+            }
+        }
+    }
+    drop(peers);
+    say("training: streams");
+    let answer = Answer::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
+    let peers = Peers::instrumented(Upstream::start(answer)?, programs)?;
+    peers.all.iter().try_for_each(|peer| many::pass(peer, STREAMS))
+}
