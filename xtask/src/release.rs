@@ -15,7 +15,7 @@ use crate::{ebpf, run, setup};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
-    /// Build by this profile of an earlier run, with the same compiler, and record none: the same programs come out.
+    /// Build by this profile of an earlier run, of the same compiler, and record none.
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     profdata: Option<PathBuf>,
     /// Without a profile: one build instead of three, and a gateway that takes about a quarter more CPU.
