@@ -73,7 +73,6 @@ impl Settling {
 
 /// Those of `found` that are still to be waited for. `waiting` is brought up to date.
 fn wait<K: Ord + Clone>(waiting: &mut BTreeMap<K, Instant>, found: BTreeSet<K>, now: Instant) -> BTreeSet<K> {
-    waiting.retain(|key, _| found.contains(key));
     let is_waited_for = |key: &K| *waiting.entry(key.clone()).or_insert(now) + PATIENCE > now;
     let found: BTreeSet<K> = found.into_iter().filter(is_waited_for).collect();
     waiting.retain(|key, _| found.contains(key));

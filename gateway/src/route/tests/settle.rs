@@ -18,7 +18,7 @@ struct Clock {
 impl Clock {
     async fn new(manifests: &str) -> Self {
         let mut clock = Self { settling: Settling::default(), now: Instant::now() };
-        let settled = clock.settling.settle(read(manifests).await, clock.now);
+        let settled = clock.settling.settle(snapshot(manifests).await, clock.now);
         assert_eq!(settled.until, None);
         clock
     }
@@ -26,16 +26,12 @@ impl Clock {
     /// What is in force `later`, where `manifests` are all that is known; and whether something is waited for.
     async fn after(&mut self, later: Duration, manifests: &str) -> (Vec<String>, bool) {
         self.now += later;
-        let Settled { snapshot, until } = self.settling.settle(read(manifests).await, self.now);
+        let Settled { snapshot, until } = self.settling.settle(snapshot(manifests).await, self.now);
         if let Some(until) = until {
             assert!(until > self.now, "what is over is not waited for");
         }
         (in_force(&snapshot), until.is_some())
     }
-}
-
-async fn read(manifests: &str) -> Arc<Snapshot> {
-    snapshot(manifests).await
 }
 
 /// Pools, Services, and routes with what they name first.
@@ -113,7 +109,7 @@ async fn a_grant_is_waited_for_but_never_outlived() {
     let all = ["pool p", "r to p"].map(String::from).to_vec();
     assert_eq!(clock.after(MOMENT, &(without.clone() + GRANT)).await, (all.clone(), false));
     assert_eq!(clock.after(MOMENT, &without).await, (all, false));
-    let settled = clock.settling.settle(read(&without).await, clock.now);
+    let settled = clock.settling.settle(snapshot(&without).await, clock.now);
     assert!(settled.snapshot.reference_grants.is_empty(), "what is forbidden is forbidden at once");
 }
 
@@ -150,7 +146,7 @@ async fn what_can_never_be_a_backend_is_not_waited_for() {
 #[tokio::test]
 async fn the_first_snapshot_is_taken_as_it_is() {
     let mut settling = Settling::default();
-    let snapshot = read(&route_to("r", "missing")).await;
+    let snapshot = snapshot(&route_to("r", "missing")).await;
     let settled = settling.settle(Arc::clone(&snapshot), Instant::now());
     assert!(Arc::ptr_eq(&settled.snapshot, &snapshot));
 }
