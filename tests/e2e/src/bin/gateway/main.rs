@@ -42,6 +42,9 @@ struct Options {
     /// Of one run, in seconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Throughput with bodies of only these sizes.
+    #[arg(long, value_name = "SIZE", value_parser = throughput::SIZES.map(|(name, _)| name))]
+    body: Vec<String>,
     /// Threads that serve clients, of each proxy. All the same, or those with more of them look worse: on a core of
     /// its own, a thread finds less work at a time and looks for it more often.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -91,7 +94,7 @@ fn run(options: &Options) -> Result<()> {
     let duration = Duration::from_secs(options.seconds);
     if wanted(Part::Throughput) {
         let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;
-        report::print(&throughput::measure(&peers, options.runs, duration)?);
+        report::print(&throughput::measure(&peers, options.runs, duration, &options.body)?);
     }
     if wanted(Part::Latency) {
         let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;

@@ -28,9 +28,11 @@ struct Run {
 
 type Cell = (usize, Kind, Order);
 
-pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration) -> Result<Section> {
+/// `only`: the names of the sizes that are measured; all, if it has none.
+pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration, only: &[String]) -> Result<Section> {
     let mut cells: Vec<(usize, &Peer, Order)> = Vec::new();
-    for size in 0..SIZES.len() {
+    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    for size in (0..SIZES.len()).filter(|&size| is_wanted(SIZES[size].0)) {
         for peer in &peers.all {
             cells.push((size, peer, Order::ModelFirst));
             if peer.kind.extracts() {
@@ -114,8 +116,11 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
         (Kind::ForebayWithPicker, Order::ModelFirst),
         (Kind::ForebayWithPicker, Order::ModelLast),
     ] {
-        let kept = ratio(&(1, kind, order), &(0, kind, order));
-        section.line(format!("{kind}, {order}: 16 KiB at {kept:.2} of 1 KiB"));
+        let (large, small) = ((1, kind, order), (0, kind, order));
+        if results.contains_key(&large) && results.contains_key(&small) {
+            let kept = ratio(&large, &small);
+            section.line(format!("{kind}, {order}: 16 KiB at {kept:.2} of 1 KiB"));
+        }
     }
     section
 }
