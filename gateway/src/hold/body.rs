@@ -398,6 +398,11 @@ impl UpstreamBody {
     pub(crate) fn whole(frames: Vec<Bytes>) -> Self {
         Self { frames: frames.into_iter(), lent: None }
     }
+
+    /// Whether the next frame is one that is held.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.frames.as_slice().is_empty()
+    }
 }
 
 impl Body for UpstreamBody {

@@ -16,10 +16,10 @@ use crate::hold::{RestError, UpstreamBody};
 
 /// A body up to this size goes out in one piece with the head.
 const COPIED_BYTES: u64 = 4 << 10;
-/// So much of a body is taken from the client before it is written.
+/// So much of a body is taken from the client before it is written; of what is held anyway, all.
 const QUEUE_BYTES: usize = 128 << 10;
 /// Most pieces of one write.
-const PIECES: usize = 16;
+const PIECES: usize = 32;
 
 /// A request on its way out.
 #[derive(Debug)]
@@ -90,7 +90,10 @@ impl Outgoing {
 
     /// Takes from the body what is there, until there is enough for some writes.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while !self.has_ended && self.queue_bytes < QUEUE_BYTES && self.queue.len() < PIECES {
+        while !self.has_ended
+            && (self.queue_bytes < QUEUE_BYTES || self.body.is_held())
+            && self.queue.len() < PIECES
+        {
             let data = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => return self.end(),
