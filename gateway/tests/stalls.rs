@@ -1,14 +1,18 @@
 //! Clients that stop in the middle of a body that is already on its way to a model server.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::support::client::{connect, read_response};
 use crate::support::stage::{QWEN, Running, Stage};
@@ -57,40 +61,84 @@ async fn a_response_that_has_begun_is_broken_off() {
     let rest = String::from_utf8(client.read_to_end().await).unwrap();
     assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
     assert_eq!(pod.read_to_end().await, b"");
+    running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
+}
+
+/// A pod that speaks HTTP/2 and tells of each request whether it came whole. What it answers is begun at once or
+/// when the request has ended.
+struct H2Pod {
+    port: u16,
+    is_whole: mpsc::Receiver<bool>,
+    serving: JoinHandle<hyper::Result<()>>,
+}
+
+impl H2Pod {
+    async fn start(answers_at_once: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (ends, is_whole) = mpsc::channel(1);
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let ends = ends.clone();
+                // By itself: a response that is given up takes with it what it waits for.
+                let reading = tokio::spawn(async move {
+                    ends.send(request.into_body().collect().await.is_ok()).await.unwrap()
+                });
+                async move {
+                    let body = if answers_at_once {
+                        let last = reading.map(|_| Ok(Frame::data(&b"over"[..])));
+                        let first = stream::once(ready(Ok::<_, Infallible>(Frame::data(&b"data:"[..]))));
+                        BodyExt::boxed(StreamBody::new(first.chain(stream::once(last))))
+                    } else {
+                        reading.await.unwrap();
+                        BodyExt::boxed(Empty::new())
+                    };
+                    Ok::<_, hyper::Error>(hyper::Response::new(body))
+                }
+            });
+            let connection = TokioIo::new(stream);
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(connection, service)
+                .await
+        });
+        Self { port, is_whole, serving }
+    }
+
+    /// Waits for the end of its request, which must have been given up, the connection not.
+    async fn let_go(mut self) {
+        let is_whole = within("the request to end", self.is_whole.recv()).await;
+        assert_eq!(is_whole, Some(false), "the pod took the body for whole");
+        assert!(!self.serving.is_finished(), "the connection ended with it");
+        self.serving.abort();
+    }
+}
+
+async fn start_with_h2(pod: &H2Pod) -> Running {
+    let to_web = "{backendRefs: [{name: web, port: 80}]}";
+    start(Stage::new().service("web", pod.port, "kubernetes.io/h2c").route("r", to_web)).await
 }
 
 #[tokio::test]
 async fn over_http2_only_its_stream_ends() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (ends, mut end) = mpsc::channel(1);
-    let serving = async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let ends = ends.clone();
-            async move {
-                ends.send(request.into_body().collect().await.is_ok()).await.unwrap();
-                Ok::<_, hyper::Error>(hyper::Response::new(Empty::<&[u8]>::new()))
-            }
-        });
-        let connection = TokioIo::new(stream);
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(connection, service)
-            .await
-    };
-    let serving = tokio::spawn(serving);
-    let to_web = "{backendRefs: [{name: web, port: 80}]}";
-    let running = start(Stage::new().service("web", port, "kubernetes.io/h2c").route("r", to_web)).await;
+    let pod = H2Pod::start(false).await;
+    let running = start_with_h2(&pod).await;
     let (mut client, _) = begun(&running, 1_000).await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.code().as_str()), (408, "body_timeout"));
-    assert_eq!(
-        within("the request to end", end.recv()).await,
-        Some(false),
-        "the pod took the body for whole"
-    );
-    assert!(!serving.is_finished(), "the connection ended with it");
-    serving.abort();
+    pod.let_go().await;
+}
+
+#[tokio::test]
+async fn over_http2_a_response_that_has_begun_is_broken_off_for_the_same_reason() {
+    let pod = H2Pod::start(true).await;
+    let running = start_with_h2(&pod).await;
+    let (mut client, _) = begun(&running, 1_000).await;
+    client.read_until("data:").await;
+    let rest = String::from_utf8(client.read_to_end().await).unwrap();
+    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
+    pod.let_go().await;
 }
 
 /// Two clients are given up, one after the other, while a pod does not read what a third one sends.

@@ -7,6 +7,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{Broken, Connection, Pool};
+use crate::hold::Fate;
 
 /// A response's body together with the connection it comes over. The
 /// connection goes back to the pool at the body's end; dropped before, it is closed.
@@ -17,7 +18,7 @@ pub(crate) struct PooledBody(Source);
 enum Source {
     Own(Connection, Arc<Pool>),
     /// Over a connection that others use too; dropped before its end, only its stream is reset.
-    Shared(Incoming),
+    Shared(Incoming, Fate),
     Ended,
 }
 
@@ -29,8 +30,9 @@ impl PooledBody {
         body
     }
 
-    pub(crate) fn shared(body: Incoming) -> Self {
-        Self(Source::Shared(body))
+    /// `request`: the body that was sent.
+    pub(crate) fn shared(body: Incoming, request: Fate) -> Self {
+        Self(Source::Shared(body, request))
     }
 
     /// A server that answers before it has read all of the request leaves its connection unusable.
@@ -54,7 +56,9 @@ impl Body for PooledBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = match &mut self.0 {
             Source::Own(connection, _) => ready!(connection.poll_frame(cx)),
-            Source::Shared(body) => return Pin::new(body).poll_frame(cx).map_err(Broken::from),
+            Source::Shared(body, request) => {
+                return Pin::new(body).poll_frame(cx).map_err(|error| Broken::http2(error, request));
+            }
             Source::Ended => None,
         };
         if let Some(Err(_)) = &frame {
@@ -67,7 +71,7 @@ impl Body for PooledBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Own(connection, _) => connection.is_end_stream(),
-            Source::Shared(body) => body.is_end_stream(),
+            Source::Shared(body, _) => body.is_end_stream(),
             Source::Ended => true,
         }
     }
@@ -75,7 +79,7 @@ impl Body for PooledBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Own(connection, _) => connection.size_hint(),
-            Source::Shared(body) => body.size_hint(),
+            Source::Shared(body, _) => body.size_hint(),
             Source::Ended => SizeHint::with_exact(0),
         }
     }

@@ -1,6 +1,6 @@
 use std::io;
 
-use crate::hold::RestError;
+use crate::hold::{Fate, RestError};
 
 /// Why an exchange with a model server broke off.
 #[derive(Debug, thiserror::Error)]
@@ -19,4 +19,11 @@ pub enum Broken {
     /// The client's body, not the model server, was what ended the exchange.
     #[error(transparent)]
     Rest(#[from] RestError),
+}
+
+impl Broken {
+    /// Of an exchange over HTTP/2, whose errors say nothing of the body that was sent.
+    pub(super) fn http2(error: hyper::Error, request: &Fate) -> Self {
+        request.failure().map_or(Self::Http2(error), Self::Rest)
+    }
 }

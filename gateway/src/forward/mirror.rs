@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::h2::to_h2;
 use super::send::{Forwarder, request};
 use super::{Broken, Connection, PooledBody};
-use crate::hold::{Hold, UpstreamBody};
+use crate::hold::{Fate, Hold, UpstreamBody};
 use crate::observe::{Metrics, MirrorResult};
 use crate::route::Backend;
 
@@ -67,7 +67,7 @@ impl Mirrors {
                 let mut request = Request::from_parts(head, body);
                 to_h2(&mut request, endpoint);
                 let response = sender.send_request(request).await.map_err(Broken::from).map_err(broken)?;
-                PooledBody::shared(response.into_body())
+                PooledBody::shared(response.into_body(), Fate::default())
             } else {
                 let mut connection = match forwarder.pool.take(endpoint) {
                     Some(connection) => connection,

@@ -78,8 +78,7 @@ impl Forwarder {
                     drop(forwarded);
                     Error::UpstreamStatus(status)
                 }
-                // What ended the exchange was the client's body, not the model server.
-                Err(error) => body.failure().map_or(error, Error::from),
+                Err(error) => error,
             };
             match error.retry() {
                 Retry::FreshConnection if body.reclaim() => {
@@ -147,7 +146,9 @@ impl Forwarder {
     ) -> Result<Forwarded, Error> {
         let (mut sender, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
         let sent = Instant::now();
-        let mut request = Request::from_parts(request(head), body.upstream());
+        let body = body.upstream();
+        let fate = body.fate();
+        let mut request = Request::from_parts(request(head), body);
         to_h2(&mut request, endpoint);
         let sending = async {
             sender.ready().await?;
@@ -155,8 +156,9 @@ impl Forwarder {
         };
         let wait = self.wait(route.limit);
         let response = tokio::time::timeout(wait.longest(), sending).await.map_err(|_| wait.error())?;
-        let response = response.map_err(|source| broken(source.into(), is_reused))?;
-        Ok(Forwarded { response: response.map(PooledBody::shared), endpoint, sent, attempts: 1 })
+        let response = response.map_err(|source| broken(Broken::http2(source, &fate), is_reused))?;
+        let response = response.map(|body| PooledBody::shared(body, fate));
+        Ok(Forwarded { response, endpoint, sent, attempts: 1 })
     }
 
     fn wait(&self, limit: Option<Duration>) -> Wait {

@@ -285,11 +285,6 @@ impl HeldBody {
         UpstreamBody { frames: self.frames.clone().into_iter(), lent }
     }
 
-    /// Why the exchange that has the rest had to be given up, if that was the client's doing.
-    pub(crate) fn failure(&self) -> Option<RestError> {
-        self.lent.as_ref().and_then(|slot| slot.lock().failure)
-    }
-
     /// Whether [`HeldBody::reclaim`] would succeed as soon as the connection is gone.
     pub(crate) fn is_reclaimable(&self) -> bool {
         self.lent.as_ref().is_none_or(|slot| !slot.lock().is_spent)
@@ -303,6 +298,17 @@ impl HeldBody {
         self.hold.absorb(back.hold);
         self.rest = back.rest;
         true
+    }
+}
+
+/// What becomes of a body that somebody else sends; of one that is all there, nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Fate(Option<Arc<Slot>>);
+
+impl Fate {
+    /// Why it could not be sent to its end, if that was the client's doing.
+    pub(crate) fn failure(&self) -> Option<RestError> {
+        self.0.as_ref().and_then(|slot| slot.lock().failure)
     }
 }
 
@@ -363,7 +369,7 @@ impl Lent {
         }
     }
 
-    /// The connection reports less of it, and one of HTTP/2 nothing.
+    /// A connection of HTTP/2 reports nothing of it.
     fn fail(&mut self, error: RestError) {
         self.spend();
         self.slot.lock().failure = Some(error);
@@ -397,6 +403,11 @@ impl UpstreamBody {
     /// A body that is all there.
     pub(crate) fn whole(frames: Vec<Bytes>) -> Self {
         Self { frames: frames.into_iter(), lent: None }
+    }
+
+    /// Tells what becomes of it, to who has no more than that.
+    pub(crate) fn fate(&self) -> Fate {
+        Fate(self.lent.as_ref().map(|lent| lent.slot.clone()))
     }
 
     /// Whether the next frame is one that is held.

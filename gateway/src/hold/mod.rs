@@ -6,5 +6,5 @@ mod budget;
 mod tests;
 
 pub use body::RestError;
-pub(crate) use body::{HeldBody, Scan, UpstreamBody};
+pub(crate) use body::{Fate, HeldBody, Scan, UpstreamBody};
 pub(crate) use budget::{Hold, HoldBudget};

@@ -59,9 +59,10 @@ async fn a_slow_client_that_keeps_sending_is_waited_for() {
     };
     tokio::join!(send(&mut client, 4, NEARLY), reading);
     let upstream = body.upstream();
+    let fate = upstream.fate();
     let (_, whole) = tokio::join!(send(&mut client, 4, NEARLY), upstream.collect());
     assert_eq!(whole.unwrap().to_bytes(), "xxxxxxxx");
-    assert_eq!(body.failure(), None);
+    assert_eq!(fate.failure(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +82,7 @@ async fn a_client_that_stalls_is_given_up_whoever_waits_for_it() {
     let began = Instant::now();
     let stalled = RestError::Stalled { waited: PATIENCE };
     assert_eq!(upstream.frame().await.unwrap().unwrap_err(), stalled);
-    assert_eq!((began.elapsed(), body.failure()), (PATIENCE, Some(stalled)));
+    assert_eq!((began.elapsed(), upstream.fate().failure()), (PATIENCE, Some(stalled)));
 }
 
 /// A timer runs from the wait before when the model server stops taking; afterwards the client has its time again.
