@@ -145,19 +145,15 @@ impl Peers {
         }
         all.push(start.forebay(&[])?);
         all.push(start.forebay_with_picker()?);
-        for peer in &mut all {
-            peer.ready()?;
-        }
-        Ok(Self { all, _upstream: Some(upstream), _folder: folder })
+        Self::ready(all, Some(upstream), folder)
     }
 
     /// The gateway alone, picking in process, in front of an upstream that runs already.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented: None };
-        let mut peer = start.forebay(&[])?;
-        peer.ready()?;
-        Ok(Self { all: vec![peer], _upstream: None, _folder: folder })
+        let all = vec![start.forebay(&[])?];
+        Self::ready(all, None, folder)
     }
 
     /// The gateway both ways.
@@ -166,11 +162,14 @@ impl Peers {
         let upstream_port = upstream.address.port();
         let instrumented = Some(programs);
         let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented };
-        let mut all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
-        for peer in &mut all {
-            peer.ready()?;
-        }
-        Ok(Self { all, _upstream: Some(upstream), _folder: folder })
+        let all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
+        Self::ready(all, Some(upstream), folder)
+    }
+
+    /// Waits until each answers.
+    fn ready(mut all: Vec<Peer>, upstream: Option<Upstream>, folder: tempfile::TempDir) -> Result<Self> {
+        all.iter_mut().try_for_each(Peer::ready)?;
+        Ok(Self { all, _upstream: upstream, _folder: folder })
     }
 }
 
@@ -194,12 +193,25 @@ impl Start<'_> {
     fn nginx(&mut self, program: &Path) -> Result<Peer> {
         let port = free_port()?;
         let upstream = self.upstream_port;
-        let http = format!(
-            "upstream pods {{ server 127.0.0.1:{upstream}; keepalive 256; }}
-             server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 0; client_body_buffer_size 4m;
-               location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}"
+        let home = self.folder.join("nginx");
+        fs::create_dir_all(&home)?;
+        let workers = self.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let home = home.display();
+        let text = format!(
+            "daemon off; {user} worker_processes {workers}; pid {home}/pid; error_log stderr error;
+         events {{ worker_connections 16384; }}
+         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
+           client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+           uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+           upstream pods {{ server 127.0.0.1:{upstream}; keepalive 256; }}
+           server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 0; client_body_buffer_size 4m;
+             location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
         );
-        let process = self.run_nginx(program, "nginx", &http)?;
+        let file = self.folder.join("nginx.conf");
+        fs::write(&file, text)?;
+        let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
+        let process = Process::start("nginx", program, &args, &[], self.folder, None)?;
         Ok(Peer { kind: Kind::Nginx, address: loopback(port), processes: vec![process] })
     }
 
@@ -352,26 +364,6 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
             }
         };
         Process::start(name, &program, args, &environment, self.folder, None)
-    }
-
-    fn run_nginx(&self, program: &Path, name: &str, http: &str) -> Result<Process> {
-        let home = self.folder.join(name);
-        fs::create_dir_all(&home)?;
-        let workers = self.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
-        let (home, user) =
-            (home.display(), if rustix::process::geteuid().is_root() { "user root;" } else { "" });
-        let text = format!(
-            "daemon off; {user} worker_processes {workers}; pid {home}/pid; error_log stderr error;
-         events {{ worker_connections 16384; }}
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
-           client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
-           uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
-           {http} }}"
-        );
-        let file = self.folder.join(format!("{name}.conf"));
-        fs::write(&file, text)?;
-        let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
-        Process::start(name, program, &args, &[], self.folder, None)
     }
 
     fn run_envoy(
