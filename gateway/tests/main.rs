@@ -5,6 +5,7 @@ mod body;
 mod drain;
 mod explain;
 mod filters;
+mod h2c;
 mod in_process;
 mod listeners;
 mod models;

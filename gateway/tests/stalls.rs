@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -64,8 +64,8 @@ async fn a_response_that_has_begun_is_broken_off() {
     running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
 }
 
-/// A pod that speaks HTTP/2 and tells of each request whether it came whole. What it answers is begun at once or
-/// when the request has ended.
+/// A pod that speaks HTTP/2 and tells of each request whether it came whole. It begins at once to answer and
+/// never ends, or it answers when the request has ended.
 struct H2Pod {
     port: u16,
     is_whole: mpsc::Receiver<bool>,
@@ -87,9 +87,8 @@ impl H2Pod {
                 });
                 async move {
                     let body = if answers_at_once {
-                        let last = reading.map(|_| Ok(Frame::data(&b"over"[..])));
                         let first = stream::once(ready(Ok::<_, Infallible>(Frame::data(&b"data:"[..]))));
-                        BodyExt::boxed(StreamBody::new(first.chain(stream::once(last))))
+                        BodyExt::boxed(StreamBody::new(first.chain(stream::pending())))
                     } else {
                         reading.await.unwrap();
                         BodyExt::boxed(Empty::new())
@@ -139,6 +138,19 @@ async fn over_http2_a_response_that_has_begun_is_broken_off_for_the_same_reason(
     assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
     running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
     pod.let_go().await;
+}
+
+#[tokio::test]
+async fn over_http2_what_was_sent_is_not_held_until_the_answer_ends() {
+    let mut pod = H2Pod::start(true).await;
+    let running = start_with_h2(&pod).await;
+    let (mut client, start) = begun(&running, 1_000).await;
+    client.read_until("data:").await;
+    client.write("x".repeat(1_000 - start.len())).await;
+    assert_eq!(within("the request to end", pod.is_whole.recv()).await, Some(true));
+    running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
+    assert!(!pod.serving.is_finished(), "the answer was broken off");
+    pod.serving.abort();
 }
 
 /// Two clients are given up, one after the other, while a pod does not read what a third one sends.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Broken, Connection, Pool};
+use super::{Broken, Connection, H2Connection, Pool};
 use crate::hold::Fate;
 
 /// A response's body together with the connection it comes over. The
@@ -18,7 +18,11 @@ pub(crate) struct PooledBody(Source);
 enum Source {
     Own(Connection, Arc<Pool>),
     /// Over a connection that others use too; dropped before its end, only its stream is reset.
-    Shared(Incoming, Fate),
+    Shared {
+        body: Incoming,
+        request: Fate,
+        _connection: H2Connection,
+    },
     Ended,
 }
 
@@ -31,8 +35,8 @@ impl PooledBody {
     }
 
     /// `request`: the body that was sent.
-    pub(crate) fn shared(body: Incoming, request: Fate) -> Self {
-        Self(Source::Shared(body, request))
+    pub(crate) fn shared(body: Incoming, request: Fate, connection: H2Connection) -> Self {
+        Self(Source::Shared { body, request, _connection: connection })
     }
 
     /// A server that answers before it has read all of the request leaves its connection unusable.
@@ -56,7 +60,7 @@ impl Body for PooledBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = match &mut self.0 {
             Source::Own(connection, _) => ready!(connection.poll_frame(cx)),
-            Source::Shared(body, request) => {
+            Source::Shared { body, request, .. } => {
                 return Pin::new(body).poll_frame(cx).map_err(|error| Broken::http2(error, request));
             }
             Source::Ended => None,
@@ -71,7 +75,7 @@ impl Body for PooledBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Own(connection, _) => connection.is_end_stream(),
-            Source::Shared(body, _) => body.is_end_stream(),
+            Source::Shared { body, .. } => body.is_end_stream(),
             Source::Ended => true,
         }
     }
@@ -79,7 +83,7 @@ impl Body for PooledBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Own(connection, _) => connection.size_hint(),
-            Source::Shared(body, _) => body.size_hint(),
+            Source::Shared { body, .. } => body.size_hint(),
             Source::Ended => SizeHint::with_exact(0),
         }
     }

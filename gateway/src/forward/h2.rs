@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::uri::{self, Authority, Scheme};
-use http::{Request, Uri, Version, header};
+use http::{Request, Response, Uri, Version, header};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,24 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-pub(super) type Sender = http2::SendRequest<UpstreamBody>;
+/// A connection that is used. It stays open as long as somebody has it, whatever becomes of the others' share.
+#[derive(Clone, Debug)]
+pub(crate) struct H2Connection {
+    sender: http2::SendRequest<UpstreamBody>,
+    users: Arc<()>,
+}
+
+impl H2Connection {
+    pub(super) async fn send(&mut self, request: Request<UpstreamBody>) -> hyper::Result<Response<Incoming>> {
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
+    }
+
+    /// Nobody else has it.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.users) == 1
+    }
+}
 
 /// One connection to each backend, shared by all requests to it.
 #[derive(Debug)]
@@ -35,12 +53,12 @@ pub(crate) struct H2Connections {
 
 #[derive(Debug)]
 struct Shared {
-    sender: Sender,
+    connection: H2Connection,
     used: Instant,
 }
 
 impl H2Connections {
-    /// `tasks` owns the connections; after `stop` each ends with its last stream.
+    /// `tasks` owns the connections; after `stop` each ends with its last user.
     pub(crate) fn new(idle_timeout: Duration, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { by_address: Mutex::default(), idle_timeout, tasks, stop }
     }
@@ -51,13 +69,13 @@ impl H2Connections {
         address: SocketAddr,
         patience: Duration,
         may_reuse: bool,
-    ) -> Result<(Sender, bool), Error> {
+    ) -> Result<(H2Connection, bool), Error> {
         if may_reuse
             && let Some(shared) = self.lock().get_mut(&address)
-            && !shared.sender.is_closed()
+            && !shared.connection.sender.is_closed()
         {
             shared.used = Instant::now();
-            return Ok((shared.sender.clone(), true));
+            return Ok((shared.connection.clone(), true));
         }
         let stream = connect(address, patience).await?;
         let gone = CancellationToken::new();
@@ -72,21 +90,25 @@ impl H2Connections {
             .map_err(|source| Error::UpstreamBroken { source: source.into(), reused: false })?;
         self.tasks.spawn(async move {
             let _ends_streams = gone.drop_guard();
-            // Its end is also seen by the requests that are on it.
+            // Its end is also seen by the requests that are on it; with nobody left to send one, it ends too.
             drop(driver.await);
         });
+        let connection = H2Connection { sender, users: Arc::default() };
         let mut by_address = self.lock();
         if !self.stop.is_cancelled() {
-            by_address.insert(address, Shared { sender: sender.clone(), used: Instant::now() });
+            by_address.insert(address, Shared { connection: connection.clone(), used: Instant::now() });
         }
-        Ok((sender, false))
+        Ok((connection, false))
     }
 
-    /// Lets go of connections that were not used for a while; they end with their last stream.
+    /// Lets go of connections that nobody has used for a while.
     pub(crate) fn sweep(&self) {
         let is_over = self.stop.is_cancelled();
-        self.lock().retain(|_, shared| {
-            !is_over && !shared.sender.is_closed() && shared.used.elapsed() < self.idle_timeout
+        self.lock().retain(|_, Shared { connection, used }| {
+            if !connection.is_idle() {
+                *used = Instant::now();
+            }
+            !is_over && !connection.sender.is_closed() && used.elapsed() < self.idle_timeout
         });
     }
 

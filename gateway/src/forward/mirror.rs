@@ -63,11 +63,11 @@ impl Mirrors {
         let patience = self.patience;
         let exchange = async move {
             let body = if protocol == AppProtocol::H2c {
-                let (mut sender, _) = forwarder.h2.get(endpoint, forwarder.connect_timeout, true).await?;
+                let (mut connection, _) = forwarder.h2.get(endpoint, forwarder.connect_timeout, true).await?;
                 let mut request = Request::from_parts(head, body);
                 to_h2(&mut request, endpoint);
-                let response = sender.send_request(request).await.map_err(Broken::from).map_err(broken)?;
-                PooledBody::shared(response.into_body(), Fate::default())
+                let response = connection.send(request).await.map_err(Broken::from).map_err(broken)?;
+                PooledBody::shared(response.into_body(), Fate::default(), connection)
             } else {
                 let mut connection = match forwarder.pool.take(endpoint) {
                     Some(connection) => connection,

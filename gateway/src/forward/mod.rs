@@ -10,7 +10,7 @@ mod send;
 
 pub(crate) use body::PooledBody;
 pub use broken::Broken;
-pub(crate) use h2::H2Connections;
+pub(crate) use h2::{H2Connection, H2Connections};
 pub(crate) use http1::Connection;
 pub(crate) use mirror::Mirrors;
 pub(crate) use pool::Pool;

@@ -144,20 +144,17 @@ impl Forwarder {
         endpoint: SocketAddr,
         may_reuse: bool,
     ) -> Result<Forwarded, Error> {
-        let (mut sender, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
+        let (mut connection, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
         let sent = Instant::now();
-        let body = body.upstream();
+        let mut body = body.upstream();
         let fate = body.fate();
         let mut request = Request::from_parts(request(head), body);
         to_h2(&mut request, endpoint);
-        let sending = async {
-            sender.ready().await?;
-            sender.send_request(request).await
-        };
         let wait = self.wait(route.limit);
-        let response = tokio::time::timeout(wait.longest(), sending).await.map_err(|_| wait.error())?;
+        let response = tokio::time::timeout(wait.longest(), connection.send(request)).await;
+        let response = response.map_err(|_| wait.error())?;
         let response = response.map_err(|source| broken(Broken::http2(source, &fate), is_reused))?;
-        let response = response.map(|body| PooledBody::shared(body, fate));
+        let response = response.map(|body| PooledBody::shared(body, fate, connection));
         Ok(Forwarded { response, endpoint, sent, attempts: 1 })
     }
 

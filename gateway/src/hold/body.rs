@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -280,7 +280,7 @@ impl HeldBody {
             slot.lock().is_spent = !is_kept;
             self.lent = Some(slot.clone());
             let passed = is_kept.then(Vec::new);
-            Lent { rest: Some(rest), passed, hold: self.hold.another(), slot }
+            Lent { rest: Some(rest), passed, hold: self.hold.another(), slot, fate: Fate::default() }
         });
         UpstreamBody { frames: self.frames.clone().into_iter(), lent }
     }
@@ -302,13 +302,13 @@ impl HeldBody {
 }
 
 /// What becomes of a body that somebody else sends; of one that is all there, nothing.
-#[derive(Debug, Default)]
-pub(crate) struct Fate(Option<Arc<Slot>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fate(Option<Arc<OnceLock<RestError>>>);
 
 impl Fate {
     /// Why it could not be sent to its end, if that was the client's doing.
     pub(crate) fn failure(&self) -> Option<RestError> {
-        self.0.as_ref().and_then(|slot| slot.lock().failure)
+        self.0.as_ref().and_then(|failure| failure.get().copied())
     }
 }
 
@@ -320,7 +320,6 @@ struct Slot(Mutex<Returned>);
 struct Returned {
     /// Some of what passed was not kept.
     is_spent: bool,
-    failure: Option<RestError>,
     back: Option<Back>,
 }
 
@@ -345,6 +344,8 @@ struct Lent {
     passed: Option<Vec<Bytes>>,
     hold: Hold,
     slot: Arc<Slot>,
+    /// For whoever asked.
+    fate: Fate,
 }
 
 impl Lent {
@@ -372,7 +373,9 @@ impl Lent {
     /// A connection of HTTP/2 reports nothing of it.
     fn fail(&mut self, error: RestError) {
         self.spend();
-        self.slot.lock().failure = Some(error);
+        if let Some(failure) = &self.fate.0 {
+            failure.get_or_init(|| error);
+        }
     }
 
     fn spend(&mut self) {
@@ -406,8 +409,10 @@ impl UpstreamBody {
     }
 
     /// Tells what becomes of it, to who has no more than that.
-    pub(crate) fn fate(&self) -> Fate {
-        Fate(self.lent.as_ref().map(|lent| lent.slot.clone()))
+    pub(crate) fn fate(&mut self) -> Fate {
+        let Some(lent) = &mut self.lent else { return Fate::default() };
+        lent.fate.0.get_or_insert_default();
+        lent.fate.clone()
     }
 
     /// Whether the next frame is one that is held.

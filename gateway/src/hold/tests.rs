@@ -58,7 +58,7 @@ async fn a_slow_client_that_keeps_sending_is_waited_for() {
         }
     };
     tokio::join!(send(&mut client, 4, NEARLY), reading);
-    let upstream = body.upstream();
+    let mut upstream = body.upstream();
     let fate = upstream.fate();
     let (_, whole) = tokio::join!(send(&mut client, 4, NEARLY), upstream.collect());
     assert_eq!(whole.unwrap().to_bytes(), "xxxxxxxx");
@@ -76,13 +76,14 @@ async fn a_client_that_stalls_is_given_up_whoever_waits_for_it() {
 
     let (mut body, mut client) = request(8).await;
     let mut upstream = body.upstream();
+    let fate = upstream.fate();
     send(&mut client, 2, Duration::ZERO).await;
     let frame = upstream.frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "xx");
     let began = Instant::now();
     let stalled = RestError::Stalled { waited: PATIENCE };
     assert_eq!(upstream.frame().await.unwrap().unwrap_err(), stalled);
-    assert_eq!((began.elapsed(), upstream.fate().failure()), (PATIENCE, Some(stalled)));
+    assert_eq!((began.elapsed(), fate.failure()), (PATIENCE, Some(stalled)));
 }
 
 /// A timer runs from the wait before when the model server stops taking; afterwards the client has its time again.
