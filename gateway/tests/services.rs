@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use http_body_util::BodyExt as _;
 
 use crate::support::client::{connect, exchange, get, post, read_response};
+use crate::support::h2::{self, H2Backend};
 use crate::support::stage::{QWEN, Stage};
 use crate::support::upstream::Upstream;
 use crate::support::within;
@@ -102,22 +99,14 @@ async fn no_endpoint_is_a_503() {
 
 #[tokio::test]
 async fn http2_without_tls_where_the_app_protocol_says_so() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serving = async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(|request: hyper::Request<Incoming>| async move {
-            let said = format!("{} {:?} {}", request.method(), request.version(), request.uri());
-            let body = request.into_body().collect().await?.to_bytes();
-            let said = format!("{said} {}", String::from_utf8_lossy(&body));
-            Ok::<_, hyper::Error>(hyper::Response::new(Full::new(bytes::Bytes::from(said))))
-        });
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-    };
-    let serving = tokio::spawn(async move { within("the connection to end", serving).await });
-    let running = Stage::new().service("web", port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+    let mut web = H2Backend::start(|request| async move {
+        let said = format!("{} {:?} {}", request.method(), request.version(), request.uri());
+        let body = request.into_body().collect().await?.to_bytes();
+        Ok(h2::text(format!("{said} {}", String::from_utf8_lossy(&body))))
+    })
+    .await;
+    let running =
+        Stage::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
     for body in ["one", "two"] {
         let request = format!("POST /p?q HTTP/1.1\r\nhost: a.example\r\ncontent-length: 3\r\n\r\n{body}");
         let response = exchange(running.address(), request).await;
@@ -125,51 +114,34 @@ async fn http2_without_tls_where_the_app_protocol_says_so() {
     }
     // The gateway's end is not held up by the connection.
     within("the gateway to end", running.gateway.shutdown()).await;
-    drop(within("the backend", serving).await);
+    web.a_connection_ends().await;
 }
 
 /// The backend has read none of the body; what it says is heard while the client is still sending.
 #[tokio::test]
 async fn an_http2_backend_that_answers_early_is_heard_at_once() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serving = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(|_| async {
-            let mut response = hyper::Response::new(Full::new(bytes::Bytes::from_static(b"busy")));
-            *response.status_mut() = hyper::StatusCode::TOO_MANY_REQUESTS;
-            Ok::<_, hyper::Error>(response)
-        });
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-    });
-    let running = Stage::new().service("web", port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+    let web = H2Backend::start(|_| async {
+        let mut response = h2::text("busy");
+        *response.status_mut() = hyper::StatusCode::TOO_MANY_REQUESTS;
+        Ok(response)
+    })
+    .await;
+    let running =
+        Stage::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
     let mut client = connect(running.address()).await;
     client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nstart").await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.text()), (429, "busy"));
-    serving.abort();
 }
 
 #[tokio::test]
 async fn an_idle_http2_connection_is_let_go() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serving = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(|_| async {
-            Ok::<_, hyper::Error>(hyper::Response::new(Full::new(bytes::Bytes::from_static(b"ok"))))
-        });
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-    });
+    let mut web = H2Backend::start(|_| async { Ok(h2::text("ok")) }).await;
     let running = Stage::new()
-        .service("web", port, "kubernetes.io/h2c")
+        .service("web", web.port, "kubernetes.io/h2c")
         .route("r", &to("web"))
         .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(20))
         .await;
     assert_eq!(get(running.address(), "/").await.text(), "ok");
-    drop(within("the connection to end", serving).await.unwrap());
+    web.a_connection_ends().await;
 }

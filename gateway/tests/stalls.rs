@@ -1,20 +1,17 @@
 //! Clients that stop in the middle of a body that is already on its way to a model server.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::Response;
+use hyper::body::{Bytes, Frame};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::support::client::{connect, read_response};
+use crate::support::h2::H2Backend;
 use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::{Connection, Upstream};
 use crate::support::within;
@@ -67,55 +64,46 @@ async fn a_response_that_has_begun_is_broken_off() {
 /// A pod that speaks HTTP/2 and tells of each request whether it came whole. It begins at once to answer and
 /// never ends, or it answers when the request has ended.
 struct H2Pod {
-    port: u16,
+    backend: H2Backend,
     is_whole: mpsc::Receiver<bool>,
-    serving: JoinHandle<hyper::Result<()>>,
 }
 
 impl H2Pod {
     async fn start(answers_at_once: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let (ends, is_whole) = mpsc::channel(1);
-        let serving = tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let ends = ends.clone();
-                // By itself: a response that is given up takes with it what it waits for.
-                let reading = tokio::spawn(async move {
-                    ends.send(request.into_body().collect().await.is_ok()).await.unwrap()
-                });
-                async move {
-                    let body = if answers_at_once {
-                        let first = stream::once(ready(Ok::<_, Infallible>(Frame::data(&b"data:"[..]))));
-                        BodyExt::boxed(StreamBody::new(first.chain(stream::pending())))
-                    } else {
-                        reading.await.unwrap();
-                        BodyExt::boxed(Empty::new())
-                    };
-                    Ok::<_, hyper::Error>(hyper::Response::new(body))
-                }
-            });
-            let connection = TokioIo::new(stream);
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(connection, service)
-                .await
-        });
-        Self { port, is_whole, serving }
+        let backend = H2Backend::start(move |request| {
+            let ends = ends.clone();
+            // By itself: a response that is given up takes with it what it waits for.
+            let reading =
+                tokio::spawn(
+                    async move { ends.send(request.into_body().collect().await.is_ok()).await.unwrap() },
+                );
+            async move {
+                let body = if answers_at_once {
+                    let first = stream::once(ready(Ok(Frame::data(Bytes::from_static(b"data:")))));
+                    BodyExt::boxed(StreamBody::new(first.chain(stream::pending())))
+                } else {
+                    reading.await.unwrap();
+                    BodyExt::boxed(Empty::new())
+                };
+                Ok(Response::new(body))
+            }
+        })
+        .await;
+        Self { backend, is_whole }
     }
 
     /// Waits for the end of its request, which must have been given up, the connection not.
     async fn let_go(mut self) {
         let is_whole = within("the request to end", self.is_whole.recv()).await;
         assert_eq!(is_whole, Some(false), "the pod took the body for whole");
-        assert!(!self.serving.is_finished(), "the connection ended with it");
-        self.serving.abort();
+        self.backend.assert_none_ended();
     }
 }
 
 async fn start_with_h2(pod: &H2Pod) -> Running {
     let to_web = "{backendRefs: [{name: web, port: 80}]}";
-    start(Stage::new().service("web", pod.port, "kubernetes.io/h2c").route("r", to_web)).await
+    start(Stage::new().service("web", pod.backend.port, "kubernetes.io/h2c").route("r", to_web)).await
 }
 
 #[tokio::test]
@@ -149,8 +137,7 @@ async fn over_http2_what_was_sent_is_not_held_until_the_answer_ends() {
     client.write("x".repeat(1_000 - start.len())).await;
     assert_eq!(within("the request to end", pod.is_whole.recv()).await, Some(true));
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
-    assert!(!pod.serving.is_finished(), "the answer was broken off");
-    pod.serving.abort();
+    pod.backend.assert_none_ended();
 }
 
 /// Two clients are given up, one after the other, while a pod does not read what a third one sends.

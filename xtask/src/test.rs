@@ -1,8 +1,10 @@
 //! Every test there is.
 
+use std::process::Command;
+
 use anyhow::Result;
 
-use crate::{cluster, demo, ebpf, lint, run, setup};
+use crate::{cluster, ebpf, lint, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -29,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.no_lint {
         lint::run()?;
     }
-    run::step("building the programs that tests start", &mut demo::build())?;
+    run::step("building the tests and the programs that they start", &mut build())?;
     // Before the tests: some of them start an API server, too.
     let why_not = cluster::why_not();
     // Shown, because a test says on standard output what it had to skip.
@@ -38,6 +40,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
     )?;
     in_cluster(why_not, options)
+}
+
+/// All tests, and every program that they start. In one build: tests ask for other features of what programs share
+/// with them, and apart all of it would be built twice.
+pub(crate) fn build() -> Command {
+    let mut cargo = run::cargo();
+    cargo.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    cargo
 }
 
 fn in_cluster(why_not: Option<String>, options: &Options) -> Result<()> {

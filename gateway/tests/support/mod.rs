@@ -1,6 +1,7 @@
 //! A gateway in this process between real sockets: hand-written model servers, a programmable picker, raw clients.
 
 pub mod client;
+pub mod h2;
 pub mod picker;
 pub mod stage;
 pub mod tls;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Channel, Cluster, binaries, binaries::go_module, containers, network};
 use crate::{
+    demo,
     image::{self, Image, Layer},
     run,
 };
@@ -44,7 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let suite = build()?;
-    let archives = image::write_for_tests()?;
+    let archives = image::write_for_tests(&mut demo::build())?;
     Cluster::default().during(options.keep, |cluster| {
         cluster.load(&archives)?;
         cluster.load(&echo_images(&suite)?)?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{Binaries, Channel, Cluster, binaries, network};
-use crate::{image, run, setup};
+use crate::{image, run, setup, test};
 
 /// Of `tests/cluster`.
 const TESTS: &[&str] = &["guide", "readme", "change", "outage", "scale"];
@@ -24,7 +24,7 @@ pub(crate) fn why_not() -> Option<String> {
 }
 
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
-    let archives = image::write_for_tests()?;
+    let archives = image::write_for_tests(&mut test::build())?;
     let tests = build_tests()?;
     Cluster::default().during(keep, |cluster| {
         cluster.load(&archives)?;
@@ -46,12 +46,10 @@ pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
     })
 }
 
-/// The executables of [`TESTS`]. Built as all tests of the workspace are, for the same
-/// reason as in `demo::build`, and started without cargo: in the cluster's network
-/// it could not fetch anything.
+/// The executables of [`TESTS`]. Started without cargo: in the cluster's network it could not fetch anything.
 fn build_tests() -> Result<Vec<PathBuf>> {
-    let mut build = run::cargo();
-    build.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let mut build = test::build();
+    build.arg("--message-format=json-render-diagnostics");
     run::say("building the tests …");
     let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {

@@ -8,6 +8,7 @@ mod oci;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -67,32 +68,38 @@ const SIMULATOR: Program =
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_if_possible();
     ebpf::build_if_possible();
-    write(options.profile, options.with_simulator, &options.release).map(drop)
-}
-
-/// Images that are quick to build, the simulator's among them.
-pub(crate) fn write_for_tests() -> Result<Vec<PathBuf>> {
-    write(Profile::Dev, true, &release::Options::default())
-}
-
-/// Builds the programs and writes an archive for each into `target/images`.
-fn write(profile: Profile, with_simulator: bool, release: &release::Options) -> Result<Vec<PathBuf>> {
-    let programs: Vec<&Program> = PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect();
-    let built = match profile {
+    let programs = programs(options.with_simulator);
+    match options.profile {
         Profile::Release => {
             let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
-            release::build(release, &names)?
+            write(&release::build(&options.release, &names)?, &programs)
         }
-        Profile::Dev => {
-            run::step("building the programs for images", &mut demo::build())?;
-            run::root().join("target/debug")
-        }
-    };
+        Profile::Dev => build_for_tests(&programs, &mut demo::build()),
+    }
+    .map(drop)
+}
+
+/// Images that are quick to build, the simulator's among them, of programs that this builds into `target/debug`.
+pub(crate) fn write_for_tests(build: &mut Command) -> Result<Vec<PathBuf>> {
+    build_for_tests(&programs(true), build)
+}
+
+fn build_for_tests(programs: &[&Program], build: &mut Command) -> Result<Vec<PathBuf>> {
+    run::step("building the programs for images", build)?;
+    write(&run::root().join("target/debug"), programs)
+}
+
+fn programs(with_simulator: bool) -> Vec<&'static Program> {
+    PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect()
+}
+
+/// Writes an archive for each program into `target/images`.
+fn write(built: &Path, programs: &[&Program]) -> Result<Vec<PathBuf>> {
     let folder = folder();
     fs::create_dir_all(&folder)?;
     let base = base::layer()?;
     programs
-        .into_iter()
+        .iter()
         .map(|program| {
             let mut own = Layer::new();
             let binary = stripped(&built.join(program.name), &folder)?;
@@ -144,7 +151,7 @@ pub(crate) fn archives() -> Result<Vec<PathBuf>> {
 fn stripped(program: &Path, scratch: &Path) -> Result<Vec<u8>> {
     let stripped =
         scratch.join(program.file_name().context("a program has a name")?).with_extension("stripped");
-    let mut strip = std::process::Command::new("strip");
+    let mut strip = Command::new("strip");
     run::quiet(strip.args(["--strip-debug", "-o"]).arg(&stripped).arg(program))?;
     let bytes = fs::read(&stripped)?;
     fs::remove_file(&stripped)?;

@@ -61,6 +61,10 @@ pub(crate) fn build(options: &Options, programs: &[&str]) -> Result<PathBuf> {
     fs::create_dir_all(&shipped)?;
     if !plain.is_empty() {
         let mut build = cargo_build(&target("shipped-plain"), &[]);
+        if flags.is_some() {
+            // None of these is on a request's way: not worth the ten minutes that linking them like those takes.
+            build.env("CARGO_PROFILE_RELEASE_LTO", "thin");
+        }
         run::step("building for release", build.args(bins(&plain)))?;
         take(&plain, &target("shipped-plain").join("release"), &shipped)?;
     }

@@ -1,8 +1,13 @@
 //! What is sent.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
-use crate::MODEL;
+use flate2::{Compression, write::GzEncoder};
+
+use crate::{MODEL, tls};
 
 /// Where `model` stands in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,16 +36,24 @@ pub(crate) struct Sent {
 impl Sent {
     /// A chat with a body of so many bytes.
     pub(crate) fn chat(body_bytes: usize, order: Order) -> Self {
-        Self::post(&body(body_bytes, order))
+        Self::post(body(body_bytes, order).as_bytes(), "")
     }
 
-    pub(crate) fn post(body: &str) -> Self {
+    /// The same, compressed by the client.
+    pub(crate) fn gzip_chat(body_bytes: usize, order: Order) -> io::Result<Self> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(body(body_bytes, order).as_bytes())?;
+        Ok(Self::post(&gzip.finish()?, "Content-Encoding: gzip\r\n"))
+    }
+
+    fn post(body: &[u8], fields: &str) -> Self {
+        let host = tls::HOST;
         let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: models.example\r\nContent-Type: application/json\r\n\
-             Authorization: Bearer none\r\nAccept: */*\r\nUser-Agent: bench\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Authorization: Bearer none\r\nAccept: */*\r\nUser-Agent: bench\r\n{fields}Content-Length: {}\r\n\r\n",
             body.len()
         );
-        Self { bytes: [head.as_bytes(), body.as_bytes()].concat() }
+        Self { bytes: [head.as_bytes(), body].concat() }
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration) -> Result<Se
         say(&format!("latency: run {} of {runs}", run + 1));
         order.rotate_left(1);
         for peer in &order {
-            let latencies = at_rate(peer.address, &sent, duration).with_context(|| peer.kind.to_string())?;
+            let latencies =
+                at_rate(peer.target.address, &sent, duration).with_context(|| peer.kind.to_string())?;
             let times = [0.5, 0.99].map(|at| milliseconds(quantile(&latencies, at)));
             results.entry(peer.kind).or_default().push((times[0], times[1]));
         }

@@ -12,8 +12,18 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+use tokio_util::either::Either;
 
-use crate::{cell::Sent, usage};
+use crate::{cell::Sent, tls, usage};
+
+/// Where requests go.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// Plain text without.
+    pub(crate) tls: Option<TlsConnector>,
+}
 
 /// What came of a load.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +37,7 @@ pub(crate) struct Load {
 /// `connections` users, each sending its next request as soon as the last is answered. Any answer but a whole
 /// 200 ends it with an error.
 pub(crate) fn closed_loop(
-    address: SocketAddr,
+    target: &Target,
     sent: &Sent,
     connections: usize,
     duration: Duration,
@@ -38,9 +48,9 @@ pub(crate) fn closed_loop(
     let requests = runtime.block_on(async {
         let mut users = JoinSet::new();
         for _ in 0..connections {
-            let request = sent.bytes.clone();
+            let (target, request) = (target.clone(), sent.bytes.clone());
             users.spawn(async move {
-                let mut connection = Connection::open(address).await?;
+                let mut connection = Connection::open(&target).await?;
                 let mut requests = 0;
                 while started.elapsed() < duration {
                     connection.exchange(&request).await?;
@@ -65,20 +75,28 @@ pub(crate) fn closed_loop(
 
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Either<TcpStream, TlsStream<TcpStream>>,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
+    pub(crate) async fn open(Target { address, tls }: &Target) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
         stream.set_nodelay(true)?;
+        let stream = match tls {
+            None => Either::Left(stream),
+            Some(connector) => {
+                let stream = connector.connect(ServerName::try_from(tls::HOST)?, stream).await;
+                Either::Right(stream.with_context(|| format!("no TLS with {address}"))?)
+            }
+        };
         Ok(Self { stream, buffer: Vec::with_capacity(16 << 10) })
     }
 
     /// Sends a request and reads the answer to its end.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<()> {
         self.stream.write_all(request).await?;
+        self.stream.flush().await?;
         self.buffer.clear();
         loop {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {

@@ -12,6 +12,7 @@ mod peers;
 mod report;
 mod streams;
 mod throughput;
+mod tls;
 mod train;
 mod upstream;
 mod usage;
@@ -26,6 +27,7 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use peers::{Instrumented, Peers};
+use tls::Tls;
 
 /// The model that is asked for.
 const MODEL: &str = "Qwen/Qwen3-0.6B";
@@ -49,6 +51,9 @@ struct Options {
     /// its own, a thread finds less work at a time and looks for it more often.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// Throughput over TLS between the client and the proxies; all else is measured without.
+    #[arg(long)]
+    tls: bool,
     /// nginx's program.
     #[arg(long, default_value = "/usr/sbin/nginx")]
     nginx: PathBuf,
@@ -93,11 +98,12 @@ fn run(options: &Options) -> Result<()> {
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     let duration = Duration::from_secs(options.seconds);
     if wanted(Part::Throughput) {
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;
+        let tls = options.tls.then(Tls::new).transpose()?;
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers, tls.as_ref())?;
         report::print(&throughput::measure(&peers, options.runs, duration, &options.body)?);
     }
     if wanted(Part::Latency) {
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers)?;
+        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers, None)?;
         report::print(&fixed_rate::measure(&peers, options.runs, duration)?);
     }
     if wanted(Part::Streams) {

@@ -122,7 +122,7 @@ fn none_failed(failed: Vec<anyhow::Error>) -> Result<()> {
 fn run(gateway: &Peer, many: Many) -> Result<Ran> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shared = Arc::new(Shared {
-        address: gateway.address,
+        address: gateway.target.address,
         tokens: many.tokens,
         running: AtomicU32::new(0),
         most: AtomicU32::new(0),

@@ -14,13 +14,18 @@ use forebay_e2e::stage::{NAMESPACE, Process, gateway_manifest, policy_manifest, 
 use crate::{
     MODEL,
     cell::{Order, Sent},
-    load,
+    load::{self, Target},
+    tls::Tls,
     upstream::{Answer, Upstream},
-    usage::Tree,
+    usage::{Cpu, Tree},
 };
 
 const SYSTEM: &str = "forebay-system";
 const POOL: &str = "qwen";
+/// Of the Gateway.
+const PLAIN_PORT: u16 = 8080;
+const TLS_PORT: u16 = 8443;
+const SECRET: &str = "models";
 /// Of the pool: 127.0.0.1 and on, which are all the same upstream.
 const PODS: u8 = 4;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,16 +66,15 @@ impl fmt::Display for Kind {
 }
 
 /// One of them, running.
-#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
-    pub(crate) address: SocketAddr,
+    pub(crate) target: Target,
     processes: Vec<Process>,
 }
 
 impl Peer {
     /// CPU time of all its processes.
-    pub(crate) fn cpu(&self) -> Result<Duration> {
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
         self.trees().map(Tree::cpu).sum()
     }
 
@@ -100,7 +104,7 @@ impl Peer {
                     bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
                 }
             }
-            match load::closed_loop(self.address, &sent, 1, Duration::from_millis(1)) {
+            match load::closed_loop(&self.target, &sent, 1, Duration::from_millis(1)) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();
@@ -113,7 +117,6 @@ impl Peer {
 }
 
 /// All that run, and what they need.
-#[derive(Debug)]
 pub(crate) struct Peers {
     pub(crate) all: Vec<Peer>,
     // In the order in which they end: traffic first.
@@ -122,8 +125,9 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Every kind that this machine has, in front of an upstream that gives one fixed answer.
-    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>, workers: u32) -> Result<Self> {
+    /// Every kind that this machine has, in front of an upstream that gives one fixed answer. Over TLS there is no
+    /// direct way: the upstream speaks plain text.
+    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>, workers: u32, tls: Option<&Tls>) -> Result<Self> {
         if !nginx.is_file() {
             bail!(
                 "{} is not there; install nginx (`apt-get install nginx-light`) or name another",
@@ -134,11 +138,13 @@ impl Peers {
         let upstream = Upstream::start(Answer::Whole)?;
         let port = upstream.address.port();
         let workers = Some(workers);
-        let mut start = Start { folder: folder.path(), upstream_port: port, workers, instrumented: None };
-        let mut all = vec![
-            Peer { kind: Kind::Direct, address: loopback(port), processes: Vec::new() },
-            start.nginx(nginx)?,
-        ];
+        let mut start =
+            Start { folder: folder.path(), upstream_port: port, workers, instrumented: None, tls };
+        let mut all = vec![start.nginx(nginx)?];
+        if tls.is_none() {
+            let target = Target { address: loopback(port), tls: None };
+            all.push(Peer { kind: Kind::Direct, target, processes: Vec::new() });
+        }
         if let Some(envoy) = envoy {
             all.push(start.envoy(envoy)?);
             all.push(start.envoy_with_picker(envoy)?);
@@ -151,17 +157,22 @@ impl Peers {
     /// The gateway alone, picking in process, in front of an upstream that runs already.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented: None };
+        let mut start =
+            Start { folder: folder.path(), upstream_port, workers: None, instrumented: None, tls: None };
         let all = vec![start.forebay(&[])?];
         Self::ready(all, None, folder)
     }
 
     /// The gateway both ways.
-    pub(crate) fn instrumented(upstream: Upstream, programs: &Instrumented) -> Result<Self> {
+    pub(crate) fn instrumented(
+        upstream: Upstream,
+        programs: &Instrumented,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let upstream_port = upstream.address.port();
         let instrumented = Some(programs);
-        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented };
+        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented, tls };
         let all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
         Self::ready(all, Some(upstream), folder)
     }
@@ -187,9 +198,16 @@ struct Start<'a> {
     workers: Option<u32>,
     /// Those beside this one, if nothing is said.
     instrumented: Option<&'a Instrumented>,
+    /// With the clients.
+    tls: Option<&'a Tls>,
 }
 
 impl Start<'_> {
+    fn peer(&self, kind: Kind, port: u16, processes: Vec<Process>) -> Peer {
+        let tls = self.tls.map(|tls| tls.connector.clone());
+        Peer { kind, target: Target { address: loopback(port), tls }, processes }
+    }
+
     fn nginx(&mut self, program: &Path) -> Result<Peer> {
         let port = free_port()?;
         let upstream = self.upstream_port;
@@ -198,6 +216,14 @@ impl Start<'_> {
         let workers = self.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let home = home.display();
+        let (ssl, certificate) = match self.tls {
+            None => ("", String::new()),
+            Some(tls) => {
+                let (certificate, key) = tls.write(self.folder)?;
+                let (certificate, key) = (certificate.display(), key.display());
+                ("ssl", format!("ssl_certificate {certificate}; ssl_certificate_key {key};"))
+            }
+        };
         let text = format!(
             "daemon off; {user} worker_processes {workers}; pid {home}/pid; error_log stderr error;
          events {{ worker_connections 16384; }}
@@ -205,14 +231,14 @@ impl Start<'_> {
            client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
            uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
            upstream pods {{ server 127.0.0.1:{upstream}; keepalive 256; }}
-           server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 0; client_body_buffer_size 4m;
+           server {{ listen 127.0.0.1:{port} {ssl} backlog=4096; {certificate} client_max_body_size 0; client_body_buffer_size 4m;
              location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
         );
         let file = self.folder.join("nginx.conf");
         fs::write(&file, text)?;
         let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
         let process = Process::start("nginx", program, &args, &[], self.folder, None)?;
-        Ok(Peer { kind: Kind::Nginx, address: loopback(port), processes: vec![process] })
+        Ok(self.peer(Kind::Nginx, port, vec![process]))
     }
 
     fn envoy(&mut self, program: &Path) -> Result<Peer> {
@@ -222,7 +248,7 @@ impl Start<'_> {
             self.upstream_port
         );
         let process = self.run_envoy(program, "envoy", port, "", &[cluster])?;
-        Ok(Peer { kind: Kind::Envoy, address: loopback(port), processes: vec![process] })
+        Ok(self.peer(Kind::Envoy, port, vec![process]))
     }
 
     /// As the ecosystem's gateways set Envoy up: full duplex, the destination taken from the header.
@@ -238,8 +264,7 @@ impl Start<'_> {
         );
         let process =
             self.run_envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster])?;
-        let address = loopback(port);
-        Ok(Peer { kind: Kind::EnvoyWithPicker, address, processes: vec![process, picker] })
+        Ok(self.peer(Kind::EnvoyWithPicker, port, vec![process, picker]))
     }
 
     fn forebay(&mut self, picker: &[u16]) -> Result<Peer> {
@@ -253,13 +278,13 @@ impl Start<'_> {
             "--admin-listen".to_owned(),
             loopback(free_port()?).to_string(),
             "--map-port".to_owned(),
-            format!("8080={port}"),
+            format!("{}={port}", if self.tls.is_some() { TLS_PORT } else { PLAIN_PORT }),
         ];
         if let Some(workers) = self.workers {
             args.extend(["--workers".to_owned(), workers.to_string()]);
         }
         let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
-        Ok(Peer { kind: Kind::Forebay, address: loopback(port), processes: vec![process] })
+        Ok(self.peer(Kind::Forebay, port, vec![process]))
     }
 
     fn forebay_with_picker(&mut self) -> Result<Peer> {
@@ -293,7 +318,21 @@ impl Start<'_> {
     fn resources(&self, name: &str, picker: &[u16]) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{name}-resources-{}", picker.len()));
         fs::create_dir_all(&folder)?;
-        let mut text = format!("{}---\n{}", gateway_manifest(SYSTEM), policy_manifest(SYSTEM, &[MODEL]));
+        let mut text = gateway_manifest(SYSTEM);
+        if let Some(tls) = self.tls {
+            write!(
+                text,
+                "    - protocol: HTTPS
+      port: {TLS_PORT}
+      name: https
+      tls: {{certificateRefs: [{{name: {SECRET}}}]}}
+      allowedRoutes: {{namespaces: {{from: All}}}}
+---
+{}",
+                tls.secret(SECRET, SYSTEM)
+            )?;
+        }
+        write!(text, "---\n{}", policy_manifest(SYSTEM, &[MODEL]))?;
         let reference = picker.iter().map(|port| {
             format!("\n  endpointPickerRef: {{name: {POOL}-epp, port: {{number: {port}}}, failureMode: FailClose}}")
         });
@@ -375,6 +414,16 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         clusters: &[String],
     ) -> Result<Process> {
         let clusters = clusters.join(",\n    ");
+        let socket = match self.tls {
+            None => String::new(),
+            Some(tls) => {
+                let (certificate, key) = tls.write(self.folder)?;
+                let (certificate, key) = (certificate.display(), key.display());
+                format!(
+                    r#"transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {certificate}}}, private_key: {{filename: {key}}}}}]}}}}}}"#
+                )
+            }
+        };
         let text = format!(
             r#"static_resources:
   listeners:
@@ -387,6 +436,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
           stat_prefix: bench
           http_filters: [{filters} {{name: envoy.filters.http.router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
           route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]}}]}}
+      {socket}
   clusters: [{clusters}]
 "#
         );

@@ -43,7 +43,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Section> {
     ));
     let mut means = Vec::new();
     let mut grown = 0;
-    for (name, address) in [("direct", upstream.address), ("gateway", gateway.address)] {
+    for (name, address) in [("direct", upstream.address), ("gateway", gateway.target.address)] {
         say(&format!("streams: {name}"));
         let cpu_before = gateway.cpu()?;
         let began = Instant::now();
@@ -55,7 +55,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Section> {
         })?;
         let wall = began.elapsed().as_secs_f64();
         let client = usage::of_this_thread().saturating_sub(cpu).as_secs_f64() / wall;
-        let gateway_core = gateway.cpu()?.saturating_sub(cpu_before).as_secs_f64() / wall;
+        let gateway_core = (gateway.cpu()? - cpu_before).total().as_secs_f64() / wall;
         let mean = milliseconds(all.gaps.iter().sum::<Duration>()) / all.gaps.len() as f64;
         means.push(mean);
         grown = rss.saturating_sub(before);

@@ -9,6 +9,7 @@ use crate::{
     load::{self, Load},
     peers::{Kind, Peer, Peers},
     report::{Section, median, mib, say},
+    usage::Cpu,
 };
 
 pub(crate) const SIZES: [(&str, usize); 4] =
@@ -20,10 +21,17 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// What one run of one cell gave.
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    per_core_second: f64,
+    requests: u64,
+    cpu: Cpu,
     per_second: f64,
     client_share: f64,
     peak_bytes: u64,
+}
+
+impl Run {
+    fn per_core_second(&self) -> f64 {
+        self.requests as f64 / self.cpu.total().as_secs_f64()
+    }
 }
 
 type Cell = (usize, Kind, Order);
@@ -56,14 +64,15 @@ pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration, only: &[Stri
 }
 
 fn one(peer: &Peer, sent: &Sent, duration: Duration) -> Result<Run> {
-    load::closed_loop(peer.address, sent, CONNECTIONS, WARM_UP)?;
+    load::closed_loop(&peer.target, sent, CONNECTIONS, WARM_UP)?;
     peer.forget_peak()?;
     let before = peer.cpu()?;
     let Load { requests, elapsed, client_cpu } =
-        load::closed_loop(peer.address, sent, CONNECTIONS, duration)?;
-    let cpu = peer.cpu()?.saturating_sub(before);
+        load::closed_loop(&peer.target, sent, CONNECTIONS, duration)?;
+    let cpu = peer.cpu()? - before;
     Ok(Run {
-        per_core_second: requests as f64 / cpu.as_secs_f64(),
+        requests,
+        cpu,
         per_second: requests as f64 / elapsed.as_secs_f64(),
         client_share: client_cpu.as_secs_f64() / elapsed.as_secs_f64(),
         peak_bytes: peer.peak_bytes()?,
@@ -80,14 +89,14 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
     // Of each run by itself: what else the machine does changes from one to the next, for all cells alike.
     let ratio = |cell: &Cell, to: &Cell| {
         let runs = results[cell].iter().zip(&results[to]);
-        median(runs.map(|(run, to)| run.per_core_second / to.per_core_second).collect())
+        median(runs.map(|(run, to)| run.per_core_second() / to.per_core_second()).collect())
     };
     section.line(format!(
         "{:<8}{:<26}{:<13}{:>10}{:>9}{:>11}{:>9}{:>10}",
         "body", "proxy", "order", "req/core-s", "x nginx", "req/s", "client", "peak MiB"
     ));
     for cell @ (size, kind, order) in results.keys() {
-        let per_core = median_of(cell, |run| run.per_core_second);
+        let per_core = median_of(cell, Run::per_core_second);
         let rate = median_of(cell, |run| run.per_second);
         let client = median_of(cell, |run| run.client_share);
         let peak = median_of(cell, |run| mib(run.peak_bytes));
@@ -110,17 +119,29 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
     section
         .line("client: share of its one core that the client used; direct: what it can send without a proxy");
     section.line("ratios: medians of the runs' own");
-    for (kind, order) in [
-        (Kind::Forebay, Order::ModelFirst),
-        (Kind::Forebay, Order::ModelLast),
-        (Kind::ForebayWithPicker, Order::ModelFirst),
-        (Kind::ForebayWithPicker, Order::ModelLast),
-    ] {
+    for &(size, kind, order) in results.keys() {
         let (large, small) = ((1, kind, order), (0, kind, order));
-        if results.contains_key(&large) && results.contains_key(&small) {
-            let kept = ratio(&large, &small);
-            section.line(format!("{kind}, {order}: 16 KiB at {kept:.2} of 1 KiB"));
+        if size == 0 && kind != Kind::Direct && results.contains_key(&large) {
+            let (own, own_large) = (
+                microseconds(results, &small, |cpu| cpu.user),
+                microseconds(results, &large, |cpu| cpu.user),
+            );
+            let (kernel, kernel_large) = (
+                microseconds(results, &small, |cpu| cpu.system),
+                microseconds(results, &large, |cpu| cpu.system),
+            );
+            section.line(format!(
+                "{kind}, {order}: 16 KiB at {:.2} of 1 KiB; a request takes {own:.1} and {own_large:.1} us in the proxy's code, {kernel:.1} and {kernel_large:.1} us in the kernel",
+                ratio(&large, &small)
+            ));
         }
     }
     section
+}
+
+/// For one request, over all runs.
+fn microseconds(results: &BTreeMap<Cell, Vec<Run>>, cell: &Cell, part: fn(Cpu) -> Duration) -> f64 {
+    let runs = &results[cell];
+    let requests: u64 = runs.iter().map(|run| run.requests).sum();
+    part(runs.iter().map(|run| run.cpu).sum()).as_secs_f64() * 1e6 / requests as f64
 }

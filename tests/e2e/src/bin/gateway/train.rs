@@ -12,6 +12,7 @@ use crate::{
     peers::{Instrumented, Peers},
     report::say,
     throughput::{CONNECTIONS, SIZES},
+    tls::Tls,
     upstream::{Answer, Upstream},
 };
 
@@ -21,19 +22,28 @@ const STREAMS: Many = Many { over_h1: 100, h2_connections: 4, streams_per_h2_con
 const BETWEEN_TOKENS: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(programs: &Instrumented) -> Result<()> {
-    say("training: whole answers");
-    let peers = Peers::instrumented(Upstream::start(Answer::Whole)?, programs)?;
-    for (size, bytes) in SIZES {
-        for order in [Order::ModelFirst, Order::ModelLast] {
-            for peer in &peers.all {
-                load::closed_loop(peer.address, &Sent::chat(bytes, order), CONNECTIONS, EACH)
-                    .with_context(|| format!("{}, {size}, {order}", peer.kind))?;
+    let tls = Tls::new()?;
+    for tls in [None, Some(&tls)] {
+        say(if tls.is_some() { "training: whole answers over TLS" } else { "training: whole answers" });
+        let peers = Peers::instrumented(Upstream::start(Answer::Whole)?, programs, tls)?;
+        for (size, bytes) in SIZES {
+            for order in [Order::ModelFirst, Order::ModelLast] {
+                put_load_on(&peers, &Sent::chat(bytes, order)).with_context(|| format!("{size}, {order}"))?;
             }
         }
+        if tls.is_none() {
+            put_load_on(&peers, &Sent::gzip_chat(SIZES[2].1, Order::ModelLast)?).context("compressed")?;
+        }
     }
-    drop(peers);
     say("training: streams");
     let answer = Answer::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
-    let peers = Peers::instrumented(Upstream::start(answer)?, programs)?;
+    let peers = Peers::instrumented(Upstream::start(answer)?, programs, None)?;
     peers.all.iter().try_for_each(|peer| many::pass(peer, STREAMS))
+}
+
+fn put_load_on(peers: &Peers, sent: &Sent) -> Result<()> {
+    peers.all.iter().try_for_each(|peer| {
+        load::closed_loop(&peer.target, sent, CONNECTIONS, EACH).with_context(|| peer.kind.to_string())?;
+        Ok(())
+    })
 }

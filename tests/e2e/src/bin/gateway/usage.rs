@@ -1,6 +1,11 @@
 //! What a process and its children have used, as the kernel says.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    iter::Sum,
+    ops::{Add, Sub},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -8,19 +13,52 @@ use anyhow::{Context as _, Result};
 const TICKS_PER_SECOND: f64 = 100.0;
 const KIB: u64 = 1024;
 
+/// CPU time. The sum is exact; how it is divided the kernel samples at each tick of its clock (4 ms on many machines),
+/// so that a share of it means something only over hundreds of ticks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    /// In the programs' own code.
+    pub(crate) user: Duration,
+    /// In the kernel, on their behalf.
+    pub(crate) system: Duration,
+}
+
+impl Cpu {
+    pub(crate) fn total(self) -> Duration {
+        self.user + self.system
+    }
+}
+
+impl Add for Cpu {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { user: self.user.saturating_sub(other.user), system: self.system.saturating_sub(other.system) }
+    }
+}
+
+impl Sum for Cpu {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
+    }
+}
+
 /// A process and all that descend from it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree(pub(crate) u32);
 
 impl Tree {
-    /// CPU time, user and system, of all that still run.
-    pub(crate) fn cpu(self) -> Result<Duration> {
-        let mut ticks = 0;
-        for pid in self.members()? {
-            let stat = Stat::read(pid)?;
-            ticks += stat.ticks;
-        }
-        Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
+    /// CPU time of all that still run.
+    pub(crate) fn cpu(self) -> Result<Cpu> {
+        self.members()?.into_iter().map(|pid| Ok(Stat::read(pid)?.cpu)).sum()
     }
 
     /// Resident memory now.
@@ -76,7 +114,7 @@ pub(crate) fn of_this_thread() -> Duration {
 
 struct Stat {
     parent: u32,
-    ticks: u64,
+    cpu: Cpu,
 }
 
 impl Stat {
@@ -90,6 +128,9 @@ impl Stat {
             Ok(fields.get(at).context("/proc/PID/stat is too short")?.parse()?)
         };
         // Counted from the state, which is the third: ppid is the 4th, utime and stime the 14th and 15th.
-        Ok(Self { parent: number(1)?.try_into()?, ticks: number(11)? + number(12)? })
+        let time = |at: usize| -> Result<Duration> {
+            Ok(Duration::from_secs_f64(number(at)? as f64 / TICKS_PER_SECOND))
+        };
+        Ok(Self { parent: number(1)?.try_into()?, cpu: Cpu { user: time(11)?, system: time(12)? } })
     }
 }
