@@ -95,7 +95,7 @@ pub(super) fn record(rustc: &Rustc) -> Result<PathBuf> {
     run::step("building what puts load on them", &mut build)?;
     let mut bench = Command::new(target("debug").join(BENCH));
     bench.arg("--train").arg(&programs).arg("--profiles").arg(&raw);
-    run::step("recording a profile (about half a minute)", &mut bench)?;
+    run::step("recording a profile (about a minute)", &mut bench)?;
     let mut merge = Command::new(profdata);
     let merged = profile.with_extension("new");
     merge.args(["merge", "--output"]).arg(&merged).args(recorded(&raw)?);

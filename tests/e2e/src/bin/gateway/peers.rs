@@ -104,7 +104,8 @@ impl Peer {
                     bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
                 }
             }
-            match load::closed_loop(&self.target, &sent, 1, Duration::from_millis(1)) {
+            // Enough for a TLS handshake.
+            match load::closed_loop(&self.target, &sent, 1, Duration::from_millis(50)) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();
@@ -277,9 +278,11 @@ impl Start<'_> {
             Ipv4Addr::LOCALHOST.to_string(),
             "--admin-listen".to_owned(),
             loopback(free_port()?).to_string(),
-            "--map-port".to_owned(),
-            format!("{}={port}", if self.tls.is_some() { TLS_PORT } else { PLAIN_PORT }),
         ];
+        let (used, other) = if self.tls.is_some() { (TLS_PORT, PLAIN_PORT) } else { (PLAIN_PORT, TLS_PORT) };
+        for (listener, port) in [(used, port), (other, free_port()?)] {
+            args.extend(["--map-port".to_owned(), format!("{listener}={port}")]);
+        }
         if let Some(workers) = self.workers {
             args.extend(["--workers".to_owned(), workers.to_string()]);
         }
