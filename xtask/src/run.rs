@@ -67,10 +67,15 @@ pub(crate) fn without_paths_of_this_machine() -> Vec<String> {
     places.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display())).collect()
 }
 
-/// The cargo that runs this task.
+/// The cargo that runs this task. What it told this task about itself it is not told back: build scripts of some crates
+/// look at it, and a build from here and one by hand would each begin anew.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    let is_ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_ours)) {
+        cargo.env_remove(name);
+    }
     cargo
 }
 

@@ -34,8 +34,8 @@ pub(crate) struct Load {
     pub(crate) client_cpu: Duration,
 }
 
-/// `connections` users, each sending its next request as soon as the last is answered. Any answer but a whole
-/// 200 ends it with an error.
+/// `connections` users, each sending its next request as soon as the last is answered, and at least one. Any answer but
+/// a whole 200 ends it with an error.
 pub(crate) fn closed_loop(
     target: &Target,
     sent: &Sent,
@@ -52,11 +52,13 @@ pub(crate) fn closed_loop(
             users.spawn(async move {
                 let mut connection = Connection::open(&target).await?;
                 let mut requests = 0;
-                while started.elapsed() < duration {
+                loop {
                     connection.exchange(&request).await?;
                     requests += 1;
+                    if started.elapsed() >= duration {
+                        break Ok::<u64, anyhow::Error>(requests);
+                    }
                 }
-                Ok::<u64, anyhow::Error>(requests)
             });
         }
         let mut requests = 0;
@@ -65,7 +67,6 @@ pub(crate) fn closed_loop(
         }
         Ok::<u64, anyhow::Error>(requests)
     })?;
-    ensure!(requests > 0, "no request was answered in {duration:?}");
     Ok(Load {
         requests,
         elapsed: started.elapsed(),

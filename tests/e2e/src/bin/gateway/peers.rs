@@ -104,8 +104,7 @@ impl Peer {
                     bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
                 }
             }
-            // Enough for a TLS handshake.
-            match load::closed_loop(&self.target, &sent, 1, Duration::from_millis(50)) {
+            match load::closed_loop(&self.target, &sent, 1, Duration::ZERO) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();

@@ -18,21 +18,25 @@ use crate::{
 
 /// Of one size, order and way: enough for thousands of small requests, and hundreds of large ones.
 const EACH: Duration = Duration::from_secs(1);
+/// Enough to know its ways, too little to take the room of those that all requests go.
+const EACH_OVER_TLS: Duration = Duration::from_millis(200);
 const STREAMS: Many = Many { over_h1: 100, h2_connections: 4, streams_per_h2_connection: 25, tokens: 200 };
 const BETWEEN_TOKENS: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(programs: &Instrumented) -> Result<()> {
     let tls = Tls::new()?;
-    for tls in [None, Some(&tls)] {
+    for (tls, each) in [(None, EACH), (Some(&tls), EACH_OVER_TLS)] {
         say(if tls.is_some() { "training: whole answers over TLS" } else { "training: whole answers" });
         let peers = Peers::instrumented(Upstream::start(Answer::Whole)?, programs, tls)?;
         for (size, bytes) in SIZES {
             for order in [Order::ModelFirst, Order::ModelLast] {
-                put_load_on(&peers, &Sent::chat(bytes, order)).with_context(|| format!("{size}, {order}"))?;
+                put_load_on(&peers, &Sent::chat(bytes, order), each)
+                    .with_context(|| format!("{size}, {order}"))?;
             }
         }
         if tls.is_none() {
-            put_load_on(&peers, &Sent::gzip_chat(SIZES[2].1, Order::ModelLast)?).context("compressed")?;
+            put_load_on(&peers, &Sent::gzip_chat(SIZES[2].1, Order::ModelLast)?, each)
+                .context("compressed")?;
         }
     }
     say("training: streams");
@@ -41,9 +45,9 @@ pub(crate) fn run(programs: &Instrumented) -> Result<()> {
     peers.all.iter().try_for_each(|peer| many::pass(peer, STREAMS))
 }
 
-fn put_load_on(peers: &Peers, sent: &Sent) -> Result<()> {
+fn put_load_on(peers: &Peers, sent: &Sent, each: Duration) -> Result<()> {
     peers.all.iter().try_for_each(|peer| {
-        load::closed_loop(&peer.target, sent, CONNECTIONS, EACH).with_context(|| peer.kind.to_string())?;
+        load::closed_loop(&peer.target, sent, CONNECTIONS, each).with_context(|| peer.kind.to_string())?;
         Ok(())
     })
 }
