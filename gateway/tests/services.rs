@@ -112,6 +112,7 @@ async fn http2_without_tls_where_the_app_protocol_says_so() {
         let response = exchange(running.address(), request).await;
         assert_eq!(response.text(), format!("POST HTTP/2.0 http://a.example/p?q {body}"));
     }
+    assert_eq!(web.connections(), 1, "requests share a connection");
     // The gateway's end is not held up by the connection.
     within("the gateway to end", running.gateway.shutdown()).await;
     web.a_connection_ends().await;
