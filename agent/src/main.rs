@@ -7,11 +7,11 @@ use forebay_agent::{
     engine::ScrapeOptions,
     gpu::{MonitorOptions, default_paths},
     kernel::{self, KeepPins},
-    log,
     node::{self, Config, KernelMode, Owner},
-    resources::Source,
-    tls::{self, Identity},
 };
+use forebay_resources::Source;
+use forebay_service::log;
+use forebay_service::tls::{self, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

@@ -11,16 +11,14 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use forebay_agent::{
-    resources::{ObjectKey, PoolEndpoint},
-    telemetry::{Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Snapshot, frame::Body},
-    telemetry_client::Received,
-};
 use forebay_epp::{
     Metrics,
     endpoints::Endpoints,
     schedule::{MAX_ENDPOINTS_PER_PICK, PickRequest, Scheduler},
 };
+use forebay_resources::{ObjectKey, PoolEndpoint};
+use forebay_telemetry::client::Received;
+use forebay_telemetry::v1::{Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Snapshot, frame::Body};
 
 const SIZES: [u16; 3] = [10, 100, 1000];
 const NEVER_STALE: Duration = Duration::from_secs(3600);

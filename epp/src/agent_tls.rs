@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use forebay_agent::tls::{Error, Identity};
+use forebay_service::tls::{Error, Identity};
 
 /// Flags of whoever follows agents.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -2,10 +2,8 @@
 
 use std::{io, net::SocketAddr};
 
-use forebay_agent::{
-    resources::{self, ObjectKey},
-    tls,
-};
+use forebay_resources::ObjectKey;
+use forebay_service::tls;
 use http::StatusCode;
 
 /// Where the fault lies.
@@ -35,7 +33,7 @@ pub enum Error {
     #[error("cannot listen on {address} for {purpose}: {source}")]
     Listen { purpose: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
-    Resources(#[from] resources::Error),
+    Resources(#[from] forebay_resources::Error),
     #[error("cannot use TLS: {0}")]
     Tls(#[from] tls::Error),
     #[error("{0:?} is not a label selector: write name=value, more than one with commas between")]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_agent::resources::{
+use forebay_resources::{
     Kind, ObjectKey,
     cluster::{FOLLOW, Interest, Rule, Selection},
 };

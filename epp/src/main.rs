@@ -5,15 +5,13 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use forebay_agent::{
-    log,
-    resources::{ObjectKey, Source},
-    tls::Identity,
-};
 use forebay_epp::{
     AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions,
     schedule,
 };
+use forebay_resources::{ObjectKey, Source};
+use forebay_service::log;
+use forebay_service::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Picks the pod for each request to an InferencePool, for any gateway that

@@ -2,11 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_agent::{
-    resources::{ObjectKey, Store},
-    telemetry_client::WatchOptions,
-    tls::Identity,
-};
+use forebay_resources::{ObjectKey, Store};
+use forebay_service::tls::Identity;
+use forebay_telemetry::client::WatchOptions;
 use tokio::task::JoinSet;
 
 use crate::{

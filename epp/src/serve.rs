@@ -2,10 +2,9 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use forebay_agent::{
-    resources::{self, ObjectKey, Provider, Source, Store},
-    tls::{self, Identity},
-};
+use forebay_grpc::KEEP_ALIVE_IDLE;
+use forebay_resources::{ObjectKey, Provider, Source, Store};
+use forebay_service::tls::{self, Identity};
 use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +13,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use crate::{
     Error, Metrics, Picker, PickerOptions, interest,
     observe::{self, Admin},
-    protocol::{ExtProc, grpc::KEEP_ALIVE_IDLE, health},
+    protocol::{ExtProc, health},
 };
 
 #[derive(Clone, Debug)]
@@ -61,7 +60,7 @@ impl Server {
         let store = Store::new();
         let metrics = Metrics::new();
         let interest = interest(&options.pool, &options.picker)?;
-        let resources = resources::start(&options.resources, interest, store.clone()).await?;
+        let resources = forebay_resources::start(&options.resources, interest, store.clone()).await?;
         let picker = Picker::start(store.clone(), options.pool.clone(), metrics.clone(), options.picker)?;
         let draining = CancellationToken::new();
 

@@ -4,9 +4,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use forebay_agent::resources::{ObjectKey, Source};
 use forebay_apiserver::{ApiServer, crds};
 use forebay_epp::{AGENT_RULES, POOL_RULES, PickerOptions, Server, ServerOptions};
+use forebay_resources::{ObjectKey, Source};
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},

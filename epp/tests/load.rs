@@ -13,8 +13,8 @@ use common::{
     gateway::{Gateway, error_code, headers, immediate},
     pod,
 };
-use forebay_agent::telemetry::{Delta, Endpoint, Goodbye, GpuHealth, frame::Body};
 use forebay_epp::endpoints::{EndpointView, LoadSource};
+use forebay_telemetry::v1::{Delta, Endpoint, Goodbye, GpuHealth, frame::Body};
 
 /// A stage of `pods` pods and one agent, with its stream open.
 async fn stage_with_agent(pods: u8) -> (Stage, FakeAgent, Reader) {

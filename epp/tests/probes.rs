@@ -5,8 +5,8 @@
 mod common;
 
 use common::{DEADLINE, POOL, Stage, gateway::Gateway, pod};
-use forebay_agent::resources::{ObjectKey, Source};
 use forebay_epp::{Error, Server};
+use forebay_resources::{ObjectKey, Source};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,

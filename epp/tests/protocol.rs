@@ -14,12 +14,10 @@ use common::{
     },
     pod, pod_at,
 };
-use forebay_epp::protocol::{
-    MAX_STREAMED_BODY_BYTES,
-    proto::{
-        BodySendMode, HeaderAppendAction, Kind, ProcessingRequest, ProtocolConfiguration,
-        processing_request::Request, processing_response::Response,
-    },
+use forebay_grpc::names::MAX_STREAMED_BODY_BYTES;
+use forebay_grpc::proto::{
+    BodySendMode, HeaderAppendAction, Kind, ProcessingRequest, ProtocolConfiguration,
+    processing_request::Request, processing_response::Response,
 };
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

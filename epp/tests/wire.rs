@@ -13,7 +13,7 @@ use envoy_types::pb::{
     },
     google::protobuf,
 };
-use forebay_epp::protocol::proto as ours;
+use forebay_grpc::proto as ours;
 use prost::Message;
 
 /// Both encode to the same bytes, and each decodes the other's to itself.

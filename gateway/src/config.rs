@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
 use crate::status::{PortRange, WriterOptions};
-use forebay_agent::resources::Source;
-use forebay_agent::tls;
 use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
+use forebay_resources::Source;
+use forebay_service::tls;
 
 /// Everything the gateway is told at its start; all else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]

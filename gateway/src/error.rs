@@ -3,8 +3,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::extract::{BodyError, ModelName};
 use crate::forward::Broken;
+use forebay_openai::{BodyError, ModelName};
 
 /// Whose doing a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +33,8 @@ pub enum Retry {
 pub enum Error {
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("the Content-Encoding is not supported; send gzip, deflate, br, zstd or none")]
-    CompressedBody,
-    #[error(
-        "the model of a compressed body cannot be replaced, as its rewrite asks; send the body without Content-Encoding"
-    )]
-    CompressedRewrite,
     #[error("the header {0} is no model's name")]
     BadRewrite(&'static str),
-    #[error("of multipart request bodies only forms are supported; send multipart/form-data or JSON")]
-    MultipartBody,
     #[error("a request must not have both Content-Length and Transfer-Encoding")]
     AmbiguousLength,
     #[error("WebSockets and tunnels are not supported")]
@@ -128,10 +120,7 @@ impl Error {
     pub fn source_of_failure(&self) -> Source {
         match self {
             Self::Body(_)
-            | Self::CompressedBody
-            | Self::CompressedRewrite
             | Self::BadRewrite(_)
-            | Self::MultipartBody
             | Self::AmbiguousLength
             | Self::UpgradeUnsupported
             | Self::NoHost
@@ -173,13 +162,11 @@ impl Error {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) | Self::BadRewrite(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
+            Self::Body(error) => error.http_status(),
+            Self::BadRewrite(_) | Self::AmbiguousLength | Self::NoHost | Self::BodyBroken => {
                 StatusCode::BAD_REQUEST
             }
             Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
-            Self::CompressedBody | Self::CompressedRewrite | Self::MultipartBody => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => client_closed_request(),
@@ -205,12 +192,8 @@ impl Error {
     /// Stable, for programs: `error.code` of the answer and a label of the metrics.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Body(BodyError::ModelConflict) => "model_conflict",
-            Self::Body(error) if error.param().is_some() => "invalid_model",
-            Self::Body(_) => "invalid_body",
-            Self::CompressedBody | Self::CompressedRewrite => "unsupported_content_encoding",
+            Self::Body(error) => error.code(),
             Self::BadRewrite(_) => "invalid_model_rewrite",
-            Self::MultipartBody => "unsupported_content_type",
             Self::AmbiguousLength => "ambiguous_length",
             Self::UpgradeUnsupported => "upgrade_unsupported",
             Self::NoHost => "no_host",

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
 
 use crate::Error;
-use crate::route::{Filters, Mirror, Preflight};
+use forebay_routing::{Filters, Mirror, Preflight};
 
 /// What happens to a request and its response on the way: the rule's filters, then those of the backend.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forebay_agent::resources::{self, Provider, Snapshot, Store};
+use forebay_resources::{Provider, Snapshot, Store};
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,11 +22,11 @@ use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::observe::{AccessLog, Health, Metrics, Record, Traces, serve_admin};
 use crate::pick::{Closing, InProcessPickers, Picker, PickerTlsError, Transport};
-use crate::request::Proxy;
-use crate::route::{Certificates, ListenerPort, PortSharing, Settled, Settling, compile};
+use crate::request::{Proxy, Routes};
 use crate::status::{Applied, Writer, open_ports};
 use crate::workers::Workers;
-use forebay_agent::tls;
+use forebay_routing::{Certificates, ListenerPort, PortSharing, Settled, Settling, compile};
+use forebay_service::tls;
 
 /// Between attempts to open a listener whose port was taken.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const BIND_AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Resources(#[from] resources::Error),
+    Resources(#[from] forebay_resources::Error),
     #[error(transparent)]
     PickerTls(#[from] PickerTlsError),
     #[error("cannot reach the agents with TLS: {0}")]
@@ -76,7 +76,7 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = Store::new();
         let interest = interest(&config.gateway_class);
-        let resources = resources::start(&config.source(), interest, store.clone()).await?;
+        let resources = forebay_resources::start(&config.source(), interest, store.clone()).await?;
         let admin = |source| StartError::Admin { address: config.admin_listen, source };
         let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
         let admin_address = admin_listener.local_addr().map_err(admin)?;
@@ -114,7 +114,7 @@ impl Gateway {
         let proxy = Arc::new(Proxy {
             access_log,
             traces: traces.clone(),
-            table: Default::default(),
+            routes: Default::default(),
             budget: HoldBudget::new(
                 config.hold_request_bytes,
                 config.hold_total_bytes,
@@ -149,7 +149,9 @@ impl Gateway {
         // Weakly: the page is served until all else has ended.
         let served = Arc::downgrade(&proxy);
         let in_force = move || {
-            served.upgrade().map_or_else(String::new, |proxy| proxy.table.load().describe().to_string())
+            served
+                .upgrade()
+                .map_or_else(String::new, |proxy| proxy.routes.load().table.describe().to_string())
         };
         let in_process = InProcessPickers::new(store.clone(), picker_options);
         let pickers = in_process.metrics();
@@ -289,8 +291,7 @@ impl Controller {
             Some(_) => PortSharing::PerGateway,
             None => PortSharing::Shared,
         };
-        let (table, report) =
-            compile(&snapshot, &self.class, sharing, &mut self.certificates, &mut self.in_process);
+        let (table, report) = compile(&snapshot, &self.class, sharing, &mut self.certificates);
         for problem in table.problems.difference(&self.problems) {
             tracing::warn!("{problem}");
         }
@@ -298,9 +299,9 @@ impl Controller {
         let ports = self.ports(&snapshot, table.ports.keys());
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
-        self.in_process.retain(&table.pools);
+        let schedulers = self.in_process.follow(&table.pools);
         // Routes first: a new listener's first request finds them.
-        self.proxy.table.store(Arc::new(table));
+        self.proxy.routes.store(Arc::new(Routes { table, schedulers }));
         let failed = self.listeners.set(&ports).await;
         for (address, error) in &failed {
             tracing::warn!(%address, %error, "a listener cannot be opened; it is tried again");

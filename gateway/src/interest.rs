@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use forebay_agent::resources::cluster::{FOLLOW, Interest, Rule, Selection};
-use forebay_agent::resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
+use forebay_resources::cluster::{FOLLOW, Interest, Rule, Selection};
+use forebay_resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
 
 /// The reading half of its ClusterRole: routes and pools may be in any namespace. Secrets can be left out
 /// of it where Roles in the Gateways' namespaces grant those that their listeners name.

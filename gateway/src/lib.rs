@@ -10,7 +10,7 @@ mod accept;
 pub mod answer;
 mod config;
 mod error;
-pub mod extract;
+
 mod filter;
 mod forward;
 mod gateway;
@@ -21,8 +21,7 @@ mod patience;
 mod pick;
 mod request;
 mod rewrite;
-#[doc(hidden)]
-pub mod route;
+
 mod status;
 mod workers;
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use forebay_agent::log;
 use forebay_gateway::{Config, Gateway};
+use forebay_service::log;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]

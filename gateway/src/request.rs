@@ -15,16 +15,17 @@ use rustls::ServerConfig;
 use crate::Error;
 use crate::accept::{Handler, Via, remove_hop_by_hop, remove_internal, sanitise};
 use crate::answer::{AnswerBody, ModelLists, Pod, Restore, Watch, error, find_model, list_models};
-use crate::extract::{BodyScanner, ModelName};
 use crate::filter::OnTheWay;
 use crate::forward::{Forwarded, Forwarder, Mirrors, PooledBody, Route};
 use crate::hold::{HeldBody, HoldBudget, Scan};
 use crate::observe::{AccessLog, EXPLANATION, Explanation, Metrics, MirrorResult, Record, Traces};
 use crate::pick::{ChosenBy, Decision, Picker, Session, SubsetHint};
 use crate::rewrite::Rewrite;
-use crate::route::{
+use forebay_epp::schedule::Scheduler;
+use forebay_openai::{BodyScanner, ModelName};
+use forebay_routing::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerPort, ListenerRoutes, MODEL_NAME_HEADER, Matched,
-    Mirror, RouteTable, Rule,
+    Mirror, PoolPicker, RouteTable, Rule,
 };
 
 const MODELS_PATH: &str = "/v1/models";
@@ -34,7 +35,7 @@ const SERVICE_ENDPOINTS: usize = 3;
 /// What requests are answered with.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    pub(crate) table: ArcSwap<RouteTable>,
+    pub(crate) routes: ArcSwap<Routes>,
     pub(crate) budget: Arc<HoldBudget>,
     pub(crate) picker: Picker,
     pub(crate) forwarder: Arc<Forwarder>,
@@ -50,6 +51,14 @@ pub(crate) struct Proxy {
     pub(crate) draining: Arc<AtomicBool>,
 }
 
+/// The routing table with the schedulers of its pools: one immutable snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    pub(crate) table: RouteTable,
+    /// Of the pools that are picked in this process, by [`forebay_routing::Pool::index`].
+    pub(crate) schedulers: Vec<Option<Arc<Scheduler>>>,
+}
+
 /// Who answers.
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment, and nearly all are the large one")]
 enum Answer {
@@ -59,7 +68,7 @@ enum Answer {
 
 impl Handler for Proxy {
     fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>> {
-        self.table.load().ports.get(port)?.tls().cloned()
+        self.routes.load().table.ports.get(port)?.tls().cloned()
     }
 
     async fn handle(self: Arc<Self>, via: &Via, request: Request<Incoming>) -> Response<AnswerBody> {
@@ -121,8 +130,8 @@ impl Proxy {
         sanitise(&mut head.headers)?;
         let authority = take_authority(&mut head)?;
         let host = without_port(&authority);
-        let table = self.table.load_full();
-        let of_port = table.ports.get(&*via.port).ok_or(Error::NoRoute)?;
+        let current = self.routes.load_full();
+        let of_port = current.table.ports.get(&*via.port).ok_or(Error::NoRoute)?;
         let routes = of_port.listener(host).ok_or(Error::NoRoute)?;
         // The client was shown another listener's certificate (RFC 9110, 15.5.20).
         if let Some(name) = via.server_name.as_deref().filter(|name| !name.eq_ignore_ascii_case(host))
@@ -191,7 +200,15 @@ impl Proxy {
 
         let timeouts = rule.timeouts;
         let (rewrite_to, hint) = (rewrite.as_ref(), hint.as_ref());
-        let to = To { backend: &chosen.backend, rule, authority: &authority, rewrite: rewrite_to, hint };
+        let schedulers = &current.schedulers;
+        let to = To {
+            backend: &chosen.backend,
+            schedulers,
+            rule,
+            authority: &authority,
+            rewrite: rewrite_to,
+            hint,
+        };
         record.propagate(&mut head.headers);
         let reached = self.reach(to, &mut head, &mut body, record);
         let (forwarded, mut session) = match timeouts.request {
@@ -251,7 +268,15 @@ impl Proxy {
                 if let Some(rewrite) = to.rewrite {
                     rewrite.tell(&mut head.headers);
                 }
-                let picked = self.picker.pick(pool, head, to.authority, body, to.hint).await;
+                let picked = match &pool.picker {
+                    PoolPicker::Service(picker) => {
+                        self.picker.ask(pool, picker, head, to.authority, body, to.hint).await
+                    }
+                    PoolPicker::InProcess(_) => match to.schedulers.get(pool.index) {
+                        Some(Some(scheduler)) => self.picker.schedule(pool, scheduler, to.hint),
+                        _ => Err(Error::Backend("its endpoints cannot be picked in this process")),
+                    },
+                };
                 if to.rewrite.is_some() {
                     Rewrite::take_back(&mut head.headers);
                 }
@@ -376,6 +401,7 @@ impl Proxy {
 #[derive(Clone, Copy)]
 struct To<'a> {
     backend: &'a Backend,
+    schedulers: &'a [Option<Arc<Scheduler>>],
     rule: &'a Rule,
     authority: &'a str,
     rewrite: Option<&'a Rewrite>,

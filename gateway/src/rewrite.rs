@@ -1,12 +1,12 @@
 //! One request's model, replaced by another before a pod sees it.
 
-use forebay_epp::protocol::{MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
+use forebay_grpc::names::{MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::Error;
-use crate::extract::ModelName;
 use crate::hold::HeldBody;
-use crate::route::Backend;
+use forebay_openai::ModelName;
+use forebay_routing::Backend;
 
 /// What the client asked for, and what the pod is asked for instead.
 #[derive(Debug)]

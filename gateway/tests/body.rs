@@ -4,7 +4,7 @@ use crate::support::client::{connect, exchange, post, post_with, read_response};
 use crate::support::picker::{Phases, Picker, Reply, pick};
 use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
-use forebay_epp::protocol::proto::{BodySendMode, HttpHeaders, ProcessingMode};
+use forebay_grpc::proto::{BodySendMode, HttpHeaders, ProcessingMode};
 
 /// A picker that decides on the headers and wants no body.
 struct Early(String);

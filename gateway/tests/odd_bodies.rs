@@ -35,7 +35,7 @@ fn nested(levels: usize) -> String {
 }
 
 /// The deepest list that is one level inside the root.
-const DEEPEST: usize = forebay_gateway::extract::MAX_DEPTH as usize - 1;
+const DEEPEST: usize = forebay_openai::MAX_DEPTH as usize - 1;
 
 #[tokio::test]
 async fn what_engines_take_is_passed_on_byte_for_byte() {

@@ -86,10 +86,7 @@ async fn a_stream_passes_event_by_event() {
     let answered = picker.until("the response headers", is_response_headers).await;
     let Seen::Message(message) = answered else { unreachable!() };
     let served = &message.metadata_context.unwrap().filter_metadata["envoy.lb"].fields["x-gateway-destination-endpoint-served"];
-    assert_eq!(
-        served.kind,
-        Some(forebay_epp::protocol::proto::Kind::StringValue(upstream.address().to_string()))
-    );
+    assert_eq!(served.kind, Some(forebay_grpc::proto::Kind::StringValue(upstream.address().to_string())));
     pod.write("0\r\n\r\n").await;
     client.read_until("0\r\n\r\n").await;
     picker.until("the stream's end", |seen| matches!(seen, Seen::Ended)).await;
@@ -97,7 +94,7 @@ async fn a_stream_passes_event_by_event() {
 }
 
 fn is_response_headers(seen: &Seen) -> bool {
-    use forebay_epp::protocol::proto::processing_request::Request;
+    use forebay_grpc::proto::processing_request::Request;
     matches!(seen, Seen::Message(message) if matches!(message.request, Some(Request::ResponseHeaders(_))))
 }
 

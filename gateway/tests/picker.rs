@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use bytes::Bytes;
-use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::names::TAKES_ENDPOINT_LIST;
+use forebay_grpc::proto::{
     BodySendMode, HttpHeaders, ProcessingMode, ProcessingResponse, StreamedBodyResponse,
     body_mutation::Mutation, processing_request::Request,
 };

@@ -1,7 +1,7 @@
 //! Replies in orders and spellings that pickers are known to have.
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{HttpHeaders, ProcessingResponse, processing_response::Response};
+use forebay_grpc::proto::{HttpHeaders, ProcessingResponse, processing_response::Response};
 use tonic::Status;
 
 use crate::support::client::{exchange, get, post};

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::proto::{
     CommonResponse, HeadersResponse, HttpHeaders, ProcessingResponse, processing_response,
 };
 use tokio::sync::mpsc;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{
+use forebay_gateway::ResponseBodies;
+use forebay_grpc::proto::{
     BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpHeaders, ProcessingResponse,
     StreamedBodyResponse, body_mutation::Mutation, common_response::ResponseStatus,
     processing_request::Request, processing_response::Response,
 };
-use forebay_gateway::ResponseBodies;
 
 use crate::support::client::{connect, exchange, get, post, read_response};
 use crate::support::picker::{

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{
+use forebay_gateway::ResponseBodies;
+use forebay_grpc::proto::{
     BodySendMode, HeaderMutation, HeaderSendMode, HeaderValue, HeaderValueOption, HttpHeaders, HttpTrailers,
     Kind, ProcessingMode, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
     body_mutation::Mutation, processing_request::Request, processing_response,
 };
-use forebay_gateway::ResponseBodies;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tonic::Status;

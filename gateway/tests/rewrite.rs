@@ -1,6 +1,6 @@
 //! A model that stands in for the one that a client asks for.
 
-use forebay_epp::protocol::proto::processing_request::Request;
+use forebay_grpc::proto::processing_request::Request;
 
 use crate::support::client::{connect, exchange, get, post, post_with, read_response};
 use crate::support::picker::{Fixed, Picker, Seen};

@@ -1,6 +1,6 @@
 //! Requests that may go to some of a pool's endpoints only.
 
-use forebay_epp::protocol::proto::{Kind, processing_request::Request};
+use forebay_grpc::proto::{Kind, processing_request::Request};
 
 use crate::support::client::{exchange, post_with};
 use crate::support::picker::{Fixed, Picker, Seen};

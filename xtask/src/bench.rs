@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Which::Micro { path } => {
             let (package, bench) = match path {
-                HotPath::Extract => ("forebay-gateway", "extract"),
+                HotPath::Extract => ("forebay-openai", "extract"),
                 HotPath::Pick => ("forebay-epp", "pick"),
             };
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::resources::{ObjectKey, Snapshot};
+use forebay_resources::{ObjectKey, Snapshot};
 
 /// The kubelet names a static pod's cgroup after this annotation, not after the
 /// uid that the API server gave its mirror.

@@ -1,7 +1,7 @@
 //! The few families of vLLM's `/metrics` that matter here, out of the fifty
 //! kilobytes there are (Prometheus text, exposition format 0.0.4).
 
-use crate::telemetry::EngineLoad;
+use forebay_telemetry::v1::EngineLoad;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetricsError {

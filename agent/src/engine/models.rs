@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::telemetry::Model;
+use forebay_telemetry::v1::Model;
 
 #[derive(Deserialize)]
 struct List {

@@ -8,8 +8,8 @@ use super::{client::EngineClient, metrics, models};
 use crate::{
     kernel::boottime_ns,
     publish::{Board, Reading},
-    telemetry::{EngineLoad, Model},
 };
+use forebay_telemetry::v1::{EngineLoad, Model};
 
 /// How often an engine is asked.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 
-use crate::telemetry::GpuHealth;
+use forebay_telemetry::v1::GpuHealth;
 
 /// After a recoverable error a GPU counts as degraded for this long.
 pub(super) const RECOVERABLE_FOR: Duration = Duration::from_secs(600);

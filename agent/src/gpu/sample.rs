@@ -8,7 +8,7 @@ use nvml_wrapper::{
 };
 
 use super::health::{History, Lost, names};
-use crate::telemetry::Gpu;
+use forebay_telemetry::v1::Gpu;
 
 /// Process ids (the host's, whatever namespace asks) that run on a GPU.
 pub type Processes = Vec<u32>;

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel, resources::Source, tls::Identity};
+use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel};
+use forebay_resources::Source;
+use forebay_service::tls::Identity;
 
 #[derive(Clone, Debug)]
 pub struct Config {

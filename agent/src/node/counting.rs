@@ -22,8 +22,8 @@ use crate::{
     gpu::{GpuReading, GpuReport},
     kernel::{Events, Kernel, Quantiles, boottime_ns},
     publish::{Board, Readiness, Reading},
-    telemetry::{KernelLoad, Latency},
 };
+use forebay_telemetry::v1::{KernelLoad, Latency};
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// Pods whose cgroup is not there yet are looked for this often at first, and ever

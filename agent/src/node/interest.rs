@@ -1,6 +1,6 @@
 //! What the agent needs to know of a cluster.
 
-use crate::resources::{
+use forebay_resources::{
     Kind,
     cluster::{FOLLOW, Interest, Rule, Selection},
 };

@@ -17,9 +17,9 @@ use crate::{
     discover::{LocalPod, local_pods},
     engine::{ScrapeOptions, scrape},
     publish::Board,
-    resources::Store,
-    telemetry::EndpointKey,
 };
+use forebay_resources::Store;
+use forebay_telemetry::v1::EndpointKey;
 
 pub(super) async fn follow(
     store: Arc<Store>,

@@ -25,10 +25,10 @@ use crate::{
     gpu::GpuMonitor,
     kernel::Kernel,
     publish::{Board, Readiness, TelemetryService, serve_http},
-    resources::{self, Store},
-    telemetry::{Node, telemetry_server::TelemetryServer},
-    tls,
 };
+use forebay_resources::Store;
+use forebay_service::tls;
+use forebay_telemetry::v1::{Node, telemetry_server::TelemetryServer};
 
 /// A silent reader is asked whether it is there, and given up.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error(transparent)]
-    Resources(#[from] resources::Error),
+    Resources(#[from] forebay_resources::Error),
     #[error("cannot listen on {address} (--{flag}): {source}")]
     Listen { address: SocketAddr, flag: &'static str, source: io::Error },
     #[error("cannot start the NVML thread: {0}")]
@@ -56,7 +56,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let http = listen(config.http_listen, "http-listen").await?;
     let store = Store::new();
     let provider =
-        resources::start(&config.resources, interest(&config.node_name), Arc::clone(&store)).await?;
+        forebay_resources::start(&config.resources, interest(&config.node_name), Arc::clone(&store)).await?;
 
     let board = Arc::new(Board::new(Node {
         name: config.node_name.clone(),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Api;
 
-use crate::resources::cluster;
+use forebay_resources::cluster;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 

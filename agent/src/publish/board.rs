@@ -8,11 +8,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{
-    kernel::Counted,
-    telemetry::{
-        Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
-    },
+use crate::kernel::Counted;
+use forebay_telemetry::v1::{
+    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
 };
 
 /// A measurement, or the one-line reason why there is none.

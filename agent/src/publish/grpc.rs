@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Board, Subscription, WatchOptions};
-use crate::telemetry::{Frame, WatchRequest, telemetry_server::Telemetry};
+use forebay_telemetry::v1::{Frame, WatchRequest, telemetry_server::Telemetry};
 
 /// Readers at one time. A node's are a few pickers and a few people.
 const MAX_SUBSCRIBERS: usize = 256;

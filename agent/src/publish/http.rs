@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Board, prometheus};
-use crate::admin::{self, PROMETHEUS_TEXT, Page};
+use forebay_service::admin::{self, PROMETHEUS_TEXT, Page};
 
 /// Whether the first list of pods has been read and attached to.
 #[derive(Debug, Default)]

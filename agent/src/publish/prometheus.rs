@@ -4,10 +4,8 @@
 use std::fmt::Write as _;
 
 use super::Board;
-use crate::{
-    kernel::Counted,
-    telemetry::{Endpoint, Gpu, KernelLoad, Latency},
-};
+use crate::kernel::Counted;
+use forebay_telemetry::v1::{Endpoint, Gpu, KernelLoad, Latency};
 
 pub(super) fn render(board: &Board) -> String {
     let (snapshot, _) = board.snapshot();

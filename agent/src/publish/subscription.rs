@@ -5,10 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 use super::board::{Board, Changes};
-use crate::{
-    kernel::boottime_ns,
-    telemetry::{Delta, EndpointKey, Frame, frame::Body},
-};
+use crate::kernel::boottime_ns;
+use forebay_telemetry::v1::{Delta, EndpointKey, Frame, frame::Body};
 
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_millis(1);
 /// So many frames may follow each other at once before the interval holds them back:
@@ -101,7 +99,7 @@ impl Subscription {
 
     /// The last frame of a stream that the agent ends.
     pub fn goodbye(&mut self, reason: &str) -> Frame {
-        self.frame(Body::Goodbye(crate::telemetry::Goodbye { reason: reason.into() }))
+        self.frame(Body::Goodbye(forebay_telemetry::v1::Goodbye { reason: reason.into() }))
     }
 
     fn snapshot(&mut self) -> Frame {
@@ -142,10 +140,8 @@ mod tests {
     use std::{collections::BTreeMap, net::SocketAddr};
 
     use super::*;
-    use crate::{
-        publish::Reading,
-        telemetry::{Gpu, KernelLoad, Node},
-    };
+    use crate::publish::Reading;
+    use forebay_telemetry::v1::{Gpu, KernelLoad, Node};
 
     const ADDRESS: &str = "10.0.0.1:8000";
 

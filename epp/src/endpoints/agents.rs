@@ -7,10 +7,8 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::{
-    resources::{LabelSelector, ObjectKey, Pod, Snapshot, Store, pod_ip, takes_requests},
-    telemetry_client::{self, Event, WatchOptions},
-};
+use forebay_resources::{LabelSelector, ObjectKey, Pod, Snapshot, Store, pod_ip, takes_requests};
+use forebay_telemetry::client::{self, Event, WatchOptions};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Endpoints;
@@ -81,7 +79,7 @@ fn agent_ip(pod: &Pod, selector: &LabelSelector) -> Option<IpAddr> {
 }
 
 async fn follow_agent(agent: SocketAddr, options: Arc<AgentOptions>, endpoints: Arc<Endpoints>) {
-    let never = telemetry_client::watch(agent, &options.watch, |event| match event {
+    let never = client::watch(agent, &options.watch, |event| match event {
         Event::Frame(received) => endpoints.apply(agent, &received),
         Event::Down { reason, retry_in } => {
             if endpoints.agent_down(agent) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay_agent::resources::{LabelSelector, ObjectKey, Store};
+use forebay_resources::{LabelSelector, ObjectKey, Store};
 
 use super::Endpoints;
 use crate::Error;

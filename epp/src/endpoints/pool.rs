@@ -11,11 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_agent::{
-    resources::PoolEndpoint,
-    telemetry::{self, GpuHealth, frame::Body},
-    telemetry_client::Received,
-};
+use forebay_resources::PoolEndpoint;
+use forebay_telemetry::client::Received;
+use forebay_telemetry::v1::{self, GpuHealth, frame::Body};
 
 use super::{
     AgentView, EndpointView,
@@ -316,13 +314,13 @@ impl Report {
 }
 
 impl Agent {
-    fn take_node(&mut self, node: Option<&telemetry::Node>) {
+    fn take_node(&mut self, node: Option<&v1::Node>) {
         if let Some(node) = node {
             self.node.clone_from(&node.name);
         }
     }
 
-    fn take_gpus(&mut self, gpus: &[telemetry::Gpu]) {
+    fn take_gpus(&mut self, gpus: &[v1::Gpu]) {
         for gpu in gpus {
             if gpu.health() != GpuHealth::Lost {
                 self.lost_gpus.remove(&gpu.uuid);
@@ -347,7 +345,7 @@ impl Agent {
     /// Returns the endpoint's address, unless the report cannot be used.
     fn take_endpoint(
         &mut self,
-        endpoint: &telemetry::Endpoint,
+        endpoint: &v1::Endpoint,
         received: &Received,
         new_epoch: bool,
         slots: &mut Slots<'_>,
@@ -389,7 +387,7 @@ impl Agent {
         }
     }
 
-    fn engine_still_holds(&mut self, age: &telemetry::EngineAge, received: &Received, slots: &mut Slots<'_>) {
+    fn engine_still_holds(&mut self, age: &v1::EngineAge, received: &Received, slots: &mut Slots<'_>) {
         let measured = received.local_time(age.measured_boottime_ns);
         if let (Some(address), Some(measured)) = (age.key.as_ref().and_then(address_of), measured)
             && let Some(report) = self.reports.get_mut(&address)
@@ -404,6 +402,6 @@ impl Agent {
     }
 }
 
-fn address_of(key: &telemetry::EndpointKey) -> Option<SocketAddr> {
+fn address_of(key: &v1::EndpointKey) -> Option<SocketAddr> {
     Some(SocketAddr::new(key.ip.parse().ok()?, u16::try_from(key.port).ok()?))
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_agent::resources::PoolEndpoint;
+use forebay_resources::PoolEndpoint;
 
 use super::ledger::{Ledger, PickId};
 

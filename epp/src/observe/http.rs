@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_agent::{
-    admin::{self, OPEN_METRICS, Page},
-    resources::{ObjectKey, Store},
-};
+use forebay_resources::{ObjectKey, Store};
+use forebay_service::admin::{self, OPEN_METRICS, Page};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

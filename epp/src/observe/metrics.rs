@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::resources::ObjectKey;
+use forebay_resources::ObjectKey;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},

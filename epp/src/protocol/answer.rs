@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 
-use super::{
-    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED,
-    proto::{
-        BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation,
-        HeaderValue, HeaderValueOption, HeadersResponse, HttpBody, HttpStatus, ImmediateResponse, Kind,
-        ProcessingMode, ProcessingResponse, StreamedBodyResponse, Struct, TrailersResponse, Value,
-        body_mutation::Mutation, processing_response::Response,
-    },
-};
 use crate::{Error, schedule::Pick};
+use forebay_grpc::names::{
+    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED,
+};
+use forebay_grpc::proto::{
+    BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation,
+    HeaderValue, HeaderValueOption, HeadersResponse, HttpBody, HttpStatus, ImmediateResponse, Kind,
+    ProcessingMode, ProcessingResponse, StreamedBodyResponse, Struct, TrailersResponse, Value,
+    body_mutation::Mutation, processing_response::Response,
+};
 
 /// The decision: a header for the proxy's own routing, and the same value as
 /// metadata for load balancers that read that.

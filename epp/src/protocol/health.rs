@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay_agent::resources::{ObjectKey, Store};
+use forebay_resources::{ObjectKey, Store};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 

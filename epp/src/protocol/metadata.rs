@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::{
-    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
-    proto::{HttpHeaders, Kind, Metadata},
-};
 use crate::schedule::Subset;
+use forebay_grpc::names::{
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+};
+use forebay_grpc::proto::{HttpHeaders, Kind, Metadata};
 
 /// The subset hint. Its key being there is what makes it binding, whatever its
 /// value: a hint that cannot be read must not open the whole pool.

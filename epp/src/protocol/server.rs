@@ -13,13 +13,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{
-    TAKES_ENDPOINT_LIST,
-    grpc::{CONTENT_TYPE, Inbox, Outbox, PROCESS, STATUS, WINDOW_BYTES},
-    proto::ProcessingRequest,
-    session::{Next, Session},
-};
+use super::session::{Next, Session};
 use crate::{Error, observe::Metrics, schedule::Scheduler};
+use forebay_grpc::names::TAKES_ENDPOINT_LIST;
+use forebay_grpc::proto::ProcessingRequest;
+use forebay_grpc::{CONTENT_TYPE, Inbox, Outbox, PROCESS, STATUS, WINDOW_BYTES};
 
 /// Of a stream's headers; the request's own headers are in messages.
 const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;

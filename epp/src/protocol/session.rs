@@ -7,14 +7,14 @@ use tonic::Status;
 use super::{
     answer::{self, Body},
     metadata,
-    proto::{
-        BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
-        ProtocolConfiguration, processing_request::Request,
-    },
 };
 use crate::{
     observe::Metrics,
     schedule::{Pick, PickRequest, Scheduler},
+};
+use forebay_grpc::proto::{
+    BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
+    ProtocolConfiguration, processing_request::Request,
 };
 
 /// Whether the stream goes on after these replies.

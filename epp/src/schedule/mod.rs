@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use forebay_agent::resources::ObjectKey;
+use forebay_resources::ObjectKey;
 
 pub use self::subset::Subset;
 use crate::{

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
 };
 
-use forebay_agent::telemetry::{
+use forebay_telemetry::v1::{
     Delta, Endpoint, EndpointKey, EngineLoad, Frame, Gpu, GpuHealth, Heartbeat, KernelLoad, Node, Snapshot,
     WatchRequest,
     frame::Body,

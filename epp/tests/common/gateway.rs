@@ -1,15 +1,15 @@
 //! The gateway's end of one ext_proc stream.
 
 use bytes::Bytes;
-use forebay_epp::protocol::{
+use forebay_grpc::names::{
     DESTINATION_ENDPOINT, DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB,
     METADATA_SUBSET_HINT, TAKES_ENDPOINT_LIST,
-    proto::{
-        HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind, ListValue,
-        Metadata, ProcessingRequest, ProcessingResponse, StreamedBodyResponse, Struct, Value,
-        body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
-        processing_request::Request, processing_response::Response,
-    },
+};
+use forebay_grpc::proto::{
+    HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind, ListValue,
+    Metadata, ProcessingRequest, ProcessingResponse, StreamedBodyResponse, Struct, Value,
+    body_mutation::Mutation, external_processor_client::ExternalProcessorClient, processing_request::Request,
+    processing_response::Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

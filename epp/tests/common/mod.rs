@@ -9,8 +9,8 @@ pub mod gateway;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use forebay_agent::resources::{ObjectKey, Source};
 use forebay_epp::{PickerOptions, Server, ServerOptions, endpoints::EndpointView};
+use forebay_resources::{ObjectKey, Source};
 use tokio::time::Instant;
 
 pub const DEADLINE: Duration = Duration::from_secs(10);

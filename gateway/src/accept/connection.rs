@@ -21,7 +21,7 @@ use super::beat::{Beat, BeatTimer, Place};
 use super::drain::Drain;
 use super::wakes::Wakes;
 use crate::answer::AnswerBody;
-use crate::route::ListenerPort;
+use forebay_routing::ListenerPort;
 
 /// Most headers of a request.
 const MAX_HEADERS: usize = 100;

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{Ending, Handler, serve};
 use super::drain::Drain;
-use crate::route::ListenerPort;
 use crate::workers::Workers;
+use forebay_routing::ListenerPort;
 
 /// Most connections of clients at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 65_536;

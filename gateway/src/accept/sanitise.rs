@@ -1,4 +1,4 @@
-use forebay_epp::protocol::{DESTINATION_ENDPOINT_SUBSET, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
+use forebay_grpc::names::{DESTINATION_ENDPOINT_SUBSET, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use http::{HeaderMap, HeaderName, header};
 
 use crate::Error;

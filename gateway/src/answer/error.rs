@@ -70,7 +70,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{Rejection, extract::BodyError};
+    use crate::Rejection;
+    use forebay_openai::BodyError;
 
     fn body(response: &Response<Bytes>) -> Value {
         serde_json::from_slice(response.body()).unwrap()

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::forward::{Connection, Pool as Connections, PooledBody};
 use crate::hold::UpstreamBody;
-use crate::route::{Pool, Rewrites};
+use forebay_routing::{Pool, Rewrites};
 
 /// How long an answer of a pool's pods is used.
 const FRESH: Duration = Duration::from_secs(5);

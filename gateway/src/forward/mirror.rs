@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay_agent::resources::AppProtocol;
+use forebay_resources::AppProtocol;
 use http::{Request, request};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ use super::send::{Forwarder, request};
 use super::{Broken, Connection, PooledBody};
 use crate::hold::{Fate, Hold, UpstreamBody};
 use crate::observe::{Metrics, MirrorResult};
-use crate::route::Backend;
+use forebay_routing::Backend;
 
 /// Most copies on the way at one time; further ones are not made.
 const MAX_MIRRORS: usize = 256;

@@ -2,15 +2,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_agent::resources::AppProtocol;
+use forebay_resources::AppProtocol;
 use http::{Request, Response, request};
 
 use super::h2::{H2Connections, to_h2};
 use super::{Broken, Connection, Pool, PooledBody};
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, RetryReason};
-use crate::route::RetryPolicy;
 use crate::{Error, Retry};
+use forebay_routing::RetryPolicy;
 
 /// Sends requests to pods.
 #[derive(Debug)]

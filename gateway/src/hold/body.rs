@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use super::Hold;
 use crate::Error;
 use crate::accept::poll_piece;
-use crate::extract::{BodyError, BodyScanner, ModelName, Splicer};
 use crate::patience::Stall;
+use forebay_openai::{BodyError, BodyScanner, ModelName, Splicer};
 
 /// Why the rest of a client's body cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_agent::admin::{self, OPEN_METRICS, Page};
+use forebay_service::admin::{self, OPEN_METRICS, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use forebay_epp::protocol::TAKES_ENDPOINT_LIST;
-use forebay_epp::protocol::grpc::{CONTENT_TYPE, KEEP_ALIVE_IDLE, Outbox, PROCESS, WINDOW_BYTES, status_of};
+use forebay_grpc::names::TAKES_ENDPOINT_LIST;
+use forebay_grpc::{CONTENT_TYPE, KEEP_ALIVE_IDLE, Outbox, PROCESS, WINDOW_BYTES, status_of};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};

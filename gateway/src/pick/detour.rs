@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_epp::protocol::grpc::Outbox;
-use forebay_epp::protocol::proto::processing_response::Response as Reply;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::Outbox;
+use forebay_grpc::proto::processing_response::Response as Reply;
+use forebay_grpc::proto::{
     BodyMutation, BodyResponse, HeadersResponse, ImmediateResponse, Metadata, ProcessingResponse,
     TrailersResponse, body_mutation::Mutation,
 };

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_epp::protocol::grpc::Outbox;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::Outbox;
+use forebay_grpc::proto::{
     BodyMutation, BodyResponse, BodySendMode, CommonResponse, Metadata, ProcessingRequest,
     ProcessingResponse, body_mutation::Mutation, processing_response::Response,
 };

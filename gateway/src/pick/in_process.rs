@@ -4,12 +4,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use forebay_agent::resources::{ObjectKey, PoolEndpoint, Store};
 use forebay_epp::schedule::Scheduler;
 use forebay_epp::{Error, Metrics, Picker, PickerOptions};
+use forebay_resources::{ObjectKey, PoolEndpoint, Store};
 
 use crate::observe::PickerMetrics;
-use crate::route::{Pool, PoolPicker, Schedulers};
+use forebay_routing::{Pool, PoolPicker};
 
 /// One picker for each pool that names none. It follows the load of the pool's pods from the first
 /// table with the pool to the last; a request that holds an older table still finds its scheduler there.
@@ -32,7 +32,7 @@ impl InProcessPickers {
     }
 
     /// Ends the pickers of all other pools.
-    pub(crate) fn retain(&mut self, pools: &[Arc<Pool>]) {
+    fn retain(&mut self, pools: &[Arc<Pool>]) {
         let used: BTreeSet<&ObjectKey> = pools
             .iter()
             .filter(|pool| matches!(pool.picker, PoolPicker::InProcess(_)))
@@ -43,8 +43,23 @@ impl InProcessPickers {
     }
 }
 
-impl Schedulers for InProcessPickers {
-    /// Must be called in a tokio runtime.
+impl InProcessPickers {
+    /// The schedulers of `pools`, by [`Pool::index`]; they pick among the pools' members of this table.
+    /// Pickers of other pools end. Must be called in a tokio runtime.
+    pub(crate) fn follow(&mut self, pools: &[Arc<Pool>]) -> Vec<Option<Arc<Scheduler>>> {
+        let schedulers = pools
+            .iter()
+            .map(|pool| {
+                let PoolPicker::InProcess(members) = &pool.picker else { return None };
+                self.scheduler(&pool.key, members.clone())
+                    .inspect_err(|error| tracing::error!(pool = %pool.key, %error, "cannot start the picker of the pool"))
+                    .ok()
+            })
+            .collect();
+        self.retain(pools);
+        schedulers
+    }
+
     fn scheduler(&mut self, pool: &ObjectKey, members: Vec<PoolEndpoint>) -> Result<Arc<Scheduler>, Error> {
         let (picker, _) = match self.by_pool.entry(pool.clone()) {
             Entry::Occupied(known) => known.into_mut(),

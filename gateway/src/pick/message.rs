@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::names::{
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+};
+use forebay_grpc::proto::{
     BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, Kind, ListValue,
     Metadata, ProcessingRequest, ProtocolConfiguration, Struct, Value, processing_request::Request,
-};
-use forebay_epp::protocol::{
-    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
 };
 use http::{HeaderMap, request, response};
 

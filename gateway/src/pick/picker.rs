@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_epp::protocol::DESTINATION_ENDPOINT_SUBSET;
-use forebay_epp::protocol::proto::BodySendMode;
 use forebay_epp::schedule::{PickRequest, Scheduler, Subset};
+use forebay_grpc::names::DESTINATION_ENDPOINT_SUBSET;
+use forebay_grpc::proto::BodySendMode;
 use http::{HeaderMap, request};
 
 use super::closing::Closing;
@@ -18,8 +18,8 @@ use super::transport::Transport;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
 
-use crate::route::{FailureMode, PickerAddresses, Pool, PoolPicker};
 use crate::{Error, PickerFault};
+use forebay_routing::{FailureMode, PickerAddresses, Pool};
 
 /// Endpoints that are tried when no picker has chosen.
 const RANDOM_ENDPOINTS: usize = 3;
@@ -131,18 +131,15 @@ impl Picker {
 
     /// Reads as much of the body as the picker needs for its decision, and lets it change headers and body.
     /// `hint`: the endpoints that may be chosen, if not all of the pool may.
-    pub(crate) async fn pick(
+    pub(crate) async fn ask(
         &self,
         pool: &Pool,
+        picker: &PickerAddresses,
         head: &mut request::Parts,
         host: &str,
         body: &mut HeldBody,
         hint: Option<&SubsetHint>,
     ) -> Result<Decision, Error> {
-        let picker = match &pool.picker {
-            PoolPicker::Service(picker) => picker,
-            PoolPicker::InProcess(scheduler) => return self.schedule(pool, scheduler, hint),
-        };
         let may_get_it = |endpoint: &SocketAddr| hint.is_none_or(|hint| hint.subset.contains(*endpoint));
         if !pool.endpoints().iter().any(may_get_it) {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
@@ -177,7 +174,7 @@ impl Picker {
     }
 
     /// The scheduler knows the ready endpoints from the same resources as the pool does.
-    fn schedule(
+    pub(crate) fn schedule(
         &self,
         pool: &Pool,
         scheduler: &Scheduler,

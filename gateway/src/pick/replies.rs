@@ -2,9 +2,9 @@ use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use forebay_epp::protocol::grpc::{Inbox, status_in, status_of};
-use forebay_epp::protocol::proto::ProcessingResponse;
-use forebay_epp::protocol::proto::processing_response::Response as Reply;
+use forebay_grpc::proto::ProcessingResponse;
+use forebay_grpc::proto::processing_response::Response as Reply;
+use forebay_grpc::{Inbox, status_in, status_of};
 use h2::RecvStream;
 use h2::client::ResponseFuture;
 use http::{Response, StatusCode};

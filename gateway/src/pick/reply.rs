@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use forebay_epp::protocol::proto::{
+use forebay_grpc::names::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
+use forebay_grpc::proto::{
     BodyMutation, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderSendMode,
     HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct, body_mutation::Mutation,
     common_response::ResponseStatus,
 };
-use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::accept::is_hop_by_hop;
@@ -143,7 +143,7 @@ fn value(header: &RawHeader) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use forebay_epp::protocol::proto::{HeaderValueOption, HttpStatus};
+    use forebay_grpc::proto::{HeaderValueOption, HttpStatus};
 
     use super::*;
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_epp::protocol::grpc::Outbox;
-use forebay_epp::protocol::proto::processing_response::Response as Reply;
 use forebay_epp::schedule::Pick;
+use forebay_grpc::Outbox;
+use forebay_grpc::proto::processing_response::Response as Reply;
 use http::{header, response};
 use http_body::Body as _;
 

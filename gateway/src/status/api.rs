@@ -1,6 +1,6 @@
 //! Writing to the API server, by kind.
 
-use forebay_agent::resources::{Kind, ObjectKey, cluster};
+use forebay_resources::{Kind, ObjectKey, cluster};
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};

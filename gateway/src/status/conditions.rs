@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::route::report::Verdict;
+use forebay_routing::report::Verdict;
 
 /// A condition to be written.
 pub(super) struct Condition<'a> {

@@ -1,11 +1,11 @@
 //! The statuses of GatewayClasses and Gateways.
 
-use forebay_agent::resources::{GatewayClass, Service};
+use forebay_resources::{GatewayClass, Service};
 use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use crate::route::report::{ListenerReport, Verdict, reason};
+use forebay_routing::report::{ListenerReport, Verdict, reason};
 
 /// What `status.supportedFeatures` claims, in the conformance suite's names, sorted.
 const SUPPORTED_FEATURES: &[&str] = &[

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use forebay_agent::resources::ObjectKey;
+use forebay_resources::ObjectKey;
 use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use crate::route::report::{ParentReport, PoolReport, Verdict};
+use forebay_routing::report::{ParentReport, PoolReport, Verdict};
 
 /// What such a list is called, and how long the API lets it be.
 struct List {

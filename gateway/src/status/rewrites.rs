@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use crate::route::report::Verdict;
+use forebay_routing::report::Verdict;
 
 const ACCEPTED: &str = "Accepted";
 /// The reason with which the API server fills the condition in, for whichever controller comes first.

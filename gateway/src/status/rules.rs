@@ -1,6 +1,6 @@
 //! What writing needs of a cluster's RBAC, beside [`READ_RULES`](crate::READ_RULES).
 
-use forebay_agent::resources::cluster::Rule;
+use forebay_resources::cluster::Rule;
 
 const PATCH: &[&str] = &["patch"];
 

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use forebay_agent::resources::{ObjectKey, Service, Snapshot};
+use forebay_resources::{ObjectKey, Service, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use crate::route::ListenerPort;
+use forebay_routing::ListenerPort;
 
 const GATEWAY_NAMESPACE: &str = "forebay.dev/gateway-namespace";
 const GATEWAY_NAME: &str = "forebay.dev/gateway-name";

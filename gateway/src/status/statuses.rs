@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_agent::resources::cluster::Statuses;
-use forebay_agent::resources::{Kind, ObjectKey, Snapshot};
+use forebay_resources::cluster::Statuses;
+use forebay_resources::{Kind, ObjectKey, Snapshot};
 use serde_json::Value;
 
 use super::gateways::{Reach, class_status, gateway_status};
@@ -59,7 +59,7 @@ pub(super) fn changes(
     }
     for (key, listeners) in &applied.report.gateways {
         let Some(gateway) = snapshot.gateways.get(key) else { continue };
-        let is_open = |listener: &crate::route::report::ListenerReport| {
+        let is_open = |listener: &forebay_routing::report::ListenerReport| {
             listener.port.as_ref().is_some_and(|port| applied.addresses.contains_key(port))
         };
         let reach = Reach {

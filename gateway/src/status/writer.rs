@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_agent::resources::cluster::{ClusterProvider, Statuses};
-use forebay_agent::resources::{Kind, ObjectKey, Snapshot};
+use forebay_resources::cluster::{ClusterProvider, Statuses};
+use forebay_resources::{Kind, ObjectKey, Snapshot};
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
@@ -20,7 +20,7 @@ use super::lease::Candidate;
 use super::services::{Plan, PortRange, ServiceOptions, plan};
 use super::statuses::{Change, Written, changes};
 use super::{FIELD_MANAGER, owner};
-use crate::route::{ListenerPort, Report};
+use forebay_routing::{ListenerPort, Report};
 
 /// Between two passes: a storm of changes is written as one.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -168,7 +168,7 @@ impl Writer {
     async fn carry_out(&self, plan: Plan, failing: &mut BTreeSet<String>) {
         let key = |name: &str| ObjectKey::new(&self.options.namespace, name);
         for (name, service) in plan.apply {
-            let api = forebay_agent::resources::cluster::api(&self.client, Kind::Service, &key(&name));
+            let api = forebay_resources::cluster::api(&self.client, Kind::Service, &key(&name));
             let params = PatchParams::apply(FIELD_MANAGER).force();
             let patch = Patch::Apply(&service);
             if let Err(why) = request(api.patch(&name, &params, &patch)).await {
@@ -176,7 +176,7 @@ impl Writer {
             }
         }
         for name in plan.delete {
-            let api = forebay_agent::resources::cluster::api(&self.client, Kind::Service, &key(&name));
+            let api = forebay_resources::cluster::api(&self.client, Kind::Service, &key(&name));
             match request(api.delete(&name, &DeleteParams::default())).await {
                 Ok(_) | Err(Failure::Gone) => {}
                 Err(why) => drop(failing.insert(format!("Service {} cannot be deleted: {why}", key(&name)))),

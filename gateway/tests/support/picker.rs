@@ -2,9 +2,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_agent::tls::Identity;
-use forebay_epp::protocol::proto::*;
-use forebay_epp::protocol::{DESTINATION_ENDPOINT, METADATA_LB};
+use forebay_grpc::names::{DESTINATION_ENDPOINT, METADATA_LB};
+use forebay_grpc::proto::*;
+use forebay_service::tls::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -210,7 +210,7 @@ impl Picker {
             seen: sender,
         });
         // Sets TCP_NODELAY, as pickers do: an answer that waits for an acknowledgement is 40 ms late.
-        let incoming = forebay_agent::tls::accept(listener, identity);
+        let incoming = forebay_service::tls::accept(listener, identity);
         let serving = tonic::transport::Server::builder()
             .add_service(server)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

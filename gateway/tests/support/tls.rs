@@ -27,11 +27,11 @@ impl Certificate {
     }
 
     /// Into files; without an authority.
-    pub fn write(&self, folder: &Path) -> forebay_agent::tls::Files {
+    pub fn write(&self, folder: &Path) -> forebay_service::tls::Files {
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         std::fs::write(&certificate, &self.certificate).unwrap();
         std::fs::write(&key, &self.key).unwrap();
-        forebay_agent::tls::Files { certificate, key, authority: None }
+        forebay_service::tls::Files { certificate, key, authority: None }
     }
 
     /// A Secret in the Gateway's namespace.

@@ -1,6 +1,6 @@
 //! Definitions of the kinds that Forebay reads, made from its own types.
 
-use forebay_agent::resources::{
+use forebay_resources::{
     AgentgatewayPolicy, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite, InferenceObjective,
     InferencePool, ReferenceGrant,
 };

@@ -5,6 +5,7 @@
 mod crds;
 mod process;
 mod server;
+pub mod store;
 
 pub use crds::{crds, open_crd};
 pub use process::find;

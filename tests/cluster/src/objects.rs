@@ -29,7 +29,7 @@ impl Objects {
     /// # Errors
     /// When that is no way to a cluster.
     pub async fn connect() -> anyhow::Result<Self> {
-        Ok(Self { client: forebay_agent::resources::cluster::connect(None).await? })
+        Ok(Self { client: forebay_resources::cluster::connect(None).await? })
     }
 
     fn api(&self, object: &Value) -> (String, Api<DynamicObject>) {

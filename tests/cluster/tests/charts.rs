@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_agent::{
-    node::{OWNER_RULES, RULES},
-    resources::cluster::Rule,
-};
+use forebay_agent::node::{OWNER_RULES, RULES};
 use forebay_cluster_tests::charts::helm;
 use forebay_epp::{AGENT_RULES, POOL_RULES};
 use forebay_gateway::{READ_RULES, STATUS_RULES, WRITE_RULES};
+use forebay_resources::cluster::Rule;
 use serde_json::Value;
 
 const SYSTEM: &str = "forebay-system";

@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::{
-    publish::{Board, Reading, TelemetryService},
-    telemetry::{EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer},
-};
+use forebay_agent::publish::{Board, Reading, TelemetryService};
 use forebay_e2e::stage::program;
+use forebay_telemetry::v1::{
+    EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer,
+};
 use forebay_test_certificates::{Authority, Issued};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

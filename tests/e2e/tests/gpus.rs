@@ -14,10 +14,8 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::{
-    gpu::{GpuMonitor, GpuOff, GpuReading, GpuReport, MonitorOptions, pod_of_process},
-    telemetry::{Gpu, GpuHealth},
-};
+use forebay_agent::gpu::{GpuMonitor, GpuOff, GpuReading, GpuReport, MonitorOptions, pod_of_process};
+use forebay_telemetry::v1::{Gpu, GpuHealth};
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch, time::timeout};
 

@@ -1,5 +1,5 @@
 use super::Part;
-use crate::extract::{Nested, Piece, Skip, Unescape, skip_string};
+use forebay_openai::{Nested, Piece, Skip, Unescape, skip_string};
 
 /// Finds the `model` at the root of a JSON object, wherever the text is cut. What is no JSON is passed over to its
 /// end.

@@ -9,7 +9,7 @@ use http::{HeaderMap, header};
 use self::events::Events;
 use self::members::Members;
 use super::Readable;
-use crate::extract::{ModelName, json_string};
+use forebay_openai::{ModelName, json_string};
 
 /// Puts a name into the `model` members of a response as its bytes pass. Nothing is kept back: of a value only
 /// its first byte decides, and the rest of it is left out.

@@ -18,13 +18,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use forebay_agent::resources::{ObjectKey, Store, folder};
 use forebay_e2e::{
     PATIENCE,
     load::{Client, Shape},
     stage::{Engine, NAMESPACE, PoolOptions, QWEN, SimOptions, Stage, StageOptions, get},
 };
 use forebay_epp::{Metrics, Picker, PickerOptions, schedule::PickRequest};
+use forebay_resources::{ObjectKey, Store, folder};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 const POOL: &str = "vllm-qwen3-06b";

@@ -1,0 +1,201 @@
+//! Which agents there are, and their streams.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::bail;
+use forebay_resources::{Pod, Store};
+use forebay_service::tls::{self, Identity};
+use forebay_telemetry::client::{Event, WatchOptions, watch};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    forward::{self, Access, Forwarding},
+    view::View,
+};
+
+/// Frames waiting to be shown, of all agents together.
+const QUEUE: usize = 1024;
+/// How long a one-time question waits for the slowest agent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which agents to ask, and how to be let in by them.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(crate) struct Options {
+    /// Agents to ask, as address:port [default: those of the cluster, through its API server].
+    #[arg(long, env = "FOREBAY_AGENTS", value_delimiter = ',')]
+    pub(crate) agents: Vec<SocketAddr>,
+    /// Folder of Kubernetes manifests to read instead of a cluster: the agents' Pods are found in it.
+    #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "agents")]
+    pub(crate) resources: Option<PathBuf>,
+    /// Label of the agents' Pods.
+    #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
+    pub(crate) agent_selector: Selector,
+    /// The agents' port.
+    #[arg(long, default_value_t = 9550)]
+    agent_port: u16,
+    /// Certificate to show the agents; with --tls-key and --tls-ca.
+    #[arg(long)]
+    tls_cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long)]
+    tls_key: Option<PathBuf>,
+    /// Authority that the agents' certificates are of.
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
+}
+
+impl Options {
+    fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
+        let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
+        Identity::from_flags(certificate, key, authority, "--tls-cert, --tls-key and --tls-ca")
+    }
+}
+
+/// `key=value`.
+#[derive(Clone, Debug)]
+pub(crate) struct Selector {
+    key: String,
+    value: String,
+}
+
+impl Selector {
+    pub(crate) fn matches(&self, pod: &Pod) -> bool {
+        pod.metadata.labels.as_ref().and_then(|labels| labels.get(&self.key)) == Some(&self.value)
+    }
+}
+
+impl FromStr for Selector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.into(), value: value.into() }),
+            _ => Err("must be key=value".into()),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.key, self.value)
+    }
+}
+
+/// An agent to ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+}
+
+/// What the agents say, once each has answered or has had its time; and how to hear more.
+pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(Following, View)> {
+    let (targets, forwarding) = targets(options, access).await?;
+    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
+    let mut following = Following::start(&targets, tls.as_ref(), forwarding);
+    let mut view = View::new(&targets);
+    let deadline = tokio::time::sleep(PATIENCE);
+    tokio::pin!(deadline);
+    while !view.is_complete() {
+        tokio::select! {
+            Some((agent, event)) = following.next() => view.apply(agent, event),
+            () = &mut deadline => {
+                view.give_up(PATIENCE);
+                break;
+            }
+        }
+    }
+    Ok((following, view))
+}
+
+/// The agents that the options name, those whose Pods the folder has, or those of the
+/// cluster; with what must live as long as they are asked.
+async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Target>, Forwarding)> {
+    if let Some(folder) = &options.resources {
+        return Ok((in_folder(folder, options).await?, Forwarding::default()));
+    }
+    if !options.agents.is_empty() {
+        return Ok((options.agents.iter().copied().map(Target::from).collect(), Forwarding::default()));
+    }
+    let client = access.client().await?;
+    forward::start(&client, &options.agent_selector.to_string(), options.agent_port).await
+}
+
+async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Target>> {
+    let store = Store::new();
+    let _provider = forebay_resources::folder::start(folder.to_owned(), store.clone()).await?;
+    let selector = &options.agent_selector;
+    let snapshot = store.snapshot();
+    let targets: Vec<Target> = snapshot
+        .pods
+        .values()
+        .filter(|pod| selector.matches(pod))
+        .filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok())
+        .map(|ip| Target::from(SocketAddr::new(ip, options.agent_port)))
+        .collect();
+    if targets.is_empty() {
+        bail!("no Pod in {} has the label {selector}", folder.display());
+    }
+    Ok(targets)
+}
+
+/// The streams of all agents, as one.
+#[derive(Debug)]
+pub(crate) struct Following {
+    events: mpsc::Receiver<(usize, Event)>,
+    _tasks: JoinSet<()>,
+    _forwarding: Forwarding,
+}
+
+impl Following {
+    fn start(targets: &[Target], tls: Option<&Arc<Identity>>, forwarding: Forwarding) -> Self {
+        let (sender, events) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        for (agent, address) in targets.iter().map(|target| target.address).enumerate() {
+            let sender = sender.clone();
+            let tls = tls.cloned();
+            tasks.spawn(async move {
+                let options = WatchOptions {
+                    subscriber: "forebay-cli".into(),
+                    min_interval: Duration::from_millis(100),
+                    heartbeat: Duration::from_secs(1),
+                    tls: tls.clone(),
+                };
+                watch(address, &options, |event| {
+                    // At ten frames a second the queue holds minutes; one that is
+                    // full belongs to a reader that is stopped.
+                    let _ = sender.try_send((agent, event));
+                })
+                .await;
+            });
+        }
+        Self { events, _tasks: tasks, _forwarding: forwarding }
+    }
+
+    /// The next event, and which agent's it is.
+    pub(crate) async fn next(&mut self) -> Option<(usize, Event)> {
+        self.events.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_is_a_key_and_a_value() {
+        let selector: Selector = "app=agent".parse().unwrap();
+        assert_eq!((selector.key.as_str(), selector.value.as_str()), ("app", "agent"));
+        assert!("agent".parse::<Selector>().is_err());
+        assert!("=agent".parse::<Selector>().is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! Which kinds are installed, which may be read, and objects that cannot be.
+
+use forebay_resources::{
+    Kind,
+    cluster::{Listed, Selection},
+};
+
+use super::{
+    finding::{Finding, Place, or_ok},
+    installation::{GATEWAY_SELECTOR, Installation},
+};
+
+const CRD: &str = "CustomResourceDefinition";
+const GATEWAY_API: &str = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
+const INFERENCE_EXTENSION: &str = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download/v1.6.0/manifests.yaml";
+
+pub(super) fn check(installation: &Installation) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(cluster) = &installation.cluster {
+        findings.extend(cluster.outcomes.iter().filter_map(|(selection, outcome)| judge(selection, outcome)));
+        if let Err(why) = &cluster.deployments {
+            findings.push(not_checked(format!("deployments with {GATEWAY_SELECTOR}"), why));
+        }
+    }
+    findings.extend(installation.snapshot.problems.iter().map(|problem| {
+        let place = Place::all(problem.object.as_deref().unwrap_or(&problem.place));
+        let what = format!("is left out: {} ({})", problem.message, problem.place);
+        Finding::error(place, what, "correct the field that is named")
+    }));
+    or_ok(findings, || {
+        let what = if installation.is_cluster() {
+            "Gateway API and InferencePool are installed, and all can be read"
+        } else {
+            "all documents of the folder can be read"
+        };
+        Finding::ok(Place::all("Kinds"), what)
+    })
+}
+
+fn judge(selection: &Selection, outcome: &Listed) -> Option<Finding> {
+    match outcome {
+        Listed::All => None,
+        Listed::NotInstalled => not_installed(selection.kind()),
+        Listed::Unknown(why) => Some(not_checked(selection.to_string(), why)),
+    }
+}
+
+/// Nothing for what every cluster has.
+fn not_installed(kind: Kind) -> Option<Finding> {
+    let needed = |name: &str, fix: &str| {
+        Some(Finding::error(Place::named(CRD, name), "is not installed, and Forebay needs it", fix))
+    };
+    // Of these nothing is expected; with a policy or an objective somebody has them.
+    let optional = |name: &str, what: &str, fix: &str| {
+        Some(Finding {
+            fix: Some(fix.into()),
+            ..Finding::ok(Place::named(CRD, name), format!("is not installed; only needed for {what}"))
+        })
+    };
+    match kind {
+        Kind::GatewayClass => needed("gatewayclasses.gateway.networking.k8s.io", GATEWAY_API),
+        Kind::Gateway => needed("gateways.gateway.networking.k8s.io", GATEWAY_API),
+        Kind::HttpRoute => needed("httproutes.gateway.networking.k8s.io", GATEWAY_API),
+        Kind::ReferenceGrant => needed("referencegrants.gateway.networking.k8s.io", GATEWAY_API),
+        Kind::InferencePool => needed("inferencepools.inference.networking.k8s.io", INFERENCE_EXTENSION),
+        Kind::AgentgatewayPolicy => optional(
+            "agentgatewaypolicies.agentgateway.dev",
+            "a map of model names as an AgentgatewayPolicy",
+            "forebay crds agentgatewaypolicies | kubectl apply --server-side -f -",
+        ),
+        Kind::InferenceObjective => optional(
+            "inferenceobjectives.llm-d.ai",
+            "priorities of requests",
+            "forebay crds inferenceobjectives | kubectl apply --server-side -f -",
+        ),
+        Kind::InferenceModelRewrite => optional(
+            "inferencemodelrewrites.llm-d.ai",
+            "model names that are rewritten",
+            "forebay crds inferencemodelrewrites | kubectl apply --server-side -f -",
+        ),
+        Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::Namespace => None,
+    }
+}
+
+fn not_checked(what: String, why: &str) -> Finding {
+    let fix = format!("run it as a user that may `list` {what}; nothing that follows from them is checked");
+    Finding::not_checked(Place::all(what), why, fix)
+}

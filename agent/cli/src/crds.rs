@@ -1,0 +1,65 @@
+//! Custom resource definitions of what Forebay reads, from its own types: for
+//! clusters where their owners' are not installed.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use forebay_resources::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool};
+use kube::CustomResourceExt as _;
+use serde_json::{Value, json};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// Plural names [default: all], e.g. agentgatewaypolicies.
+    names: Vec<String>,
+}
+
+pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
+    let all = [
+        ("agentgatewaypolicies", serde_json::to_value(AgentgatewayPolicy::crd())?),
+        ("inferencemodelrewrites", serde_json::to_value(InferenceModelRewrite::crd())?),
+        ("inferenceobjectives", serde_json::to_value(InferenceObjective::crd())?),
+        ("inferencepools", serde_json::to_value(InferencePool::crd())?),
+    ];
+    for name in &options.names {
+        if !all.iter().any(|(known, _)| known == name) {
+            let known: Vec<_> = all.iter().map(|(known, _)| *known).collect();
+            anyhow::bail!("no definition is called {name}; there are {}", known.join(", "));
+        }
+    }
+    let mut out = io::stdout().lock();
+    for (name, mut definition) in all {
+        if options.names.is_empty() || options.names.iter().any(|asked| asked == name) {
+            keep_unknown_fields(&mut definition);
+            writeln!(out, "---\n{}", serde_yaml_ng::to_string(&definition).context("cannot write YAML")?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forebay reads a part of some of them; what it does not know must not be lost.
+fn keep_unknown_fields(definition: &mut Value) {
+    for version in definition["spec"]["versions"].as_array_mut().into_iter().flatten() {
+        let schema = &mut version["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            if let Some(part) = schema["properties"].get_mut(part) {
+                part["x-kubernetes-preserve-unknown-fields"] = json!(true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn an_object_may_have_more_than_forebay_reads() {
+        let mut definition = serde_json::to_value(AgentgatewayPolicy::crd()).unwrap();
+        keep_unknown_fields(&mut definition);
+        let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        assert_eq!(spec["x-kubernetes-preserve-unknown-fields"], true);
+        assert_eq!(spec["type"], "object");
+    }
+}

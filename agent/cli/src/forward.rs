@@ -1,0 +1,137 @@
+//! The agents of a cluster, reached as `kubectl port-forward` reaches pods: through
+//! the API server, in this process.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, anyhow, bail};
+use forebay_resources::{Pod, cluster};
+use forebay_service::tls::{Identity, Texts};
+use kube::{Api, Client, api::ListParams};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::agents::Target;
+
+const SECRET: &str = "forebay-cli-tls";
+
+/// Which cluster, as kubectl takes it.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct Access {
+    /// File to reach the cluster with [default: as kubectl finds it].
+    #[arg(long, global = true)]
+    kubeconfig: Option<PathBuf>,
+    /// Of that file [default: its current context].
+    #[arg(long, global = true)]
+    context: Option<String>,
+}
+
+/// Nothing says whom to ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoCluster;
+
+impl std::fmt::Display for NoCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "no agents to ask: no kubeconfig was found. Give --kubeconfig FILE, --agents ADDRESS:PORT[,…] or --resources DIR",
+        )
+    }
+}
+
+impl std::error::Error for NoCluster {}
+
+impl Access {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let config = match cluster::config(self.kubeconfig.as_deref(), self.context.as_deref()).await {
+            Ok(config) => config,
+            Err(_none) if self.kubeconfig.is_none() && self.context.is_none() => return Err(NoCluster.into()),
+            Err(error) => return Err(error.into()),
+        };
+        Client::try_from(config).context("cannot use the kubeconfig")
+    }
+}
+
+/// Connections to the agents' pods; they end when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Forwarding {
+    /// To be let in by the agents.
+    pub(crate) tls: Option<Arc<Identity>>,
+    _tasks: JoinSet<()>,
+}
+
+/// An address on this machine for every running agent.
+pub(crate) async fn start(
+    client: &Client,
+    selector: &str,
+    port: u16,
+) -> anyhow::Result<(Vec<Target>, Forwarding)> {
+    let everywhere = Api::<Pod>::all(client.clone());
+    let pods = everywhere.list(&ListParams::default().labels(selector)).await.map_err(|error| {
+        anyhow!("cannot list the agents' Pods ({selector}): {error}. You need `list` on pods and `create` on pods/portforward")
+    })?;
+    let mut targets = Vec::new();
+    let mut tasks = JoinSet::new();
+    let mut agents_namespace = None;
+    for pod in pods.items.iter().filter(|pod| is_running(pod)) {
+        let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { continue };
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
+        targets
+            .push(Target { name: format!("{namespace}/{name} on {node}"), address: listener.local_addr()? });
+        agents_namespace.get_or_insert_with(|| namespace.clone());
+        let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+        tasks.spawn(serve(listener, pods, name.clone(), port));
+    }
+    let Some(namespace) = agents_namespace else {
+        bail!(
+            "no running Pod in this cluster has the label {selector}; is the agent installed (charts/forebay)?"
+        );
+    };
+    let tls = identity(client, &namespace).await?;
+    Ok((targets, Forwarding { tls, _tasks: tasks }))
+}
+
+/// What the chart made for this program, if Forebay was installed with TLS.
+pub(crate) async fn identity(client: &Client, namespace: &str) -> anyhow::Result<Option<Arc<Identity>>> {
+    let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(client.clone(), namespace);
+    let secret = secrets.get_opt(SECRET).await.map_err(|error| {
+        anyhow!("cannot read Secret {namespace}/{SECRET}, with which the agents let readers in: {error}")
+    })?;
+    let Some(data) = secret.and_then(|secret| secret.data) else { return Ok(None) };
+    let text = |name: &str| {
+        let value = data.get(name).with_context(|| format!("Secret {namespace}/{SECRET} has no {name}"))?;
+        anyhow::Ok(value.0.clone())
+    };
+    let texts = Texts { certificate: text("tls.crt")?, key: text("tls.key")?, authority: text("ca.crt")? };
+    Ok(Some(Identity::from_texts(&texts, &format!("Secret {namespace}/{SECRET}"))?))
+}
+
+async fn serve(listener: TcpListener, pods: Api<Pod>, name: String, port: u16) {
+    // One client, this program, with one connection at a time to each agent.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _from)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(forward(stream, pods.clone(), name.clone(), port));
+    }
+}
+
+/// Its end is seen by whoever reads: the stream closes.
+async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16) {
+    let Ok(mut forwarder) = pods.portforward(&name, &[port]).await else { return };
+    if let Some(mut pod) = forwarder.take_stream(port) {
+        let _ = copy_bidirectional(&mut stream, &mut pod).await;
+    }
+}
+
+fn is_running(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { name: address.to_string(), address }
+    }
+}

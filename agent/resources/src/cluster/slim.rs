@@ -1,0 +1,171 @@
+//! Takes out of objects what nobody here reads, before they are kept.
+
+use serde_json::{Map, Value, map::Entry};
+
+use crate::Kind;
+
+/// kubectl's copy of the whole manifest.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Of all annotations of a pod: where its cgroup is, and which of the pool's ports it serves.
+const POD_ANNOTATIONS: [&str; 3] =
+    ["kubernetes.io/config.hash", "llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"];
+
+/// Leaves what a [`Snapshot`](crate::Snapshot) is read for, and gives
+/// back the status where it is kept apart.
+pub(super) fn slim(kind: Kind, object: &mut Value) -> Value {
+    let Value::Object(object) = object else { return Value::Null };
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        slim_metadata(kind, metadata);
+    }
+    match kind {
+        Kind::GatewayClass
+        | Kind::Gateway
+        | Kind::HttpRoute
+        | Kind::ReferenceGrant
+        | Kind::InferencePool
+        | Kind::InferenceObjective
+        | Kind::InferenceModelRewrite
+        | Kind::AgentgatewayPolicy => object.remove("status").unwrap_or_default(),
+        Kind::Pod => {
+            keep(object.entry("spec"), &["nodeName"]);
+            keep(object.entry("status"), &["conditions", "phase", "podIP"]);
+            if let Some(Value::Array(conditions)) =
+                object.get_mut("status").and_then(|it| it.get_mut("conditions"))
+            {
+                conditions.retain(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"));
+                for condition in conditions {
+                    if let Value::Object(condition) = condition {
+                        // Probes are timed with each of their turns.
+                        condition.retain(|name, _| matches!(name.as_str(), "type" | "status"));
+                    }
+                }
+            }
+            Value::Null
+        }
+        Kind::Service => {
+            keep(
+                object.entry("spec"),
+                &["clusterIP", "clusterIPs", "externalName", "ports", "selector", "type"],
+            );
+            keep(object.entry("status"), &["loadBalancer"]);
+            Value::Null
+        }
+        Kind::EndpointSlice => {
+            if let Some(Value::Array(endpoints)) = object.get_mut("endpoints") {
+                for endpoint in endpoints {
+                    if let Value::Object(endpoint) = endpoint {
+                        endpoint.retain(|name, _| {
+                            matches!(name.as_str(), "addresses" | "conditions" | "nodeName")
+                        });
+                    }
+                }
+            }
+            Value::Null
+        }
+        Kind::Namespace => {
+            object.remove("spec");
+            object.remove("status");
+            Value::Null
+        }
+        Kind::ConfigMap | Kind::Secret => Value::Null,
+    }
+}
+
+fn slim_metadata(kind: Kind, metadata: &mut Map<String, Value>) {
+    for name in ["managedFields", "resourceVersion", "selfLink"] {
+        metadata.remove(name);
+    }
+    match kind {
+        // What changes while nothing does that anybody reads.
+        Kind::Pod => {
+            for name in ["finalizers", "generateName", "generation", "ownerReferences"] {
+                metadata.remove(name);
+            }
+        }
+        Kind::EndpointSlice => {
+            for name in ["annotations", "generateName", "generation", "ownerReferences"] {
+                metadata.remove(name);
+            }
+        }
+        Kind::Namespace => drop(metadata.remove("annotations")),
+        _ => {}
+    }
+    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+        annotations.retain(|name, _| match kind {
+            Kind::Pod => POD_ANNOTATIONS.contains(&name.as_str()),
+            _ => name != LAST_APPLIED,
+        });
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
+}
+
+fn keep(part: Entry<'_>, fields: &[&str]) {
+    if let Entry::Occupied(mut part) = part
+        && let Value::Object(part) = part.get_mut()
+    {
+        part.retain(|name, _| fields.contains(&name.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_keeps_its_place_and_its_readiness() {
+        let mut pod = json!({
+            "metadata": {
+                "name": "qwen-0", "namespace": "llm-d", "uid": "u", "resourceVersion": "7", "generation": 1,
+                "labels": { "app": "qwen" }, "ownerReferences": [{}], "managedFields": [{}],
+                "annotations": { "kubernetes.io/config.hash": "h", "example.com/big": "x" },
+            },
+            "spec": { "nodeName": "a", "containers": [{ "name": "vllm" }] },
+            "status": {
+                "podIP": "10.0.0.1", "phase": "Running", "containerStatuses": [{}],
+                "conditions": [
+                    { "type": "PodScheduled", "status": "True" },
+                    { "type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z" },
+                ],
+            },
+        });
+        assert_eq!(slim(Kind::Pod, &mut pod), Value::Null);
+        assert_eq!(
+            pod,
+            json!({
+                "metadata": {
+                    "name": "qwen-0", "namespace": "llm-d", "uid": "u",
+                    "labels": { "app": "qwen" }, "annotations": { "kubernetes.io/config.hash": "h" },
+                },
+                "spec": { "nodeName": "a" },
+                "status": {
+                    "podIP": "10.0.0.1", "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn a_routes_status_is_taken_apart_and_its_generation_stays() {
+        let mut route = json!({
+            "metadata": { "name": "r", "generation": 3, "annotations": { LAST_APPLIED: "{}" } },
+            "spec": { "hostnames": ["a"] },
+            "status": { "parents": [] },
+        });
+        assert_eq!(slim(Kind::HttpRoute, &mut route), json!({ "parents": [] }));
+        assert_eq!(
+            route,
+            json!({ "metadata": { "name": "r", "generation": 3 }, "spec": { "hostnames": ["a"] } })
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_is_left_alone() {
+        for mut odd in [json!(null), json!([1]), json!({ "metadata": 1, "spec": [], "status": "x" })] {
+            slim(Kind::Pod, &mut odd);
+        }
+    }
+}

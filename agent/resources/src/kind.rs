@@ -1,0 +1,240 @@
+//! What the providers know about each kind of object.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    AgentgatewayPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite,
+    InferenceObjective, InferencePool, Namespace, ObjectMap, Pod, ReferenceGrant, Secret, Service, Snapshot,
+};
+
+/// The kinds that a [`Snapshot`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    ReferenceGrant,
+    InferencePool,
+    InferenceObjective,
+    InferenceModelRewrite,
+    AgentgatewayPolicy,
+    Pod,
+    Service,
+    EndpointSlice,
+    ConfigMap,
+    Secret,
+    Namespace,
+}
+
+/// How the API calls a kind.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// `HTTPRoute`
+    pub(super) kind: &'static str,
+    /// `httproutes`
+    pub(super) plural: &'static str,
+    pub(super) is_namespaced: bool,
+    /// The newest name of the group first; the shape is the same in all.
+    pub(super) groups: &'static [&'static str],
+    /// The preferred version first; the shape is the same in all.
+    pub(super) versions: &'static [&'static str],
+}
+
+const CORE: &[&str] = &[""];
+const GATEWAY_API: &[&str] = &["gateway.networking.k8s.io"];
+const LLM_D: &[&str] = &["llm-d.ai", "inference.networking.x-k8s.io"];
+
+impl Kind {
+    pub const ALL: [Self; 14] = [
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::ReferenceGrant,
+        Self::InferencePool,
+        Self::InferenceObjective,
+        Self::InferenceModelRewrite,
+        Self::AgentgatewayPolicy,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::ConfigMap,
+        Self::Secret,
+        Self::Namespace,
+    ];
+
+    pub(super) fn names(self) -> Names {
+        let (kind, plural, is_namespaced, groups, versions): (_, _, _, _, &[&str]) = match self {
+            Self::GatewayClass => ("GatewayClass", "gatewayclasses", false, GATEWAY_API, &["v1", "v1beta1"]),
+            Self::Gateway => ("Gateway", "gateways", true, GATEWAY_API, &["v1", "v1beta1"]),
+            Self::HttpRoute => ("HTTPRoute", "httproutes", true, GATEWAY_API, &["v1", "v1beta1"]),
+            Self::ReferenceGrant => {
+                ("ReferenceGrant", "referencegrants", true, GATEWAY_API, &["v1", "v1beta1"])
+            }
+            Self::InferencePool => {
+                ("InferencePool", "inferencepools", true, &["inference.networking.k8s.io"][..], &["v1"])
+            }
+            Self::InferenceObjective => {
+                ("InferenceObjective", "inferenceobjectives", true, LLM_D, &["v1alpha2"])
+            }
+            Self::InferenceModelRewrite => {
+                ("InferenceModelRewrite", "inferencemodelrewrites", true, LLM_D, &["v1alpha2"])
+            }
+            Self::AgentgatewayPolicy => {
+                ("AgentgatewayPolicy", "agentgatewaypolicies", true, &["agentgateway.dev"], &["v1alpha1"])
+            }
+            Self::Pod => ("Pod", "pods", true, CORE, &["v1"]),
+            Self::Service => ("Service", "services", true, CORE, &["v1"]),
+            Self::EndpointSlice => ("EndpointSlice", "endpointslices", true, &["discovery.k8s.io"], &["v1"]),
+            Self::ConfigMap => ("ConfigMap", "configmaps", true, CORE, &["v1"]),
+            Self::Secret => ("Secret", "secrets", true, CORE, &["v1"]),
+            Self::Namespace => ("Namespace", "namespaces", false, CORE, &["v1"]),
+        };
+        Names { kind, plural, is_namespaced, groups, versions }
+    }
+
+    /// The kind that manifests call so.
+    pub(super) fn find(group: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| {
+            let names = it.names();
+            names.kind == kind && names.groups.contains(&group)
+        })
+    }
+
+    /// Calls the visitor with the kind's type.
+    pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Output {
+        match self {
+            Self::GatewayClass => visitor.visit::<GatewayClass>(),
+            Self::Gateway => visitor.visit::<Gateway>(),
+            Self::HttpRoute => visitor.visit::<HttpRoute>(),
+            Self::ReferenceGrant => visitor.visit::<ReferenceGrant>(),
+            Self::InferencePool => visitor.visit::<InferencePool>(),
+            Self::InferenceObjective => visitor.visit::<InferenceObjective>(),
+            Self::InferenceModelRewrite => visitor.visit::<InferenceModelRewrite>(),
+            Self::AgentgatewayPolicy => visitor.visit::<AgentgatewayPolicy>(),
+            Self::Pod => visitor.visit::<Pod>(),
+            Self::Service => visitor.visit::<Service>(),
+            Self::EndpointSlice => visitor.visit::<EndpointSlice>(),
+            Self::ConfigMap => visitor.visit::<ConfigMap>(),
+            Self::Secret => visitor.visit::<Secret>(),
+            Self::Namespace => visitor.visit::<Namespace>(),
+        }
+    }
+}
+
+/// Something to be done with the type of a [`Kind`].
+pub(super) trait Visitor {
+    type Output;
+
+    fn visit<T: Object>(self) -> Self::Output;
+}
+
+/// A type whose objects a [`Snapshot`] holds.
+pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
+    const KIND: Kind;
+
+    fn metadata(&self) -> &ObjectMeta;
+
+    fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self>;
+
+    /// What the API server checks beyond the types, where there is something.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The reason of a failure names the field.
+    fn parse(value: &Value) -> Result<Self, String> {
+        // Keeping the path costs time, and hardly any object needs it.
+        let object = Self::deserialize(value).map_err(|plain| {
+            match serde_path_to_error::deserialize::<_, Self>(value) {
+                Err(error) if error.path().iter().next().is_some() => {
+                    format!("{}: {}", error.path(), error.inner())
+                }
+                _ => plain.to_string(),
+            }
+        })?;
+        object.validate()?;
+        Ok(object)
+    }
+}
+
+macro_rules! objects {
+    ($($type:ident in $map:ident),* $(,)?) => {$(
+        impl Object for $type {
+            const KIND: Kind = Kind::$type;
+
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self> {
+                &mut snapshot.$map
+            }
+        }
+    )*};
+}
+
+objects! {
+    GatewayClass in gateway_classes,
+    Gateway in gateways,
+    HttpRoute in http_routes,
+    ReferenceGrant in reference_grants,
+    InferenceObjective in inference_objectives,
+    AgentgatewayPolicy in agentgateway_policies,
+    Pod in pods,
+    Service in services,
+    EndpointSlice in endpoint_slices,
+    ConfigMap in config_maps,
+    Namespace in namespaces,
+}
+
+impl Object for InferencePool {
+    const KIND: Kind = Kind::InferencePool;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self> {
+        &mut snapshot.inference_pools
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.spec.validate()
+    }
+}
+
+impl Object for InferenceModelRewrite {
+    const KIND: Kind = Kind::InferenceModelRewrite;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self> {
+        &mut snapshot.inference_model_rewrites
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.spec.validate()
+    }
+}
+
+impl Object for Secret {
+    const KIND: Kind = Kind::Secret;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self> {
+        &mut snapshot.secrets
+    }
+
+    /// The reason names the place and not what stands there.
+    fn parse(value: &Value) -> Result<Self, String> {
+        serde_path_to_error::deserialize(value)
+            .map_err(|error| format!("{}: not of the right form", error.path()))
+    }
+}
