@@ -25,7 +25,7 @@ use crate::pick::{Closing, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::{Proxy, Routes};
 use crate::status::{Applied, Writer, open_ports};
 use crate::workers::Workers;
-use forebay_routing::{Certificates, ListenerPort, PortSharing, Settled, Settling, compile};
+use forebay_routing::{Certificates, ListenerPort, PortSharing, Settled, SnapshotSettler, compile};
 use forebay_service::tls;
 
 /// Between attempts to open a listener whose port was taken.
@@ -165,7 +165,7 @@ impl Gateway {
             class: config.gateway_class.clone(),
             port_map: config.port_map(),
             store,
-            settling: Settling::default(),
+            settling: SnapshotSettler::default(),
             proxy,
             listeners,
             health: health.clone(),
@@ -239,7 +239,7 @@ impl Drop for Gateway {
 struct Controller {
     class: String,
     store: Arc<Store>,
-    settling: Settling,
+    settling: SnapshotSettler,
     in_process: InProcessPickers,
     certificates: Certificates,
     proxy: Arc<Proxy>,
@@ -267,7 +267,7 @@ impl Controller {
                     () = self.store.loaded() => continue,
                 }
             }
-            let Settled { snapshot, until } = self.settling.settle(snapshot, Instant::now());
+            let Settled { snapshot, recheck_at: until } = self.settling.settle(snapshot, Instant::now());
             let all_open = self.apply(snapshot).await;
             let bind_again = (!all_open).then(|| Instant::now() + BIND_AGAIN);
             let again = async {

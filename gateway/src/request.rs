@@ -335,7 +335,7 @@ impl Proxy {
         stand_in: &mut Option<&'a ModelName>,
     ) -> Option<Matched<'a>> {
         let matched = routes.route(host, head);
-        if matched.is_some_and(|matched| matched.is_by_model) || routes.models().names(model) {
+        if matched.is_some_and(|matched| matched.is_by_model) || routes.models().contains(model) {
             return matched;
         }
         *stand_in = routes.alias(model);

@@ -1,14 +1,16 @@
-//! What is in force, for people: the page `/config`. It holds nothing of Secrets.
+//! The table as JSON for the admin page `/config`. Contains nothing from Secrets.
 
 use serde_json::{Value, json};
 
+use super::RouteTable;
 use super::backend::{Backend, PoolPicker};
+use super::entry::Entry;
+use super::listener::ListenerRoutes;
 use super::matching::{Match, Path, Pattern};
 use super::rewrites::{Rewrites, Targets};
-use super::table::{Entry, ListenerRoutes, RouteTable};
 
 impl RouteTable {
-    /// Ports, their listeners, and the routes of these in the order in which they are tried.
+    /// Ports, their listeners, and routes in order of precedence.
     pub fn describe(&self) -> Value {
         let ports: Vec<Value> = self
             .ports
@@ -31,7 +33,7 @@ impl ListenerRoutes {
         json!({
             "hostname": self.hostname().to_string(),
             "trusted": self.is_trusted(),
-            "routes": self.entries.iter().map(Entry::describe).collect::<Vec<_>>(),
+            "routes": self.entries().iter().map(Entry::describe).collect::<Vec<_>>(),
         })
     }
 }
@@ -77,7 +79,7 @@ impl Backend {
     fn describe(&self) -> Value {
         match self {
             Self::Invalid(why) => json!({ "error": why }),
-            Self::Service(service) => json!({ "service": &*service.label, "endpoints": service.endpoints() }),
+            Self::Service(service) => json!({ "service": &*service.label, "endpoints": service.endpoints }),
             Self::Pool(pool) => {
                 let picker = match &pool.picker {
                     PoolPicker::InProcess(_) => json!("in process"),
@@ -99,7 +101,7 @@ impl Backend {
 }
 
 impl Rewrites {
-    /// The targets of each model; those of all others stand under `*`.
+    /// Targets by model; `*` is the rule without matches.
     fn describe(&self) -> Value {
         let targets = |targets: &Targets| json!(targets.names().map(ToString::to_string).collect::<Vec<_>>());
         let exact = self.exact().map(|(model, it)| (model.to_owned(), targets(it)));

@@ -1,4 +1,4 @@
-//! Which listeners are served, and why others are not.
+//! Conditions of listeners.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,36 +10,34 @@ use gateway_api::gateways::{
 };
 use rustls::sign::CertifiedKey;
 
-use super::GATEWAY_GROUP;
 use super::certificate::Certificates;
-use super::hostname::Hostname;
-use super::report::{Verdict, reason};
-use super::table::{ListenerPort, PortSharing};
+use crate::condition::{ConditionStatus, reason};
+use crate::names::{GATEWAY_GROUP, HTTP_ROUTE};
+use crate::table::{Hostname, ListenerPort, PortSharing};
 
-pub(super) const HTTP_ROUTE: &str = "HTTPRoute";
 const HTTP: &str = "HTTP";
 const HTTPS: &str = "HTTPS";
 
-/// A listener of a Gateway, judged.
+/// A listener of a Gateway with its conditions.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) gateway: &'a ObjectKey,
     pub(super) spec: &'a GatewayListeners,
     pub(super) hostname: Hostname,
-    /// What would have to be open for it.
+    /// The port that it needs; `None` if the number is invalid.
     pub(super) port: Option<ListenerPort>,
     pub(super) takes_http_routes: bool,
-    /// Of HTTPS listeners; without one nothing is served.
+    /// Certificates of an HTTPS listener. It is not served without one.
     pub(super) keys: Vec<Arc<CertifiedKey>>,
-    pub(super) accepted: Verdict,
-    pub(super) conflicted: Verdict,
-    pub(super) resolved_refs: Verdict,
+    pub(super) accepted: ConditionStatus,
+    pub(super) conflicted: ConditionStatus,
+    pub(super) resolved_refs: ConditionStatus,
 }
 
 impl Listener<'_> {
-    /// Whether traffic is served on it.
+    /// Whether it serves traffic.
     pub(super) fn is_served(&self) -> bool {
-        self.accepted.holds && !self.conflicted.holds && (!self.is_tls() || !self.keys.is_empty())
+        self.accepted.is_true && !self.conflicted.is_true && (!self.is_tls() || !self.keys.is_empty())
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -47,12 +45,12 @@ impl Listener<'_> {
     }
 
     pub(super) fn supported_kinds(&self) -> Vec<&'static str> {
-        // With a protocol that is not known, no kind of route is.
+        // Without a supported protocol no route kind is supported.
         let known = self.accepted.reason != reason::UNSUPPORTED_PROTOCOL;
         if self.takes_http_routes && known { vec![HTTP_ROUTE] } else { Vec::new() }
     }
 
-    /// Whether routes of that namespace may attach.
+    /// Whether routes of `namespace` may attach; the error says why not.
     pub(super) fn allows_namespace(&self, snapshot: &Snapshot, namespace: &str) -> Result<(), &'static str> {
         let namespaces = self.spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
         match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
@@ -71,7 +69,7 @@ impl Listener<'_> {
     }
 }
 
-/// All listeners of the Gateways of `class`: the older Gateway first, then by name.
+/// All listeners of the Gateways of `class`, sorted by creation time of the Gateway, then by name.
 pub(super) fn listeners<'a>(
     snapshot: &'a Snapshot,
     class: &str,
@@ -85,41 +83,43 @@ pub(super) fn listeners<'a>(
         .map(|(key, gateway)| (key, &**gateway))
         .collect();
     gateways.sort_by_key(|(key, gateway)| {
-        let made = gateway.metadata.creation_timestamp.clone();
-        (made.is_none(), made, *key)
+        let created = gateway.metadata.creation_timestamp.clone();
+        (created.is_none(), created, *key)
     });
     let mut listeners: Vec<Listener<'a>> = gateways
         .iter()
-        .flat_map(|(key, gateway)| gateway.spec.listeners.iter().map(|spec| judge(key, spec, sharing)))
+        .flat_map(|(key, gateway)| gateway.spec.listeners.iter().map(|spec| compile(key, spec, sharing)))
         .collect();
-    for listener in listeners.iter_mut().filter(|listener| listener.accepted.holds && listener.is_tls()) {
+    for listener in listeners.iter_mut().filter(|listener| listener.accepted.is_true && listener.is_tls()) {
         let references = listener.spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref());
-        let (keys, verdict) =
-            certificates.resolve(snapshot, listener.gateway, references.unwrap_or_default());
+        let (keys, status) = certificates.resolve(snapshot, listener.gateway, references.unwrap_or_default());
         listener.keys = keys;
-        if !verdict.holds {
-            listener.resolved_refs = verdict;
+        if !status.is_true {
+            listener.resolved_refs = status;
         }
     }
     find_conflicts(&mut listeners);
     listeners
 }
 
-fn judge<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: PortSharing) -> Listener<'a> {
+fn compile<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: PortSharing) -> Listener<'a> {
     let number = u16::try_from(spec.port).ok().filter(|port| *port != 0);
     let port = number.map(|port| ListenerPort::new(gateway, port, sharing));
     let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
     let accepted = match (spec.protocol.as_str(), &port) {
         (HTTPS, _) if matches!(mode, Some(GatewayListenersTlsMode::Passthrough)) => {
-            Verdict::no(reason::UNSUPPORTED_VALUE, "tls.mode Passthrough is not supported")
+            ConditionStatus::unmet(reason::UNSUPPORTED_VALUE, "tls.mode Passthrough is not supported")
         }
-        (HTTP | HTTPS, Some(_)) => Verdict::yes(reason::ACCEPTED),
-        (HTTP | HTTPS, None) => Verdict::no(reason::PORT_UNAVAILABLE, format!("{} is no port", spec.port)),
-        (other, _) => {
-            Verdict::no(reason::UNSUPPORTED_PROTOCOL, format!("the protocol {other} is not supported"))
+        (HTTP | HTTPS, Some(_)) => ConditionStatus::met(reason::ACCEPTED),
+        (HTTP | HTTPS, None) => {
+            ConditionStatus::unmet(reason::PORT_UNAVAILABLE, format!("port {} is out of range", spec.port))
         }
+        (other, _) => ConditionStatus::unmet(
+            reason::UNSUPPORTED_PROTOCOL,
+            format!("the protocol {other} is not supported"),
+        ),
     };
-    let (takes_http_routes, resolved_refs) = judge_kinds(spec);
+    let (takes_http_routes, resolved_refs) = route_kinds(spec);
     Listener {
         gateway,
         spec,
@@ -128,32 +128,32 @@ fn judge<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: PortSh
         takes_http_routes,
         keys: Vec::new(),
         accepted,
-        conflicted: Verdict::no(reason::NO_CONFLICTS, ""),
+        conflicted: ConditionStatus::unmet(reason::NO_CONFLICTS, ""),
         resolved_refs,
     }
 }
 
-/// `allowedRoutes.kinds`: kinds that are not supported are said to be so, beside those that are.
-fn judge_kinds(spec: &GatewayListeners) -> (bool, Verdict) {
+/// Whether HTTPRoutes are among `allowedRoutes.kinds`, and the condition for unsupported kinds.
+fn route_kinds(spec: &GatewayListeners) -> (bool, ConditionStatus) {
     let kinds = spec.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
     let is_http_route = |kind: &&gateway_api::gateways::GatewayListenersAllowedRoutesKinds| {
         kind.kind == HTTP_ROUTE && kind.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
     };
     let resolved = match kinds.iter().find(|kind| !is_http_route(kind)) {
-        None => Verdict::yes(reason::RESOLVED_REFS),
-        Some(kind) => Verdict::no(
+        None => ConditionStatus::met(reason::RESOLVED_REFS),
+        Some(kind) => ConditionStatus::unmet(
             reason::INVALID_ROUTE_KINDS,
-            format!("allowedRoutes.kinds: {} is not supported, only HTTPRoute is", kind.kind),
+            format!("allowedRoutes.kinds: {} is not supported; only HTTPRoute is", kind.kind),
         ),
     };
     (kinds.is_empty() || kinds.iter().any(|kind| is_http_route(&kind)), resolved)
 }
 
-/// Listeners of one Gateway that cannot be told apart are all refused, as the specification asks. Between
-/// Gateways that share a port, the first one keeps it.
+/// Indistinct listeners of one Gateway are all conflicted (Gateway API, Gateway.spec.listeners). Between Gateways
+/// that share a port, the first one keeps it.
 fn find_conflicts(listeners: &mut [Listener<'_>]) {
     let mut by_port: BTreeMap<ListenerPort, Vec<usize>> = BTreeMap::new();
-    for (at, listener) in listeners.iter().enumerate().filter(|(_, listener)| listener.accepted.holds) {
+    for (at, listener) in listeners.iter().enumerate().filter(|(_, listener)| listener.accepted.is_true) {
         if let Some(port) = &listener.port {
             by_port.entry(port.clone()).or_default().push(at);
         }
@@ -166,7 +166,7 @@ fn find_conflicts(listeners: &mut [Listener<'_>]) {
                 if other_position == position || !loses {
                     None
                 } else if one.spec.protocol != two.spec.protocol {
-                    Some((reason::PROTOCOL_CONFLICT, "another protocol", two))
+                    Some((reason::PROTOCOL_CONFLICT, "a different protocol", two))
                 } else if one.hostname == two.hostname {
                     Some((reason::HOSTNAME_CONFLICT, "the same hostname", two))
                 } else {
@@ -178,14 +178,14 @@ fn find_conflicts(listeners: &mut [Listener<'_>]) {
                     "listener {} of Gateway {} has the same port and {what}",
                     other.spec.name, other.gateway
                 );
-                listeners[at].conflicted = Verdict { holds: true, reason, message };
+                listeners[at].conflicted = ConditionStatus { is_true: true, reason, message };
             }
         }
     }
 }
 
-/// A label selector on a namespace. Where no Namespace objects are known, only the label that every
-/// namespace has by its name is.
+/// Whether the label selector selects the namespace. Without a Namespace object, the only known label is
+/// `kubernetes.io/metadata.name`.
 fn selects(selector: &Selector, snapshot: &Snapshot, namespace: &str) -> bool {
     const NAME_LABEL: &str = "kubernetes.io/metadata.name";
     let object = snapshot.namespaces.get(&ObjectKey::new("", namespace));

@@ -1,4 +1,4 @@
-//! Certificates out of Secrets, and which one a client is shown.
+//! Certificates from Secrets, chosen by server name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,17 +12,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::GATEWAY_GROUP;
-use super::backend::is_granted;
-use super::hostname::Hostname;
-use super::report::{Verdict, reason};
-use super::table::ListenerPort;
+use super::grants::is_granted;
+use crate::condition::{ConditionStatus, reason};
+use crate::names::GATEWAY_GROUP;
+use crate::table::{Hostname, ListenerPort};
 
 type Key = Arc<CertifiedKey>;
-/// The keys of one port's listeners, by hostname.
+/// Certificates of a port's listeners by hostname.
 type Keys = Vec<(Hostname, Vec<Key>)>;
 
-/// Certificates as they were read last, so that what did not change is neither parsed nor set up again.
+/// Cache of parsed Secrets and TLS settings. Unchanged ones are reused by the next table.
 #[derive(Debug)]
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
@@ -38,28 +37,30 @@ impl Default for Certificates {
 }
 
 impl Certificates {
-    /// The keys that a listener of `gateway` refers to, and its condition `ResolvedRefs`.
+    /// Certificates that a listener of `gateway` refers to, and its condition `ResolvedRefs`.
     pub(super) fn resolve(
         &mut self,
         snapshot: &Snapshot,
         gateway: &ObjectKey,
         references: &[CertificateRef],
-    ) -> (Vec<Key>, Verdict) {
-        let mut verdict = match references {
-            [] => Verdict::no(reason::INVALID_CERTIFICATE_REF, "there is no certificateRef"),
-            _ => Verdict::yes(reason::RESOLVED_REFS),
+    ) -> (Vec<Key>, ConditionStatus) {
+        let mut status = match references {
+            [] => {
+                ConditionStatus::unmet(reason::INVALID_CERTIFICATE_REF, "the listener has no certificateRef")
+            }
+            _ => ConditionStatus::met(reason::RESOLVED_REFS),
         };
         let mut keys = Vec::new();
         for reference in references {
             match self.one(snapshot, gateway, reference) {
                 Ok(key) => keys.push(key),
-                Err((reason, why)) => {
-                    let message = format!("certificateRef {}: {why}", reference.name);
-                    verdict = Verdict::no(reason, message);
+                Err((reason, message)) => {
+                    let message = format!("certificateRef {}: {message}", reference.name);
+                    status = ConditionStatus::unmet(reason, message);
                 }
             }
         }
-        (keys, verdict)
+        (keys, status)
     }
 
     fn one(
@@ -68,10 +69,10 @@ impl Certificates {
         gateway: &ObjectKey,
         reference: &CertificateRef,
     ) -> Result<Key, (&'static str, &'static str)> {
-        let invalid = |why| (reason::INVALID_CERTIFICATE_REF, why);
+        let invalid = |message| (reason::INVALID_CERTIFICATE_REF, message);
         let kind = (reference.group.as_deref().unwrap_or(""), reference.kind.as_deref().unwrap_or("Secret"));
         if kind != ("", "Secret") {
-            return Err(invalid("only Secrets can hold certificates"));
+            return Err(invalid("only Secrets are supported"));
         }
         let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
         let key = ObjectKey::new(namespace, &reference.name);
@@ -93,7 +94,7 @@ impl Certificates {
         parsed.map_err(invalid)
     }
 
-    /// What a port's clients are met with; the same as before if the keys are.
+    /// TLS settings of a port; the same object as before if its certificates are unchanged.
     pub(super) fn config(&mut self, port: &ListenerPort, keys: Keys) -> Option<Arc<ServerConfig>> {
         if let Some((known, config)) = self.by_port.get(port)
             && is_same(known, &keys)
@@ -102,7 +103,7 @@ impl Certificates {
         }
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
-            .inspect_err(|error| tracing::error!(%error, "TLS cannot be set up"))
+            .inspect_err(|error| tracing::error!(%error, "cannot configure TLS"))
             .ok()?;
         let mut config =
             builder.with_no_client_auth().with_cert_resolver(Arc::new(ByServerName(keys.clone())));
@@ -112,7 +113,7 @@ impl Certificates {
         Some(config)
     }
 
-    /// Forgets what `snapshot` does not have any more.
+    /// Drops entries that `snapshot` and the open ports do not need.
     pub(super) fn retain(&mut self, snapshot: &Snapshot, is_open: impl Fn(&ListenerPort) -> bool) {
         self.by_secret.retain(|key, _| snapshot.secrets.contains_key(key));
         self.by_port.retain(|port, _| is_open(port));
@@ -135,15 +136,15 @@ fn parse(secret: &Secret, provider: &CryptoProvider) -> Result<Key, &'static str
         .collect::<Result<_, _>>()
         .map_err(|_| "tls.crt is not PEM")?;
     if chain.is_empty() {
-        return Err("tls.crt holds no certificate");
+        return Err("tls.crt contains no certificate");
     }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key")?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key contains no private key")?;
     let key = CertifiedKey::from_der(chain, key, provider)
-        .map_err(|_| "tls.crt and tls.key do not belong together, or are of a kind that is not known")?;
+        .map_err(|_| "tls.crt and tls.key do not match, or their type is not supported")?;
     Ok(Arc::new(key))
 }
 
-/// By the name that the client asks for; the more specific hostname first.
+/// Chooses by SNI; the more specific hostname first.
 #[derive(Debug)]
 struct ByServerName(Keys);
 

@@ -1,23 +1,25 @@
+//! Timeouts of rules.
+
 use std::time::Duration;
 
 use gateway_api::experimental::httproutes::HttpRouteRulesTimeouts;
 
-/// How long requests of a rule may take; nothing is no limit.
+/// Limits on the duration of a rule's requests; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request's arrival to the end of its response.
+    /// `timeouts.request`: from the arrival of the request to the end of its response.
     pub request: Option<Duration>,
-    /// From the start of sending it to a pod to the end of the response.
+    /// `timeouts.backendRequest`: from sending the request upstream to the end of the response.
     pub backend_request: Option<Duration>,
 }
 
 impl Timeouts {
-    pub(super) fn parse(timeouts: &HttpRouteRulesTimeouts) -> Result<Self, String> {
+    pub(crate) fn parse(timeouts: &HttpRouteRulesTimeouts) -> Result<Self, String> {
         let limit = |name: &str, text: &Option<String>| match text {
             None => Ok(None),
             Some(text) => match parse_duration(text) {
-                None => Err(format!("timeouts.{name}: {text:?} is no duration such as 10s or 1m30s")),
-                // Zero switches a timeout off.
+                None => Err(format!("timeouts.{name}: {text:?} is not a duration such as 10s or 1m30s")),
+                // GEP-1742: zero disables the timeout.
                 Some(duration) => Ok(Some(duration).filter(|duration| !duration.is_zero())),
             },
         };
@@ -28,15 +30,15 @@ impl Timeouts {
     }
 }
 
-/// Gateway API's durations (GEP-2257): one to four times a number of up to five digits with a unit of h, m, s or ms.
+/// Parses a duration (GEP-2257): one to four numbers of up to five digits, each with a unit h, m, s or ms.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    const MOST_PARTS: usize = 4;
-    const MOST_DIGITS: usize = 5;
+    const MAX_PARTS: usize = 4;
+    const MAX_DIGITS: usize = 5;
     let mut rest = text;
     let mut total = Duration::ZERO;
-    for _ in 0..MOST_PARTS {
+    for _ in 0..MAX_PARTS {
         let digits =
-            rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| (1..=MOST_DIGITS).contains(digits))?;
+            rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| (1..=MAX_DIGITS).contains(digits))?;
         let (number, behind) = rest.split_at(digits);
         let number: u64 = number.parse().ok()?;
         let unit_bytes = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_the_specification() {
+    fn parses_gep_2257_durations() {
         for (text, milliseconds) in
             [("10s", 10_000), ("1h30m", 5_400_000), ("1m2s3ms", 62_003), ("99999ms", 99_999), ("0s", 0)]
         {
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_limit() {
+    fn zero_disables_the_limit() {
         let given = |request: &str, backend_request: Option<&str>| HttpRouteRulesTimeouts {
             request: Some(request.to_owned()),
             backend_request: backend_request.map(str::to_owned),

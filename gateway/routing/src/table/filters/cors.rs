@@ -1,10 +1,12 @@
+//! The CORS filter.
+
 use gateway_api::experimental::httproutes as api;
 use http::{HeaderMap, HeaderValue, Method, header, request};
 
-/// How long browsers keep an answer to a preflight where the route does not say.
+/// `maxAge` when unset (Gateway API, HTTPCORSFilter).
 const DEFAULT_MAX_AGE_SECONDS: i32 = 5;
 
-/// Which pages of other origins may use the route from a browser (Fetch standard, CORS protocol).
+/// Which origins may use the route from a browser (Fetch standard, CORS protocol).
 #[derive(Debug)]
 pub struct Cors {
     origins: Origins,
@@ -18,7 +20,7 @@ pub struct Cors {
 #[derive(Debug)]
 enum Origins {
     Any,
-    /// Exact ones, and such with a wildcard in place of the first labels of their host.
+    /// Exact origins, and origins whose host starts with a wildcard.
     Of(Vec<Origin>),
 }
 
@@ -35,12 +37,15 @@ enum Names {
     Of(HeaderValue),
 }
 
-/// A preflight is answered here, and nothing is sent on.
+/// Response headers for a preflight, which is not forwarded.
 #[derive(Debug)]
-pub struct Preflight(pub HeaderMap);
+pub struct Preflight(
+    /// Headers of the response.
+    pub HeaderMap,
+);
 
 impl Cors {
-    pub(super) fn parse(it: &api::HttpRouteRulesFiltersCors) -> Result<Self, String> {
+    pub(crate) fn parse(it: &api::HttpRouteRulesFiltersCors) -> Result<Self, String> {
         let max_age = it.max_age.unwrap_or(DEFAULT_MAX_AGE_SECONDS);
         Ok(Self {
             origins: Origins::parse(it.allow_origins.as_deref().unwrap_or_default()),
@@ -52,32 +57,32 @@ impl Cors {
         })
     }
 
-    /// The answer to a preflight; nothing for all other requests.
+    /// The response to a preflight; `None` for other requests.
     pub fn preflight(&self, head: &request::Parts) -> Option<Preflight> {
         let method = head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
         let origin = head.headers.get(header::ORIGIN).filter(|_| head.method == Method::OPTIONS)?;
-        let mut answer = HeaderMap::new();
-        if self.allow_origin(origin, &mut answer) {
-            answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
-            // Browsers look for it in the response only; Gateway API wants it here, too.
-            if let Some(value) = self.expose.answer(None, self.credentials) {
-                answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, value);
+        let mut response = HeaderMap::new();
+        if self.allow_origin(origin, &mut response) {
+            response.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+            // Fetch reads it from the actual response only; Gateway API also requires it here.
+            if let Some(value) = self.expose.value(None, self.credentials) {
+                response.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, value);
             }
             let asked = head.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
             let mut allow = |name, names: &Names, asked: Option<&HeaderValue>| {
-                if let Some(value) = names.answer(asked, self.credentials) {
-                    answer.insert(name, value);
+                if let Some(value) = names.value(asked, self.credentials) {
+                    response.insert(name, value);
                 }
             };
             allow(header::ACCESS_CONTROL_ALLOW_METHODS, &self.methods, Some(method));
             allow(header::ACCESS_CONTROL_ALLOW_HEADERS, &self.headers, asked);
         }
-        Some(Preflight(answer))
+        Some(Preflight(response))
     }
 
-    /// Lets the page that asked see the response, if it may.
+    /// Sets the response headers for `origin`, if it is allowed.
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
-        // A browser takes the headers of one party only: what the backend said gives way.
+        // The CORS filter replaces what the backend sent.
         for name in [
             header::ACCESS_CONTROL_ALLOW_ORIGIN,
             header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -87,7 +92,7 @@ impl Cors {
         }
         let Some(origin) = origin else { return };
         if self.allow_origin(origin, response)
-            && let Some(value) = self.expose.answer(None, self.credentials)
+            && let Some(value) = self.expose.value(None, self.credentials)
         {
             response.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, value);
         }
@@ -95,7 +100,7 @@ impl Cors {
 
     fn allow_origin(&self, origin: &HeaderValue, response: &mut HeaderMap) -> bool {
         let allowed = match &self.origins {
-            // With credentials the wildcard means itself.
+            // With credentials, browsers take `*` literally (Fetch, 3.2.5).
             Origins::Any if !self.credentials => HeaderValue::from_static("*"),
             Origins::Any => origin.clone(),
             Origins::Of(origins) => {
@@ -155,13 +160,13 @@ impl Names {
             Some(names) => {
                 let joined = names.join(", ");
                 let value = HeaderValue::from_str(&joined);
-                value.map(Self::Of).map_err(|_| format!("{joined:?} is no list of names"))
+                value.map(Self::Of).map_err(|_| format!("{joined:?} is not a list of header or method names"))
             }
         }
     }
 
-    /// `asked`: what a wildcard stands for where it may not be sent.
-    fn answer(&self, asked: Option<&HeaderValue>, credentials: bool) -> Option<HeaderValue> {
+    /// `asked`: the value for a wildcard when credentials forbid sending `*`.
+    fn value(&self, asked: Option<&HeaderValue>, credentials: bool) -> Option<HeaderValue> {
         match self {
             Self::None => None,
             Self::Any if !credentials => Some(HeaderValue::from_static("*")),
@@ -191,18 +196,18 @@ mod tests {
             .unwrap()
             .into_parts();
         let Preflight(headers) = cors.preflight(&head).unwrap();
-        let mut said: Vec<String> = headers
+        let mut sent: Vec<String> = headers
             .iter()
             .map(|(name, value)| {
                 format!("{}={}", name.as_str().trim_start_matches("access-control-"), value.to_str().unwrap())
             })
             .collect();
-        said.sort();
-        said
+        sent.sort();
+        sent
     }
 
     #[test]
-    fn preflights_are_answered_for_those_who_may() {
+    fn answers_preflights_of_allowed_origins() {
         let plain = cors(json!({
             "allowOrigins": ["https://a.example", "https://*.b.example"],
             "allowMethods": ["GET", "PUT"],
@@ -246,19 +251,19 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_shown_to_those_who_may_see_them() {
+    fn sets_response_headers_for_allowed_origins_only() {
         let cors = cors(json!({"allowOrigins": ["https://a"], "exposeHeaders": ["x-one"]}));
         let mut response = HeaderMap::new();
         response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         cors.apply(Some(&HeaderValue::from_static("https://b")), &mut response);
-        assert!(response.is_empty(), "what the backend said would have let a stranger in: {response:?}");
+        assert!(response.is_empty(), "backend headers must not admit another origin: {response:?}");
         cors.apply(Some(&HeaderValue::from_static("https://a")), &mut response);
         assert_eq!(response[header::ACCESS_CONTROL_EXPOSE_HEADERS], "x-one");
         assert_eq!(response[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a");
     }
 
     #[test]
-    fn other_requests_are_no_preflights() {
+    fn other_requests_are_not_preflights() {
         let cors = cors(json!({"allowOrigins": ["*"]}));
         for request in [
             Request::options("/").header("origin", "https://a"),

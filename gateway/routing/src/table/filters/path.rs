@@ -1,19 +1,19 @@
-//! Other paths and hosts: rewritten for the backend, or told to the client.
+//! URL rewrites and redirects.
 
 use gateway_api::experimental::httproutes as api;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri, header, request};
 
-/// How a path becomes another.
+/// `path` of a rewrite or redirect.
 #[derive(Debug)]
 enum PathChange {
     Full(String),
-    /// In place of the prefix that the rule matched.
+    /// Replaces the prefix that the rule matched.
     Prefix(String),
 }
 
 impl PathChange {
-    /// `prefix_bytes`: of the prefix that matched, without a slash at its end.
+    /// `prefix_bytes`: length of the matched prefix without a trailing slash.
     fn apply(&self, path: &str, prefix_bytes: usize) -> String {
         match self {
             Self::Full(full) => full.clone(),
@@ -35,15 +35,15 @@ impl PathChange {
     }
 }
 
-/// Sends the backend another path or host than the client asked for.
+/// Changes host and path of the request to the backend.
 #[derive(Debug)]
-pub struct Rewrite {
+pub struct UrlRewrite {
     host: Option<HeaderValue>,
     path: Option<PathChange>,
 }
 
-impl Rewrite {
-    pub(super) fn parse(it: &api::HttpRouteRulesFiltersUrlRewrite) -> Result<Self, String> {
+impl UrlRewrite {
+    pub(crate) fn parse(it: &api::HttpRouteRulesFiltersUrlRewrite) -> Result<Self, String> {
         use api::HttpRouteRulesFiltersUrlRewritePathType as Type;
         let host = it
             .hostname
@@ -56,6 +56,7 @@ impl Rewrite {
         Ok(Self { host: host.transpose()?, path: path.transpose()? })
     }
 
+    /// `prefix_bytes`: length of the matched prefix without a trailing slash.
     pub fn apply(&self, head: &mut request::Parts, prefix_bytes: usize) {
         if let Some(host) = &self.host {
             head.headers.insert(header::HOST, host.clone());
@@ -66,18 +67,19 @@ impl Rewrite {
     }
 }
 
-/// Sends the client elsewhere.
+/// Response that redirects the client.
 #[derive(Debug)]
 pub struct Redirect {
     scheme: Option<&'static str>,
     host: Option<String>,
     port: Option<u16>,
     path: Option<PathChange>,
+    /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }
 
 impl Redirect {
-    pub(super) fn parse(it: &api::HttpRouteRulesFiltersRequestRedirect) -> Result<Self, String> {
+    pub(crate) fn parse(it: &api::HttpRouteRulesFiltersRequestRedirect) -> Result<Self, String> {
         use api::HttpRouteRulesFiltersRequestRedirectPathType as Type;
         use api::HttpRouteRulesFiltersRequestRedirectScheme as Scheme;
         let status = it.status_code.unwrap_or(302);
@@ -87,7 +89,7 @@ impl Redirect {
             }
             _ => None,
         };
-        let port = it.port.map(|port| u16::try_from(port).map_err(|_| format!("{port} is no port")));
+        let port = it.port.map(|port| u16::try_from(port).map_err(|_| format!("{port} is not a valid port")));
         let path = it.path.as_ref().map(|path| match path.r#type {
             Type::ReplaceFullPath => full(path.replace_full_path.as_deref()),
             Type::ReplacePrefixMatch => prefix(path.replace_prefix_match.as_deref()),
@@ -100,11 +102,11 @@ impl Redirect {
             host: it.hostname.clone(),
             port: port.transpose()?,
             path: path.transpose()?,
-            status: status.ok_or("statusCode is none of 301, 302, 303, 307 and 308")?,
+            status: status.ok_or("statusCode must be 301, 302, 303, 307 or 308")?,
         })
     }
 
-    /// The `Location`. `scheme`, `host` and `port` are those that the request came to.
+    /// The `Location` header. `scheme`, `host` and `port` are those of the request.
     pub fn location(
         &self,
         uri: &Uri,
@@ -153,7 +155,7 @@ mod tests {
 
     /// The table of `replacePrefixMatch` in the specification.
     #[test]
-    fn prefixes_are_replaced_as_the_specification_shows() {
+    fn replaces_prefixes_as_specified() {
         for (path, matched, replacement, expected) in [
             ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
             ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_say_only_what_is_not_known_anyway() {
+    fn redirects_keep_unset_parts_of_the_request() {
         let redirect = |json: serde_json::Value| Redirect::parse(&serde_json::from_value(json).unwrap());
         let uri: Uri = "/a/b?x=1".parse().unwrap();
         for (filter, expected) in [

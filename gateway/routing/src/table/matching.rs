@@ -1,58 +1,59 @@
+//! Matches of HTTPRoute rules.
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
-use forebay_resources::HttpRoute;
 use gateway_api::experimental::httproutes as api;
 use http::{HeaderName, HeaderValue, Method, Uri, request};
 use percent_encoding::percent_decode_str;
 use regex::{Regex, RegexBuilder};
 
-use super::is_model_header;
+use crate::names::is_model_header;
 
-/// Largest compiled form of a regular expression in a route.
+/// Maximum compiled size of a regular expression in a route.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
-/// One of a rule's matches, ready to be tried.
+/// One of a rule's matches.
 #[derive(Clone, Debug)]
-pub(super) struct Match {
-    pub(super) path: Path,
-    pub(super) method: Option<Method>,
-    pub(super) headers: Vec<(HeaderName, Pattern<HeaderValue>)>,
-    pub(super) query: Vec<(String, Pattern<String>)>,
+pub(crate) struct Match {
+    pub(crate) path: Path,
+    pub(crate) method: Option<Method>,
+    pub(crate) headers: Vec<(HeaderName, Pattern<HeaderValue>)>,
+    pub(crate) query: Vec<(String, Pattern<String>)>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Path {
+pub(crate) enum Path {
     Exact(String),
-    /// Of the whole path.
+    /// Matches the whole path.
     Regex(Regex),
-    /// Without a slash at its end; empty for `/`.
+    /// Without a trailing slash; empty for `/`.
     Prefix(String),
 }
 
-/// A header's or a query parameter's value.
+/// Pattern of a header or query parameter value.
 #[derive(Clone, Debug)]
-pub(super) enum Pattern<T> {
+pub(crate) enum Pattern<T> {
     Exact(T),
-    /// Of the whole value.
+    /// Matches the whole value.
     Regex(Regex),
 }
 
-/// Whether the headers that name the model are looked at: before the body is read they are not there.
+/// Whether to compare the model's headers. They are missing before the body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ModelHeaders {
+pub(crate) enum ModelHeaders {
     Compared,
     Ignored,
 }
 
 impl Match {
-    /// A rule without matches has this one.
-    pub(super) fn everything() -> Self {
+    /// The match of a rule without matches.
+    pub(crate) fn everything() -> Self {
         Self { path: Path::Prefix(String::new()), method: None, headers: Vec::new(), query: Vec::new() }
     }
 
-    /// An error says what is not valid.
-    pub(super) fn parse(it: &api::HttpRouteRulesMatches) -> Result<Self, String> {
+    /// The error says which field is invalid.
+    pub(crate) fn parse(it: &api::HttpRouteRulesMatches) -> Result<Self, String> {
         Ok(Self {
             path: parse_path(it)?,
             method: it.method.as_ref().map(method),
@@ -61,8 +62,8 @@ impl Match {
         })
     }
 
-    /// All but the path.
-    pub(super) fn matches_beside_path(&self, head: &request::Parts, models: ModelHeaders) -> bool {
+    /// Compares everything except the path.
+    pub(crate) fn matches_except_path(&self, head: &request::Parts, models: ModelHeaders) -> bool {
         self.method.as_ref().is_none_or(|method| *method == head.method)
             && self.headers.iter().all(|(name, pattern)| {
                 (models == ModelHeaders::Ignored && is_model_header(name))
@@ -71,20 +72,20 @@ impl Match {
             && self.query.iter().all(|(name, pattern)| pattern.matches_query(&head.uri, name))
     }
 
-    /// Of the path prefix, without a slash at its end.
-    pub(super) fn prefix_bytes(&self) -> usize {
+    /// Length of the path prefix without a trailing slash; 0 for other path matches.
+    pub(crate) fn prefix_bytes(&self) -> usize {
         match &self.path {
             Path::Prefix(prefix) => prefix.len(),
             Path::Exact(_) | Path::Regex(_) => 0,
         }
     }
 
-    pub(super) fn depends_on_model(&self) -> bool {
+    pub(crate) fn depends_on_model(&self) -> bool {
         self.headers.iter().any(|(name, _)| is_model_header(name))
     }
 
-    /// The models that are matched on exactly.
-    pub(super) fn models(&self) -> impl Iterator<Item = &str> {
+    /// Models that are matched exactly.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
         self.headers.iter().filter(|(name, _)| is_model_header(name)).filter_map(|(_, pattern)| match pattern
         {
             Pattern::Exact(value) => value.to_str().ok(),
@@ -92,8 +93,8 @@ impl Match {
         })
     }
 
-    /// The exactly matched header that tells this match best from others.
-    pub(super) fn key_header(&self) -> Option<(&HeaderName, &HeaderValue)> {
+    /// The exactly matched header to index by: the model's if present, else the first.
+    pub(crate) fn key_header(&self) -> Option<(&HeaderName, &HeaderValue)> {
         let exact = || {
             self.headers.iter().filter_map(|(name, pattern)| match pattern {
                 Pattern::Exact(value) => Some((name, value)),
@@ -103,9 +104,10 @@ impl Match {
         exact().find(|(name, _)| is_model_header(name)).or_else(|| exact().next())
     }
 
-    /// Sorts by the precedence of the specification: exact path, longer prefix, method, more headers, more
-    /// query parameters. Where regular expressions stand is ours to choose: between exact paths and prefixes.
-    pub(super) fn rank(&self) -> impl Ord + Clone + use<> {
+    /// Sort key by precedence (Gateway API, HTTPRouteRule.matches): exact path, longer prefix, method, more headers,
+    /// more query parameters. Regular expressions, which are implementation-specific, rank between exact paths and
+    /// prefixes.
+    pub(crate) fn rank(&self) -> impl Ord + Clone + use<> {
         let (kind, length) = match &self.path {
             Path::Exact(path) => (0, path.len()),
             Path::Regex(regex) => (1, regex.as_str().len()),
@@ -126,7 +128,7 @@ impl Pattern<HeaderValue> {
 }
 
 impl Pattern<String> {
-    /// The first of several parameters of one name counts.
+    /// Only the first parameter of a name is compared.
     fn matches_query(&self, uri: &Uri, name: &str) -> bool {
         let parameters = uri.query().unwrap_or_default().split('&');
         let value = parameters
@@ -139,7 +141,7 @@ impl Pattern<String> {
     }
 }
 
-/// As forms encode it: a plus is a blank.
+/// Percent-decoded, `+` as a space (application/x-www-form-urlencoded).
 fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
@@ -166,7 +168,7 @@ fn parse_headers(it: &api::HttpRouteRulesMatches) -> Result<Vec<(HeaderName, Pat
     for header in it.headers.iter().flatten() {
         let name: HeaderName =
             header.name.parse().map_err(|_| format!("header name {:?} is not valid", header.name))?;
-        // The specification lets only the first of equal names count.
+        // Gateway API: of entries with equal names only the first counts.
         if headers.iter().any(|(known, _)| *known == name) {
             continue;
         }
@@ -204,12 +206,12 @@ fn parse_query(it: &api::HttpRouteRulesMatches) -> Result<Vec<(String, Pattern<S
     Ok(query)
 }
 
-/// Matches whole texts only, as other gateways do.
+/// Anchored at both ends, as Envoy matches them.
 fn regex(text: &str) -> Result<Regex, String> {
     RegexBuilder::new(&format!("^(?:{text})$"))
         .size_limit(MAX_REGEX_BYTES)
         .build()
-        .map_err(|_| format!("{text:?} is no regular expression that can be used"))
+        .map_err(|_| format!("{text:?} is not a valid regular expression, or is too large"))
 }
 
 fn method(it: &api::HttpRouteRulesMatchesMethod) -> Method {
@@ -224,10 +226,4 @@ fn method(it: &api::HttpRouteRulesMatchesMethod) -> Method {
         api::HttpRouteRulesMatchesMethod::Trace => Method::TRACE,
         api::HttpRouteRulesMatchesMethod::Patch => Method::PATCH,
     }
-}
-
-/// When a route was made, for ties; routes that do not say so come last.
-pub(super) fn age(route: &HttpRoute) -> impl Ord + Clone + use<> {
-    let made = route.metadata.creation_timestamp.clone();
-    (made.is_none(), made)
 }

@@ -1,3 +1,5 @@
+//! Header modifier filters.
+
 use gateway_api::experimental::httproutes as api;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -10,7 +12,7 @@ pub struct HeaderChange {
 }
 
 impl HeaderChange {
-    pub(super) fn of_requests(it: &api::HttpRouteRulesFiltersRequestHeaderModifier) -> Result<Self, String> {
+    pub(crate) fn of_requests(it: &api::HttpRouteRulesFiltersRequestHeaderModifier) -> Result<Self, String> {
         Ok(Self {
             set: pairs(it.set.iter().flatten().map(|header| (&header.name, &header.value)))?,
             add: pairs(it.add.iter().flatten().map(|header| (&header.name, &header.value)))?,
@@ -18,7 +20,7 @@ impl HeaderChange {
         })
     }
 
-    pub(super) fn of_responses(
+    pub(crate) fn of_responses(
         it: &api::HttpRouteRulesFiltersResponseHeaderModifier,
     ) -> Result<Self, String> {
         Ok(Self {
@@ -28,6 +30,7 @@ impl HeaderChange {
         })
     }
 
+    /// Removes, then sets, then adds.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
@@ -57,7 +60,7 @@ fn names(names: Option<&[String]>) -> Result<Vec<HeaderName>, String> {
     names.unwrap_or_default().iter().map(|text| name(text)).collect()
 }
 
-/// How long a message is, and where it ends, is not for routes to say.
+/// Framing headers cannot be changed by routes.
 fn name(text: &str) -> Result<HeaderName, String> {
     match text.parse::<HeaderName>() {
         Ok(header::CONTENT_LENGTH | header::TRANSFER_ENCODING) => {
@@ -73,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removal_comes_first_then_what_is_set_then_what_is_added() {
+    fn removes_then_sets_then_adds() {
         let change =
             |json: serde_json::Value| HeaderChange::of_requests(&serde_json::from_value(json).unwrap());
         let all = change(serde_json::json!({

@@ -1,3 +1,5 @@
+//! Retry policies.
+
 use std::time::Duration;
 
 use gateway_api::experimental::httproutes::HttpRouteRulesRetry;
@@ -5,30 +7,30 @@ use http::StatusCode;
 
 use super::timeouts::parse_duration;
 
-/// Most attempts beside the first that a route may ask for.
+/// Maximum `retry.attempts`; larger values are reduced to it.
 const MAX_ATTEMPTS: u32 = 10;
-/// Where the route says nothing: one more attempt.
+/// `retry.attempts` when unset.
 const DEFAULT_ATTEMPTS: u32 = 1;
-/// Before the first further attempt; each waits twice as long as the one before.
+/// `retry.backoff` when unset. Each further attempt doubles the wait.
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
-/// Longest wait between two attempts.
+/// Maximum wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// When a request may be sent again (GEP-1731). It never is once the response has begun to go to the client.
+/// When a request may be sent again (GEP-1731), and how often. Never after response bytes went to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Beside the first one.
+    /// Attempts after the first one.
     pub attempts: u32,
     codes: Vec<StatusCode>,
     backoff: Duration,
 }
 
 impl RetryPolicy {
-    pub(super) fn parse(it: &HttpRouteRulesRetry) -> Result<Self, String> {
+    pub(crate) fn parse(it: &HttpRouteRulesRetry) -> Result<Self, String> {
         let attempts = match it.attempts {
             None => DEFAULT_ATTEMPTS,
             Some(attempts) => u32::try_from(attempts)
-                .map_err(|_| format!("retry.attempts: {attempts} is no number of attempts"))?
+                .map_err(|_| format!("retry.attempts: {attempts} is not a valid number of attempts"))?
                 .min(MAX_ATTEMPTS),
         };
         let codes = it.codes.iter().flatten().map(|code| {
@@ -38,16 +40,17 @@ impl RetryPolicy {
         let backoff = it.backoff.as_deref().map_or(Some(DEFAULT_BACKOFF), parse_duration);
         Ok(Self {
             attempts,
-            codes: codes.collect::<Option<_>>().ok_or("retry.codes: only 400 to 599 can be tried again")?,
-            backoff: backoff.ok_or("retry.backoff is no duration such as 100ms")?,
+            codes: codes.collect::<Option<_>>().ok_or("retry.codes: only 400 to 599 can be retried")?,
+            backoff: backoff.ok_or("retry.backoff is not a duration such as 100ms")?,
         })
     }
 
+    /// Whether responses with `status` are retried.
     pub fn covers(&self, status: StatusCode) -> bool {
         self.codes.contains(&status)
     }
 
-    /// The wait before the `attempt`th further attempt, from 0.
+    /// Wait before retry number `attempt`, counted from 0.
     pub fn wait(&self, attempt: u32) -> Duration {
         self.backoff.saturating_mul(1 << attempt.min(16)).min(MAX_BACKOFF.max(self.backoff))
     }

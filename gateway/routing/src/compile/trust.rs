@@ -1,4 +1,4 @@
-//! Listeners whose clients are trusted: an internal mesh, or another gateway in front of this one.
+//! Trusted listeners: their clients are an internal mesh, or another gateway in front of this one.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use forebay_resources::{Gateway, ObjectKey, Snapshot};
 
 use super::listener::Listener;
 
-/// Of Gateways: the names of their trusted listeners, with commas between.
+/// Gateway annotation: names of trusted listeners, comma-separated.
 const TRUSTED_LISTENERS: &str = "forebay.dev/trusted-listeners";
 
 /// Whether each of `listeners` is trusted.
 ///
-/// Which listener of a port a request is for, the client says: one that shares its port with another that is not
-/// trusted would be open to the clients of both, so it is not trusted either.
+/// The client chooses the listener of a port by the Host header. A listener that shares its port with an untrusted
+/// one is therefore reachable by untrusted clients, and is not trusted.
 pub(super) fn trusted(
     snapshot: &Snapshot,
     gateways: &BTreeSet<&ObjectKey>,
@@ -23,29 +23,30 @@ pub(super) fn trusted(
     for (key, gateway) in snapshot.gateways.iter().filter(|(key, _)| gateways.contains(key)) {
         for name in names(gateway) {
             if !gateway.spec.listeners.iter().any(|listener| listener.name == name) {
-                problems.insert(format!("Gateway {key}: {TRUSTED_LISTENERS}: there is no listener {name:?}"));
+                problems
+                    .insert(format!("Gateway {key}: {TRUSTED_LISTENERS}: listener {name:?} does not exist"));
             }
             named.insert((key, name));
         }
     }
     let is_named = |listener: &Listener<'_>| named.contains(&(listener.gateway, listener.spec.name.as_str()));
-    let judged = listeners.iter().map(|listener| {
+    let trusted = listeners.iter().map(|listener| {
         if !is_named(listener) {
             return false;
         }
-        let stranger = listeners
+        let untrusted = listeners
             .iter()
             .find(|other| other.is_served() && other.port == listener.port && !is_named(other));
-        if let Some(stranger) = stranger {
+        if let Some(untrusted) = untrusted {
             problems.insert(format!(
                 "Gateway {}: {TRUSTED_LISTENERS}: listener {} is not trusted, because it shares its port with \
                  listener {} of Gateway {}; give it a port of its own",
-                listener.gateway, listener.spec.name, stranger.spec.name, stranger.gateway
+                listener.gateway, listener.spec.name, untrusted.spec.name, untrusted.gateway
             ));
         }
-        stranger.is_none()
+        untrusted.is_none()
     });
-    judged.collect()
+    trusted.collect()
 }
 
 fn names(gateway: &Gateway) -> impl Iterator<Item = &str> {

@@ -1,17 +1,19 @@
+//! Hostname patterns.
+
 use std::cmp::Reverse;
 use std::fmt;
 
-/// A hostname as Gateways and HTTPRoutes give it, in lower case.
+/// A hostname pattern of a listener or an HTTPRoute, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Hostname {
+pub(crate) enum Hostname {
     Exact(String),
-    /// `*.example.com`, kept as `.example.com`: any host that ends with it and has something before.
+    /// `*.example.com`, stored as `.example.com`: any host with at least one more label in front.
     Suffix(String),
     Any,
 }
 
 impl Hostname {
-    pub(super) fn parse(text: Option<&str>) -> Self {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
         match text.map(str::to_ascii_lowercase) {
             None => Self::Any,
             Some(text) if text.is_empty() => Self::Any,
@@ -22,8 +24,8 @@ impl Hostname {
         }
     }
 
-    /// `host` without a port, in any case.
-    pub(super) fn matches(&self, host: &str) -> bool {
+    /// Whether `host` (without a port) matches, ignoring case.
+    pub(crate) fn matches(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(name) => name.eq_ignore_ascii_case(host),
@@ -34,8 +36,8 @@ impl Hostname {
         }
     }
 
-    /// The hosts that both match, or nothing if there are none.
-    pub(super) fn intersect(&self, other: &Self) -> Option<Self> {
+    /// The hosts that both match; `None` if there are none.
+    pub(crate) fn intersect(&self, other: &Self) -> Option<Self> {
         match (self, other) {
             (Self::Any, it) | (it, Self::Any) => Some(it.clone()),
             (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => {
@@ -47,8 +49,8 @@ impl Hostname {
         }
     }
 
-    /// Sorts the more specific first: exact names, then suffixes, longer ones before shorter ones.
-    pub(super) fn rank(&self) -> (u8, Reverse<usize>) {
+    /// Sort key, more specific first: exact names, then suffixes from long to short, then any.
+    pub(crate) fn rank(&self) -> (u8, Reverse<usize>) {
         match self {
             Self::Exact(name) => (0, Reverse(name.len())),
             Self::Suffix(suffix) => (1, Reverse(suffix.len())),
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_whole_labels_in_any_case() {
+    fn patterns_match_whole_labels_ignoring_case() {
         assert!(host("Example.com").matches("example.COM"));
         assert!(!host("example.com").matches("a.example.com"));
         assert!(host("*.example.com").matches("a.b.Example.com"));
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_specific_of_two_is_what_both_match() {
+    fn intersection_is_the_more_specific_pattern() {
         assert_eq!(host("*.example.com").intersect(&host("a.example.com")), Some(host("a.example.com")));
         assert_eq!(host("*.example.com").intersect(&host("*.b.example.com")), Some(host("*.b.example.com")));
         assert_eq!(host("*.example.com").intersect(&host("example.org")), None);

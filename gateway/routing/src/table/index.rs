@@ -1,22 +1,23 @@
-//! Finds the first entry that matches a request without trying all of them: by hostname, by the
-//! header that tells most routes apart (the model's), by path.
+//! Finds the first entry that matches a request without trying all of them: by hostname, then by the header
+//! that most routes differ in (the model), then by path.
+
+use std::borrow::Cow;
 
 use foldhash::HashMap;
 use http::{HeaderName, HeaderValue, request};
-use std::borrow::Cow;
 
+use super::entry::Entry;
 use super::hostname::Hostname;
 use super::matching::{ModelHeaders, Path};
-use super::table::Entry;
 
-/// Places in the list of entries, rising.
-type Places = Vec<u32>;
+/// Positions in the list of entries, ascending.
+type Positions = Vec<u32>;
 
 /// An index over entries that are sorted by precedence.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     exact: HashMap<String, OfHost>,
-    /// The longer first, so the more specific.
+    /// The longer, more specific suffix first.
     suffixes: Vec<(String, OfHost)>,
     any: Option<OfHost>,
 }
@@ -24,29 +25,29 @@ pub(super) struct Index {
 #[derive(Debug, Default)]
 struct OfHost {
     by_header: Vec<(HeaderName, HashMap<HeaderValue, Paths>)>,
-    /// Entries without a header to find them by.
+    /// Entries without an exactly matched header.
     others: Paths,
-    /// Once more, all that match on the model's headers, by path only.
+    /// All entries that match on the model's headers, by path only.
     of_models: Paths,
-    /// All that do not.
+    /// All other entries.
     of_no_model: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<String, Places>,
-    prefixes: HashMap<String, Places>,
+    exact: HashMap<String, Positions>,
+    prefixes: HashMap<String, Positions>,
     longest_prefix_bytes: usize,
-    regexes: Places,
+    regexes: Positions,
 }
 
 impl Index {
     pub(super) fn new(entries: &[Entry]) -> Self {
         let mut index = Self::default();
-        for (place, entry) in entries.iter().enumerate() {
-            // No cluster has as many.
-            let Ok(place) = u32::try_from(place) else { break };
-            index.of_host_mut(&entry.hostname).add(place, entry);
+        for (position, entry) in entries.iter().enumerate() {
+            // More than 2^32 entries do not fit in memory.
+            let Ok(position) = u32::try_from(position) else { break };
+            index.of_host_mut(&entry.hostname).add(position, entry);
         }
         index.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         index
@@ -67,7 +68,7 @@ impl Index {
         }
     }
 
-    /// What is there for `host`, the most specific hostname first.
+    /// Entries for `host`, the most specific hostname first.
     fn of_hosts(&self, host: &str) -> impl Iterator<Item = &OfHost> {
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
@@ -93,8 +94,8 @@ impl Index {
         self.of_hosts(host).find_map(|of_host| of_host.first(entries, head)).map(|at| &entries[at as usize])
     }
 
-    /// The first entry that matches a request without the model's headers, and whether for some model another
-    /// one would come before it.
+    /// The first entry that matches a request without the model's headers, and whether another entry would come
+    /// first for some model.
     pub(super) fn before_body<'a>(
         &self,
         entries: &'a [Entry],
@@ -115,7 +116,7 @@ impl Index {
         (None, model_decides)
     }
 
-    /// The first entry that matches on the model's headers and would match for some model.
+    /// The first entry that matches on the model's headers and applies for some model.
     pub(super) fn first_of_models<'a>(
         &self,
         entries: &'a [Entry],
@@ -136,23 +137,23 @@ impl Index {
 }
 
 impl OfHost {
-    fn add(&mut self, place: u32, entry: &Entry) {
+    fn add(&mut self, position: u32, entry: &Entry) {
         let matching = &entry.matching;
         match matching.key_header() {
-            None => self.others.add(place, &matching.path),
+            None => self.others.add(position, &matching.path),
             Some((name, value)) => {
                 let known = self.by_header.iter().position(|(known, _)| known == name);
                 let at = known.unwrap_or_else(|| {
                     self.by_header.push((name.clone(), HashMap::default()));
                     self.by_header.len() - 1
                 });
-                self.by_header[at].1.entry(value.clone()).or_default().add(place, &matching.path);
+                self.by_header[at].1.entry(value.clone()).or_default().add(position, &matching.path);
             }
         }
         if matching.depends_on_model() {
-            self.of_models.add(place, &matching.path);
+            self.of_models.add(position, &matching.path);
         } else {
-            self.of_no_model.push(place);
+            self.of_no_model.push(position);
         }
     }
 
@@ -167,13 +168,13 @@ impl OfHost {
 }
 
 impl Paths {
-    fn add(&mut self, place: u32, path: &Path) {
+    fn add(&mut self, position: u32, path: &Path) {
         match path {
-            Path::Exact(path) => self.exact.entry(path.clone()).or_default().push(place),
-            Path::Regex(_) => self.regexes.push(place),
+            Path::Exact(path) => self.exact.entry(path.clone()).or_default().push(position),
+            Path::Regex(_) => self.regexes.push(position),
             Path::Prefix(prefix) => {
                 self.longest_prefix_bytes = self.longest_prefix_bytes.max(prefix.len());
-                self.prefixes.entry(prefix.clone()).or_default().push(place);
+                self.prefixes.entry(prefix.clone()).or_default().push(position);
             }
         }
     }
@@ -186,24 +187,24 @@ impl Paths {
     fn first(&self, entries: &[Entry], head: &request::Parts, models: ModelHeaders) -> Option<u32> {
         let path = head.uri.path();
         let mut best: Option<u32> = None;
-        let mut consider = |places: &Places, path_is_known: bool| {
-            let better = places.iter().take_while(|place| best.is_none_or(|best| **place < best));
-            let found = better.copied().find(|place| {
-                let matching = &entries[*place as usize].matching;
+        let mut consider = |positions: &Positions, path_is_known: bool| {
+            let better = positions.iter().take_while(|position| best.is_none_or(|best| **position < best));
+            let found = better.copied().find(|position| {
+                let matching = &entries[*position as usize].matching;
                 let path_matches =
                     path_is_known || matches!(&matching.path, Path::Regex(regex) if regex.is_match(path));
-                path_matches && matching.matches_beside_path(head, models)
+                path_matches && matching.matches_except_path(head, models)
             });
             best = found.or(best);
         };
-        if let Some(places) = self.exact.get(path) {
-            consider(places, true);
+        if let Some(positions) = self.exact.get(path) {
+            consider(positions, true);
         }
-        // Element by element: `/v1` matches `/v1` and `/v1/models`, not `/v12`.
+        // Prefixes match whole path elements: `/v1` matches `/v1` and `/v1/models`, not `/v12`.
         let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
         for end in ends.chain([path.len()]).take_while(|end| *end <= self.longest_prefix_bytes) {
-            if let Some(places) = self.prefixes.get(&path[..end]) {
-                consider(places, true);
+            if let Some(positions) = self.prefixes.get(&path[..end]) {
+                consider(positions, true);
             }
         }
         consider(&self.regexes, false);
