@@ -25,8 +25,8 @@ mod table;
 mod tests;
 
 pub use self::compile::{
-    Certificates, ListenerReport, ParentReport, PoolReport, Report, Settled, SnapshotSettler, compile,
-    gateway_parents, is_granted,
+    Certificates, ListenerModels, ListenerReport, ParentReport, PoolReport, Report, Settled, SnapshotSettler,
+    compile, gateway_parents, is_granted, listener_models,
 };
 pub use self::condition::{ConditionStatus, reason};
 pub use self::names::{

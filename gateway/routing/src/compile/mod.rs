@@ -26,7 +26,7 @@ use self::attach::{attach, effective_hostnames};
 pub use self::certificate::Certificates;
 pub use self::grants::is_granted;
 use self::listener::{Listener, listeners};
-use self::models::{ModelMapEvent, model_map};
+pub use self::models::{ListenerModels, listener_models};
 pub use self::parents::gateway_parents;
 pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
 use self::resolve::Resolver;
@@ -149,21 +149,18 @@ fn listener_routes(
     policies: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, ConditionStatus>>,
     problems: &mut BTreeSet<String>,
 ) -> ListenerRoutes {
-    let models = model_map(snapshot, listener.gateway, &listener.spec.name, |event| match event {
-        ModelMapEvent::ConfigMap(key, why) => drop(problems.insert(format!("ConfigMap {key}: {why}"))),
-        ModelMapEvent::Policy(key, result) => {
-            let at_gateways = policies.entry(key.clone()).or_default();
-            let status = at_gateways
-                .entry(listener.gateway.clone())
-                .or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
-            if let Err(why) = result {
-                problems.insert(format!("AgentgatewayPolicy {key}: {why}"));
-                if status.is_true {
-                    *status = ConditionStatus::unmet(reason::INVALID, why);
-                }
-            }
+    let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
+    problems.extend(models.config_map_errors.iter().map(|(key, why)| format!("ConfigMap {key}: {why}")));
+    for (key, errors) in models.policies {
+        problems.extend(errors.iter().map(|why| format!("AgentgatewayPolicy {key}: {why}")));
+        let at_gateways = policies.entry(key).or_default();
+        let status = at_gateways
+            .entry(listener.gateway.clone())
+            .or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
+        if let Some(why) = errors.into_iter().next().filter(|_| status.is_true) {
+            *status = ConditionStatus::unmet(reason::INVALID, why);
         }
-    });
+    }
     let mut entries = Vec::new();
     for route in routes {
         for hostname in effective_hostnames(&listener.hostname, route.object) {
@@ -178,7 +175,7 @@ fn listener_routes(
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    ListenerRoutes::new(listener.hostname.clone(), is_trusted, models, entries)
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, models.map, entries)
 }
 
 fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {

@@ -8,30 +8,28 @@ use forebay_resources::{
 use crate::names::GATEWAY_GROUP;
 use crate::table::ModelMap;
 
-/// An object that takes part in a model map.
-pub(super) enum ModelMapEvent<'a> {
-    /// The policy targets the listener; or a part of it is not supported, and why.
-    Policy(&'a ObjectKey, Result<(), String>),
-    /// The ConfigMap has an error.
-    ConfigMap(&'a ObjectKey, String),
+/// The model map of a listener, and the objects that take part in it.
+#[derive(Debug, Default)]
+pub struct ListenerModels {
+    /// Base models of model names.
+    pub map: ModelMap,
+    /// AgentgatewayPolicies that target the listener, with what is invalid or not supported in them.
+    pub policies: Vec<(ObjectKey, Vec<String>)>,
+    /// Errors in ConfigMaps.
+    pub config_map_errors: Vec<(ObjectKey, String)>,
 }
 
-/// The map of a Gateway's listener: policies that target it, then ConfigMaps.
-pub(super) fn model_map(
-    snapshot: &Snapshot,
-    gateway: &ObjectKey,
-    listener: &str,
-    mut report: impl FnMut(ModelMapEvent<'_>),
-) -> ModelMap {
-    let mut map = ModelMap::default();
+/// The models of a Gateway's listener: policies that target it, then ConfigMaps.
+pub fn listener_models(snapshot: &Snapshot, gateway: &ObjectKey, listener: &str) -> ListenerModels {
+    let mut models = ListenerModels::default();
     for (key, policy) in &snapshot.agentgateway_policies {
         if targets(policy, key, gateway, listener) {
-            report(ModelMapEvent::Policy(key, Ok(())));
-            add_policy(&mut map, policy, |why| report(ModelMapEvent::Policy(key, Err(why))));
+            let errors = add_policy(&mut models.map, key, policy);
+            models.policies.push((key.clone(), errors));
         }
     }
-    add_config_maps(&mut map, snapshot, &mut |key, why| report(ModelMapEvent::ConfigMap(key, why)));
-    map
+    add_config_maps(&mut models, snapshot);
+    models
 }
 
 /// A policy targets a Gateway of its own namespace, or one listener of it.
@@ -45,61 +43,59 @@ fn targets(policy: &AgentgatewayPolicy, key: &ObjectKey, gateway: &ObjectKey, li
         })
 }
 
-fn add_policy(map: &mut ModelMap, policy: &AgentgatewayPolicy, mut refuse: impl FnMut(String)) {
-    let Some(traffic) = &policy.spec.traffic else { return };
+/// Returns what is invalid or not supported.
+fn add_policy(map: &mut ModelMap, key: &ObjectKey, policy: &AgentgatewayPolicy) -> Vec<String> {
+    let mut errors = Vec::new();
+    let Some(traffic) = &policy.spec.traffic else { return errors };
     let request = traffic.transformation.as_ref().and_then(|it| it.request.as_ref());
     for set in request.into_iter().flat_map(|request| &request.set) {
-        if let Err(why) = add_header(map, &traffic.phase, set, &mut refuse) {
-            refuse(format!("header {} is not set: {why}", set.name));
-        }
+        let failed = match add_header(map, key, traffic.phase, set) {
+            Ok(failed) => failed,
+            Err(why) => vec![why],
+        };
+        errors.extend(failed.into_iter().map(|why| format!("header {} is not set: {why}", set.name)));
     }
+    errors
 }
 
+/// Returns the entries that cannot be added; fails if the header cannot be set at all.
 fn add_header(
     map: &mut ModelMap,
-    phase: &TrafficPhase,
+    key: &ObjectKey,
+    phase: TrafficPhase,
     set: &HeaderTransformation,
-    refuse: &mut impl FnMut(String),
-) -> Result<(), String> {
+) -> Result<Vec<String>, String> {
     if !set.name.eq_ignore_ascii_case(BASE_MODEL_NAME) {
         return Err(format!("only {BASE_MODEL_NAME} is supported"));
     }
-    if *phase != TrafficPhase::PreRouting {
+    if phase != TrafficPhase::PreRouting {
         return Err("the policy's phase is not PreRouting".into());
     }
     // Also if the expression is invalid: its author did not want to admit every name.
     map.close();
-    for (name, base) in parse_model_map(&set.value)? {
-        if let Err(why) = map.add(name, &base) {
-            refuse(format!("header {} is not set: {why}", set.name));
-        }
-    }
-    Ok(())
+    let entries = parse_model_map(&set.value)?.into_iter();
+    Ok(entries.filter_map(|(name, base)| map.add(name, &base, key).err()).collect())
 }
 
-fn add_config_maps<'a>(
-    map: &mut ModelMap,
-    snapshot: &'a Snapshot,
-    refuse: &mut impl FnMut(&'a ObjectKey, String),
-) {
+fn add_config_maps(models: &mut ListenerModels, snapshot: &Snapshot) {
     for (key, config_map) in &snapshot.config_maps {
         let Some(base) = base_model(config_map) else { continue };
-        let mut refuse = |why: String| refuse(key, why);
+        let mut fail = |why: String| models.config_map_errors.push((key.clone(), why));
         let base = match base {
             Ok(base) => base,
             Err(why) => {
-                refuse(why.into());
+                fail(why.into());
                 continue;
             }
         };
-        map.add(base.name.clone(), &base.name).unwrap_or_else(&mut refuse);
+        models.map.add(base.name.clone(), &base.name, key).unwrap_or_else(&mut fail);
         match base.adapters {
             Ok(adapters) => {
                 for adapter in adapters {
-                    map.add(adapter, &base.name).unwrap_or_else(&mut refuse);
+                    models.map.add(adapter, &base.name, key).unwrap_or_else(&mut fail);
                 }
             }
-            Err(why) => refuse(why.into()),
+            Err(why) => fail(why.into()),
         }
     }
 }

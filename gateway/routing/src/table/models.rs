@@ -2,6 +2,7 @@
 
 use foldhash::HashMap;
 use forebay_openai::ModelName;
+use forebay_resources::ObjectKey;
 use http::HeaderValue;
 
 /// A mapped model.
@@ -9,6 +10,8 @@ use http::HeaderValue;
 struct MappedModel {
     name: HeaderValue,
     base: HeaderValue,
+    /// The AgentgatewayPolicy or ConfigMap.
+    source: ObjectKey,
 }
 
 /// Base model of each model name, for one listener.
@@ -24,7 +27,7 @@ impl ModelMap {
     /// does not list.
     pub fn headers(&self, model: &ModelName) -> (Option<HeaderValue>, Option<HeaderValue>) {
         match self.mapped.get(model.as_str()) {
-            Some(MappedModel { name, base }) => (Some(name.clone()), Some(base.clone())),
+            Some(MappedModel { name, base, .. }) => (Some(name.clone()), Some(base.clone())),
             None if self.is_closed => (model.to_header_value(), None),
             None => (model.to_header_value(), model.to_header_value()),
         }
@@ -48,13 +51,23 @@ impl ModelMap {
             .flatten()
     }
 
+    /// Whether a policy lists the names: other names have no base model.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Base models of the map, each with an object that maps a name to it.
+    pub fn bases(&self) -> impl Iterator<Item = (&str, &ObjectKey)> {
+        self.mapped.values().filter_map(|mapped| Some((mapped.base.to_str().ok()?, &mapped.source)))
+    }
+
     /// From now on only listed names have a base model.
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
     }
 
     /// Fails if the name has another base model already, or cannot be a header value.
-    pub(crate) fn add(&mut self, name: String, base: &str) -> Result<(), String> {
+    pub(crate) fn add(&mut self, name: String, base: &str, source: &ObjectKey) -> Result<(), String> {
         let Ok(base) = HeaderValue::from_str(base) else {
             return Err(format!("the base model {base:?} is not a valid header value"));
         };
@@ -66,7 +79,7 @@ impl ModelMap {
                 Err(format!("the model {name:?} already has another base model"))
             }
             _ => {
-                self.mapped.insert(name, MappedModel { name: value, base });
+                self.mapped.insert(name, MappedModel { name: value, base, source: source.clone() });
                 Ok(())
             }
         }

@@ -75,7 +75,11 @@ async fn reads_older_group_and_rejects_invalid_names() {
     let bad = rewrite("bad", "", "p", &rule("bad", r#"" x""#));
     let table = with(&[older, bad]).await;
     assert_eq!((target(&table, "food"), target(&table, "bad")), (Some("f"), None));
-    assert!(table.problems.contains(r#"InferenceModelRewrite models/bad: Invalid: " x" is no model's name"#));
+    assert!(
+        table
+            .problems
+            .contains(r#"InferenceModelRewrite models/bad: Invalid: " x" is not a valid model name"#)
+    );
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ async fn trusts_listeners_by_annotation() {
         assert_eq!(trusted_ports(&table), [81]);
         assert_eq!(
             table.problems.iter().map(String::as_str).collect::<Vec<_>>(),
-            [r#"Gateway infra/gw: forebay.dev/trusted-listeners: there is no listener "other""#]
+            [r#"Gateway infra/gw: forebay.dev/trusted-listeners: listener "other" does not exist"#]
         );
     }
     assert_eq!(trusted_ports(&table(&gateway_with("", "", TWO)).await), [0; 0]);
