@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
 use crate::status::{PortRange, WriterOptions};
 use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
-use forebay_resources::Source;
+use forebay_resources::ResourceSource;
 use forebay_service::tls;
 
 /// Everything the gateway is told at its start; all else comes from the resources.
@@ -153,8 +153,8 @@ impl Config {
         config
     }
 
-    pub(crate) fn source(&self) -> Source {
-        Source::from_flags(self.resources.clone(), self.kubeconfig.clone())
+    pub(crate) fn source(&self) -> ResourceSource {
+        ResourceSource::from_flags(self.resources.clone(), self.kubeconfig.clone())
     }
 
     pub(crate) fn writer_options(&self, namespace: String) -> WriterOptions {
