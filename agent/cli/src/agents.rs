@@ -1,4 +1,4 @@
-//! Which agents there are, and their streams.
+//! Discovery of agents, and their telemetry streams.
 
 use std::{
     fmt,
@@ -17,37 +17,38 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     forward::{self, Access, Forwarding},
+    target::Target,
     view::View,
 };
 
-/// Frames waiting to be shown, of all agents together.
+/// Maximum queued frames of all agents.
 const QUEUE: usize = 1024;
-/// How long a one-time question waits for the slowest agent.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the first snapshots of all agents.
+const FIRST_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which agents to ask, and how to be let in by them.
+/// Selects agents, and authenticates to them.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(crate) struct Options {
-    /// Agents to ask, as address:port [default: those of the cluster, through its API server].
+    /// Agents as ADDRESS:PORT[,…] [default: those of the cluster, through its API server].
     #[arg(long, env = "FOREBAY_AGENTS", value_delimiter = ',')]
     pub(crate) agents: Vec<SocketAddr>,
-    /// Folder of Kubernetes manifests to read instead of a cluster: the agents' Pods are found in it.
+    /// Folder of Kubernetes manifests to read instead of a cluster.
     #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "agents")]
     pub(crate) resources: Option<PathBuf>,
-    /// Label of the agents' Pods.
+    /// Label selector of the agents' Pods.
     #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
     pub(crate) agent_selector: Selector,
-    /// The agents' port.
+    /// Telemetry port of the agents.
     #[arg(long, default_value_t = 9550)]
     agent_port: u16,
-    /// Certificate to show the agents; with --tls-key and --tls-ca.
+    /// Client certificate for the agents (PEM); requires --tls-key and --tls-ca.
     #[arg(long)]
     tls_cert: Option<PathBuf>,
-    /// Its private key.
+    /// Private key of --tls-cert (PEM).
     #[arg(long)]
     tls_key: Option<PathBuf>,
-    /// Authority that the agents' certificates are of.
+    /// Certificate authority of the agents (PEM).
     #[arg(long)]
     tls_ca: Option<PathBuf>,
 }
@@ -89,36 +90,27 @@ impl fmt::Display for Selector {
     }
 }
 
-/// An agent to ask.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    /// For people.
-    pub(crate) name: String,
-    pub(crate) address: SocketAddr,
-}
-
-/// What the agents say, once each has answered or has had its time; and how to hear more.
-pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(Following, View)> {
+/// Connects to all agents. Returns when each has sent its snapshot or the time is over, with the streams that go on.
+pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(AgentStreams, View)> {
     let (targets, forwarding) = targets(options, access).await?;
     let tls = options.tls()?.or_else(|| forwarding.tls.clone());
-    let mut following = Following::start(&targets, tls.as_ref(), forwarding);
+    let mut streams = AgentStreams::start(&targets, tls.as_ref(), forwarding);
     let mut view = View::new(&targets);
-    let deadline = tokio::time::sleep(PATIENCE);
+    let deadline = tokio::time::sleep(FIRST_SNAPSHOT_TIMEOUT);
     tokio::pin!(deadline);
     while !view.is_complete() {
         tokio::select! {
-            Some((agent, event)) = following.next() => view.apply(agent, event),
+            Some((agent, event)) = streams.next() => view.apply(agent, event),
             () = &mut deadline => {
-                view.give_up(PATIENCE);
+                view.give_up(FIRST_SNAPSHOT_TIMEOUT);
                 break;
             }
         }
     }
-    Ok((following, view))
+    Ok((streams, view))
 }
 
-/// The agents that the options name, those whose Pods the folder has, or those of the
-/// cluster; with what must live as long as they are asked.
+/// The agents of --agents, of the folder, or of the cluster, with their forwarded ports.
 async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Target>, Forwarding)> {
     if let Some(folder) = &options.resources {
         return Ok((in_folder(folder, options).await?, Forwarding::default()));
@@ -148,15 +140,15 @@ async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Targe
     Ok(targets)
 }
 
-/// The streams of all agents, as one.
+/// The telemetry streams of all agents, merged.
 #[derive(Debug)]
-pub(crate) struct Following {
+pub(crate) struct AgentStreams {
     events: mpsc::Receiver<(usize, Event)>,
     _tasks: JoinSet<()>,
     _forwarding: Forwarding,
 }
 
-impl Following {
+impl AgentStreams {
     fn start(targets: &[Target], tls: Option<&Arc<Identity>>, forwarding: Forwarding) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
@@ -171,8 +163,7 @@ impl Following {
                     tls: tls.clone(),
                 };
                 watch(address, &options, |event| {
-                    // At ten frames a second the queue holds minutes; one that is
-                    // full belongs to a reader that is stopped.
+                    // The queue holds minutes of frames. It is full only if the reader is stopped.
                     let _ = sender.try_send((agent, event));
                 })
                 .await;
@@ -181,7 +172,7 @@ impl Following {
         Self { events, _tasks: tasks, _forwarding: forwarding }
     }
 
-    /// The next event, and which agent's it is.
+    /// The next event with the index of its agent.
     pub(crate) async fn next(&mut self) -> Option<(usize, Event)> {
         self.events.recv().await
     }
@@ -192,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_selector_is_a_key_and_a_value() {
+    fn parses_selectors() {
         let selector: Selector = "app=agent".parse().unwrap();
         assert_eq!((selector.key.as_str(), selector.value.as_str()), ("app", "agent"));
         assert!("agent".parse::<Selector>().is_err());

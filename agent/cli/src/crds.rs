@@ -1,5 +1,4 @@
-//! Custom resource definitions of what Forebay reads, from its own types: for
-//! clusters where their owners' are not installed.
+//! `forebay crds`: CustomResourceDefinitions from Forebay's own types, for clusters without the original ones.
 
 use std::io::{self, Write as _};
 
@@ -24,7 +23,7 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
     for name in &options.names {
         if !all.iter().any(|(known, _)| known == name) {
             let known: Vec<_> = all.iter().map(|(known, _)| *known).collect();
-            anyhow::bail!("no definition is called {name}; there are {}", known.join(", "));
+            anyhow::bail!("unknown definition {name}; known are {}", known.join(", "));
         }
     }
     let mut out = io::stdout().lock();
@@ -37,7 +36,7 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Forebay reads a part of some of them; what it does not know must not be lost.
+/// Forebay reads some of the fields only. Others must be preserved.
 fn keep_unknown_fields(definition: &mut Value) {
     for version in definition["spec"]["versions"].as_array_mut().into_iter().flatten() {
         let schema = &mut version["schema"]["openAPIV3Schema"];
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_may_have_more_than_forebay_reads() {
+    fn preserves_unknown_fields() {
         let mut definition = serde_json::to_value(AgentgatewayPolicy::crd()).unwrap();
         keep_unknown_fields(&mut definition);
         let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];

@@ -1,4 +1,4 @@
-//! What becomes of one request for a model: the gateway's own account of it.
+//! `forebay explain`: sends one request and shows the gateway's explanation of it.
 
 use std::{
     io::{self, Write as _},
@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use forebay_routing::{EXPLAIN, EXPLANATION};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -22,57 +23,55 @@ use crate::{
     table::{align, header as row},
 };
 
-const EXPLAIN: &str = "x-forebay-explain";
-const EXPLANATION: &str = "x-forebay-explanation";
-/// Of the answer no more is read: a completion of one token, or an error.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Maximum bytes of an error response that are read.
+const MAX_ERROR_BYTES: usize = 1 << 20;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// What a client would ask for.
+    /// Model name of the request.
     model: String,
-    /// Address and port of a listener that the Gateway's annotation `forebay.dev/trusted-listeners` names;
-    /// with `https://` before it where the listener speaks TLS.
+    /// Address of a listener that the Gateway's annotation `forebay.dev/trusted-listeners` names; https:// for TLS.
     #[arg(long, env = "FOREBAY_GATEWAY", value_name = "[https://]ADDRESS:PORT")]
     gateway: Gateway,
-    /// Host that the request, and the listener's certificate, is for [default: that of --gateway].
+    /// Host header, and server name of the certificate [default: host of --gateway].
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Authority that the listener's certificate is of [default: those that this machine trusts].
+    /// Certificate authority of the listener (PEM) [default: those of this machine].
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+    /// Path of the request.
     #[arg(long, default_value = "/v1/chat/completions", value_name = "PATH")]
     path: String,
-    /// Longest wait for the answer, seconds.
+    /// Timeout of the request in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     timeout: u64,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 
-/// What came back.
-struct Answer {
+/// Response of the gateway.
+struct Explained {
     status: StatusCode,
-    /// Of an error: its `code` and message.
+    /// Code and message of an error response.
     error: Option<String>,
     explanation: Value,
 }
 
 pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let limit = Duration::from_secs(options.timeout);
-    let answer = timeout(limit, ask(options))
+    let explained = timeout(limit, ask(options))
         .await
-        .with_context(|| format!("{} did not answer within {limit:?}", options.gateway))??;
+        .with_context(|| format!("no response of {} within {limit:?}", options.gateway))??;
     let mut out = io::stdout().lock();
     match options.output {
-        Output::Table => write!(out, "{}", table(&answer))?,
-        Output::Json => writeln!(out, "{:#}", document(&answer))?,
+        Output::Table => write!(out, "{}", table(&explained))?,
+        Output::Json => writeln!(out, "{:#}", document(&explained))?,
     }
     out.flush()?;
-    Ok(if answer.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if explained.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn ask(options: &Options) -> anyhow::Result<Answer> {
+async fn ask(options: &Options) -> anyhow::Result<Explained> {
     let gateway = &options.gateway;
     let host = options.host.as_deref().unwrap_or(gateway.authority());
     let stream = gateway.connect(host, options.tls_ca.as_deref()).await?;
@@ -90,28 +89,28 @@ async fn ask(options: &Options) -> anyhow::Result<Answer> {
         .header(EXPLAIN, "1")
         .body(Full::new(Bytes::from(body.to_string())))
         .context("--path and --host must be a path and a name")?;
-    let response =
-        sender.send_request(request).await.with_context(|| format!("{gateway} does not answer"))?;
+    let response = sender.send_request(request).await.with_context(|| format!("no response of {gateway}"))?;
     let status = response.status();
     let Some(explanation) = response.headers().get(EXPLANATION) else {
         bail!(
-            "{gateway} answers with {status} and does not explain: name its listener in the annotation \
-             forebay.dev/trusted-listeners of the Gateway, and no other listener of the same port"
+            "{gateway} responded with {status} and without an explanation: add its listener to the Gateway's annotation \
+             forebay.dev/trusted-listeners, and give it a port of its own"
         );
     };
     let explanation = serde_json::from_slice(explanation.as_bytes())
-        .context("the explanation is no JSON; is it Forebay's?")?;
+        .context("the explanation is not JSON; is this a Forebay gateway?")?;
     let error = if status.is_success() {
         None
     } else {
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        Some(body.map(|body| said(&body.to_bytes())).unwrap_or_default()).filter(|text| !text.is_empty())
+        let body = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await;
+        Some(body.map(|body| error_text(&body.to_bytes())).unwrap_or_default())
+            .filter(|text| !text.is_empty())
     };
-    Ok(Answer { status, error, explanation })
+    Ok(Explained { status, error, explanation })
 }
 
-/// Of an error in OpenAI's shape what it says.
-fn said(body: &[u8]) -> String {
+/// Code and message of an error in OpenAI's format; empty for other bodies.
+fn error_text(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let text = |name: &str| body["error"][name].as_str().unwrap_or_default();
     match (text("code"), text("message")) {
@@ -120,22 +119,22 @@ fn said(body: &[u8]) -> String {
     }
 }
 
-fn document(answer: &Answer) -> Value {
+fn document(explained: &Explained) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "Explanation",
-        "status": answer.status.as_u16(),
-        "error": answer.error,
-        "explanation": answer.explanation,
+        "status": explained.status.as_u16(),
+        "error": explained.error,
+        "explanation": explained.explanation,
     })
 }
 
-fn table(answer: &Answer) -> String {
-    let it = &answer.explanation;
-    let mut rows = vec![row(&["STEP", "WHAT", "TIME"])];
-    let mut step = |name: &str, what: String, time: &str| {
+fn table(explained: &Explained) -> String {
+    let it = &explained.explanation;
+    let mut rows = vec![row(&["STEP", "RESULT", "TIME"])];
+    let mut step = |name: &str, result: String, time: &str| {
         let time = it[time].as_u64().map_or_else(String::new, microseconds);
-        rows.push(vec![name.to_owned(), what, time]);
+        rows.push(vec![name.to_owned(), result, time]);
     };
     step("listener", show(&it["listener"]), "");
     step("model", show(&it["model"]), "extractMicroseconds");
@@ -148,11 +147,11 @@ fn table(answer: &Answer) -> String {
         step(&format!("endpoint {}", index + 1), show(endpoint), "");
     }
     step("served by", served(it), "upstreamMicroseconds");
-    let status = match &answer.error {
-        Some(error) => format!("{} {error}", answer.status.as_u16()),
-        None => answer.status.to_string(),
+    let status = match &explained.error {
+        Some(error) => format!("{} {error}", explained.status.as_u16()),
+        None => explained.status.to_string(),
     };
-    step("answer", status, "");
+    step("response", status, "");
     align(&rows)
 }
 
@@ -177,16 +176,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_a_line_for_each_step() {
+    fn table_has_a_line_per_step() {
         let explanation = json!({
             "listener": "port 8081, hostname *", "model": "adapter", "baseModel": "base", "rule": "llm-d/qwen rule 0",
             "backend": "llm-d/qwen", "picker": "in process", "endpoints": ["10.0.0.1:8000", "10.0.0.2:8000"],
             "servedBy": "10.0.0.2:8000", "attempts": 2,
             "extractMicroseconds": 31, "pickMicroseconds": 9, "upstreamMicroseconds": 48_000,
         });
-        let table = table(&Answer { status: StatusCode::OK, error: None, explanation });
+        let table = table(&Explained { status: StatusCode::OK, error: None, explanation });
         let expected = "\
-STEP         WHAT                        TIME
+STEP         RESULT                      TIME
 listener     port 8081, hostname *
 model        adapter                     31 µs
 base model   base
@@ -196,22 +195,23 @@ picked by    in process                  9 µs
 endpoint 1   10.0.0.1:8000
 endpoint 2   10.0.0.2:8000
 served by    10.0.0.2:8000, in attempt 2   48 ms
-answer       200 OK
+response     200 OK
 ";
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&table), words(expected));
     }
 
     #[test]
-    fn an_error_is_told_in_its_own_words() {
+    fn shows_code_and_message_of_errors() {
         let body = br#"{"error": {"code": "model_not_found", "message": "no model x"}}"#;
-        assert_eq!(said(body), "model_not_found: no model x");
-        assert_eq!(said(b"<html>"), "");
-        let error = Some(said(body));
-        let answer = Answer { status: StatusCode::NOT_FOUND, error, explanation: json!({ "model": "x" }) };
-        let table = table(&answer);
+        assert_eq!(error_text(body), "model_not_found: no model x");
+        assert_eq!(error_text(b"<html>"), "");
+        let error = Some(error_text(body));
+        let explained =
+            Explained { status: StatusCode::NOT_FOUND, error, explanation: json!({ "model": "x" }) };
+        let table = table(&explained);
         assert!(table.contains("404 model_not_found: no model x"), "{table}");
         assert!(table.lines().any(|line| line.starts_with("served by") && line.ends_with('-')), "{table}");
-        assert_eq!(document(&answer)["status"], 404);
+        assert_eq!(document(&explained)["status"], 404);
     }
 }

@@ -1,7 +1,6 @@
-//! The agents of a cluster, reached as `kubectl port-forward` reaches pods: through
-//! the API server, in this process.
+//! Port forwarding to the agents of a cluster through the API server, as `kubectl port-forward` does.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use forebay_resources::{Pod, cluster};
@@ -13,29 +12,29 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::agents::Target;
+use crate::target::Target;
 
 const SECRET: &str = "forebay-cli-tls";
 
-/// Which cluster, as kubectl takes it.
+/// Selects the cluster, with kubectl's flags.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct Access {
-    /// File to reach the cluster with [default: as kubectl finds it].
+    /// Kubeconfig file [default: KUBECONFIG, the service account, or ~/.kube/config].
     #[arg(long, global = true)]
     kubeconfig: Option<PathBuf>,
-    /// Of that file [default: its current context].
+    /// Context of the kubeconfig [default: its current context].
     #[arg(long, global = true)]
     context: Option<String>,
 }
 
-/// Nothing says whom to ask.
+/// Neither agents nor a cluster are configured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoCluster;
 
 impl std::fmt::Display for NoCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(
-            "no agents to ask: no kubeconfig was found. Give --kubeconfig FILE, --agents ADDRESS:PORT[,…] or --resources DIR",
+            "no agents to connect to: no kubeconfig was found. Set --kubeconfig FILE, --agents ADDRESS:PORT[,…] or --resources DIR",
         )
     }
 }
@@ -53,22 +52,22 @@ impl Access {
     }
 }
 
-/// Connections to the agents' pods; they end when this is dropped.
+/// Forwarded ports. They close when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Forwarding {
-    /// To be let in by the agents.
+    /// Client certificate for the agents.
     pub(crate) tls: Option<Arc<Identity>>,
     _tasks: JoinSet<()>,
 }
 
-/// An address on this machine for every running agent.
+/// Forwards a local port to every running agent.
 pub(crate) async fn start(
     client: &Client,
     selector: &str,
     port: u16,
 ) -> anyhow::Result<(Vec<Target>, Forwarding)> {
-    let everywhere = Api::<Pod>::all(client.clone());
-    let pods = everywhere.list(&ListParams::default().labels(selector)).await.map_err(|error| {
+    let all = Api::<Pod>::all(client.clone());
+    let pods = all.list(&ListParams::default().labels(selector)).await.map_err(|error| {
         anyhow!("cannot list the agents' Pods ({selector}): {error}. You need `list` on pods and `create` on pods/portforward")
     })?;
     let mut targets = Vec::new();
@@ -93,11 +92,11 @@ pub(crate) async fn start(
     Ok((targets, Forwarding { tls, _tasks: tasks }))
 }
 
-/// What the chart made for this program, if Forebay was installed with TLS.
+/// The client certificate that the chart made; `None` if Forebay was installed without TLS.
 pub(crate) async fn identity(client: &Client, namespace: &str) -> anyhow::Result<Option<Arc<Identity>>> {
     let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(client.clone(), namespace);
     let secret = secrets.get_opt(SECRET).await.map_err(|error| {
-        anyhow!("cannot read Secret {namespace}/{SECRET}, with which the agents let readers in: {error}")
+        anyhow!("cannot read Secret {namespace}/{SECRET} with the client certificate for the agents: {error}")
     })?;
     let Some(data) = secret.and_then(|secret| secret.data) else { return Ok(None) };
     let text = |name: &str| {
@@ -109,7 +108,7 @@ pub(crate) async fn identity(client: &Client, namespace: &str) -> anyhow::Result
 }
 
 async fn serve(listener: TcpListener, pods: Api<Pod>, name: String, port: u16) {
-    // One client, this program, with one connection at a time to each agent.
+    // The only client is this process, with one connection at a time to each agent.
     let mut connections = JoinSet::new();
     while let Ok((stream, _from)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
@@ -117,7 +116,7 @@ async fn serve(listener: TcpListener, pods: Api<Pod>, name: String, port: u16) {
     }
 }
 
-/// Its end is seen by whoever reads: the stream closes.
+/// Errors close the stream, which its reader reports.
 async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16) {
     let Ok(mut forwarder) = pods.portforward(&name, &[port]).await else { return };
     if let Some(mut pod) = forwarder.take_stream(port) {
@@ -128,10 +127,4 @@ async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16)
 fn is_running(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
-}
-
-impl From<SocketAddr> for Target {
-    fn from(address: SocketAddr) -> Self {
-        Self { name: address.to_string(), address }
-    }
 }

@@ -1,4 +1,4 @@
-//! The way to a gateway's listener, plain or over TLS.
+//! Connections to a listener of a gateway, plain or over TLS.
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
@@ -41,29 +41,29 @@ impl fmt::Display for Gateway {
 }
 
 impl Gateway {
-    /// What a Host header says where nothing else is wanted.
+    /// Default value of the Host header.
     pub(crate) fn authority(&self) -> &str {
         self.authority.as_str()
     }
 
-    /// Connects, over TLS as `host`, if TLS is spoken there. `trusted`: a file with the authority that the
-    /// certificate must be of, in place of those that this machine trusts.
+    /// Connects, over TLS with server name `host` for an `https://` address. `trusted`: file with a certificate authority
+    /// to use instead of the machine's.
     pub(crate) async fn connect(&self, host: &str, trusted: Option<&Path>) -> anyhow::Result<Stream> {
         if trusted.is_some() && !self.is_tls {
-            bail!("--tls-ca is for a listener that speaks TLS: put https:// before {self}");
+            bail!("--tls-ca needs a TLS listener: use https://{self}");
         }
         let address = (without_brackets(self.authority.host()), self.port);
         let tcp = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {self}"))?;
         if !self.is_tls {
             return Ok(Stream::Plain(tcp));
         }
-        let host: Authority = host.parse().context("--host must be a name")?;
+        let host: Authority = host.parse().context("--host must be a hostname")?;
         let name = without_brackets(host.host()).to_owned();
-        let server =
-            ServerName::try_from(name.clone()).with_context(|| format!("{name:?} is in no certificate"))?;
+        let server = ServerName::try_from(name.clone())
+            .with_context(|| format!("{name:?} is not a valid server name"))?;
         let handshake = TlsConnector::from(config(trusted)?).connect(server, tcp);
         let stream = handshake.await.with_context(|| {
-            format!("no TLS with {self} as {name:?}; --tls-ca says whom to trust, --host who it is")
+            format!("TLS handshake with {self} as {name:?} failed; set --tls-ca to its certificate authority, --host to its name")
         })?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_is_an_address_and_a_port_and_may_speak_tls() {
+    fn parses_gateway_addresses() {
         for (text, authority, port, is_tls) in [
             ("10.0.0.1:8080", "10.0.0.1:8080", 8080, false),
             ("http://gateway.example:80/", "gateway.example:80", 80, false),

@@ -1,6 +1,6 @@
-//! forebay, the command line: what the nodes' agents know, and what is wrong with an installation.
+//! forebay, the command line: telemetry of the agents, and checks of an installation.
 //!
-//! Also found by kubectl, as `kubectl forebay`, when installed as `kubectl-forebay`.
+//! Installed as `kubectl-forebay` it is `kubectl forebay`.
 
 mod agents;
 mod check;
@@ -11,6 +11,7 @@ mod gateway;
 mod json;
 mod output;
 mod table;
+mod target;
 mod view;
 
 use std::{
@@ -24,12 +25,11 @@ use output::Output;
 use tokio::time::MissedTickBehavior;
 use view::View;
 
-/// Shows what is measured on the nodes: requests, engines, GPUs. And what is wrong with an installation.
+/// Shows requests, engines and GPUs as the node agents measure them, and checks an installation.
 ///
-/// Exit codes: 0 all agents answered, 1 none did or the output failed, 2 wrong
-/// usage, 3 some agents did not answer. Of `check`: 0 no errors, 1 errors were found
-/// or the cluster could not be asked, 2 wrong usage. Of `explain`: 0 the request was
-/// served, 1 it was not, or was not explained.
+/// Exit codes: 0 success, 1 failure, 2 invalid usage. `nodes`, `pods` and `gpus`: 0 all agents responded, 1 none did,
+/// 3 some did not. `check`: 1 errors were found, or the cluster is not reachable. `explain`: 1 the request was not
+/// served, or not explained.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version)]
 struct Cli {
@@ -41,15 +41,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Nodes and their agents.
+    /// Show nodes and their agents.
     Nodes(Options),
-    /// Inference pods: load as the kernel counts it and as the engine says.
+    /// Show inference pods: requests counted in the kernel, metrics of the engine.
     Pods(Options),
-    /// GPUs and their health.
+    /// Show GPUs and their health.
     Gpus(Options),
-    /// Say what is wrong with an installation, and what to do about it. Changes nothing.
+    /// Check an installation, and print a fix for each error. Read-only.
     Check(check::Options),
-    /// Send one request for a model, and show what the gateway does with it, step by step.
+    /// Send one request for a model, and show each step of its way through the gateway.
     Explain(explain::Options),
     /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
     Crds(crds::Options),
@@ -61,7 +61,7 @@ struct Options {
     agents: agents::Options,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Show again whenever a second has passed, until interrupted.
+    /// Refresh every second until interrupted.
     #[arg(short, long)]
     watch: bool,
 }
@@ -74,7 +74,7 @@ pub(crate) enum Subject {
 }
 
 const REDRAW: Duration = Duration::from_secs(1);
-/// As clap's own.
+/// clap's exit code.
 const USAGE: u8 = 2;
 const DEGRADED: u8 = 3;
 
@@ -91,7 +91,7 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever read us has enough (`forebay pods | head`).
+        // The reader has closed the pipe (`forebay pods | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "forebay: {error:#}");
@@ -101,7 +101,7 @@ async fn main() -> ExitCode {
 }
 
 async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
-    let (mut following, mut view) = agents::ask(&options.agents, access).await?;
+    let (mut streams, mut view) = agents::ask(&options.agents, access).await?;
     print(subject, options, &view)?;
     if options.watch {
         let mut redraw = tokio::time::interval(REDRAW);
@@ -109,7 +109,7 @@ async fn show(subject: Subject, options: &Options, access: &forward::Access) -> 
         redraw.reset();
         loop {
             tokio::select! {
-                Some((agent, event)) = following.next() => view.apply(agent, event),
+                Some((agent, event)) = streams.next() => view.apply(agent, event),
                 _ = redraw.tick() => print(subject, options, &view)?,
                 _ = tokio::signal::ctrl_c() => break,
             }
@@ -127,7 +127,7 @@ fn print(subject: Subject, options: &Options, view: &View) -> anyhow::Result<()>
     match options.output {
         Output::Table => {
             if options.watch && out.is_terminal() {
-                // Home, and erase what was there.
+                // Cursor home, erase the screen.
                 write!(out, "\x1b[H\x1b[2J")?;
             }
             write!(out, "{}", table::render(subject, view))?;

@@ -1,11 +1,11 @@
-//! How something is shown.
+//! Output formats.
 
 use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people: a line for each thing.
+    /// Human-readable, one line per object.
     Table,
-    /// For programs: one document; with --watch one a line.
+    /// One JSON document; with --watch one per line.
     Json,
 }

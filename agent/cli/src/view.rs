@@ -8,7 +8,7 @@ use std::{
 use forebay_telemetry::client::{Event, Received};
 use forebay_telemetry::v1::{Endpoint, EndpointKey, Gpu, Node, frame::Body};
 
-use crate::agents::Target;
+use crate::target::Target;
 
 #[derive(Debug)]
 pub(crate) struct View {

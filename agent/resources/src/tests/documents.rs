@@ -158,7 +158,7 @@ async fn rejects_what_an_api_server_rejects() {
         (pool("{ selector: { matchLabels: { a: b } }, targetPorts: [] }"), "targetPorts has 0 entries"),
         (
             pool("{ selector: { matchLabels: { a: b } }, targetPorts: [{ number: 1 }, { number: 1 }] }"),
-            "twice",
+            "duplicate port",
         ),
         (
             pool(
@@ -270,7 +270,7 @@ spec: { poolRef: { name: qwen }, rules: [{ targets: [] }] }
     let problems: Vec<&str> = snapshot.problems.iter().map(|problem| problem.message.as_str()).collect();
     assert_eq!(
         problems,
-        ["spec.rules[0].targets has weights for some and not for others", "spec.rules[0].targets is empty"]
+        ["spec.rules[0].targets has targets with and without a weight", "spec.rules[0].targets is empty"]
     );
 }
 
