@@ -246,6 +246,6 @@ async fn a_reply_to_the_responses_body_replaces_what_the_client_has_nothing_of()
     client.read_until("two").await;
     pod.write("0\r\n\r\n").await;
     client.read_until("0\r\n\r\n").await;
-    let passed_on = r#"forebay_gateway_picker_response_faults_total{outcome="passed_on"}"#;
-    running.until_metric(passed_on, 1.0).await;
+    let bypassed = r#"forebay_gateway_picker_response_failures_total{outcome="bypassed"}"#;
+    running.until_metric(bypassed, 1.0).await;
 }

@@ -90,8 +90,8 @@ async fn is_broken_off(client: &mut Connection, pod: &mut Connection) {
     pod.read_to_end().await;
 }
 
-fn faults(outcome: &str) -> String {
-    format!(r#"forebay_gateway_picker_response_faults_total{{outcome="{outcome}"}}"#)
+fn failures(outcome: &str) -> String {
+    format!(r#"forebay_gateway_picker_response_failures_total{{outcome="{outcome}"}}"#)
 }
 
 fn changed(text: &'static str, end_of_stream: bool) -> ProcessingResponse {
@@ -144,7 +144,7 @@ async fn a_reply_without_a_mutation_is_the_piece_as_it_was() {
     drop(pod);
     let long = "x".repeat(3_000_000);
     assert!(whole(&running, &upstream, &long).await == long);
-    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+    assert_eq!(running.metric(&failures("bypassed")).await, 0.0);
 }
 
 /// As llm-d's picker does with responses that are no streams.
@@ -243,7 +243,7 @@ async fn a_picker_that_ends_its_side_is_done() {
     let running = stage(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
-    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+    assert_eq!(running.metric(&failures("bypassed")).await, 0.0);
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ async fn a_picker_that_fails_is_done_without_if_it_changed_nothing() {
     // In two chunks: what came back, and what did not.
     client.read_until(": one\n\n").await;
     passes_event_by_event(&mut client, &mut pod).await;
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
 
     let picker = at_body(&upstream, |seen, _| match seen.len() {
         1 => vec![Ok(changed("changed", false)), Err(Status::internal("oops"))],
@@ -271,7 +271,7 @@ async fn a_picker_that_fails_is_done_without_if_it_changed_nothing() {
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
     is_broken_off(&mut client, &mut pod).await;
-    running.until_metric(&faults("broken_off"), 1.0).await;
+    running.until_metric(&failures("aborted"), 1.0).await;
     running.until_metric(r#"forebay_gateway_errors_total{code="picker_response_lost"}"#, 1.0).await;
 }
 
@@ -282,7 +282,7 @@ async fn a_picker_that_says_nothing_does_not_keep_a_response() {
     let running = stage(&upstream, &silent, IMPATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 
     let changing = at_body(&upstream, |seen, _| match seen.len() {
@@ -296,7 +296,7 @@ async fn a_picker_that_says_nothing_does_not_keep_a_response() {
     client.read_until("changed").await;
     pod.write(chunk("data: two\n\n")).await;
     is_broken_off(&mut client, &mut pod).await;
-    running.until_metric(&faults("broken_off"), 1.0).await;
+    running.until_metric(&failures("aborted"), 1.0).await;
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn longer_than_impatient() {
     let running = stage(&upstream, &silent, IMPATIENT).await;
     for given_up in [1.0, 2.0] {
         assert_eq!(whole(&running, &upstream, "late").await, "late");
-        running.until_metric(&faults("passed_on"), given_up).await;
+        running.until_metric(&failures("bypassed"), given_up).await;
     }
 }
 
@@ -347,8 +347,8 @@ async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
         longer_than_impatient().await;
         pod.write("0\r\n\r\n").await;
         client.read_until("0\r\n\r\n").await;
-        for outcome in ["passed_on", "broken_off"] {
-            assert_eq!(running.metric(&faults(outcome)).await, 0.0, "{changes}");
+        for outcome in ["bypassed", "aborted"] {
+            assert_eq!(running.metric(&failures(outcome)).await, 0.0, "{changes}");
         }
     }
 }
@@ -382,7 +382,7 @@ async fn where_nothing_more_may_be_held_the_picker_is_done_without() {
         .await;
     let long = "x".repeat(5_000);
     assert!(whole(&running, &upstream, &long).await == long);
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
 }
 
 #[tokio::test]
@@ -486,7 +486,7 @@ async fn a_picker_that_wants_no_bodies_gets_none() {
         }
         // Its word to the response may come late on a busy machine; that to the request cannot.
         assert!(late == 0 || matches!(says, Says::AtResponse), "{says:?}: it was sent {late} pieces");
-        assert!(running.metric(&faults("passed_on")).await == 0.0);
+        assert!(running.metric(&failures("bypassed")).await == 0.0);
     }
 }
 
