@@ -47,8 +47,12 @@ async fn tokens_and_the_times_between_them() {
     let tokens = |kind: &str| format!(r#"forebay_gateway_tokens_total{{{OF_QWEN},type="{kind}"}}"#);
     running.until_metric(&tokens("prompt"), 17.0).await;
     running.until_metric(&tokens("completion"), 22.0).await;
-    running.until_metric(&format!("forebay_gateway_inter_token_latency_seconds_count{{{OF_QWEN}}}"), 2.0).await;
-    running.until_metric(&format!("forebay_gateway_time_to_first_token_seconds_count{{{OF_QWEN}}}"), 2.0).await;
+    running
+        .until_metric(&format!("forebay_gateway_inter_token_latency_seconds_count{{{OF_QWEN}}}"), 2.0)
+        .await;
+    running
+        .until_metric(&format!("forebay_gateway_time_to_first_token_seconds_count{{{OF_QWEN}}}"), 2.0)
+        .await;
 }
 
 #[tokio::test]

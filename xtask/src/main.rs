@@ -33,8 +33,8 @@ enum Task {
     Demo(demo::Options),
     /// Set up, then run every test.
     Test(test::Options),
-    /// Formatting, clippy and dependency policy.
-    Lint,
+    /// Check formatting, import cycles, sizes, clippy and dependency policy.
+    Lint(lint::Options),
     /// Build the programs as they are shipped: the gateway and the picker by a profile of themselves.
     Release(release::Options),
     /// Write container images of the programs (OCI archives, no container engine).
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Task::Ebpf => ebpf::build(),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
-        Task::Lint => lint::run(),
+        Task::Lint(options) => lint::run(&options),
         Task::Release(options) => release::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),

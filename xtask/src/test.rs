@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return in_cluster(cluster::why_not(), options);
     }
     if !options.no_lint {
-        lint::run()?;
+        lint::run(&lint::Options::default())?;
     }
     run::step("building the tests and the programs that they start", &mut build())?;
     // Before the tests: some of them start an API server, too.

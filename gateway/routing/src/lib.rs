@@ -1,49 +1,41 @@
-//! From resources to routes: a snapshot of the store is compiled into an
-//! immutable table, and requests are matched against that.
+//! HTTPRoutes compiled into an immutable routing table.
+//!
+//! [`compile()`] is a function of a [`Snapshot`](forebay_resources::Snapshot): it returns the
+//! [`RouteTable`] that requests are matched against and the [`Report`] that statuses are written from,
+//! so a status cannot contradict the traffic. The gateway serves the table; `forebay check` reads the report.
+//!
+//! `table` holds what a request needs at run time, `compile` what makes it; `compile` imports `table`.
+//!
+//! ```
+//! use forebay_resources::Snapshot;
+//! use forebay_routing::{Certificates, PortSharing, compile};
+//!
+//! let snapshot = Snapshot::default();
+//! let (table, report) = compile(&snapshot, "forebay", PortSharing::Shared, &mut Certificates::default());
+//! assert!(table.ports.is_empty() && report.routes.is_empty());
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
-mod backend;
-pub mod bench;
-mod certificate;
 mod compile;
-mod describe;
-mod filters;
-mod hostname;
-mod index;
-mod listener;
-mod matching;
-mod models;
-pub mod report;
-mod retry;
-mod rewrites;
-mod rule;
-mod settle;
+mod condition;
+mod names;
 mod table;
 #[cfg(test)]
 mod tests;
-mod timeouts;
-mod trust;
 
-use forebay_grpc::names::{BASE_MODEL_NAME, MODEL_NAME};
-use http::HeaderName;
-
-use backend::random;
-pub use backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker};
-pub use certificate::Certificates;
-pub use compile::compile;
-pub use filters::{Filters, Mirror, Preflight};
-pub use report::Report;
-pub use retry::RetryPolicy;
-pub use rewrites::Rewrites;
-pub use rule::Rule;
-pub use settle::{Settled, Settling};
-pub use table::{BeforeBody, ListenerPort, ListenerRoutes, Matched, PortSharing, RouteTable};
-
-pub const MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(MODEL_NAME);
-pub const BASE_MODEL_NAME_HEADER: HeaderName = HeaderName::from_static(BASE_MODEL_NAME);
-
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
-/// The headers that the gateway sets from the body.
-fn is_model_header(name: &HeaderName) -> bool {
-    *name == BASE_MODEL_NAME_HEADER || *name == MODEL_NAME_HEADER
-}
+pub use self::compile::{
+    Certificates, ListenerModels, ListenerReport, ParentReport, PoolReport, Report, Settled, SnapshotSettler,
+    compile, gateway_parents, is_granted, listener_models,
+};
+pub use self::condition::{ConditionStatus, reason};
+pub use self::names::{
+    BASE_MODEL_NAME_HEADER, CONTROLLER_NAME, EXPLAIN, EXPLANATION, GATEWAY_GROUP, HTTP_ROUTE,
+    MODEL_NAME_HEADER, POOL_GROUP, POOL_KIND,
+};
+pub use self::table::{
+    Backend, Backends, BeforeBody, Cors, FailureMode, Filters, HeaderChange, ListenerPort, ListenerRoutes,
+    Matched, Mirror, ModelMap, PickerAddresses, Pool, PoolPicker, PortRoutes, PortSharing, Preflight,
+    Redirect, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets, Timeouts, UrlRewrite,
+    Weighted,
+};

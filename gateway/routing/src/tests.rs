@@ -8,7 +8,6 @@ use std::sync::Arc;
 use forebay_resources::{Snapshot, Store, folder};
 use http::{Request, request};
 
-use super::table::PortRoutes;
 use super::*;
 
 /// Lets routes of the Gateway's namespace refer to the pool.
@@ -22,7 +21,7 @@ spec:
   to: [{group: inference.networking.k8s.io, kind: InferencePool, name: p}]
 "#;
 
-/// The objects of `manifests`, read as the gateway reads them.
+/// The objects of `manifests`, read by the folder provider.
 async fn snapshot(manifests: &str) -> Arc<Snapshot> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("manifests.yaml"), manifests).unwrap();
@@ -78,7 +77,7 @@ spec: {{selector: {{matchLabels: {{app: {name}}}}}, targetPorts: [{{number: 8000
         .collect()
 }
 
-/// An HTTPRoute in namespace `models`, with `spec` beside its parentRef.
+/// An HTTPRoute in namespace `models`, with `spec` after its parentRef.
 fn route(name: &str, spec: &str) -> String {
     route_in("models", name, spec)
 }
@@ -109,7 +108,7 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-/// The pool's label, or why there is none.
+/// The pool's label, or why no pool serves the request.
 fn routed(table: &RouteTable, host: &str, head: &request::Parts) -> String {
     let listener = of_port(table).listener(host);
     match listener
@@ -123,7 +122,7 @@ fn routed(table: &RouteTable, host: &str, head: &request::Parts) -> String {
 }
 
 #[tokio::test]
-async fn rules_match_by_the_precedence_of_the_specification() {
+async fn matches_rules_by_specified_precedence() {
     let names = ["all", "prefix", "longer", "exact", "method", "header", "headers", "host", "wildcard"];
     let rule = |matches: &str, pool| format!("rules: [{{matches: [{matches}], {}}}]", to(pool));
     let manifests = [
@@ -165,7 +164,7 @@ async fn rules_match_by_the_precedence_of_the_specification() {
 }
 
 #[tokio::test]
-async fn equal_matches_go_to_the_older_route_then_by_name() {
+async fn breaks_ties_by_creation_time_then_name() {
     let rules = |pool| format!("rules: [{{{}}}]", to(pool));
     let aged = |name: &str, time: &str, pool| {
         route(name, &rules(pool)).replace(
@@ -188,7 +187,7 @@ async fn equal_matches_go_to_the_older_route_then_by_name() {
 }
 
 #[tokio::test]
-async fn regular_expressions_match_whole_values() {
+async fn anchors_regular_expressions() {
     let rule = |matches: &str, pool| format!("rules: [{{matches: [{matches}], {}}}]", to(pool));
     let manifests = [
         gateway(OPEN),
@@ -221,7 +220,7 @@ async fn regular_expressions_match_whole_values() {
 }
 
 #[tokio::test]
-async fn many_routes_are_told_apart_by_any_header() {
+async fn indexes_routes_by_any_exact_header() {
     const ROUTES: usize = 300;
     let routes: String = (0..ROUTES)
         .map(|number| {
@@ -242,7 +241,7 @@ async fn many_routes_are_told_apart_by_any_header() {
 }
 
 #[tokio::test]
-async fn it_is_known_before_the_body_whether_the_model_decides() {
+async fn reports_whether_route_depends_on_model() {
     let by_model = "{path: {value: /v1}, headers: [{name: X-Gateway-Base-Model-Name, value: m}]}";
     let rule = |matches: &str, pool| format!("rules: [{{matches: [{matches}], {}}}]", to(pool));
     let manifests = [
@@ -261,16 +260,16 @@ async fn it_is_known_before_the_body_whether_the_model_decides() {
         ("POST", "/v1/files/1", "decided"),
         ("POST", "/other", "NoRoute"),
     ] {
-        let said = match routes.before_body("x", &head(method, path, &[])) {
+        let reported = match routes.before_body("x", &head(method, path, &[])) {
             BeforeBody::Decided(_) => "decided".to_owned(),
             other => format!("{other:?}"),
         };
-        assert_eq!(said, expected, "{method} {path}");
+        assert_eq!(reported, expected, "{method} {path}");
     }
 }
 
 #[tokio::test]
-async fn listeners_choose_what_attaches() {
+async fn attaches_only_allowed_routes() {
     let rules = format!("rules: [{{{}}}]", to("p"));
     let get = head("GET", "/", &[]);
     for (listener, routes, expected) in [
@@ -296,7 +295,7 @@ async fn listeners_choose_what_attaches() {
         (OPEN, route("r", &rules).replace("name: gw,", "name: other,"), "no route"),
         (OPEN, route("r", &format!("rules: [{{{}}}]", to("missing"))), "the InferencePool does not exist"),
         (OPEN, route("r", "rules: [{backendRefs: [{name: svc, port: 80}]}]"), "the Service does not exist"),
-        (OPEN, route("r", "rules: [{matches: []}]"), "it has no backend with a weight"),
+        (OPEN, route("r", "rules: [{matches: []}]"), "the rule has no backend with a weight above 0"),
     ] {
         let table = table(&[gateway(listener), pools(&["p"]), routes.clone()].concat()).await;
         assert_eq!(routed(&table, "x", &get), expected, "{listener} {routes}");
@@ -304,7 +303,7 @@ async fn listeners_choose_what_attaches() {
 }
 
 #[tokio::test]
-async fn listeners_of_one_port_are_told_apart_by_hostname() {
+async fn selects_listener_of_port_by_hostname() {
     let listeners = "{name: any, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}, \
         {name: own, protocol: HTTP, port: 80, hostname: '*.example.com', allowedRoutes: {namespaces: {from: All}}}, \
         {name: tcp, protocol: TCP, port: 443}";
@@ -322,7 +321,7 @@ async fn listeners_of_one_port_are_told_apart_by_hostname() {
 }
 
 #[tokio::test]
-async fn weights_are_honoured() {
+async fn chooses_backends_by_weight() {
     let backends = |weights: [u32; 3]| {
         let refs: Vec<String> = ["a", "b", "c"]
             .iter()
@@ -350,11 +349,11 @@ async fn weights_are_honoured() {
     }
     assert!((2_800..3_200).contains(&counts[0]) && counts[2] == 0, "{counts:?}");
     let none = table(&backends([0, 0, 0])).await;
-    assert_eq!(routed(&none, "x", &get), "it has no backend with a weight");
+    assert_eq!(routed(&none, "x", &get), "the rule has no backend with a weight above 0");
 }
 
 #[tokio::test]
-async fn names_map_to_bases_by_policy_and_config_map() {
+async fn maps_models_by_policy_and_config_map() {
     let model = |name: &str| {
         let mut scanner = forebay_openai::ModelScanner::default();
         scanner.feed(format!(r#"{{"model":"{name}"}}"#).as_bytes()).unwrap();
@@ -413,7 +412,7 @@ spec:
     let listener = of_port(&closed).listener("x").unwrap();
     assert!(listener.label("lora-a").is_some() && listener.label("any").is_none());
 
-    // A policy that cannot be read lets no name through that nothing else maps.
+    // An invalid policy admits no name that is not mapped elsewhere.
     let unread = table(&(gateway(OPEN) + &policy("json(request.body).model"))).await;
     assert_eq!(base(&unread, "any"), None);
     let problem = unread.problems.first().unwrap();

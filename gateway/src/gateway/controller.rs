@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_resources::{Snapshot, Store};
-use forebay_routing::{Certificates, ListenerPort, PortSharing, Settled, Settling, compile};
+use forebay_routing::{Certificates, ListenerPort, PortSharing, Settled, SnapshotSettler, compile};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub(super) struct State {
 pub(super) struct Controller {
     pub(super) class: String,
     pub(super) store: Arc<Store>,
-    pub(super) settling: Settling,
+    pub(super) settling: SnapshotSettler,
     pub(super) in_process: InProcessPickers,
     pub(super) certificates: Certificates,
     pub(super) proxy: Arc<Proxy>,
@@ -63,12 +63,12 @@ impl Controller {
                     () = self.store.loaded() => continue,
                 }
             }
-            let Settled { snapshot, until } = self.settling.settle(snapshot, Instant::now());
+            let Settled { snapshot, recheck_at } = self.settling.settle(snapshot, Instant::now());
             let span = tracing::debug_span!("reconcile", generation = snapshot.generation);
             let are_all_open = self.reconcile(snapshot).instrument(span).await;
             let bind_retry = (!are_all_open).then(|| Instant::now() + BIND_RETRY);
             let retry = async {
-                match until.into_iter().chain(bind_retry).min() {
+                match recheck_at.into_iter().chain(bind_retry).min() {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_resources::{Provider, Store};
-use forebay_routing::{Certificates, Settling};
+use forebay_routing::{Certificates, SnapshotSettler};
 use forebay_service::tls;
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
@@ -207,7 +207,7 @@ impl Gateway {
             class: config.gateway_class.clone(),
             port_map: config.port_map(),
             store,
-            settling: Settling::default(),
+            settling: SnapshotSettler::default(),
             listeners: shared.listeners(&config, &proxy),
             proxy,
             health: health.clone(),

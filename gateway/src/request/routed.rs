@@ -131,7 +131,7 @@ async fn route_model<'a>(
     alias_target: &mut Option<&'a ModelName>,
 ) -> Option<Matched<'a>> {
     let matched = listener.route(host, head);
-    if matched.is_some_and(|matched| matched.is_by_model) || listener.models().names(model) {
+    if matched.is_some_and(|matched| matched.is_by_model) || listener.models().contains(model) {
         return matched;
     }
     *alias_target = listener.alias(model);

@@ -3,12 +3,12 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use forebay_routing::report::Verdict;
+use forebay_routing::ConditionStatus;
 
 /// A condition to be written.
 pub(super) struct Condition<'a> {
     pub(super) kind: &'static str,
-    pub(super) verdict: &'a Verdict,
+    pub(super) verdict: &'a ConditionStatus,
 }
 
 /// The conditions as they are now to be: the given ones with the time of their last change, the others of
@@ -36,7 +36,7 @@ pub(super) fn merge(
 }
 
 fn one(current: Option<&Value>, generation: Option<i64>, condition: &Condition<'_>) -> Value {
-    let status = if condition.verdict.holds { "True" } else { "False" };
+    let status = if condition.verdict.is_true { "True" } else { "False" };
     // The time is that of the status, not of its reason.
     let since = current
         .filter(|current| current.get("status").is_some_and(|it| it == status))
@@ -73,8 +73,8 @@ mod tests {
             { "type": "Mine", "status": "True", "reason": "Gone", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" },
             { "type": "example.com/Theirs", "status": "True" },
         ]);
-        let (yes, no) = (Verdict::yes("Accepted"), Verdict::no("Invalid", "why"));
-        let merged = |verdict: &Verdict| {
+        let (yes, no) = (ConditionStatus::met("Accepted"), ConditionStatus::unmet("Invalid", "why"));
+        let merged = |verdict: &ConditionStatus| {
             merge(Some(&current), Some(3), &["Accepted", "Mine"], &[Condition { kind: "Accepted", verdict }])
         };
         let same = merged(&yes);

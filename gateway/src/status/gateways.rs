@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::report::{ListenerReport, Verdict, reason};
+use forebay_routing::{ConditionStatus, ListenerReport, reason};
 
 /// What `status.supportedFeatures` claims, in the conformance suite's names, sorted.
 const SUPPORTED_FEATURES: &[&str] = &[
@@ -52,8 +52,8 @@ pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Valu
         return None;
     }
     let accepted = match &class.spec.parameters_ref {
-        None => Verdict::yes("Accepted"),
-        Some(_) => Verdict::no("InvalidParameters", "parametersRef is not supported"),
+        None => ConditionStatus::met("Accepted"),
+        Some(_) => ConditionStatus::unmet("InvalidParameters", "parametersRef is not supported"),
     };
     let conditions = [Condition { kind: "Accepted", verdict: &accepted }];
     let features: Vec<Value> = SUPPORTED_FEATURES.iter().map(|name| json!({ "name": name })).collect();
@@ -79,27 +79,28 @@ pub(super) fn gateway_status(
     current: &Value,
 ) -> Value {
     let addresses = reach.service.map(addresses).unwrap_or_default();
-    let is_valid = |it: &ListenerReport| it.accepted.holds && it.resolved_refs.holds && !it.conflicted.holds;
+    let is_valid =
+        |it: &ListenerReport| it.accepted.is_true && it.resolved_refs.is_true && !it.conflicted.is_true;
     let accepted = match listeners.iter().filter(|it| !is_valid(it)).count() {
-        0 => Verdict::yes(reason::ACCEPTED),
+        0 => ConditionStatus::met(reason::ACCEPTED),
         // The specification: it holds as long as some listener can be served.
-        bad if bad < listeners.len() => Verdict {
-            holds: true,
+        bad if bad < listeners.len() => ConditionStatus {
+            is_true: true,
             reason: "ListenersNotValid",
             message: "not all listeners are served; see their conditions".into(),
         },
-        _ => Verdict::no("ListenersNotValid", "no listener is served; see their conditions"),
+        _ => ConditionStatus::unmet("ListenersNotValid", "no listener is served; see their conditions"),
     };
-    let programmed = if !accepted.holds {
-        Verdict::no("Invalid", "the Gateway is not accepted")
+    let programmed = if !accepted.is_true {
+        ConditionStatus::unmet("Invalid", "the Gateway is not accepted")
     } else if let Some(why) = reach.refused {
-        Verdict::no("NoResources", why)
+        ConditionStatus::unmet("NoResources", why)
     } else if addresses.is_empty() {
-        Verdict::no("AddressNotAssigned", "its Service has no address yet")
+        ConditionStatus::unmet("AddressNotAssigned", "its Service has no address yet")
     } else if listeners.iter().any(|it| it.port.is_some() && !(reach.is_open)(it)) {
-        Verdict::no("Pending", "the ports of its listeners are being opened")
+        ConditionStatus::unmet("Pending", "the ports of its listeners are being opened")
     } else {
-        Verdict::yes("Programmed")
+        ConditionStatus::met("Programmed")
     };
     let listeners: Vec<Value> = listeners
         .iter()
@@ -119,17 +120,17 @@ fn listener_status(
     generation: Option<i64>,
     listener: &ListenerReport,
     reach: &Reach<'_>,
-    of_gateway: &Verdict,
+    of_gateway: &ConditionStatus,
     current: &Value,
 ) -> Value {
     let known = current.get("listeners").and_then(Value::as_array).into_iter().flatten();
     let known = known.clone().find(|it| it.get("name").is_some_and(|name| *name == listener.name));
     let programmed = if listener.port.is_none() {
-        Verdict::no("Invalid", "the listener is not served; see its other conditions")
+        ConditionStatus::unmet("Invalid", "the listener is not served; see its other conditions")
     } else if (reach.is_open)(listener) {
-        Verdict::yes("Programmed")
-    } else if of_gateway.holds {
-        Verdict::no("Pending", "its port is being opened")
+        ConditionStatus::met("Programmed")
+    } else if of_gateway.is_true {
+        ConditionStatus::unmet("Pending", "its port is being opened")
     } else {
         of_gateway.clone()
     };

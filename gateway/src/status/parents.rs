@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::report::{ParentReport, PoolReport, Verdict};
+use forebay_routing::{ConditionStatus, ParentReport, PoolReport};
 
 /// What such a list is called, and how long the API lets it be.
 struct List {
@@ -26,7 +26,7 @@ const CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
 /// What is said at one parent.
 struct Entry<'a> {
     parent: Value,
-    conditions: Vec<(&'static str, &'a Verdict)>,
+    conditions: Vec<(&'static str, &'a ConditionStatus)>,
 }
 
 pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], current: &Value) -> Value {
@@ -51,7 +51,7 @@ pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, 
 
 pub(super) fn policy_status(
     generation: Option<i64>,
-    gateways: Option<&BTreeMap<ObjectKey, Verdict>>,
+    gateways: Option<&BTreeMap<ObjectKey, ConditionStatus>>,
     current: &Value,
 ) -> Value {
     let entries = gateways.into_iter().flatten().map(|(gateway, accepted)| Entry {
@@ -146,8 +146,8 @@ mod tests {
             }],
         });
         let report = PoolReport {
-            parents: BTreeMap::from([(ObjectKey::new("infra", "public"), Verdict::yes("Accepted"))]),
-            resolved_refs: Verdict::yes("ResolvedRefs"),
+            parents: BTreeMap::from([(ObjectKey::new("infra", "public"), ConditionStatus::met("Accepted"))]),
+            resolved_refs: ConditionStatus::met("ResolvedRefs"),
         };
         let current = json!({ "parents": [stale, theirs, known] });
         let status = pool_status(Some(2), Some(&report), &current);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::report::Verdict;
+use forebay_routing::ConditionStatus;
 
 const ACCEPTED: &str = "Accepted";
 /// The reason with which the API server fills the condition in, for whichever controller comes first.
@@ -16,7 +16,7 @@ const PENDING: &str = "Pending";
 /// Without a verdict the object is none of ours.
 pub(super) fn rewrite_status(
     generation: Option<i64>,
-    verdict: Option<&Verdict>,
+    verdict: Option<&ConditionStatus>,
     current: &Value,
 ) -> Option<Value> {
     let current = current.get("conditions");
@@ -28,7 +28,7 @@ pub(super) fn rewrite_status(
     let is_free = accepted.is_none_or(|it| it.get("reason").is_some_and(|reason| reason == PENDING));
     let verdict = match verdict {
         Some(verdict) if is_ours || is_free => {
-            Some(Verdict { message: signed(&verdict.message), ..verdict.clone() })
+            Some(ConditionStatus { message: signed(&verdict.message), ..verdict.clone() })
         }
         None if is_ours => None,
         _ => return None,
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_condition_that_another_has_written_is_left_alone() {
-        let verdict = Verdict::no("TargetNotFound", "there is no pool");
+        let verdict = ConditionStatus::unmet("TargetNotFound", "there is no pool");
         let theirs = status("Accepted", "example.com/other has it");
         assert_eq!(rewrite_status(Some(2), Some(&verdict), &theirs), None);
         assert_eq!(rewrite_status(Some(2), None, &theirs), None);
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_condition_of_ours_follows_the_object_and_goes_with_it() {
         let ours = status("Accepted", CONTROLLER_NAME);
-        let written = rewrite_status(Some(2), Some(&Verdict::yes("Accepted")), &ours).unwrap();
+        let written = rewrite_status(Some(2), Some(&ConditionStatus::met("Accepted")), &ours).unwrap();
         let accepted = &written["conditions"][0];
         assert_eq!(
             (&accepted["observedGeneration"], &accepted["message"]),

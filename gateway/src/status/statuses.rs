@@ -59,7 +59,7 @@ pub(super) fn changes(
     }
     for (key, listeners) in &applied.report.gateways {
         let Some(gateway) = snapshot.gateways.get(key) else { continue };
-        let is_open = |listener: &forebay_routing::report::ListenerReport| {
+        let is_open = |listener: &forebay_routing::ListenerReport| {
             listener.port.as_ref().is_some_and(|port| applied.addresses.contains_key(port))
         };
         let reach = Reach {

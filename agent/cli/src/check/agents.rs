@@ -1,4 +1,4 @@
-//! The agents: one on every node that has pods of a pool, and what they say.
+//! Agents: one on every node with pods of a pool, reachable, and counting in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +6,8 @@ use forebay_resources::{Kind, Pod, takes_requests};
 
 use super::{
     class::INSTALL,
-    finding::{Finding, Place, or_ok},
-    installation::{AgentAnswer, Installation},
+    finding::{Finding, Object, or_ok},
+    installation::{AgentState, Installation},
 };
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
@@ -15,14 +15,14 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     match &installation.agents {
         None => {}
         Some(Err(why)) => findings.push(Finding::not_checked(
-            Place::all("Agents"),
-            format!("whether they answer: {why}"),
-            "`forebay nodes` asks them alone; --agents ADDRESS:PORT goes another way",
+            Object::all("Agents"),
+            format!("reachability: {why}"),
+            "run `forebay nodes`, or name the agents with --agents ADDRESS:PORT",
         )),
-        Some(Ok(answers)) => {
-            findings.extend(or_ok(answers.iter().filter_map(judge).collect(), || {
-                let what = format!("{} answer, and count in the kernel", answers.len());
-                Finding::ok(Place::all("Agents"), what)
+        Some(Ok(states)) => {
+            findings.extend(or_ok(states.iter().filter_map(check_agent).collect(), || {
+                let message = format!("{} reachable, counting in the kernel", states.len());
+                Finding::ok(Object::all("Agents"), message)
             }));
         }
     }
@@ -30,37 +30,37 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
 }
 
 fn pods(installation: &Installation) -> Vec<Finding> {
-    // Of a folder, somebody else knows where its pods run.
+    // A folder does not say where its pods run.
     if !installation.is_cluster() || !installation.knows(Kind::Pod, None) {
         return Vec::new();
     }
     let selector = &installation.agent_selector;
     let agents: Vec<_> = installation.agent_pods().collect();
     if agents.is_empty() {
-        let what =
-            format!("no Pod has the label {selector}: pods are picked by what pickers know themselves");
-        return vec![Finding::warning(Place::all("Agents"), what, INSTALL)];
+        let message =
+            format!("no Pod has the label {selector}: pickers use engine metrics and their own picks only");
+        return vec![Finding::warning(Object::all("Agents"), message, INSTALL)];
     }
     let covered: BTreeSet<&str> = agents.iter().filter_map(|(_, pod)| node(pod)).collect();
     let mut findings = Vec::new();
     for (node, count) in nodes_of_pools(installation) {
         if !covered.contains(node) {
-            let what = format!("runs {count} pods of InferencePools and no agent ({selector})");
+            let message = format!("runs {count} pods of InferencePools and no agent ({selector})");
             let fix = format!(
                 "let the agents' DaemonSet run there (--set agent.nodeSelector, agent.tolerations): kubectl describe daemonset -A -l {selector}"
             );
-            findings.push(Finding::error(Place::named("Node", node), what, fix));
+            findings.push(Finding::error(Object::named("Node", node), message, fix));
         }
     }
     for (key, pod) in agents.iter().filter(|(_, pod)| !takes_requests(pod)) {
-        let what = format!("the agent of node {} is not Ready", node(pod).unwrap_or("?"));
+        let message = format!("the agent of node {} is not Ready", node(pod).unwrap_or("?"));
         let fix =
             format!("kubectl describe pod -n {0} {1}; kubectl logs -n {0} {1}", key.namespace, key.name);
-        findings.push(Finding::error(Place::new("Pod", key), what, fix));
+        findings.push(Finding::error(Object::new("Pod", key), message, fix));
     }
     or_ok(findings, || {
-        let what = format!("{} Ready, on every node that has pods of an InferencePool", agents.len());
-        Finding::ok(Place::all("Agents"), what)
+        let message = format!("{} Ready, on every node with pods of an InferencePool", agents.len());
+        Finding::ok(Object::all("Agents"), message)
     })
 }
 
@@ -83,17 +83,17 @@ fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-fn judge(answer: &AgentAnswer) -> Option<Finding> {
-    let place = Place::named("Agent", &answer.name);
-    if let Some(problem) = &answer.problem {
-        let what = format!("does not answer: {problem}");
+fn check_agent(state: &AgentState) -> Option<Finding> {
+    let object = Object::named("Agent", &state.name);
+    if let Some(problem) = &state.problem {
+        let message = format!("is not reachable: {problem}");
         return Some(Finding::error(
-            place,
-            what,
-            "look into its log; with TLS, give --tls-cert, --tls-key and --tls-ca",
+            object,
+            message,
+            "read its log; with TLS, set --tls-cert, --tls-key and --tls-ca",
         ));
     }
-    let reason = answer.kernel_off.as_ref()?;
-    let what = format!("does not count in the kernel: {reason}");
-    Some(Finding::warning(place, what, "mend what the reason names; until then it only scrapes"))
+    let reason = state.kernel_off.as_ref()?;
+    let message = format!("does not count in the kernel: {reason}");
+    Some(Finding::warning(object, message, "fix the cause; until then it only scrapes engine metrics"))
 }

@@ -1,27 +1,27 @@
-//! The GatewayClass, and the gateway that has accepted it.
+//! The GatewayClass, and the gateway Deployment that serves it.
 
 use forebay_resources::{Kind, ObjectKey};
+use forebay_routing::CONTROLLER_NAME;
 use k8s_openapi::api::apps::v1::Deployment;
 
 use super::{
-    condition::why_not,
-    finding::{Finding, Place, or_ok},
+    condition::written,
+    finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
 };
 
-pub(super) const CONTROLLER: &str = "forebay.dev/gateway";
 pub(super) const INSTALL: &str =
     "helm upgrade --install forebay charts/forebay --namespace forebay-system --create-namespace --wait";
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
-    // A folder needs neither.
+    // A folder has neither.
     let Some(cluster) = &installation.cluster else { return Vec::new() };
     let mut findings = Vec::new();
     if installation.knows(Kind::GatewayClass, None) {
         findings.extend(or_ok(class(installation).into_iter().collect(), || {
             Finding::ok(
-                Place::named("GatewayClass", &installation.class),
-                format!("accepted by {CONTROLLER}"),
+                Object::named("GatewayClass", &installation.class),
+                format!("accepted by {CONTROLLER_NAME}"),
             )
         }));
     }
@@ -33,27 +33,27 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
 
 fn class(installation: &Installation) -> Option<Finding> {
     let name = &installation.class;
-    let place = Place::named("GatewayClass", name);
+    let object = Object::named("GatewayClass", name);
     let Some(class) = installation.snapshot.gateway_classes.get(&ObjectKey::new("", name)) else {
-        return Some(Finding::error(place, "does not exist", INSTALL));
+        return Some(Finding::error(object, "does not exist", INSTALL));
     };
     let controller = &class.spec.controller_name;
-    if controller != CONTROLLER {
-        let what = format!("belongs to the controller {controller}, not to {CONTROLLER}");
-        let fix = "give Forebay a class of its own (--set gateway.className=NAME), and name it here with --gateway-class";
-        return Some(Finding::error(place, what, fix));
+    if controller != CONTROLLER_NAME {
+        let message = format!("has the controllerName {controller}, not {CONTROLLER_NAME}");
+        let fix = "install Forebay with another class (--set gateway.className=NAME), and check that one with --gateway-class NAME";
+        return Some(Finding::error(object, message, fix));
     }
     let conditions = class.status.as_ref().and_then(|status| status.conditions.as_deref());
-    let why = why_not(conditions.unwrap_or_default(), "Accepted")?;
-    let fix = format!("look why the gateway does not: kubectl logs -A -l {GATEWAY_SELECTOR}");
-    Some(Finding::error(place, why.to_string(), fix))
+    let why = written(conditions.unwrap_or_default(), "Accepted")?;
+    let fix = format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
+    Some(Finding::error(object, why.to_string(), fix).because(why.reason))
 }
 
 fn gateway(deployments: &[Deployment]) -> Vec<Finding> {
     if deployments.is_empty() {
-        let place = Place::named("Deployment", "forebay-gateway");
-        let what = format!("no Deployment has the label {GATEWAY_SELECTOR}");
-        return vec![Finding::error(place, what, INSTALL)];
+        let object = Object::named("Deployment", "forebay-gateway");
+        let message = format!("no Deployment has the label {GATEWAY_SELECTOR}");
+        return vec![Finding::error(object, message, INSTALL)];
     }
     deployments.iter().map(replicas).collect()
 }
@@ -63,15 +63,15 @@ fn replicas(deployment: &Deployment) -> Finding {
         namespace: deployment.metadata.namespace.clone().unwrap_or_default(),
         name: deployment.metadata.name.clone().unwrap_or_default(),
     };
-    let place = Place::new("Deployment", &key);
+    let object = Object::new("Deployment", &key);
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let what = format!("{ready} of {wanted} replicas of the gateway are ready");
+    let message = format!("{ready} of {wanted} replicas of the gateway are ready");
     let fix = format!("kubectl describe pods -n {} -l {GATEWAY_SELECTOR}", key.namespace);
     match ready {
-        // None is none, also where none was asked for.
-        0 => Finding::error(place, what, fix),
-        _ if ready < wanted => Finding::warning(place, what, fix),
-        _ => Finding::ok(place, what),
+        // Zero ready replicas is an error even if zero are wanted.
+        0 => Finding::error(object, message, fix),
+        _ if ready < wanted => Finding::warning(object, message, fix),
+        _ => Finding::ok(object, message),
     }
 }

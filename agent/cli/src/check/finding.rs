@@ -1,4 +1,4 @@
-//! One thing that was looked at, and what it is like.
+//! One result of a check.
 
 use forebay_resources::ObjectKey;
 use serde_json::{Value, json};
@@ -11,9 +11,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
     Ok,
-    /// Traffic may flow; or it is not known whether it does.
+    /// Traffic may flow, or it is unknown whether it does.
     Warning,
-    /// Something that was asked for is not there.
+    /// Something that the resources ask for does not work.
     Error,
 }
 
@@ -27,14 +27,14 @@ impl Level {
     }
 }
 
-/// Where it is: an object, or all of a kind where the name is empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    kind: String,
-    key: ObjectKey,
+/// The object of a finding; all objects of a kind if the name is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Object {
+    pub(super) kind: String,
+    pub(super) key: ObjectKey,
 }
 
-impl Place {
+impl Object {
     pub(super) fn new(kind: impl Into<String>, key: &ObjectKey) -> Self {
         Self { kind: kind.into(), key: key.clone() }
     }
@@ -43,6 +43,7 @@ impl Place {
         Self { kind: kind.into(), key: ObjectKey::default() }
     }
 
+    /// A cluster-scoped object.
     pub(super) fn named(kind: impl Into<String>, name: impl Into<String>) -> Self {
         Self { kind: kind.into(), key: ObjectKey::new("", name) }
     }
@@ -51,32 +52,38 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) level: Level,
-    pub(super) place: Place,
-    pub(super) what: String,
-    /// What to do about it.
+    pub(super) object: Object,
+    /// Reason of the status condition that says the same, if there is one.
+    pub(super) reason: Option<String>,
+    pub(super) message: String,
+    /// What to do; `None` if nothing.
     pub(super) fix: Option<String>,
 }
 
 impl Finding {
-    pub(super) fn ok(place: Place, what: impl Into<String>) -> Self {
-        Self { level: Level::Ok, place, what: what.into(), fix: None }
+    pub(super) fn ok(object: Object, message: impl Into<String>) -> Self {
+        Self { level: Level::Ok, object, reason: None, message: message.into(), fix: None }
     }
 
-    pub(super) fn warning(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { level: Level::Warning, place, what: what.into(), fix: Some(fix.into()) }
+    pub(super) fn warning(object: Object, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level: Level::Warning, fix: Some(fix.into()), ..Self::ok(object, message) }
     }
 
-    pub(super) fn error(place: Place, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { level: Level::Error, ..Self::warning(place, what, fix) }
+    pub(super) fn error(object: Object, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level: Level::Error, ..Self::warning(object, message, fix) }
     }
 
-    /// Never "ok": nothing is known.
-    pub(super) fn not_checked(place: Place, why: impl std::fmt::Display, fix: impl Into<String>) -> Self {
-        Self::warning(place, format!("not checked: {why}"), fix)
+    /// A warning, never "ok": the state is unknown.
+    pub(super) fn not_checked(object: Object, why: impl std::fmt::Display, fix: impl Into<String>) -> Self {
+        Self::warning(object, format!("not checked: {why}"), fix)
+    }
+
+    pub(super) fn because(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
     }
 }
 
-/// Adds that all is well where that was found.
+/// Adds `ok` if all findings are ok.
 pub(super) fn or_ok(mut findings: Vec<Finding>, ok: impl FnOnce() -> Finding) -> Vec<Finding> {
     if findings.iter().all(|finding| finding.level == Level::Ok) {
         findings.push(ok());
@@ -85,20 +92,20 @@ pub(super) fn or_ok(mut findings: Vec<Finding>, ok: impl FnOnce() -> Finding) ->
 }
 
 pub(super) fn table(findings: &[Finding]) -> String {
-    let mut rows = vec![header(&["LEVEL", "WHERE", "WHAT → WHAT TO DO"])];
-    for Finding { level, place, what, fix } in findings {
-        let place = if place.key.name.is_empty() {
-            place.kind.clone()
+    let mut rows = vec![header(&["LEVEL", "OBJECT", "MESSAGE → FIX"])];
+    for Finding { level, object, message, fix, .. } in findings {
+        let object = if object.key.name.is_empty() {
+            object.kind.clone()
         } else {
-            format!("{} {}", place.kind, place.key)
+            format!("{} {}", object.kind, object.key)
         };
-        let text = fix.as_ref().map_or_else(|| what.clone(), |fix| format!("{what} → {fix}"));
-        rows.push(vec![level.name().into(), place, one_line(&text)]);
+        let text = fix.as_ref().map_or_else(|| message.clone(), |fix| format!("{message} → {fix}"));
+        rows.push(vec![level.name().into(), object, one_line(&text)]);
     }
     align(&rows)
 }
 
-/// What an API server says may be long and broken.
+/// Messages of an API server may have several lines.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -107,13 +114,14 @@ pub(super) fn json(findings: &[Finding]) -> Value {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let items: Vec<Value> = findings
         .iter()
-        .map(|Finding { level, place, what, fix }| {
+        .map(|Finding { level, object, reason, message, fix }| {
             json!({
                 "level": level.name(),
-                "kind": place.kind,
-                "namespace": some(&place.key.namespace),
-                "name": some(&place.key.name),
-                "message": what,
+                "kind": object.kind,
+                "namespace": some(&object.key.namespace),
+                "name": some(&object.key.name),
+                "reason": reason,
+                "message": message,
                 "fix": fix,
             })
         })

@@ -1,15 +1,15 @@
-//! The Gateways of the class: programmed, with addresses, and with routes.
+//! Gateways of the class: conditions, addresses, attached routes.
 
 use forebay_resources::{Gateway, Kind, ObjectKey};
+use forebay_routing::{ListenerReport, gateway_parents, reason};
 use gateway_api::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewayStatusListeners,
 };
 
 use super::{
-    condition::why_not,
-    finding::{Finding, Place, or_ok},
+    condition::{BadCondition, computed, written},
+    finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
-    references::parents,
 };
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
@@ -18,91 +18,136 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     }
     let mut findings = without_class(installation);
     if installation.gateways().next().is_none() {
-        let what = format!("none has the class {}: nothing is served", installation.class);
+        let message = format!("no Gateway has the class {}: nothing is served", installation.class);
         let fix = "apply a Gateway with that spec.gatewayClassName (or: helm upgrade … --set inferenceGateway.enabled=true)";
-        findings.push(Finding::error(Place::all("Gateways"), what, fix));
+        findings.push(Finding::error(Object::all("Gateways"), message, fix));
     }
     for (key, gateway) in installation.gateways() {
-        // Only in a cluster somebody writes statuses.
-        if installation.is_cluster() {
-            findings.extend(or_ok(judge(installation, key, gateway), || {
-                Finding::ok(
-                    Place::new("Gateway", key),
-                    "programmed, with an address, and routes are attached",
-                )
-            }));
-        }
+        let of_gateway = match &gateway.status {
+            Some(_) => with_status(installation, key, gateway),
+            // Only a cluster has a controller that writes statuses.
+            None if installation.is_cluster() => {
+                let fix =
+                    format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
+                vec![Finding::error(Object::new("Gateway", key), "has no status yet", fix)]
+            }
+            None => {
+                let listeners = gateway.spec.listeners.iter();
+                listeners.flat_map(|spec| listener_conditions(installation, key, spec, None)).collect()
+            }
+        };
+        findings.extend(or_ok(of_gateway, || {
+            let message = if installation.is_cluster() {
+                "programmed, with an address, and routes are attached"
+            } else {
+                "its listeners are valid"
+            };
+            Finding::ok(Object::new("Gateway", key), message)
+        }));
     }
     findings
 }
 
-/// Gateways whose class is nobody's.
+/// Gateways with a class that does not exist.
 fn without_class(installation: &Installation) -> Vec<Finding> {
     if !installation.is_cluster() || !installation.knows(Kind::GatewayClass, None) {
         return Vec::new();
     }
     let ours = &installation.class;
-    let of_nobody = installation.snapshot.gateways.iter().filter(|(_, gateway)| {
+    let unserved = installation.snapshot.gateways.iter().filter(|(_, gateway)| {
         let class = &gateway.spec.gateway_class_name;
         class != ours && !installation.snapshot.gateway_classes.contains_key(&ObjectKey::new("", class))
     });
-    of_nobody
+    unserved
         .map(|(key, gateway)| {
-            let what = format!(
-                "has the class {}, which does not exist: nobody serves it",
+            let message = format!(
+                "has the class {}, which does not exist: no controller serves it",
                 gateway.spec.gateway_class_name
             );
             let fix = format!(
                 r#"kubectl patch gateway {} -n {} --type=merge -p='{{"spec":{{"gatewayClassName":"{ours}"}}}}'"#,
                 key.name, key.namespace
             );
-            Finding::error(Place::new("Gateway", key), what, fix)
+            Finding::error(Object::new("Gateway", key), message, fix)
         })
         .collect()
 }
 
-fn judge(installation: &Installation, key: &ObjectKey, gateway: &Gateway) -> Vec<Finding> {
-    let place = || Place::new("Gateway", key);
-    let look = format!("kubectl describe gateway -n {} {}", key.namespace, key.name);
-    let Some(status) = &gateway.status else {
-        let fix = format!("look why the gateway does not: kubectl logs -A -l {GATEWAY_SELECTOR}");
-        return vec![Finding::error(place(), "nobody has written its status", fix)];
-    };
+fn describe(key: &ObjectKey) -> String {
+    format!("kubectl describe gateway -n {} {}", key.namespace, key.name)
+}
+
+fn with_status(installation: &Installation, key: &ObjectKey, gateway: &Gateway) -> Vec<Finding> {
+    let object = || Object::new("Gateway", key);
+    let Some(status) = &gateway.status else { return Vec::new() };
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let mut findings = Vec::new();
     for name in ["Accepted", "Programmed"] {
-        if let Some(why) = why_not(conditions, name) {
-            findings.push(Finding::error(place(), why.to_string(), look.clone()));
+        if let Some(why) = written(conditions, name) {
+            findings.push(Finding::error(object(), why.to_string(), describe(key)).because(why.reason));
         }
     }
     if status.addresses.as_deref().unwrap_or_default().is_empty() {
         let fix = format!(
-            "wait for its Service's address (kubectl get services -A), or choose another --set gateway.serviceType; {look}"
+            "wait for the address of its Service (kubectl get services -A), or set another gateway.serviceType; {}",
+            describe(key)
         );
-        findings.push(Finding::warning(place(), "has no address", fix));
+        findings.push(Finding::warning(object(), "has no address", fix));
     }
     for spec in &gateway.spec.listeners {
-        match status.listeners.iter().flatten().find(|listener| listener.name == spec.name) {
-            Some(listener) => {
-                for name in ["Accepted", "ResolvedRefs", "Programmed"] {
-                    if let Some(why) = why_not(&listener.conditions, name) {
-                        let what = format!("listener {}: {why}", spec.name);
-                        findings.push(Finding::error(place(), what, look.clone()));
-                    }
-                }
-                findings.extend(attached(installation, key, spec, listener));
-            }
-            None => {
-                let what = format!("listener {}: nobody has written its status", spec.name);
-                findings.push(Finding::error(place(), what, look.clone()));
-            }
-        }
+        let listener = status.listeners.iter().flatten().find(|listener| listener.name == spec.name);
+        findings.extend(listener_conditions(installation, key, spec, listener));
+        findings.extend(listener.and_then(|listener| without_routes(installation, key, spec, listener)));
     }
     findings
 }
 
-/// Why a listener has no routes; nothing if it has some.
-fn attached(
+/// Conditions of a listener that are bad: as routing computes them, else as the gateway has written them.
+fn listener_conditions(
+    installation: &Installation,
+    key: &ObjectKey,
+    spec: &GatewayListeners,
+    status: Option<&GatewayStatusListeners>,
+) -> Vec<Finding> {
+    let finding = |why: BadCondition| {
+        let message = format!("listener {}: {why}", spec.name);
+        Finding::error(Object::new("Gateway", key), message, describe(key)).because(why.reason)
+    };
+    let report = installation.report.gateways.get(key).into_iter().flatten();
+    if let Some(report) = report.into_iter().find(|report| report.name == spec.name) {
+        let computed = computed_conditions(installation, report);
+        if !computed.is_empty() {
+            return computed.into_iter().map(finding).collect();
+        }
+    }
+    match status {
+        Some(status) => {
+            let names = ["Accepted", "ResolvedRefs", "Programmed"];
+            names.iter().filter_map(|name| written(&status.conditions, name)).map(finding).collect()
+        }
+        None if installation.is_cluster() => {
+            let message = format!("listener {}: has no status yet", spec.name);
+            vec![Finding::error(Object::new("Gateway", key), message, describe(key))]
+        }
+        None => Vec::new(),
+    }
+}
+
+fn computed_conditions(installation: &Installation, report: &ListenerReport) -> Vec<BadCondition> {
+    let mut bad: Vec<BadCondition> = Vec::new();
+    bad.extend(computed(&report.accepted, "Accepted"));
+    // Certificates cannot be judged without the Secrets, which are not read from a cluster.
+    let refs_are_known =
+        report.resolved_refs.reason != reason::INVALID_CERTIFICATE_REF || !installation.is_cluster();
+    bad.extend(computed(&report.resolved_refs, "ResolvedRefs").filter(|_| refs_are_known));
+    if report.conflicted.is_true {
+        bad.push(BadCondition::bad("Conflicted", &report.conflicted));
+    }
+    bad
+}
+
+/// Why a listener has no attached routes; `None` if it has some.
+fn without_routes(
     installation: &Installation,
     key: &ObjectKey,
     spec: &GatewayListeners,
@@ -111,47 +156,42 @@ fn attached(
     if status.attached_routes != 0 {
         return None;
     }
-    let place = Place::new("Gateway", key);
+    let object = Object::new("Gateway", key);
     let none = |why: &str| format!("listener {}: no HTTPRoute is attached: {why}", spec.name);
     if !installation.knows(Kind::HttpRoute, None) {
-        return Some(Finding::warning(
-            place,
-            none("which there are is not known"),
-            "kubectl get httproutes -A",
-        ));
+        let message = none("HTTPRoutes cannot be listed");
+        return Some(Finding::warning(object, message, "kubectl get httproutes -A"));
     }
-    let (mut astray, mut strangers) = (None, None);
+    // Routes that name a Gateway of this name in a namespace that has none, and routes that name this one.
+    let (mut wrong_namespace, mut refused) = (None, None);
     for (route_key, route) in &installation.snapshot.http_routes {
-        for parent in parents(route_key, route) {
-            if parent.gateway == *key {
-                strangers = strangers.or(Some(route_key));
-            } else if parent.gateway.name == key.name
-                && !installation.snapshot.gateways.contains_key(&parent.gateway)
-            {
-                astray = astray.or(Some(route_key));
+        for (_, gateway, _) in gateway_parents(route_key, route) {
+            if gateway == *key {
+                refused = refused.or(Some(route_key));
+            } else if gateway.name == key.name && !installation.snapshot.gateways.contains_key(&gateway) {
+                wrong_namespace = wrong_namespace.or(Some(route_key));
             }
         }
     }
     let from = spec.allowed_routes.as_ref().and_then(|it| it.namespaces.as_ref()?.from.as_ref());
-    let (why, fix) = match (astray, strangers) {
+    let (why, fix) = match (wrong_namespace, refused) {
         (_, Some(route)) if route.namespace != key.namespace && matches!(from, None | Some(From::Same)) => (
-            format!("HTTPRoute {route} names it, and it allows routes of its own namespace only"),
+            format!(
+                "HTTPRoute {route} names this Gateway, but the listener allows routes of its own namespace only"
+            ),
             "set allowedRoutes.namespaces.from: All on the listener".to_owned(),
         ),
         (_, Some(route)) => {
-            (format!("HTTPRoute {route} names it"), "see what is said of that route".to_owned())
+            (format!("HTTPRoute {route} names this Gateway"), "see the finding for that route".to_owned())
         }
         (Some(route), None) => (
-            format!("HTTPRoute {route} names it in another namespace than this"),
-            "set the namespace in the route's parentRefs, as is said of that route".to_owned(),
+            format!("HTTPRoute {route} names a Gateway {} in another namespace", key.name),
+            "set the namespace in the route's parentRefs; see the finding for that route".to_owned(),
         ),
         (None, None) => (
-            "none names it".to_owned(),
-            format!(
-                "name it in the routes' parentRefs: {{name: {}, namespace: {}}}",
-                key.name, key.namespace
-            ),
+            "no HTTPRoute names this Gateway".to_owned(),
+            format!("add to the routes' parentRefs: {{name: {}, namespace: {}}}", key.name, key.namespace),
         ),
     };
-    Some(Finding::warning(place, none(&why), fix))
+    Some(Finding::warning(object, none(&why), fix))
 }

@@ -1,14 +1,15 @@
-//! References of HTTPRoutes into other namespaces, which those must allow.
+//! References of HTTPRoutes to other namespaces, which need a ReferenceGrant.
 
 use std::collections::BTreeSet;
 
-use forebay_resources::{Kind, ObjectKey, Snapshot};
+use forebay_resources::{Kind, ObjectKey};
+use forebay_routing::{GATEWAY_GROUP, HTTP_ROUTE, is_granted, reason};
 use serde_json::json;
 
 use super::{
-    finding::{Finding, Place},
+    finding::{Finding, Object},
     installation::Installation,
-    references::{Backend, GATEWAY_GROUP, backends},
+    references::{BackendRef, backends},
 };
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
@@ -20,8 +21,9 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, route) in &snapshot.http_routes {
         for backend in backends(key, route) {
+            let from = (GATEWAY_GROUP, HTTP_ROUTE, key.namespace.as_str());
             if backend.key.namespace != key.namespace
-                && !is_granted(snapshot, &key.namespace, &backend)
+                && !is_granted(snapshot, from, (backend.group, backend.kind), &backend.key)
                 && seen.insert((key, backend.kind.to_owned(), backend.key.clone()))
             {
                 findings.push(missing(key, &backend));
@@ -31,33 +33,19 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     findings
 }
 
-fn is_granted(snapshot: &Snapshot, from: &str, backend: &Backend<'_>) -> bool {
-    snapshot.reference_grants.in_namespace(&backend.key.namespace).any(|(_, grant)| {
-        let is_from = grant
-            .spec
-            .from
-            .iter()
-            .any(|it| it.group == GATEWAY_GROUP && it.kind == "HTTPRoute" && it.namespace == from);
-        is_from
-            && grant.spec.to.iter().any(|it| {
-                it.group == backend.group
-                    && it.kind == backend.kind
-                    && it.name.as_ref().is_none_or(|name| name.is_empty() || *name == backend.key.name)
-            })
-    })
-}
-
-fn missing(route: &ObjectKey, backend: &Backend<'_>) -> Finding {
-    let Backend { group, kind, key } = backend;
+fn missing(route: &ObjectKey, backend: &BackendRef<'_>) -> Finding {
+    let BackendRef { group, kind, key } = backend;
     let grant = json!({
         "apiVersion": "gateway.networking.k8s.io/v1beta1",
         "kind": "ReferenceGrant",
         "metadata": { "name": format!("{}-{}", route.namespace, key.name), "namespace": key.namespace },
         "spec": {
-            "from": [{ "group": GATEWAY_GROUP, "kind": "HTTPRoute", "namespace": route.namespace }],
+            "from": [{ "group": GATEWAY_GROUP, "kind": HTTP_ROUTE, "namespace": route.namespace }],
             "to": [{ "group": group, "kind": kind, "name": key.name }],
         },
     });
-    let what = format!("refers to {kind} {key} in another namespace, and no ReferenceGrant there allows it");
-    Finding::error(Place::new("HTTPRoute", route), what, format!("echo '{grant}' | kubectl apply -f -"))
+    let message =
+        format!("refers to {kind} {key} in another namespace, and no ReferenceGrant there allows it");
+    Finding::error(Object::new(HTTP_ROUTE, route), message, format!("echo '{grant}' | kubectl apply -f -"))
+        .because(reason::REF_NOT_PERMITTED)
 }

@@ -1,4 +1,4 @@
-//! What is looked at.
+//! The objects to check.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,11 @@ use forebay_resources::{
     self, CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Pod, Snapshot, Store,
     cluster::{Listed, Listing, Selection},
 };
+use forebay_routing::{Certificates, PortSharing, Report, compile};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client, api::ListParams};
 
-use super::Options;
+use super::{Options, references::backends};
 use crate::{
     agents::{self, Selector},
     forward::Access,
@@ -18,8 +19,8 @@ use crate::{
 
 /// The label that the chart gives the gateway.
 pub(super) const GATEWAY_SELECTOR: &str = "app.kubernetes.io/name=forebay-gateway";
-/// Of all namespaces.
-const KINDS: [Kind; 8] = [
+/// Listed in all namespaces.
+const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
@@ -28,36 +29,39 @@ const KINDS: [Kind; 8] = [
     Kind::InferenceObjective,
     Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
+    Kind::Namespace,
 ];
-/// Of the namespaces that have pools.
-const BESIDE_POOLS: [Kind; 3] = [Kind::Pod, Kind::Service, Kind::EndpointSlice];
+/// Listed in namespaces with InferencePools.
+const NEAR_POOLS: [Kind; 2] = [Kind::Pod, Kind::EndpointSlice];
 
 #[derive(Debug)]
 pub(super) struct Installation {
     pub(super) snapshot: Snapshot,
-    /// Of the Gateways that are served.
+    /// Conditions as routing computes them from the snapshot.
+    pub(super) report: Report,
+    /// GatewayClass of the Gateways that are served.
     pub(super) class: String,
     pub(super) agent_selector: Selector,
-    /// Without one, the objects are a folder's: nothing has a status, nothing is installed.
+    /// `None` if the objects are from a folder: there are no statuses and no installation.
     pub(super) cluster: Option<Cluster>,
-    /// What the agents say; nothing where there are none to ask, or why they could not be.
-    pub(super) agents: Option<Result<Vec<AgentAnswer>, String>>,
+    /// States of the agents, or why they could not be asked. `None` if there are no agents to ask.
+    pub(super) agents: Option<Result<Vec<AgentState>, String>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) outcomes: Vec<(Selection, Listed)>,
-    /// Those of the gateway, or why they are not known.
+    /// Deployments of the gateway, or why they could not be listed.
     pub(super) deployments: Result<Vec<Deployment>, String>,
 }
 
-/// What one agent says.
+/// One agent.
 #[derive(Clone, Debug)]
-pub(super) struct AgentAnswer {
-    /// For people.
+pub(super) struct AgentState {
+    /// For messages.
     pub(super) name: String,
     pub(super) problem: Option<String>,
-    /// Why it does not count in the kernel.
+    /// Why it does not count in the kernel; `None` if it does.
     pub(super) kernel_off: Option<String>,
 }
 
@@ -65,6 +69,7 @@ impl Installation {
     pub(super) async fn read(options: &Options, access: &Access) -> anyhow::Result<Self> {
         let mut it = Self {
             snapshot: Snapshot::default(),
+            report: Report::default(),
             class: options.gateway_class.clone(),
             agent_selector: options.agents.agent_selector.clone(),
             cluster: None,
@@ -75,10 +80,11 @@ impl Installation {
             let _provider = forebay_resources::folder::start(folder, store.clone()).await?;
             it.snapshot = Snapshot::clone(&store.snapshot());
         } else {
-            let (snapshot, cluster) = of_cluster(&access.client().await?, &it.agent_selector).await?;
+            let (snapshot, cluster) = read_cluster(&access.client().await?, &it.agent_selector).await?;
             it.snapshot = snapshot;
             it.cluster = Some(cluster);
         }
+        it.report = report(&it.snapshot, &it.class, it.is_cluster());
         let has_some = it.agent_pods().next().is_some();
         if has_some || !options.agents.agents.is_empty() {
             it.agents = Some(ask(&options.agents, access).await);
@@ -90,8 +96,7 @@ impl Installation {
         self.cluster.is_some()
     }
 
-    /// Whether all objects of the kind are in the snapshot; those of one namespace where the kind is not
-    /// asked for in all.
+    /// Whether the snapshot has all objects of the kind: those of `namespace` where the kind is listed by namespace.
     pub(super) fn knows(&self, kind: Kind, namespace: Option<&str>) -> bool {
         let Some(cluster) = &self.cluster else { return true };
         let mut outcomes = cluster.outcomes.iter();
@@ -106,7 +111,22 @@ impl Installation {
         kinds.into_iter().all(|kind| self.knows(kind, None))
     }
 
-    /// The Gateways that Forebay serves.
+    /// Whether all backends that HTTPRoutes refer to, and grants for them, could be listed.
+    pub(super) fn knows_backends(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
+        let kinds = [Kind::ReferenceGrant, Kind::InferencePool, Kind::Service];
+        cluster.outcomes.iter().all(|(selection, outcome)| {
+            !kinds.contains(&selection.kind()) || !matches!(outcome, Listed::Unknown(_))
+        })
+    }
+
+    /// Whether the Gateway exists and has the checked class.
+    pub(super) fn serves(&self, gateway: &ObjectKey) -> bool {
+        let gateway = self.snapshot.gateways.get(gateway);
+        gateway.is_some_and(|gateway| gateway.spec.gateway_class_name == self.class)
+    }
+
+    /// The Gateways of the checked class.
     pub(super) fn gateways(&self) -> impl Iterator<Item = (&ObjectKey, &Gateway)> {
         let gateways = self.snapshot.gateways.iter().map(|(key, gateway)| (key, &**gateway));
         gateways.filter(|(_, gateway)| gateway.spec.gateway_class_name == self.class)
@@ -117,7 +137,7 @@ impl Installation {
         pods.filter(|(_, pod)| self.agent_selector.matches(pod))
     }
 
-    /// The Pods that the selector of a pool of their namespace matches.
+    /// The Pods that the pool selects.
     pub(super) fn pool_pods(&self, pool: &ObjectKey) -> impl Iterator<Item = (&ObjectKey, &Pod)> {
         let selector = self.snapshot.inference_pools.get(pool).map(|pool| &pool.spec.selector);
         let pods = self.snapshot.pods.in_namespace(&pool.namespace).map(|(key, pod)| (key, &**pod));
@@ -128,26 +148,38 @@ impl Installation {
     }
 }
 
-async fn of_cluster(client: &Client, agents: &Selector) -> anyhow::Result<(Snapshot, Cluster)> {
+/// Conditions as the gateway would report them.
+pub(super) fn report(snapshot: &Snapshot, class: &str, is_cluster: bool) -> Report {
+    let sharing = if is_cluster { PortSharing::PerGateway } else { PortSharing::Shared };
+    compile(snapshot, class, sharing, &mut Certificates::default()).1
+}
+
+async fn read_cluster(client: &Client, agents: &Selector) -> anyhow::Result<(Snapshot, Cluster)> {
     match client.apiserver_version().await {
         Err(error @ kube::Error::Api(_)) if !is_unauthorized(&error) => {}
-        answer => drop(answer.context("the API server does not let this user in, or does not answer")?),
+        result => drop(result.context("the API server rejects this user, or is not reachable")?),
     }
     let mut listing = Listing::default();
     let everywhere = KINDS.map(Selection::all);
     let maps = CONFIG_MAP_LABELS.map(|name| Selection::all(Kind::ConfigMap).labels(format!("{name}=true")));
     let agents = Selection::all(Kind::Pod).labels(agents.to_string());
     listing.add(client, everywhere.into_iter().chain(maps).chain([agents])).await;
-    let namespaces: BTreeSet<String> =
+    let pools: BTreeSet<String> =
         listing.snapshot.inference_pools.keys().map(|key| key.namespace.clone()).collect();
-    let beside =
-        namespaces.iter().flat_map(|name| BESIDE_POOLS.map(|kind| Selection::in_namespace(kind, name)));
-    listing.add(client, beside).await;
+    let routes = listing.snapshot.http_routes.iter();
+    let backends: BTreeSet<String> = routes
+        .flat_map(|(key, route)| {
+            backends(key, route).map(|backend| backend.key.namespace).collect::<Vec<_>>()
+        })
+        .collect();
+    let near_pools = pools.iter().flat_map(|name| NEAR_POOLS.map(|kind| Selection::in_namespace(kind, name)));
+    let services = pools.union(&backends).map(|name| Selection::in_namespace(Kind::Service, name));
+    listing.add(client, near_pools.chain(services)).await;
     let gateways = ListParams::default().labels(GATEWAY_SELECTOR);
     let deployments = match Api::<Deployment>::all(client.clone()).list(&gateways).await {
         Ok(list) => Ok(list.items),
         Err(kube::Error::Api(status)) => Err(status.message.clone()),
-        Err(error) => bail!("the API server does not answer any more: {error}"),
+        Err(error) => bail!("the API server is not reachable any more: {error}"),
     };
     Ok((listing.snapshot, Cluster { outcomes: listing.outcomes, deployments }))
 }
@@ -156,12 +188,12 @@ fn is_unauthorized(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 401)
 }
 
-async fn ask(options: &agents::Options, access: &Access) -> Result<Vec<AgentAnswer>, String> {
-    let (_following, view) = agents::ask(options, access).await.map_err(|error| format!("{error:#}"))?;
-    let answers = view.agents.iter().map(|agent| AgentAnswer {
+async fn ask(options: &agents::Options, access: &Access) -> Result<Vec<AgentState>, String> {
+    let (_streams, view) = agents::ask(options, access).await.map_err(|error| format!("{error:#}"))?;
+    let states = view.agents.iter().map(|agent| AgentState {
         name: agent.name.clone(),
         problem: agent.problem().map(str::to_owned),
         kernel_off: agent.node.kernel_off.clone(),
     });
-    Ok(answers.collect())
+    Ok(states.collect())
 }

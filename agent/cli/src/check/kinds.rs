@@ -1,4 +1,4 @@
-//! Which kinds are installed, which may be read, and objects that cannot be.
+//! Installed kinds, missing permissions, and invalid objects.
 
 use forebay_resources::{
     Kind,
@@ -6,7 +6,7 @@ use forebay_resources::{
 };
 
 use super::{
-    finding::{Finding, Place, or_ok},
+    finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
 };
 
@@ -17,27 +17,29 @@ const INFERENCE_EXTENSION: &str = "kubectl apply --server-side -f https://github
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(cluster) = &installation.cluster {
-        findings.extend(cluster.outcomes.iter().filter_map(|(selection, outcome)| judge(selection, outcome)));
+        findings.extend(
+            cluster.outcomes.iter().filter_map(|(selection, outcome)| check_kind(selection, outcome)),
+        );
         if let Err(why) = &cluster.deployments {
             findings.push(not_checked(format!("deployments with {GATEWAY_SELECTOR}"), why));
         }
     }
     findings.extend(installation.snapshot.problems.iter().map(|problem| {
-        let place = Place::all(problem.object.as_deref().unwrap_or(&problem.place));
-        let what = format!("is left out: {} ({})", problem.message, problem.place);
-        Finding::error(place, what, "correct the field that is named")
+        let object = Object::all(problem.object.as_deref().unwrap_or(&problem.place));
+        let message = format!("is invalid and ignored: {} ({})", problem.message, problem.place);
+        Finding::error(object, message, "correct the named field")
     }));
     or_ok(findings, || {
-        let what = if installation.is_cluster() {
-            "Gateway API and InferencePool are installed, and all can be read"
+        let message = if installation.is_cluster() {
+            "Gateway API and InferencePool are installed, and all objects are valid"
         } else {
-            "all documents of the folder can be read"
+            "all documents of the folder are valid"
         };
-        Finding::ok(Place::all("Kinds"), what)
+        Finding::ok(Object::all("Kinds"), message)
     })
 }
 
-fn judge(selection: &Selection, outcome: &Listed) -> Option<Finding> {
+fn check_kind(selection: &Selection, outcome: &Listed) -> Option<Finding> {
     match outcome {
         Listed::All => None,
         Listed::NotInstalled => not_installed(selection.kind()),
@@ -45,16 +47,16 @@ fn judge(selection: &Selection, outcome: &Listed) -> Option<Finding> {
     }
 }
 
-/// Nothing for what every cluster has.
+/// `None` for kinds that every cluster has.
 fn not_installed(kind: Kind) -> Option<Finding> {
     let needed = |name: &str, fix: &str| {
-        Some(Finding::error(Place::named(CRD, name), "is not installed, and Forebay needs it", fix))
+        Some(Finding::error(Object::named(CRD, name), "is not installed, and is required", fix))
     };
-    // Of these nothing is expected; with a policy or an objective somebody has them.
+    // Optional kinds.
     let optional = |name: &str, what: &str, fix: &str| {
         Some(Finding {
             fix: Some(fix.into()),
-            ..Finding::ok(Place::named(CRD, name), format!("is not installed; only needed for {what}"))
+            ..Finding::ok(Object::named(CRD, name), format!("is not installed; needed only for {what}"))
         })
     };
     match kind {
@@ -75,7 +77,7 @@ fn not_installed(kind: Kind) -> Option<Finding> {
         ),
         Kind::InferenceModelRewrite => optional(
             "inferencemodelrewrites.llm-d.ai",
-            "model names that are rewritten",
+            "model rewrites",
             "forebay crds inferencemodelrewrites | kubectl apply --server-side -f -",
         ),
         Kind::Pod
@@ -88,6 +90,6 @@ fn not_installed(kind: Kind) -> Option<Finding> {
 }
 
 fn not_checked(what: String, why: &str) -> Finding {
-    let fix = format!("run it as a user that may `list` {what}; nothing that follows from them is checked");
-    Finding::not_checked(Place::all(what), why, fix)
+    let fix = format!("run as a user that may `list` {what}; what depends on them is not checked");
+    Finding::not_checked(Object::all(what), why, fix)
 }

@@ -1,7 +1,7 @@
-//! What is wrong with an installation, and what to do about it. Reads; changes nothing.
+//! `forebay check`: errors in an installation, each with a fix. Reads only.
 //!
-//! Each file looks at one part, in the order in which the parts depend on each other: the first error is
-//! the likeliest cause of those after it.
+//! Routing is judged by [`forebay_routing`], the code that the gateway serves and writes statuses with. Checks run in
+//! the order in which the parts depend on each other: the first error is the most likely cause of later ones.
 
 mod agents;
 mod class;
@@ -15,6 +15,7 @@ mod models;
 mod nearest;
 mod pools;
 mod references;
+mod rewrites;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ use crate::{forward::Access, output::Output};
 pub(crate) struct Options {
     #[command(flatten)]
     agents: crate::agents::Options,
-    /// Class of the Gateways that Forebay serves.
+    /// GatewayClass to check.
     #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
     gateway_class: String,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -64,6 +65,7 @@ fn findings(installation: &Installation) -> Vec<Finding> {
         grants::check,
         pools::check,
         models::check,
+        rewrites::check,
     ];
     checks.iter().flat_map(|check| check(installation)).collect()
 }

@@ -1,20 +1,16 @@
-//! Names of base models: what routes match, and what the maps give.
+//! Base models: what routes match on, and what the model maps list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_resources::{
-    AgentgatewayPolicy, HttpRoute, Kind, ObjectKey, TrafficPhase, base_model, parse_model_map,
-};
+use forebay_resources::{HttpRoute, Kind, ObjectKey};
+use forebay_routing::{BASE_MODEL_NAME_HEADER, ListenerModels, gateway_parents, listener_models, reason};
 use gateway_api::experimental::httproutes::HttpRouteRulesMatchesHeadersType as MatchType;
 
 use super::{
-    finding::{Finding, Place, or_ok},
+    finding::{Finding, Object, or_ok},
     installation::Installation,
     nearest::typo,
-    references::{GATEWAY_GROUP, parents},
 };
-
-const HEADER: &str = "X-Gateway-Base-Model-Name";
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let kinds = [Kind::HttpRoute, Kind::Gateway, Kind::AgentgatewayPolicy, Kind::ConfigMap];
@@ -22,140 +18,109 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
         return Vec::new();
     }
     let snapshot = &installation.snapshot;
-    let mut findings = unreadable(installation);
-    let mut is_mapped = false;
-    for (gateway, _) in installation.gateways() {
-        let map = Map::of(installation, gateway);
-        // Where no policy says which names there are, each is its own base.
-        let Some(policy) = map.closed_by else { continue };
-        is_mapped = true;
-        for (key, route) in &snapshot.http_routes {
-            if !parents(key, route).any(|parent| parent.gateway == *gateway) {
-                continue;
-            }
-            for value in matched(route) {
-                if !map.bases.contains_key(value) {
-                    findings.push(unmapped(key, value, policy, &map));
-                }
+    let mut errors: BTreeMap<Object, String> = BTreeMap::new();
+    let mut findings = Vec::new();
+    let mut has_closed_map = false;
+    for (key, gateway) in installation.gateways() {
+        let listeners: Vec<ListenerModels> = gateway
+            .spec
+            .listeners
+            .iter()
+            .map(|listener| listener_models(snapshot, key, &listener.name))
+            .collect();
+        for models in &listeners {
+            errors.extend(errors_of(models));
+        }
+        // Without a policy, every model name is its own base model.
+        if listeners.is_empty() || !listeners.iter().all(|models| models.map.is_closed()) {
+            continue;
+        }
+        has_closed_map = true;
+        for (route_key, route) in &snapshot.http_routes {
+            if gateway_parents(route_key, route).any(|(_, gateway, _)| gateway == *key) {
+                let unmapped = matched(route).into_iter().filter(|value| !maps(&listeners, value));
+                findings.extend(unmapped.map(|value| unmapped_model(route_key, value, &listeners)));
             }
         }
     }
-    if is_mapped {
-        findings = or_ok(findings, || {
-            Finding::ok(Place::all("Models"), "the maps give every base model that routes match")
+    let mut all: Vec<Finding> = errors
+        .into_iter()
+        .map(|(object, why)| {
+            let fix = match object.kind.as_str() {
+                "ConfigMap" => "correct the field that is named (data.baseModel, data.adapters)",
+                _ => r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
+            };
+            Finding::error(object, why, fix).because(reason::INVALID)
+        })
+        .collect();
+    all.extend(untargeted(installation));
+    all.extend(findings);
+    if has_closed_map {
+        return or_ok(all, || {
+            Finding::ok(Object::all("Models"), "the maps list every base model that routes match on")
         });
     }
-    findings
+    all
 }
 
-/// What the policies of a Gateway and the ConfigMaps say.
-struct Map<'a> {
-    bases: BTreeMap<String, &'a ObjectKey>,
-    /// The policy by which no other name has a base.
-    closed_by: Option<&'a ObjectKey>,
+/// The first error of each policy and ConfigMap.
+fn errors_of(models: &ListenerModels) -> impl Iterator<Item = (Object, String)> {
+    let policies = models
+        .policies
+        .iter()
+        .filter_map(|(key, errors)| Some((Object::new("AgentgatewayPolicy", key), errors.first()?.clone())));
+    let config_maps =
+        models.config_map_errors.iter().map(|(key, why)| (Object::new("ConfigMap", key), why.clone()));
+    policies.chain(config_maps)
 }
 
-impl<'a> Map<'a> {
-    fn of(installation: &'a Installation, gateway: &ObjectKey) -> Self {
-        let snapshot = &installation.snapshot;
-        let mut map = Self { bases: BTreeMap::new(), closed_by: None };
-        for (key, policy) in &snapshot.agentgateway_policies {
-            let Some(listener) = target(key, policy, gateway) else { continue };
-            for expression in expressions(policy) {
-                // For one listener alone, the others have still any name.
-                map.closed_by = map.closed_by.or(Some(key).filter(|_| listener.is_none()));
-                let bases = parse_model_map(expression).unwrap_or_default();
-                map.bases.extend(bases.into_values().map(|base| (base, key)));
-            }
-        }
-        for (key, config_map) in &snapshot.config_maps {
-            if let Some(Ok(base)) = base_model(config_map) {
-                map.bases.insert(base.name, key);
-            }
-        }
-        map
-    }
-}
-
-/// Whether the policy is for the Gateway, and then for which listener alone.
-fn target<'a>(
-    key: &ObjectKey,
-    policy: &'a AgentgatewayPolicy,
-    gateway: &ObjectKey,
-) -> Option<Option<&'a str>> {
-    let mut targets = policy.spec.target_refs.iter().filter(|it| {
-        key.namespace == gateway.namespace
-            && it.group == GATEWAY_GROUP
-            && it.kind == "Gateway"
-            && it.name == gateway.name
-    });
-    targets.next().map(|it| it.section_name.as_deref())
-}
-
-/// Those that give the base model's name, before a route is chosen.
-fn expressions(policy: &AgentgatewayPolicy) -> impl Iterator<Item = &str> {
-    let traffic = policy.spec.traffic.iter().filter(|traffic| traffic.phase == TrafficPhase::PreRouting);
-    let requests = traffic.filter_map(|traffic| traffic.transformation.as_ref()?.request.as_ref());
-    let sets = requests.flat_map(|request| &request.set);
-    sets.filter(|set| set.name.eq_ignore_ascii_case(HEADER)).map(|set| set.value.as_str())
-}
-
-/// Maps that cannot be read, and policies for Gateways that are not in their namespace.
-fn unreadable(installation: &Installation) -> Vec<Finding> {
+/// Policies that target a Gateway which is not in their namespace.
+fn untargeted(installation: &Installation) -> Vec<Finding> {
     let snapshot = &installation.snapshot;
     let mut findings = Vec::new();
     for (key, policy) in &snapshot.agentgateway_policies {
-        let place = || Place::new("AgentgatewayPolicy", key);
-        for why in expressions(policy).filter_map(|expression| parse_model_map(expression).err()) {
-            let fix = r#"write it as {"NAME": "BASE", …}[json(request.body).model]"#;
-            findings.push(Finding::error(place(), format!("{HEADER} is not set: {why}"), fix));
-        }
         for target in policy.spec.target_refs.iter().filter(|it| it.kind == "Gateway") {
             if !snapshot.gateways.contains_key(&ObjectKey::new(&key.namespace, &target.name)) {
-                let what = format!("targets Gateway {}, which is not in its namespace", target.name);
+                let message = format!("targets Gateway {}, which is not in its namespace", target.name);
                 let fix = "apply the policy in the Gateway's namespace";
-                findings.push(Finding::warning(place(), what, fix));
+                findings.push(Finding::warning(Object::new("AgentgatewayPolicy", key), message, fix));
             }
-        }
-    }
-    for (key, config_map) in &snapshot.config_maps {
-        let why = match base_model(config_map) {
-            Some(Err(why)) => Some(why),
-            Some(Ok(base)) => base.adapters.err(),
-            None => None,
-        };
-        if let Some(why) = why {
-            findings.push(Finding::error(
-                Place::new("ConfigMap", key),
-                why,
-                "write it as the label's readers expect",
-            ));
         }
     }
     findings
 }
 
-/// The base models that the route's rules match exactly.
+/// Base models that the route's rules match exactly.
 fn matched(route: &HttpRoute) -> BTreeSet<&str> {
     let rules = route.spec.rules.iter().flatten();
     let matches = rules.flat_map(|rule| rule.matches.iter().flatten());
     let headers = matches.flat_map(|it| it.headers.iter().flatten());
     headers
-        .filter(|header| header.name.eq_ignore_ascii_case(HEADER))
+        .filter(|header| header.name.eq_ignore_ascii_case(BASE_MODEL_NAME_HEADER.as_str()))
         .filter(|header| !matches!(header.r#type, Some(MatchType::RegularExpression)))
         .map(|header| header.value.as_str())
         .collect()
 }
 
-fn unmapped(route: &ObjectKey, value: &str, policy: &ObjectKey, map: &Map<'_>) -> Finding {
-    let what = format!("matches base model {value:?}, which no map gives; capitals count");
-    let add = format!("add {value:?} to the map of AgentgatewayPolicy {policy}");
-    let fix = match typo(value, map.bases.keys().map(String::as_str)) {
+fn maps(listeners: &[ListenerModels], base: &str) -> bool {
+    listeners.iter().any(|models| models.map.bases().any(|(known, _)| known == base))
+}
+
+fn unmapped_model(route: &ObjectKey, value: &str, listeners: &[ListenerModels]) -> Finding {
+    let message =
+        format!("matches base model {value:?}, which no model map lists (names are case-sensitive)");
+    let bases: BTreeMap<&str, &ObjectKey> = listeners.iter().flat_map(|models| models.map.bases()).collect();
+    let policy = listeners.iter().flat_map(|models| &models.policies).map(|(key, _)| key).next();
+    let add = match policy {
+        Some(policy) => format!("add {value:?} to the map of AgentgatewayPolicy {policy}"),
+        None => format!("add {value:?} to the map"),
+    };
+    let fix = match typo(value, bases.keys().copied()) {
         Some(meant) => {
-            let by = map.bases.get(meant).map(|key| format!(" (of {key})")).unwrap_or_default();
-            format!("did you mean {meant:?}{by}? Write it so in the route, or {add}")
+            let source = bases.get(meant).map(|key| format!(" (of {key})")).unwrap_or_default();
+            format!("did you mean {meant:?}{source}? Correct the route, or {add}")
         }
         None => add,
     };
-    Finding::error(Place::new("HTTPRoute", route), what, fix)
+    Finding::error(Object::new("HTTPRoute", route), message, fix)
 }

@@ -1,17 +1,17 @@
-//! What was probably meant.
+//! Suggestions for mistyped names.
 
-/// Of `names`, the one that is most like `name`.
+/// The one of `names` that is most similar to `name`.
 pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names.into_iter().min_by_key(|candidate| distance(name, candidate))
 }
 
-/// [`nearest`], if it is so near that it must be what was meant.
+/// [`nearest`], if it is similar enough to be a typo.
 pub(super) fn typo<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (name.chars().count() / 4).max(2);
-    nearest(name, names).filter(|candidate| distance(name, candidate) <= most)
+    let limit = (name.chars().count() / 4).max(2);
+    nearest(name, names).filter(|candidate| distance(name, candidate) <= limit)
 }
 
-/// How many characters must be put in, taken out or replaced; capitals are no difference.
+/// Levenshtein distance, ignoring case.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) =
         (one.to_lowercase().chars().collect(), other.to_lowercase().chars().collect());
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typo_is_found_and_another_name_is_none() {
+    fn finds_typos_only() {
         let names = ["Qwen/Qwen3-0.6B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"];
         for name in ["qwen/qwen3-0.6b", "Qwen/Qwen3-0.6", "Qwen/Qwen-0.6B"] {
             assert_eq!(typo(name, names), Some(names[0]), "{name}");

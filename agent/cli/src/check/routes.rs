@@ -1,53 +1,59 @@
-//! HTTPRoutes to InferencePools: whether they are where they want to be.
+//! HTTPRoutes that name a Gateway of the class or an InferencePool.
 
 use forebay_resources::{HttpRoute, Kind, ObjectKey};
+use forebay_routing::{CONTROLLER_NAME, ParentReport, gateway_parents, reason};
+use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 
 use super::{
-    class::CONTROLLER,
-    condition::why_not,
-    finding::{Finding, Place, or_ok},
+    condition::{BadCondition, computed, written},
+    finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
     nearest::nearest,
-    references::{Parent, backends, parents, patch_namespace},
+    references::{backends, patch_namespace},
 };
+
+/// An entry of `spec.parentRefs` that names a Gateway.
+struct Parent<'a> {
+    index: usize,
+    gateway: ObjectKey,
+    spec: &'a HttpRouteParentRefs,
+}
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     if !installation.knows_all([Kind::HttpRoute, Kind::Gateway]) {
         return Vec::new();
     }
     let routes = installation.snapshot.http_routes.iter().filter(|(key, route)| {
-        let serves = |parent: Parent<'_>| is_served(installation, &parent.gateway);
-        backends(key, route).any(|backend| backend.is_pool()) || parents(key, route).any(serves)
+        backends(key, route).any(|backend| backend.is_pool())
+            || gateway_parents(key, route).any(|(_, gateway, _)| installation.serves(&gateway))
     });
     let mut count = 0;
     let mut findings = Vec::new();
     for (key, route) in routes {
         count += 1;
-        findings.extend(pools(installation, key, route));
+        let missing = missing_pools(installation, key, route);
+        let has_missing_pools = !missing.is_empty();
+        findings.extend(missing);
         if route.spec.parent_refs.iter().flatten().next().is_none() {
             let fix = "name the Gateway in spec.parentRefs, with its namespace";
-            findings.push(Finding::error(Place::new("HTTPRoute", key), "names no Gateway", fix));
+            findings.push(Finding::error(Object::new("HTTPRoute", key), "names no Gateway", fix));
         }
-        for parent in parents(key, route) {
-            findings.extend(judge(installation, key, route, &parent));
+        for (index, gateway, spec) in gateway_parents(key, route) {
+            let parent = Parent { index, gateway, spec };
+            findings.extend(at_parent(installation, key, route, &parent, has_missing_pools));
         }
     }
     or_ok(findings, || {
-        let what = match (count, installation.is_cluster()) {
+        let message = match (count, installation.is_cluster()) {
             (0, _) => "none refers to an InferencePool or a Gateway of the class".to_owned(),
             (count, true) => format!("{count} accepted, their references resolved"),
-            (count, false) => format!("{count} refer to Gateways and pools that exist"),
+            (count, false) => format!("{count} are valid, and refer to Gateways and backends that exist"),
         };
-        Finding::ok(Place::all("HTTPRoutes"), what)
+        Finding::ok(Object::all("HTTPRoutes"), message)
     })
 }
 
-fn is_served(installation: &Installation, gateway: &ObjectKey) -> bool {
-    let gateway = installation.snapshot.gateways.get(gateway);
-    gateway.is_some_and(|gateway| gateway.spec.gateway_class_name == installation.class)
-}
-
-fn pools(installation: &Installation, key: &ObjectKey, route: &HttpRoute) -> Vec<Finding> {
+fn missing_pools(installation: &Installation, key: &ObjectKey, route: &HttpRoute) -> Vec<Finding> {
     if !installation.knows(Kind::InferencePool, None) {
         return Vec::new();
     }
@@ -56,85 +62,124 @@ fn pools(installation: &Installation, key: &ObjectKey, route: &HttpRoute) -> Vec
     missing
         .map(|backend| {
             let names = pools.keys().map(ToString::to_string).collect::<Vec<_>>();
-            let there = nearest(&backend.key.to_string(), names.iter().map(String::as_str));
-            let fix = match there {
-                Some(name) => format!("apply it, or name the one that is meant in backendRefs: {name}?"),
-                None => "apply it; there is no InferencePool at all".to_owned(),
+            let nearest = nearest(&backend.key.to_string(), names.iter().map(String::as_str));
+            let fix = match nearest {
+                Some(name) => format!("apply the pool, or correct the name in backendRefs: {name}?"),
+                None => "apply the pool; no InferencePool exists".to_owned(),
             };
-            let what = format!("refers to InferencePool {}, which does not exist", backend.key);
-            Finding::error(Place::new("HTTPRoute", key), what, fix)
+            let message = format!("refers to InferencePool {}, which does not exist", backend.key);
+            Finding::error(Object::new("HTTPRoute", key), message, fix).because(reason::BACKEND_NOT_FOUND)
         })
         .collect()
 }
 
-fn judge(
+fn at_parent(
     installation: &Installation,
     key: &ObjectKey,
     route: &HttpRoute,
     parent: &Parent<'_>,
+    has_missing_pools: bool,
 ) -> Vec<Finding> {
-    let gateway = &parent.gateway;
-    if !installation.snapshot.gateways.contains_key(gateway) {
-        return vec![astray(installation, key, parent)];
+    if !installation.snapshot.gateways.contains_key(&parent.gateway) {
+        return vec![missing_gateway(installation, key, parent)];
     }
-    // Only in a cluster somebody writes statuses, and for Gateways of other classes somebody else.
-    if !installation.is_cluster() || !is_served(installation, gateway) {
+    // Another controller writes the status for a Gateway of another class.
+    if !installation.serves(&parent.gateway) {
         return Vec::new();
     }
-    let place = || Place::new("HTTPRoute", key);
+    let gateway = &parent.gateway;
+    let finding = |why: BadCondition| {
+        let message = format!("at Gateway {gateway}: {why}");
+        let fix = fix(&why.reason, gateway);
+        Finding::error(Object::new("HTTPRoute", key), message, fix).because(why.reason)
+    };
+    let bad = computed_conditions(installation, key, parent);
+    if !bad.is_empty() {
+        // These have a finding with the object's name.
+        let has_own_finding = |why: &BadCondition| {
+            why.reason == reason::REF_NOT_PERMITTED
+                || (why.reason == reason::BACKEND_NOT_FOUND && has_missing_pools)
+        };
+        return bad.into_iter().filter(|why| !has_own_finding(why)).map(finding).collect();
+    }
+    if !installation.is_cluster() {
+        return Vec::new();
+    }
     let statuses = route.status.iter().flat_map(|status| &status.parents);
     let mut ours = statuses.filter(|status| {
         let it = &status.parent_ref;
-        status.controller_name == CONTROLLER
+        status.controller_name == CONTROLLER_NAME
             && ObjectKey::new(it.namespace.as_ref().unwrap_or(&key.namespace), &it.name) == *gateway
             && it.section_name == parent.spec.section_name
             && it.port == parent.spec.port
     });
     let Some(status) = ours.next() else {
-        let what = format!("the gateway has said nothing of it at Gateway {gateway}");
-        let fix = format!("look why: kubectl logs -A -l {GATEWAY_SELECTOR}");
-        return vec![Finding::error(place(), what, fix)];
+        let message = format!("has no status of {CONTROLLER_NAME} for Gateway {gateway} yet");
+        let fix = format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
+        return vec![Finding::error(Object::new("HTTPRoute", key), message, fix)];
     };
-    let failing = ["Accepted", "ResolvedRefs"].iter().filter_map(|name| why_not(&status.conditions, name));
-    failing
-        .map(|why| {
-            Finding::error(place(), format!("at Gateway {gateway}: {why}"), fix(why.reason(), gateway))
-        })
-        .collect()
+    let names = ["Accepted", "ResolvedRefs"];
+    names.iter().filter_map(|name| written(&status.conditions, name)).map(finding).collect()
+}
+
+/// Bad conditions as routing computes them. Empty where the objects that they depend on are not known.
+fn computed_conditions(
+    installation: &Installation,
+    key: &ObjectKey,
+    parent: &Parent<'_>,
+) -> Vec<BadCondition> {
+    let reports = installation.report.routes.get(key).into_iter().flatten();
+    let is_this = |report: &&ParentReport| report.gateway == parent.gateway && report.parent == *parent.spec;
+    let Some(report) = reports.into_iter().find(is_this) else { return Vec::new() };
+    let mut bad = Vec::new();
+    if installation.knows(Kind::Namespace, None) {
+        bad.extend(computed(&report.accepted, "Accepted"));
+    }
+    if installation.knows_backends() {
+        bad.extend(computed(&report.resolved_refs, "ResolvedRefs"));
+    }
+    bad.extend(report.partially_invalid.iter().map(|status| BadCondition::bad("PartiallyInvalid", status)));
+    bad
 }
 
 fn fix(reason: &str, gateway: &ObjectKey) -> String {
     match reason {
-        "NotAllowedByListeners" => {
+        reason::NOT_ALLOWED_BY_LISTENERS => {
             format!("set allowedRoutes.namespaces.from: All on the listener of Gateway {gateway}")
         }
-        "NoMatchingParent" => format!("name a listener and port that Gateway {gateway} has, or none"),
-        "NoMatchingListenerHostname" => {
-            "give the route a hostname that the listener's takes in, or none".to_owned()
+        reason::NO_MATCHING_PARENT => {
+            format!(
+                "name a listener and port of Gateway {gateway} in parentRefs, or remove sectionName and port"
+            )
         }
-        "RefNotPermitted" => "apply the ReferenceGrant that is given here".to_owned(),
-        "BackendNotFound" => "apply the backend, or correct its name or port in backendRefs".to_owned(),
-        _ => "change what the reason names".to_owned(),
+        reason::NO_MATCHING_LISTENER_HOSTNAME => {
+            "use hostnames that match the listener's hostname, or none".to_owned()
+        }
+        reason::REF_NOT_PERMITTED => "apply a ReferenceGrant in the backend's namespace".to_owned(),
+        reason::BACKEND_NOT_FOUND => {
+            "apply the backend, or correct its name or port in backendRefs".to_owned()
+        }
+        reason::INVALID_KIND => "use a Service or an InferencePool as backend".to_owned(),
+        _ => "change what the message names".to_owned(),
     }
 }
 
-/// The Gateway is not where the route says.
-fn astray(installation: &Installation, key: &ObjectKey, parent: &Parent<'_>) -> Finding {
-    let place = Place::new("HTTPRoute", key);
+fn missing_gateway(installation: &Installation, key: &ObjectKey, parent: &Parent<'_>) -> Finding {
+    let object = Object::new("HTTPRoute", key);
     let gateways = &installation.snapshot.gateways;
-    let named = format!("names Gateway {}, which does not exist", parent.gateway);
-    let mut elsewhere: Vec<&ObjectKey> =
+    let missing = format!("names Gateway {}, which does not exist", parent.gateway);
+    let mut same_name: Vec<&ObjectKey> =
         gateways.keys().filter(|gateway| gateway.name == parent.gateway.name).collect();
-    // If there are several, one that is served is meant.
-    elsewhere.sort_by_key(|gateway| !is_served(installation, gateway));
-    if let Some(gateway) = elsewhere.first() {
-        let what = format!("{named}; there is {gateway}");
-        return Finding::error(place, what, patch_namespace(key, parent, &gateway.namespace));
+    // A Gateway of the class is the most likely one.
+    same_name.sort_by_key(|gateway| !installation.serves(gateway));
+    if let Some(gateway) = same_name.first() {
+        let message = format!("{missing}; {gateway} does");
+        return Finding::error(object, message, patch_namespace(key, parent.index, &gateway.namespace));
     }
     let names: Vec<String> = gateways.keys().map(ToString::to_string).collect();
     let fix = match nearest(&parent.gateway.to_string(), names.iter().map(String::as_str)) {
-        Some(name) => format!("apply it, or name the one that is meant in parentRefs: {name}?"),
-        None => "apply it; there is no Gateway at all".to_owned(),
+        Some(name) => format!("apply the Gateway, or correct the name in parentRefs: {name}?"),
+        None => "apply the Gateway; no Gateway exists".to_owned(),
     };
-    Finding::error(place, named, fix)
+    Finding::error(object, missing, fix)
 }

@@ -1,4 +1,4 @@
-//! An installation in which all is well, and what is found when a part of it is not.
+//! A valid installation, and the findings for one fault at a time.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use serde_json::json;
 
 use super::{
     Finding, Installation, Level, finding, findings,
-    installation::{AgentAnswer, Cluster},
+    installation::{AgentState, Cluster, report},
 };
 
-/// The guide's, served.
-const WELL: &str = r#"
+/// The guide's manifests with the statuses of a working installation.
+const VALID: &str = r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: { name: forebay }
@@ -103,7 +103,7 @@ spec: { nodeName: node-a, containers: [{ name: agent, image: forebay }] }
 status: { podIP: 10.0.0.2, phase: Running, conditions: [{ type: Ready, status: "True" }] }
 "#;
 
-/// With what every condition must have, and no test is about.
+/// Adds the fields that every condition must have.
 fn with_times(text: &str) -> String {
     let begin = r#"{ lastTransitionTime: "2026-01-01T00:00:00Z", "#;
     let complete = |line: &str| {
@@ -133,9 +133,9 @@ fn deployment(replicas: i32, ready: i32) -> Deployment {
     .unwrap()
 }
 
-fn agent(problem: Option<&str>, kernel_off: Option<&str>) -> AgentAnswer {
+fn agent(problem: Option<&str>, kernel_off: Option<&str>) -> AgentState {
     let text = |text: Option<&str>| text.map(str::to_owned);
-    AgentAnswer { name: "agent-a".into(), problem: text(problem), kernel_off: text(kernel_off) }
+    AgentState { name: "agent-a".into(), problem: text(problem), kernel_off: text(kernel_off) }
 }
 
 fn cluster(text: &str) -> Installation {
@@ -143,12 +143,14 @@ fn cluster(text: &str) -> Installation {
     Installation {
         cluster: Some(Cluster { outcomes, deployments: Ok(vec![deployment(1, 1)]) }),
         agents: Some(Ok(vec![agent(None, None)])),
+        report: report(&snapshot(text), "forebay", true),
         ..folder(text)
     }
 }
 
 fn folder(text: &str) -> Installation {
     Installation {
+        report: report(&snapshot(text), "forebay", false),
         snapshot: snapshot(text),
         class: "forebay".into(),
         agent_selector: "app.kubernetes.io/name=forebay-agent".parse().unwrap(),
@@ -157,50 +159,50 @@ fn folder(text: &str) -> Installation {
     }
 }
 
-/// With the outcome of one kind changed.
+/// Changes the listing outcome of one kind.
 fn outcome(mut installation: Installation, kind: Kind, outcome: &Listed) -> Installation {
     let outcomes = &mut installation.cluster.as_mut().unwrap().outcomes;
     for (selection, known) in outcomes.iter_mut().filter(|(selection, _)| selection.kind() == kind) {
         known.clone_from(outcome);
         if kind == Kind::Pod {
-            // Of a namespace that has pools, as those of the agents are known.
+            // Pods of a namespace with pools; those of the agents stay known.
             *selection = Selection::in_namespace(kind, "llm-d");
         }
     }
     installation
 }
 
-/// The lines of those that are not ok.
-fn wrong(installation: &Installation) -> Vec<String> {
+/// Table lines of warnings and errors.
+fn problems(installation: &Installation) -> Vec<String> {
     let findings: Vec<Finding> =
         findings(installation).into_iter().filter(|finding| finding.level != Level::Ok).collect();
     finding::table(&findings).lines().skip(1).map(str::to_owned).collect()
 }
 
-/// WELL with a change, in a cluster.
+/// Warnings and errors for VALID with one replacement, in a cluster.
 fn changed(from: &str, to: &str) -> Vec<String> {
-    assert!(WELL.contains(from), "{from}");
-    wrong(&cluster(&WELL.replacen(from, to, 1)))
+    assert!(VALID.contains(from), "{from}");
+    problems(&cluster(&VALID.replacen(from, to, 1)))
 }
 
-/// That one line, and no other, has all of these parts.
+/// Asserts that there is exactly one line, with all parts.
 fn only(lines: &[String], parts: &[&str]) {
     assert_eq!(lines.len(), 1, "{lines:#?}");
     has(lines, parts);
 }
 
-/// That a line has all of these parts.
+/// Asserts that a line has all parts.
 fn has(lines: &[String], parts: &[&str]) {
     let fits = |line: &&String| parts.iter().all(|part| line.contains(part));
     assert!(lines.iter().any(|line| fits(&line)), "{parts:?} in {lines:#?}");
 }
 
 #[test]
-fn nothing_is_wrong_where_all_is_well() {
-    for installation in [cluster(WELL), folder(WELL)] {
-        assert_eq!(wrong(&installation), Vec::<String>::new());
+fn reports_nothing_for_valid_installation() {
+    for installation in [cluster(VALID), folder(VALID)] {
+        assert_eq!(problems(&installation), Vec::<String>::new());
     }
-    let all = findings(&cluster(WELL));
+    let all = findings(&cluster(VALID));
     let table = finding::table(&all);
     for part in ["Kinds", "GatewayClass forebay", "Deployment forebay-system/forebay-gateway", "Agents"] {
         assert!(table.contains(part), "{part} in {table}");
@@ -213,72 +215,72 @@ fn nothing_is_wrong_where_all_is_well() {
 }
 
 #[test]
-fn kinds_that_are_needed_are_missed_and_others_are_not() {
-    let without = |kind| outcome(cluster(WELL), kind, &Listed::NotInstalled);
-    let pools = wrong(&without(Kind::InferencePool));
+fn reports_missing_required_kinds_only() {
+    let without = |kind| outcome(cluster(VALID), kind, &Listed::NotInstalled);
+    let pools = problems(&without(Kind::InferencePool));
     has(
         &pools,
         &["error", "inferencepools.inference.networking.k8s.io", "kubectl apply --server-side -f http"],
     );
-    let grants = wrong(&without(Kind::ReferenceGrant));
+    let grants = problems(&without(Kind::ReferenceGrant));
     only(&grants, &["error", "referencegrants.gateway.networking.k8s.io", "standard-install.yaml"]);
     let policies = without(Kind::AgentgatewayPolicy);
-    assert_eq!(wrong(&policies), Vec::<String>::new());
+    assert_eq!(problems(&policies), Vec::<String>::new());
     let note = finding::table(&findings(&policies));
     assert!(note.contains("forebay crds agentgatewaypolicies | kubectl apply --server-side -f -"), "{note}");
 }
 
 #[test]
-fn what_may_not_be_read_is_not_well() {
+fn never_reports_ok_for_unreadable_kinds() {
     let refused = Listed::Unknown("pods is forbidden".into());
     for kind in [Kind::HttpRoute, Kind::Gateway, Kind::InferencePool, Kind::AgentgatewayPolicy, Kind::Pod] {
-        let mut installation = cluster(WELL);
+        let mut installation = cluster(VALID);
         if kind != Kind::Pod {
             installation.snapshot = snapshot("");
         }
         let installation = outcome(installation, kind, &refused);
-        has(&wrong(&installation), &["warning", "not checked: pods is forbidden", "`list`"]);
+        has(&problems(&installation), &["warning", "not checked: pods is forbidden", "`list`"]);
     }
-    let no_pods = outcome(cluster(WELL), Kind::Pod, &refused);
+    let no_pods = outcome(cluster(VALID), Kind::Pod, &refused);
     let all = finding::table(&findings(&no_pods));
-    assert!(!all.contains("InferencePool llm-d/qwen"), "nothing is said of what is not known: {all}");
+    assert!(!all.contains("InferencePool llm-d/qwen"), "unknown state must not be reported: {all}");
 
-    let mut installation = cluster(WELL);
+    let mut installation = cluster(VALID);
     installation.cluster.as_mut().unwrap().deployments = Err("deployments is forbidden".into());
-    only(&wrong(&installation), &["warning", "not checked: deployments is forbidden"]);
-    installation = cluster(WELL);
+    only(&problems(&installation), &["warning", "not checked: deployments is forbidden"]);
+    installation = cluster(VALID);
     installation.agents = Some(Err("pods/portforward is forbidden".into()));
-    only(&wrong(&installation), &["warning", "not checked: whether they answer: pods/portforward"]);
+    only(&problems(&installation), &["warning", "not checked: reachability: pods/portforward"]);
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_named() {
+fn names_invalid_objects() {
     let lines = changed("targetPorts: [{ number: 8000 }]", "targetPorts: [{ number: 70000 }]");
     has(&lines, &["error", "InferencePool llm-d/qwen", "spec.targetPorts[0].number"]);
 }
 
 #[test]
-fn the_class_is_ours_and_accepted() {
+fn checks_class_controller_and_acceptance() {
     let lines = changed("metadata: { name: forebay }", "metadata: { name: other }");
     has(&lines, &["error", "GatewayClass forebay", "does not exist", "helm upgrade --install forebay"]);
     only(
         &changed("controllerName: forebay.dev/gateway }", "controllerName: example.com/x }"),
-        &["error", "belongs to the controller example.com/x", "--gateway-class"],
+        &["error", "has the controllerName example.com/x", "--gateway-class"],
     );
     let accepted = r#"[{ type: Accepted, status: "True", reason: Accepted }] }
 ---"#;
     let refused = r#"[{ type: Accepted, status: "False", reason: InvalidParameters, message: no }] }
 ---"#;
     only(&changed(accepted, refused), &["error", "Accepted is False: InvalidParameters: no"]);
-    only(&changed(accepted, "[] }\n---"), &["error", "no condition Accepted yet", "kubectl logs"]);
+    only(&changed(accepted, "[] }\n---"), &["error", "condition Accepted is not set yet", "kubectl logs"]);
 }
 
 #[test]
-fn the_gateway_has_ready_replicas() {
+fn checks_gateway_replicas() {
     let with = |deployments| {
-        let mut installation = cluster(WELL);
+        let mut installation = cluster(VALID);
         installation.cluster.as_mut().unwrap().deployments = Ok(deployments);
-        wrong(&installation)
+        problems(&installation)
     };
     only(&with(vec![]), &["error", "no Deployment has the label", "helm upgrade"]);
     only(&with(vec![deployment(2, 0)]), &["error", "0 of 2 replicas", "kubectl describe pods"]);
@@ -286,7 +288,7 @@ fn the_gateway_has_ready_replicas() {
 }
 
 #[test]
-fn an_agent_is_on_every_node_that_has_pods_of_a_pool() {
+fn checks_agents_on_nodes_with_pool_pods() {
     let agent_on_a = "name: forebay-agent } }\nspec: { nodeName: node-a";
     let elsewhere = "name: forebay-agent } }\nspec: { nodeName: node-b";
     only(
@@ -305,14 +307,14 @@ fn an_agent_is_on_every_node_that_has_pods_of_a_pool() {
 }
 
 #[test]
-fn agents_answer_and_count_in_the_kernel() {
-    let with = |answer| wrong(&Installation { agents: Some(Ok(vec![answer])), ..cluster(WELL) });
+fn checks_agent_reachability_and_kernel_counting() {
+    let with = |answer| problems(&Installation { agents: Some(Ok(vec![answer])), ..cluster(VALID) });
     only(&with(agent(Some("no answer within 5s"), None)), &["error", "agent-a", "no answer within 5s"]);
     only(&with(agent(None, Some("no BTF"))), &["warning", "agent-a", "does not count in the kernel: no BTF"]);
 }
 
 #[test]
-fn a_gateway_has_a_class_that_somebody_serves() {
+fn reports_gateway_with_missing_class() {
     let lines = changed("gatewayClassName: forebay", "gatewayClassName: agentgateway-v2");
     has(
         &lines,
@@ -322,11 +324,11 @@ fn a_gateway_has_a_class_that_somebody_serves() {
             r#"kubectl patch gateway inference-gateway -n infra --type=merge -p='{"spec":{"gatewayClassName":"forebay"}}'"#,
         ],
     );
-    has(&lines, &["error", "Gateways", "none has the class forebay"]);
+    has(&lines, &["error", "Gateways", "no Gateway has the class forebay"]);
 }
 
 #[test]
-fn a_gateway_is_programmed_and_has_an_address() {
+fn checks_gateway_conditions_and_address() {
     let programmed = r#"- { type: Programmed, status: "True", reason: Programmed }
   listeners"#;
     only(
@@ -349,46 +351,54 @@ fn a_gateway_is_programmed_and_has_an_address() {
 }
 
 #[test]
-fn the_guides_step_six_is_named_with_its_command() {
-    let text = WELL
+fn reports_parent_ref_without_namespace_with_command() {
+    let text = VALID
         .replace("[{ name: inference-gateway, namespace: infra }]", "[{ name: inference-gateway }]")
         .replace("attachedRoutes: 1", "attachedRoutes: 0");
-    let lines = wrong(&cluster(&text));
+    let lines = problems(&cluster(&text));
     has(
         &lines,
         &[
             "error",
             "HTTPRoute llm-d/qwen",
-            "names Gateway llm-d/inference-gateway, which does not exist; there is infra/inference-gateway",
+            "names Gateway llm-d/inference-gateway, which does not exist; infra/inference-gateway does",
             r#"kubectl patch httproute qwen -n llm-d --type=json -p='[{"op":"add","path":"/spec/parentRefs/0/namespace","value":"infra"}]'"#,
         ],
     );
     has(
         &lines,
-        &["warning", "listener http: no HTTPRoute is attached", "llm-d/qwen names it in another namespace"],
+        &[
+            "warning",
+            "listener http: no HTTPRoute is attached",
+            "HTTPRoute llm-d/qwen names a Gateway inference-gateway in another namespace",
+        ],
     );
     assert_eq!(lines.len(), 2, "{lines:#?}");
 }
 
 #[test]
-fn a_listener_without_routes_says_why() {
-    let none = WELL.replace("attachedRoutes: 1", "attachedRoutes: 0");
+fn explains_listener_without_routes() {
+    let none = VALID.replace("attachedRoutes: 1", "attachedRoutes: 0");
     let own_only = none.replace("{ from: All }", "{ from: Same }");
-    only(
-        &wrong(&cluster(&own_only)),
-        &["warning", "its own namespace only", "allowedRoutes.namespaces.from: All"],
-    );
+    let lines = problems(&cluster(&own_only));
+    has(&lines, &["warning", "its own namespace only", "allowedRoutes.namespaces.from: All"]);
+    has(&lines, &["error", "HTTPRoute llm-d/qwen", "NotAllowedByListeners"]);
+    has(&lines, &["warning", "InferencePool llm-d/qwen", "is accepted by the Gateway"]);
+    assert_eq!(lines.len(), 3, "{lines:#?}");
     let to_service = none.replace(
         "group: inference.networking.k8s.io, kind: InferencePool, name: qwen }]",
         "name: s, port: 80 }]",
     );
     let others = to_service
         .replace("[{ name: inference-gateway, namespace: infra }]", "[{ name: other, namespace: x }]");
-    has(&wrong(&cluster(&others)), &["warning", "no HTTPRoute is attached: none names it"]);
+    has(
+        &problems(&cluster(&others)),
+        &["warning", "no HTTPRoute is attached: no HTTPRoute names this Gateway"],
+    );
 }
 
 #[test]
-fn a_route_is_accepted_and_its_references_resolve() {
+fn checks_route_conditions_and_references() {
     let accepted = r#"- { type: Accepted, status: "True", reason: Accepted }
     - { type: ResolvedRefs, status: "True", reason: ResolvedRefs }
 ---"#;
@@ -399,7 +409,11 @@ fn a_route_is_accepted_and_its_references_resolve() {
     only(&lines, &["error", "HTTPRoute llm-d/qwen", "Accepted is False: NotAllowedByListeners", "from: All"]);
     only(
         &changed("- controllerName: forebay.dev/gateway", "- controllerName: example.com/x"),
-        &["error", "HTTPRoute llm-d/qwen", "said nothing of it at Gateway infra/inference-gateway"],
+        &[
+            "error",
+            "HTTPRoute llm-d/qwen",
+            "has no status of forebay.dev/gateway for Gateway infra/inference-gateway yet",
+        ],
     );
     has(
         &changed("kind: InferencePool, name: qwen }]", "kind: InferencePool, name: qwem }]"),
@@ -416,8 +430,8 @@ fn a_route_is_accepted_and_its_references_resolve() {
 }
 
 #[test]
-fn a_missing_grant_is_given_as_a_manifest() {
-    let across = WELL.replace("name: qwen }]", "name: qwen, namespace: pools }]");
+fn prints_missing_reference_grant_as_manifest() {
+    let across = VALID.replace("name: qwen }]", "name: qwen, namespace: pools }]");
     let grant = "
 ---
 apiVersion: gateway.networking.k8s.io/v1beta1
@@ -427,7 +441,7 @@ spec:
   from: [{ group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: llm-d }]
   to: [{ group: inference.networking.k8s.io, kind: InferencePool }]
 ";
-    let lines = wrong(&cluster(&across));
+    let lines = problems(&cluster(&across));
     has(
         &lines,
         &["error", "refers to InferencePool pools/qwen in another namespace", "| kubectl apply -f -"],
@@ -435,22 +449,22 @@ spec:
     let line = lines.iter().find(|line| line.contains("echo '")).unwrap();
     let manifest = line.split('\'').nth(1).unwrap();
     for grant in [format!("\n---\n{manifest}"), grant.to_owned()] {
-        let lines = wrong(&cluster(&format!("{across}{grant}")));
+        let lines = problems(&cluster(&format!("{across}{grant}")));
         assert!(lines.iter().all(|line| !line.contains("ReferenceGrant")), "{lines:#?}");
     }
     let other = format!("{across}{}", grant.replace("namespace: llm-d", "namespace: other"));
-    has(&wrong(&cluster(&other)), &["no ReferenceGrant there allows it"]);
+    has(&problems(&cluster(&other)), &["no ReferenceGrant there allows it"]);
 }
 
 #[test]
-fn a_pool_selects_pods_and_near_misses_are_shown() {
+fn suggests_similar_labels_for_empty_pool() {
     let lines = changed("labels: { app: vllm-qwen3-06b }", "labels: { app: vllm-qwen }");
     only(
         &lines,
         &[
             "error",
             "InferencePool llm-d/qwen",
-            "selects no Pod: it asks for app=vllm-qwen3-06b in namespace llm-d; Pods there have app=vllm-qwen ",
+            "selects no Pod: its selector is app=vllm-qwen3-06b in namespace llm-d; Pods there have app=vllm-qwen ",
             r#"-p='{"spec":{"selector":{"matchLabels":{"app":"vllm-qwen"}}}}'"#,
         ],
     );
@@ -461,12 +475,12 @@ fn a_pool_selects_pods_and_near_misses_are_shown() {
     only(&changed("labels: { app: vllm-qwen3-06b }", "labels: { x: y }"), &["none of the 1 Pods there"]);
     only(
         &changed("namespace: llm-d, labels: { app", "namespace: other, labels: { app"),
-        &["no Pod is there at all"],
+        &["the namespace has no Pods"],
     );
 }
 
 #[test]
-fn a_pool_has_a_ready_pod_and_a_port_that_its_pods_have() {
+fn checks_ready_pods_and_target_ports() {
     let ready = r#"podIP: 10.0.0.1, phase: Running, conditions: [{ type: Ready, status: "True" }]"#;
     only(
         &changed(ready, &ready.replace("True", "False")),
@@ -474,13 +488,13 @@ fn a_pool_has_a_ready_pod_and_a_port_that_its_pods_have() {
     );
     only(
         &changed("containerPort: 8000", "containerPort: 8080"),
-        &["warning", "target port 8000 is none of the ports that its pods declare: 8080"],
+        &["warning", "target port 8000 is not among the ports that its pods declare: 8080"],
     );
     assert_eq!(changed("ports: [{ containerPort: 8000 }]", "ports: []"), Vec::<String>::new());
 }
 
 #[test]
-fn a_pool_has_its_picker() {
+fn checks_picker_of_pool() {
     only(
         &changed("metadata: { name: qwen-epp,", "metadata: { name: epp,"),
         &["error", "Service llm-d/qwen-epp does not exist: requests get 503"],
@@ -494,7 +508,7 @@ fn a_pool_has_its_picker() {
     );
     only(
         &changed("port: { number: 9002 }", "port: { number: 9003 }"),
-        &["error", "has no port 9003, but 9002"],
+        &["error", "has no port 9003; its ports are 9002"],
     );
     only(
         &changed("ready: true", "ready: false"),
@@ -503,32 +517,34 @@ fn a_pool_has_its_picker() {
 }
 
 #[test]
-fn a_pool_has_a_route() {
+fn checks_routes_of_pool() {
     let lines = changed(
         "backendRefs: [{ group: inference.networking.k8s.io, kind: InferencePool, name: qwen }]",
         "backendRefs: [{ name: qwen, port: 80 }]",
     );
-    only(&lines, &["warning", "InferencePool llm-d/qwen", "no HTTPRoute refers to it"]);
-    let without = WELL.replace("kind: InferencePool\n", "kind: Nothing\n");
-    has(&wrong(&cluster(&without)), &["warning", "InferencePools", "there is none"]);
+    has(&lines, &["warning", "InferencePool llm-d/qwen", "no HTTPRoute refers to it"]);
+    has(&lines, &["error", "HTTPRoute llm-d/qwen", "BackendNotFound", "the Service does not exist"]);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    let without = VALID.replace("kind: InferencePool\n", "kind: Nothing\n");
+    has(&problems(&cluster(&without)), &["warning", "InferencePools", "no InferencePool exists"]);
 }
 
 #[test]
-fn a_name_that_no_map_gives_is_compared_with_those_that_are_given() {
+fn suggests_similar_model_for_unmapped_base_model() {
     let lines = changed("value: Qwen/Qwen3-0.6B", "value: qwen/qwen3-0.6b");
     only(
         &lines,
         &[
             "error",
             "HTTPRoute llm-d/qwen",
-            r#"matches base model "qwen/qwen3-0.6b", which no map gives"#,
+            r#"matches base model "qwen/qwen3-0.6b", which no model map lists"#,
             r#"did you mean "Qwen/Qwen3-0.6B" (of infra/bbr)?"#,
         ],
     );
     let other = changed("value: Qwen/Qwen3-0.6B", "value: mistral");
     only(&other, &[r#"add "mistral" to the map of AgentgatewayPolicy infra/bbr"#]);
     assert!(!other[0].contains("did you mean"), "{other:?}");
-    // What a ConfigMap gives is given; and what is open to all names needs no map.
+    // A ConfigMap extends the map. An open map admits every name.
     let map = r#"
 ---
 apiVersion: v1
@@ -536,22 +552,28 @@ kind: ConfigMap
 metadata: { name: m, namespace: llm-d, labels: { inference.networking.k8s.io/bbr-managed: "true" } }
 data: { baseModel: mistral }
 "#;
-    let by_map = WELL.replace("value: Qwen/Qwen3-0.6B", "value: mistral") + map;
-    assert_eq!(wrong(&cluster(&by_map)), Vec::<String>::new());
-    let open = WELL
+    let by_map = VALID.replace("value: Qwen/Qwen3-0.6B", "value: mistral") + map;
+    assert_eq!(problems(&cluster(&by_map)), Vec::<String>::new());
+    let open = VALID
         .replace("value: Qwen/Qwen3-0.6B", "value: mistral")
         .replace("phase: PreRouting", "phase: PostRouting");
-    assert_eq!(wrong(&cluster(&open)), Vec::<String>::new());
-    // A listener's policy closes that listener alone.
-    let listener = WELL.replace("value: Qwen/Qwen3-0.6B", "value: mistral").replace(
-        "kind: Gateway, name: inference-gateway }",
-        "kind: Gateway, name: inference-gateway, sectionName: http }",
+    only(
+        &problems(&cluster(&open)),
+        &["error", "AgentgatewayPolicy infra/bbr", "phase is not PreRouting", "set phase: PreRouting"],
     );
-    assert_eq!(wrong(&cluster(&listener)), Vec::<String>::new());
+    // A policy for one listener closes the map of that listener only.
+    let section = |name: &str| {
+        let target = format!("kind: Gateway, name: inference-gateway, sectionName: {name} }}");
+        VALID
+            .replace("value: Qwen/Qwen3-0.6B", "value: mistral")
+            .replace("kind: Gateway, name: inference-gateway }", &target)
+    };
+    has(&problems(&cluster(&section("http"))), &[r#"matches base model "mistral""#]);
+    assert_eq!(problems(&cluster(&section("another"))), Vec::<String>::new());
 }
 
 #[test]
-fn a_map_that_cannot_be_read_is_named() {
+fn names_invalid_model_maps() {
     has(
         &changed("[json(request.body).model]'", "[json(request.body).user]'"),
         &["error", "AgentgatewayPolicy infra/bbr", "expected `model`"],
@@ -572,16 +594,16 @@ metadata: { name: m, namespace: llm-d, labels: { inference.networking.k8s.io/bbr
 data: { adapters: "- a" }
 "#;
     only(
-        &wrong(&cluster(&format!("{WELL}{map}"))),
+        &problems(&cluster(&format!("{VALID}{map}"))),
         &["error", "ConfigMap llm-d/m", "data.baseModel is missing"],
     );
 }
 
 #[test]
-fn every_finding_that_is_wrong_says_what_to_do() {
+fn every_warning_and_error_has_a_fix() {
     let empty = Installation { agents: None, ..cluster("") };
     let all: BTreeMap<String, Finding> =
-        findings(&empty).into_iter().map(|finding| (format!("{:?}", finding.place), finding)).collect();
+        findings(&empty).into_iter().map(|finding| (format!("{:?}", finding.object), finding)).collect();
     assert!(all.values().any(|finding| finding.level == Level::Error), "{all:#?}");
     assert!(all.values().all(|finding| finding.level == Level::Ok || finding.fix.is_some()), "{all:#?}");
 }

@@ -1,4 +1,4 @@
-//! What is said about listeners, routes and pools.
+//! Conditions of listeners, routes and pools.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn gw() -> forebay_resources::ObjectKey {
 }
 
 #[tokio::test]
-async fn listeners_are_judged_one_by_one() {
+async fn reports_conditions_per_listener() {
     let listeners = "{name: http, protocol: HTTP, port: 80}, \
         {name: twice-a, protocol: HTTP, port: 81, hostname: a.example.com}, \
         {name: twice-b, protocol: HTTP, port: 81, hostname: a.example.com}, \
@@ -16,7 +16,7 @@ async fn listeners_are_judged_one_by_one() {
         {name: grpc, protocol: HTTP, port: 83, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}, \
         {name: both, protocol: HTTP, port: 84, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: GRPCRoute}]}}";
     let (table, report) = compiled(&gateway(listeners)).await;
-    let said: Vec<_> = report.gateways[&gw()]
+    let reported: Vec<_> = report.gateways[&gw()]
         .iter()
         .map(|it| {
             let open = it.port.as_ref().map(|port| port.port);
@@ -24,7 +24,7 @@ async fn listeners_are_judged_one_by_one() {
         })
         .collect();
     assert_eq!(
-        said,
+        reported,
         [
             ("http", "Accepted", "NoConflicts", "ResolvedRefs", Some(80)),
             ("twice-a", "Accepted", "HostnameConflict", "ResolvedRefs", None),
@@ -37,12 +37,12 @@ async fn listeners_are_judged_one_by_one() {
     );
     let kinds: Vec<_> = report.gateways[&gw()].iter().map(|it| it.supported_kinds.clone()).collect();
     assert_eq!((&kinds[0], &kinds[5], &kinds[6]), (&vec!["HTTPRoute"], &vec![], &vec!["HTTPRoute"]));
-    assert_eq!(kinds[4], Vec::<&str>::new(), "of a protocol that is not served");
+    assert_eq!(kinds[4], Vec::<&str>::new(), "unsupported protocol");
     assert_eq!(table.ports.keys().map(|port| port.port).collect::<Vec<_>>(), [80, 81, 83, 84]);
 }
 
 #[tokio::test]
-async fn gateways_with_addresses_of_their_own_do_not_conflict() {
+async fn gateways_with_own_addresses_do_not_conflict() {
     let two = gateway(OPEN) + "---" + &gateway(OPEN).replace("name: gw,", "name: other,");
     let snapshot = snapshot(&two).await;
     let mut certificates = Certificates::default();
@@ -56,12 +56,12 @@ async fn gateways_with_addresses_of_their_own_do_not_conflict() {
     let (table, report) = compile(&snapshot, "forebay", PortSharing::Shared, &mut certificates);
     assert_eq!(table.ports.len(), 1);
     let conflicted: Vec<bool> =
-        report.gateways.values().flatten().map(|listener| listener.conflicted.holds).collect();
+        report.gateways.values().flatten().map(|listener| listener.conflicted.is_true).collect();
     assert_eq!(conflicted, [false, true], "the first Gateway keeps the port");
 }
 
 #[tokio::test]
-async fn routes_are_told_why_they_are_not_attached() {
+async fn reports_why_routes_do_not_attach() {
     let rules = format!("rules: [{{{}}}]", to("p"));
     let own = "{name: http, protocol: HTTP, port: 80, hostname: '*.example.com'}";
     let infra = |spec: &str| route_in("infra", "r", spec) + GRANT;
@@ -131,14 +131,14 @@ async fn routes_are_told_why_they_are_not_attached() {
     ] {
         let (_, report) = compiled(&[gateway(listener), pools(&["p"]), routes.clone()].concat()).await;
         let (_, parents) = report.routes.first_key_value().unwrap();
-        let said = (parents[0].accepted.reason, parents[0].resolved_refs.reason);
-        assert_eq!(said, (accepted, resolved), "{listener} {routes}");
+        let reported = (parents[0].accepted.reason, parents[0].resolved_refs.reason);
+        assert_eq!(reported, (accepted, resolved), "{listener} {routes}");
         assert_eq!(report.gateways[&gw()][0].attached_routes, attached, "{listener} {routes}");
     }
 }
 
 #[tokio::test]
-async fn a_rule_that_cannot_be_served_leaves_the_others() {
+async fn drops_unsupported_rule_and_keeps_others() {
     let rules = format!(
         "rules: [{{matches: [{{path: {{type: RegularExpression, value: '('}}}}], {to}}}, {{{to}}}]",
         to = to("p")
@@ -146,15 +146,15 @@ async fn a_rule_that_cannot_be_served_leaves_the_others() {
     let (table, report) = compiled(&[gateway(OPEN), pools(&["p"]), route("r", &rules)].concat()).await;
     assert_eq!(routed(&table, "x", &head("GET", "/", &[])), "models/p");
     let (_, parents) = report.routes.first_key_value().unwrap();
-    assert!(parents[0].accepted.holds);
+    assert!(parents[0].accepted.is_true);
     let partially = parents[0].partially_invalid.as_ref().unwrap();
-    assert_eq!((partially.holds, partially.reason), (true, "UnsupportedValue"));
+    assert_eq!((partially.is_true, partially.reason), (true, "UnsupportedValue"));
     assert!(partially.message.starts_with("Dropped Rule: rule 0"), "{}", partially.message);
     assert_eq!(table.problems.len(), 1);
 }
 
 #[tokio::test]
-async fn namespaces_are_selected_by_their_labels() {
+async fn selects_namespaces_by_label() {
     let listener = |selector: &str| {
         format!(
             "{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: Selector, selector: {{{selector}}}}}}}}}"
@@ -178,24 +178,24 @@ async fn namespaces_are_selected_by_their_labels() {
 }
 
 #[tokio::test]
-async fn pools_know_their_parents() {
+async fn reports_parents_of_pools() {
     let with_picker = pools(&["p"])
         .replace("targetPorts", "endpointPickerRef: {name: epp, port: {number: 9002}}, targetPorts");
     let rules = format!("rules: [{{{}}}]", to("p"));
     let (_, report) = compiled(&[gateway(OPEN), with_picker, route("r", &rules)].concat()).await;
     let pool = &report.pools[&forebay_resources::ObjectKey::new("models", "p")];
-    assert_eq!(pool.parents[&gw()], super::super::report::Verdict::yes("Accepted"));
+    assert_eq!(pool.parents[&gw()], ConditionStatus::met("Accepted"));
     assert_eq!(pool.resolved_refs.reason, "InvalidExtensionRef");
 
     let unmatched = route("r", &rules).replace("name: gw,", "name: gw, sectionName: none,");
     let (_, report) = compiled(&[gateway(OPEN), pools(&["p"]), unmatched].concat()).await;
     let pool = &report.pools[&forebay_resources::ObjectKey::new("models", "p")];
     assert_eq!(pool.parents[&gw()].reason, "HTTPRouteNotAccepted");
-    assert!(pool.resolved_refs.holds);
+    assert!(pool.resolved_refs.is_true);
 }
 
 #[tokio::test]
-async fn listeners_say_what_is_wrong_with_their_certificates() {
+async fn reports_certificate_errors() {
     let listener = |tls: &str| {
         format!("{{name: https, protocol: HTTPS, port: 443, hostname: a.example, tls: {{{tls}}}}}")
     };
@@ -212,14 +212,18 @@ async fn listeners_say_what_is_wrong_with_their_certificates() {
         (listener("mode: Passthrough"), "", "UnsupportedValue", "ResolvedRefs"),
     ] {
         let (table, report) = compiled(&(gateway(&listener) + more)).await;
-        let said = &report.gateways[&gw()][0];
-        assert_eq!((said.accepted.reason, said.resolved_refs.reason), (accepted, resolved), "{listener}");
-        assert!(said.port.is_none() && table.ports.is_empty(), "{listener}: opened");
+        let reported = &report.gateways[&gw()][0];
+        assert_eq!(
+            (reported.accepted.reason, reported.resolved_refs.reason),
+            (accepted, resolved),
+            "{listener}"
+        );
+        assert!(reported.port.is_none() && table.ports.is_empty(), "{listener}: opened");
     }
 }
 
 #[tokio::test]
-async fn rewrites_of_served_pools_and_of_none_are_judged() {
+async fn reports_rewrites_of_served_and_missing_pools() {
     let rewrite = |name: &str, pool: &str, target: &str| {
         format!(
             "\n---\napiVersion: llm-d.ai/v1alpha2\nkind: InferenceModelRewrite\nmetadata: {{name: {name}, namespace: models}}\n\
@@ -237,8 +241,8 @@ async fn rewrites_of_served_pools_and_of_none_are_judged() {
         rewrite("foreign", "{name: served, group: example.com}", "other"),
     ];
     let (_, report) = compiled(&manifests.concat()).await;
-    let said: Vec<_> =
-        report.rewrites.iter().map(|(key, it)| (key.name.as_str(), it.holds, it.reason)).collect();
+    let reported: Vec<_> =
+        report.rewrites.iter().map(|(key, it)| (key.name.as_str(), it.is_true, it.reason)).collect();
     let expected = [("bad", false, "Invalid"), ("good", true, "Accepted"), ("lost", false, "TargetNotFound")];
-    assert_eq!(said, expected);
+    assert_eq!(reported, expected);
 }

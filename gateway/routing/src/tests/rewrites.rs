@@ -48,7 +48,7 @@ fn target<'a>(table: &'a RouteTable, model: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn exact_before_generic_older_before_younger_first_before_later() {
+async fn applies_rewrite_precedence() {
     let old = "2026-01-01T00:00:00Z";
     let young = "2026-02-01T00:00:00Z";
     let table = with(&[
@@ -69,17 +69,21 @@ async fn exact_before_generic_older_before_younger_first_before_later() {
 }
 
 #[tokio::test]
-async fn the_older_group_counts_too_and_names_must_be_names() {
+async fn reads_older_group_and_rejects_invalid_names() {
     let older = rewrite("old-group", "", "p", &rule("food", "f"))
         .replace("llm-d.ai", "inference.networking.x-k8s.io");
     let bad = rewrite("bad", "", "p", &rule("bad", r#"" x""#));
     let table = with(&[older, bad]).await;
     assert_eq!((target(&table, "food"), target(&table, "bad")), (Some("f"), None));
-    assert!(table.problems.contains(r#"InferenceModelRewrite models/bad: Invalid: " x" is no model's name"#));
+    assert!(
+        table
+            .problems
+            .contains(r#"InferenceModelRewrite models/bad: Invalid: " x" is not a valid model name"#)
+    );
 }
 
 #[tokio::test]
-async fn targets_take_turns_by_their_weights() {
+async fn chooses_targets_by_weight() {
     let rules = "{matches: [{model: {value: m}}], \
         targets: [{modelRewrite: a, weight: 90}, {modelRewrite: b, weight: 10}]}, \
         {targets: [{modelRewrite: c}, {modelRewrite: d}]}";
@@ -98,7 +102,7 @@ async fn targets_take_turns_by_their_weights() {
 }
 
 #[tokio::test]
-async fn what_is_matched_exactly_is_an_alias() {
+async fn exact_rewrites_are_aliases() {
     let table = with(&[rewrite("r", "", "p", &[rule("food", "base"), rule("", "any")].join(","))]).await;
     let listener = of_port(&table).listener("any.example").unwrap();
     let alias =

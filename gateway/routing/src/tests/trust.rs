@@ -22,14 +22,14 @@ fn trusted_ports(table: &RouteTable) -> Vec<u16> {
 const TWO: &str = "{name: public, protocol: HTTP, port: 80}, {name: mesh, protocol: HTTP, port: 81}";
 
 #[tokio::test]
-async fn listeners_are_trusted_by_name() {
+async fn trusts_listeners_by_annotation() {
     let annotation = r#"annotations: {forebay.dev/trusted-listeners: " mesh , other,"}"#;
     for (metadata, spec) in [(annotation, ""), ("", &*format!("infrastructure: {{{annotation}}},"))] {
         let table = table(&gateway_with(metadata, spec, TWO)).await;
         assert_eq!(trusted_ports(&table), [81]);
         assert_eq!(
             table.problems.iter().map(String::as_str).collect::<Vec<_>>(),
-            [r#"Gateway infra/gw: forebay.dev/trusted-listeners: there is no listener "other""#]
+            [r#"Gateway infra/gw: forebay.dev/trusted-listeners: listener "other" does not exist"#]
         );
     }
     assert_eq!(trusted_ports(&table(&gateway_with("", "", TWO)).await), [0; 0]);
@@ -37,7 +37,7 @@ async fn listeners_are_trusted_by_name() {
 
 /// The client says which of a port's hostnames it means.
 #[tokio::test]
-async fn a_port_is_trusted_as_a_whole_or_not_at_all() {
+async fn does_not_trust_listener_on_shared_port() {
     let shared = "{name: public, protocol: HTTP, port: 80}, \
         {name: mesh, protocol: HTTP, port: 80, hostname: mesh.internal}";
     let annotation = |names: &str| format!(r#"annotations: {{forebay.dev/trusted-listeners: "{names}"}}"#);

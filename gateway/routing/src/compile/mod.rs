@@ -1,0 +1,197 @@
+//! Snapshots compiled to routing tables.
+//!
+//! References are resolved first (`reference`, `grants`, `resolve`), then routes are compiled (`filters`, `rule`),
+//! attached to listeners (`attach`), and sorted into the table. Every decision is recorded in the [`Report`].
+
+mod attach;
+mod certificate;
+mod filters;
+mod grants;
+mod listener;
+mod models;
+mod parents;
+mod reference;
+mod report;
+mod resolve;
+mod rewrites;
+mod rule;
+mod settle;
+mod trust;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_resources::{HttpRoute, ObjectKey, Snapshot};
+
+use self::attach::{attach, effective_hostnames};
+pub use self::certificate::Certificates;
+pub use self::grants::is_granted;
+use self::listener::{Listener, listeners};
+pub use self::models::{ListenerModels, listener_models};
+pub use self::parents::gateway_parents;
+pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
+use self::resolve::Resolver;
+use self::rule::CompiledRoute;
+pub use self::settle::{Settled, SnapshotSettler};
+use self::trust::trusted;
+use crate::condition::{ConditionStatus, reason};
+use crate::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
+
+/// Compiles the routes of all Gateways of `class`.
+///
+/// Never fails: what is invalid or not supported is left out of the table, reported in the [`Report`], and listed
+/// in [`RouteTable::problems`].
+pub fn compile(
+    snapshot: &Snapshot,
+    class: &str,
+    sharing: PortSharing,
+    certificates: &mut Certificates,
+) -> (RouteTable, Report) {
+    let listeners = listeners(snapshot, class, sharing, certificates);
+    let gateways: BTreeSet<&ObjectKey> = snapshot
+        .gateways
+        .iter()
+        .filter(|(_, gateway)| gateway.spec.gateway_class_name == class)
+        .map(|(key, _)| key)
+        .collect();
+    let mut resolver = Resolver::new(snapshot);
+    let routes: Vec<CompiledRoute<'_>> = snapshot
+        .http_routes
+        .iter()
+        .filter(|(key, route)| gateway_parents(key, route).any(|(_, gateway, _)| gateways.contains(&gateway)))
+        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver))
+        .collect();
+
+    let mut report = Report::default();
+    let mut attached: Vec<Vec<&CompiledRoute<'_>>> = vec![Vec::new(); listeners.len()];
+    for route in &routes {
+        let parents: Vec<ParentReport> = gateway_parents(route.key, route.object)
+            .filter(|(_, gateway, _)| gateways.contains(gateway))
+            .map(|(_, gateway, parent)| attach(snapshot, route, gateway, parent, &listeners, &mut attached))
+            .collect();
+        report_pools(&mut report, route, &parents, &resolver);
+        report.routes.insert(route.key.clone(), parents);
+    }
+    report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
+    report.rewrites = rewrites::conditions(snapshot, &report.pools);
+    report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
+
+    let mut problems = BTreeSet::new();
+    let trusted = trusted(snapshot, &gateways, &listeners, &mut problems);
+    let listeners = listeners.iter().zip(&attached).zip(trusted);
+    let ports = ports(snapshot, listeners, certificates, &mut report, &mut problems);
+    problems.extend(report.problems());
+    let pools = resolver.into_pools();
+    let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
+    (RouteTable { ports, pools, problems }, report)
+}
+
+fn report_pools(
+    report: &mut Report,
+    route: &CompiledRoute<'_>,
+    parents: &[ParentReport],
+    resolver: &Resolver<'_>,
+) {
+    for pool in &route.pools {
+        let of_pool = report.pools.entry(pool.clone()).or_insert_with(|| PoolReport {
+            parents: BTreeMap::new(),
+            resolved_refs: resolver.pool_refs(pool),
+        });
+        for parent in parents {
+            let accepted = of_pool.parents.entry(parent.gateway.clone()).or_insert_with(|| {
+                let message = "no HTTPRoute that refers to this InferencePool is accepted by the Gateway";
+                ConditionStatus::unmet(reason::HTTP_ROUTE_NOT_ACCEPTED, message)
+            });
+            if parent.accepted.is_true {
+                *accepted = ConditionStatus::met(reason::ACCEPTED);
+            }
+        }
+    }
+}
+
+/// Served listeners with their routes, by port.
+fn ports<'a>(
+    snapshot: &Snapshot,
+    listeners: impl Iterator<Item = ((&'a Listener<'a>, &'a Vec<&'a CompiledRoute<'a>>), bool)>,
+    certificates: &mut Certificates,
+    report: &mut Report,
+    problems: &mut BTreeSet<String>,
+) -> BTreeMap<ListenerPort, PortRoutes> {
+    let mut ports: BTreeMap<ListenerPort, PortRoutes> = BTreeMap::new();
+    let mut keys: BTreeMap<ListenerPort, Vec<_>> = BTreeMap::new();
+    for ((listener, routes), is_trusted) in listeners {
+        let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
+        of_gateway.push(listener_report(listener, routes.len()));
+        if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
+            let routes =
+                listener_routes(snapshot, listener, is_trusted, routes, &mut report.policies, problems);
+            ports.entry(port.clone()).or_default().listeners.push(routes);
+            if listener.is_tls() {
+                keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
+            }
+        }
+    }
+    for (port, routes) in &mut ports {
+        routes.listeners.sort_by_key(|listener| listener.hostname().rank());
+        if let Some(mut keys) = keys.remove(port) {
+            keys.sort_by_key(|(hostname, _)| hostname.rank());
+            routes.tls = certificates.config(port, keys);
+        }
+    }
+    certificates.retain(snapshot, |port| ports.contains_key(port));
+    ports
+}
+
+fn listener_routes(
+    snapshot: &Snapshot,
+    listener: &Listener<'_>,
+    is_trusted: bool,
+    routes: &[&CompiledRoute<'_>],
+    policies: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, ConditionStatus>>,
+    problems: &mut BTreeSet<String>,
+) -> ListenerRoutes {
+    let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
+    problems.extend(models.config_map_errors.iter().map(|(key, why)| format!("ConfigMap {key}: {why}")));
+    for (key, errors) in models.policies {
+        problems.extend(errors.iter().map(|why| format!("AgentgatewayPolicy {key}: {why}")));
+        let at_gateways = policies.entry(key).or_default();
+        let status = at_gateways
+            .entry(listener.gateway.clone())
+            .or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
+        if let Some(why) = errors.into_iter().next().filter(|_| status.is_true) {
+            *status = ConditionStatus::unmet(reason::INVALID, why);
+        }
+    }
+    let mut entries = Vec::new();
+    for route in routes {
+        for hostname in effective_hostnames(&listener.hostname, route.object) {
+            for (index, matches, rule) in &route.rules {
+                for (at, matching) in matches.iter().enumerate() {
+                    let order = (hostname.rank(), matching.rank(), age(route.object), route.key, *index, at);
+                    let (hostname, matching, rule) = (hostname.clone(), matching.clone(), rule.clone());
+                    entries.push((order, Entry { hostname, matching, rule }));
+                }
+            }
+        }
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, models.map, entries)
+}
+
+fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {
+    ListenerReport {
+        name: listener.spec.name.clone(),
+        port: listener.port.clone().filter(|_| listener.is_served()),
+        supported_kinds: listener.supported_kinds(),
+        attached_routes: i32::try_from(attached_routes).unwrap_or(i32::MAX),
+        accepted: listener.accepted.clone(),
+        conflicted: listener.conflicted.clone(),
+        resolved_refs: listener.resolved_refs.clone(),
+    }
+}
+
+/// Sort key by creation time; routes without one come last.
+fn age(route: &HttpRoute) -> impl Ord + Clone + use<> {
+    let created = route.metadata.creation_timestamp.clone();
+    (created.is_none(), created)
+}

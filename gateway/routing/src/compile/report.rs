@@ -1,0 +1,116 @@
+//! Conditions of all resources that the routing table was compiled from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_resources::ObjectKey;
+use gateway_api::experimental::httproutes::HttpRouteParentRefs;
+
+use crate::condition::ConditionStatus;
+use crate::table::ListenerPort;
+
+/// Input of all statuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Gateways of the served class; listeners in the order of `spec.listeners`.
+    pub gateways: BTreeMap<ObjectKey, Vec<ListenerReport>>,
+    /// HTTPRoutes that name one of these Gateways; the matching entries of `spec.parentRefs` in order.
+    pub routes: BTreeMap<ObjectKey, Vec<ParentReport>>,
+    /// Existing InferencePools that HTTPRoutes of these Gateways refer to.
+    pub pools: BTreeMap<ObjectKey, PoolReport>,
+    /// AgentgatewayPolicies that target served listeners: condition `Accepted` by Gateway.
+    pub policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, ConditionStatus>>,
+    /// InferenceModelRewrites of these pools and of pools that do not exist: condition `Accepted`.
+    pub rewrites: BTreeMap<ObjectKey, ConditionStatus>,
+}
+
+/// A listener of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerReport {
+    /// `spec.listeners[].name`.
+    pub name: String,
+    /// The port that must be open for the condition `Programmed`; `None` if the listener is not served.
+    pub port: Option<ListenerPort>,
+    /// `status.listeners[].supportedKinds`, all of group `gateway.networking.k8s.io`.
+    pub supported_kinds: Vec<&'static str>,
+    /// HTTPRoutes that are attached, whether or not the listener is served.
+    pub attached_routes: i32,
+    /// Condition `Accepted`.
+    pub accepted: ConditionStatus,
+    /// Condition `Conflicted`: true is the bad state.
+    pub conflicted: ConditionStatus,
+    /// Condition `ResolvedRefs`.
+    pub resolved_refs: ConditionStatus,
+}
+
+/// An HTTPRoute at one of its parents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParentReport {
+    /// The entry of `spec.parentRefs`.
+    pub parent: HttpRouteParentRefs,
+    /// The Gateway that it names.
+    pub gateway: ObjectKey,
+    /// Condition `Accepted`.
+    pub accepted: ConditionStatus,
+    /// Condition `ResolvedRefs`.
+    pub resolved_refs: ConditionStatus,
+    /// Condition `PartiallyInvalid`, present and true if some of the rules were dropped.
+    pub partially_invalid: Option<ConditionStatus>,
+}
+
+// HttpRouteParentRefs contains no floating point numbers.
+impl Eq for ParentReport {}
+
+/// An InferencePool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolReport {
+    /// Condition `Accepted` by Gateway with an HTTPRoute that refers to the pool.
+    pub parents: BTreeMap<ObjectKey, ConditionStatus>,
+    /// Condition `ResolvedRefs`, the same for all parents.
+    pub resolved_refs: ConditionStatus,
+}
+
+impl Report {
+    /// One line for each condition in a bad state.
+    pub fn problems(&self) -> BTreeSet<String> {
+        let mut problems = BTreeSet::new();
+        for (gateway, listeners) in &self.gateways {
+            for listener in listeners {
+                let bad = [
+                    (!listener.accepted.is_true).then_some(&listener.accepted),
+                    (!listener.resolved_refs.is_true).then_some(&listener.resolved_refs),
+                    listener.conflicted.is_true.then_some(&listener.conflicted),
+                ];
+                problems.extend(bad.into_iter().flatten().map(|status| {
+                    format!(
+                        "Gateway {gateway}: listener {}: {}: {}",
+                        listener.name, status.reason, status.message
+                    )
+                }));
+            }
+        }
+        for (route, parents) in &self.routes {
+            for parent in parents {
+                let bad = [
+                    (!parent.accepted.is_true).then_some(&parent.accepted),
+                    (!parent.resolved_refs.is_true).then_some(&parent.resolved_refs),
+                    parent.partially_invalid.as_ref(),
+                ];
+                problems.extend(bad.into_iter().flatten().map(|status| {
+                    format!(
+                        "HTTPRoute {route}: at Gateway {}: {}: {}",
+                        parent.gateway, status.reason, status.message
+                    )
+                }));
+            }
+        }
+        for (pool, report) in self.pools.iter().filter(|(_, report)| !report.resolved_refs.is_true) {
+            let status = &report.resolved_refs;
+            problems.insert(format!("InferencePool {pool}: {}: {}", status.reason, status.message));
+        }
+        for (rewrite, status) in self.rewrites.iter().filter(|(_, status)| !status.is_true) {
+            problems
+                .insert(format!("InferenceModelRewrite {rewrite}: {}: {}", status.reason, status.message));
+        }
+        problems
+    }
+}
