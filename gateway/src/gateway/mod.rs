@@ -182,11 +182,7 @@ impl Gateway {
         let admin_address = admin_listener.local_addr().map_err(admin)?;
         let picker_options = config.picker_options()?;
         let transport = Transport::new(&config.picker_tls)?;
-        let traces = match &config.otlp_endpoint {
-            None => None,
-            Some(endpoint) => Some(Arc::new(Traces::new(endpoint, config.trace_ratio)?)),
-        };
-
+        let traces = traces(&config)?;
         let shared = Shared::start(&config)?;
         let proxy = Arc::new(shared.proxy(&config, transport, traces.clone()));
         let health = Arc::new(Health::default());
@@ -278,6 +274,11 @@ impl Drop for Gateway {
         self.stop.cancel();
         self.tasks.close();
     }
+}
+
+fn traces(config: &Config) -> Result<Option<Arc<Traces>>, ExporterBuildError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    Ok(Some(Arc::new(Traces::new(endpoint, config.trace_ratio)?)))
 }
 
 /// Renders the routing table in use. Does not keep the proxy alive, because the admin endpoint is served until

@@ -81,6 +81,7 @@ pub(super) async fn ask(
     Ok(outcome)
 }
 
+// Longer than the limit: the branches of the select share the timer and the state of the loop.
 async fn exchange(
     peer: &Peer,
     first: &ProcessingRequest,

@@ -69,6 +69,7 @@ impl ModelFinder {
     }
 
     /// Consumes at least one byte. `bytes` must not be empty. Returns the number of bytes consumed.
+    // Longer than the limit: one arm per state of the parser.
     fn step(&mut self, bytes: &[u8]) -> usize {
         let byte = bytes[0];
         match &mut self.state {

@@ -9,25 +9,25 @@ use super::client::{connect, get, post};
 use super::until;
 use super::upstream::{Connection, Upstream};
 
-/// The port that the test Gateway's resource names; the real one is any free one.
+/// The port of the test Gateway's listener. The gateway opens a free port instead.
 pub const LISTENER: u16 = 8080;
 pub const TRUSTED: u16 = LISTENER + 1;
 pub const QWEN: &str = "Qwen/Qwen3-0.6B";
 pub const TINY: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
 
 /// Manifests for one Gateway and its pools.
-pub struct Stage {
+pub struct Harness {
     pub manifests: String,
 }
 
-/// A running gateway, and the folder it reads.
+/// A running gateway and its manifest folder.
 pub struct Running {
     pub gateway: Gateway,
     folder: TempDir,
 }
 
-impl Stage {
-    /// The guide's Gateway, without a policy: every name is its own base model.
+impl Harness {
+    /// The Gateway of the guide, without a policy: every model name is its own base model.
     pub fn new() -> Self {
         Self { manifests: gateway(&[("http", LISTENER)]) }
     }
@@ -93,7 +93,7 @@ spec:
         self
     }
 
-    /// An InferenceModelRewrite of a pool, with these rules in YAML's flow style.
+    /// An InferenceModelRewrite of a pool, with these rules in YAML flow style.
     pub fn rewrite(self, pool: &str, rules: &str) -> Self {
         self.with(&format!(
             r#"
@@ -115,7 +115,7 @@ spec: {{poolRef: {{name: {pool}}}, rules: [{rules}]}}
         self
     }
 
-    /// A Service whose only endpoint is `port` on 127.0.0.1; `app_protocol` of its port 80 may be empty.
+    /// A Service whose only endpoint is `port` on 127.0.0.1. `app_protocol` of its port 80 may be empty.
     pub fn service(self, name: &str, port: u16, app_protocol: &str) -> Self {
         let app_protocol =
             if app_protocol.is_empty() { String::new() } else { format!(", appProtocol: {app_protocol}") };
@@ -136,7 +136,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         ))
     }
 
-    /// An HTTPRoute with these rules, in YAML's flow style.
+    /// An HTTPRoute with these rules in YAML flow style.
     pub fn route(self, name: &str, rules: &str) -> Self {
         self.with(&format!(
             r#"
@@ -150,7 +150,7 @@ spec:
         ))
     }
 
-    /// The guide's policy for `entries` of a CEL map.
+    /// The policy of the guide for `entries` of a CEL map.
     pub fn policy(self, entries: &[(&str, &str)]) -> Self {
         let map: Vec<String> = entries.iter().map(|(name, base)| format!("{name:?}: {base:?}")).collect();
         let map = map.join(",\n            ");
@@ -176,7 +176,7 @@ spec:
         ))
     }
 
-    /// Another document.
+    /// Adds a document.
     pub fn with(mut self, manifest: &str) -> Self {
         write!(self.manifests, "\n---\n{}\n", manifest.trim_matches('\n')).unwrap();
         self
@@ -227,8 +227,8 @@ impl Running {
         self.gateway.addresses()[&TRUSTED]
     }
 
-    /// A POST of this body as far as the model server: its client, and the model
-    /// server's connection with the request read.
+    /// Sends a POST with this body up to the endpoint: returns the client and the endpoint
+    /// connection, from which the request was read.
     pub async fn forwarded(&self, body: &str, upstream: &Upstream) -> (Connection, Connection) {
         let mut client = connect(self.address()).await;
         client.write(post(body)).await;
@@ -237,12 +237,12 @@ impl Running {
         (client, pod)
     }
 
-    /// Other manifests; the gateway follows them in its own time.
+    /// Writes other manifests without waiting for the gateway.
     pub fn write(&self, manifests: &str) {
         write_manifests(self.folder.path(), manifests);
     }
 
-    /// Other manifests from now on; returns when `is_so`.
+    /// Writes other manifests and waits until `is_so`.
     pub async fn rewrite(&mut self, manifests: &str, is_so: impl Fn(&Gateway) -> bool) {
         self.write(manifests);
         super::within("the gateway to follow its manifests", async {
@@ -253,7 +253,7 @@ impl Running {
         .await;
     }
 
-    /// The value of a metric with exactly these labels, as it stands in the text; 0 if it is not there.
+    /// The value of a metric with exactly this name and labels. 0 if it does not exist.
     pub async fn metric(&self, name_and_labels: &str) -> f64 {
         let metrics = get(self.gateway.admin_address(), "/metrics").await;
         metrics
@@ -269,7 +269,7 @@ impl Running {
     }
 }
 
-/// Put in place at once, as a ConfigMap mount does.
+/// Replaced atomically, like a mounted ConfigMap.
 fn write_manifests(folder: &Path, manifests: &str) {
     let staged = folder.join(".staged");
     std::fs::write(&staged, manifests).unwrap();

@@ -1,4 +1,4 @@
-//! A cluster with a pool of one pod, and gateways beside it.
+//! A cluster with a pool of one pod, and gateways.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -14,19 +14,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Generous: the machine may be busy.
+/// Long, because the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const USER: &str = "system:serviceaccount:forebay:forebay-gateway";
 
-pub struct Stage {
+pub struct Harness {
     pub server: ApiServer,
     pub client: Client,
     _upstream: AbortOnDropHandle<()>,
     upstream: SocketAddr,
 }
 
-impl Stage {
-    /// `None` where there is no API server.
+impl Harness {
+    /// `None` without an API server.
     pub async fn start() -> Option<Self> {
         let server = ApiServer::start().await.unwrap()?;
         server.install(crds()).await.unwrap();
@@ -35,12 +35,12 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = listener.local_addr().unwrap();
         let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener)));
-        let stage = Self { server, client, _upstream: serving, upstream };
+        let harness = Self { server, client, _upstream: serving, upstream };
         for namespace in ["forebay", "infra", "models"] {
-            stage.apply("v1", "Namespace", "", namespace, json!({})).await;
+            harness.apply("v1", "Namespace", "", namespace, json!({})).await;
         }
-        stage.server.grant(USER, Some("forebay"), WRITE_RULES).await.unwrap();
-        Some(stage)
+        harness.server.grant(USER, Some("forebay"), WRITE_RULES).await.unwrap();
+        Some(harness)
     }
 
     pub async fn gateway(&self, name: &str, address: Ipv4Addr) -> Gateway {
@@ -95,7 +95,7 @@ impl Stage {
         api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
-    /// A pool whose one pod answers.
+    /// A pool with one pod that responds.
     pub async fn pool(&self, name: &str) {
         self.apply(
             "inference.networking.k8s.io/v1",
@@ -127,7 +127,7 @@ impl Stage {
         self.set_status("v1", "Pod", "models", &format!("{name}-0"), status).await;
     }
 
-    /// A Gateway of our class with one listener for routes of all namespaces.
+    /// A Gateway of the served class with one listener for routes of all namespaces.
     pub async fn listen(&self, name: &str, port: u16) {
         self.apply(
             "gateway.networking.k8s.io/v1",
@@ -166,7 +166,7 @@ impl Stage {
         serde_json::to_value(object).unwrap()
     }
 
-    /// Waits until the object satisfies `condition`, and gives it.
+    /// Waits until the object satisfies `condition`, and returns it.
     pub async fn until(
         &self,
         (api_version, kind, namespace, name): (&str, &str, &str, &str),
@@ -185,7 +185,7 @@ impl Stage {
     }
 }
 
-/// Of `conditions`, whether one is there with this status.
+/// Whether `conditions` contains a condition with this status.
 pub fn has(conditions: &Value, kind: &str, status: &str) -> bool {
     condition(conditions, kind).is_some_and(|it| it["status"] == status)
 }
@@ -194,7 +194,7 @@ pub fn condition<'a>(conditions: &'a Value, kind: &str) -> Option<&'a Value> {
     conditions.as_array()?.iter().find(|it| it["type"] == kind)
 }
 
-/// Every request is answered with 200.
+/// Responds to every request with 200.
 async fn serve(listener: TcpListener) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -213,7 +213,7 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-/// The status of a GET; 0 where nobody answers.
+/// The status of a GET. 0 without a response.
 pub async fn get_status(address: SocketAddr) -> u16 {
     let Ok(mut stream) = TcpStream::connect(address).await else { return 0 };
     let request = b"GET /health HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n";
