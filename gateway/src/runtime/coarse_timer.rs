@@ -229,7 +229,7 @@ mod tests {
         for tick in 1..=11 {
             timer.tick(tick);
             for (index, (wakes, _)) in sleeps.iter().enumerate() {
-                let expected = usize::from(index as u64 + 1 <= tick);
+                let expected = usize::from((index as u64) < tick);
                 assert_eq!(wakes.0.load(Ordering::Relaxed), expected, "connection {index}, tick {tick}");
             }
         }
