@@ -253,8 +253,8 @@ impl Gateway {
     /// Becomes not ready, accepts connections for the drain delay, lets requests in flight finish within the drain
     /// timeout, and closes the remaining connections.
     pub async fn shutdown(self) {
-        let (requests, deadline) =
-            (self.metrics.active_requests.get(), self.drain_delay + self.drain_timeout);
+        let requests = self.metrics.active_requests.get();
+        let deadline = self.drain_delay.saturating_add(self.drain_timeout);
         tracing::info!("shutting down: draining {requests} requests, deadline {} s", deadline.as_secs_f64());
         self.health.drain();
         self.draining.store(true, Ordering::Relaxed);

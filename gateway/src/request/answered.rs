@@ -18,23 +18,26 @@ pub(super) struct Answered {
 
 impl Answered {
     /// Lets the picker and the filters change the response head.
-    pub(super) async fn new(stage: Forwarded<'_>) -> Result<Self, Error> {
-        let Forwarded { context, forwarded, mut session, filters, rewrite, deadline } = stage;
-        let (mut parts, mut body) = forwarded.response.into_parts();
-        remove_hop_by_hop(&mut parts.headers);
-        let has_body = !body.is_end_stream();
-        if let Some(open) = session {
-            let budget = &context.proxy.budget;
-            session = Some(open.on_response(&mut parts, forwarded.endpoint, &mut body, budget).await?);
-        }
-        filters.change_response(&mut parts.headers);
-        let restore = match rewrite {
-            Some(rewrite) if has_body => {
-                Restore::new(&mut parts.headers, &rewrite.client_model).map(Box::new)
+    #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
+    pub(super) fn new(stage: Forwarded<'_>) -> impl Future<Output = Result<Self, Error>> + Send {
+        async move {
+            let Forwarded { context, forwarded, mut session, filters, rewrite, deadline } = stage;
+            let (mut parts, mut body) = forwarded.response.into_parts();
+            remove_hop_by_hop(&mut parts.headers);
+            let has_body = !body.is_end_stream();
+            if let Some(open) = session {
+                let budget = &context.proxy.budget;
+                session = Some(open.on_response(&mut parts, forwarded.endpoint, &mut body, budget).await?);
             }
-            _ => None,
-        };
-        let state = ResponseState { session, restore, deadline };
-        Ok(Self { response: Response::from_parts(parts, body), state })
+            filters.change_response(&mut parts.headers);
+            let restore = match rewrite {
+                Some(rewrite) if has_body => {
+                    Restore::new(&mut parts.headers, &rewrite.client_model).map(Box::new)
+                }
+                _ => None,
+            };
+            let state = ResponseState { session, restore, deadline };
+            Ok(Self { response: Response::from_parts(parts, body), state })
+        }
     }
 }

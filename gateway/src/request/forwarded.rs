@@ -29,25 +29,28 @@ pub(super) struct Forwarded<'a> {
 
 impl<'a> Forwarded<'a> {
     /// Picks endpoints and sends the request, until the response head arrives or the route's timeout expires.
-    pub(super) async fn new(mut prepared: Prepared<'a>) -> Result<Self, Error> {
-        let arrived = prepared.context.record.arrived();
-        let timeouts = prepared.rule.timeouts;
-        prepared.context.record.propagate(&mut prepared.head.headers);
-        let forwarding = forward(&mut prepared);
-        let (forwarded, session) = match timeouts.request {
-            None => forwarding.await?,
-            Some(limit) => tokio::time::timeout_at((arrived + limit).into(), forwarding)
-                .await
-                .map_err(|_| Error::RequestTimeout { limit })??,
-        };
-        let deadlines = [
-            timeouts.request.map(|limit| arrived + limit),
-            timeouts.backend_request.map(|limit| forwarded.sent + limit),
-        ];
-        let Prepared { context, filters, rewrite, .. } = prepared;
-        context.record.served_by(forwarded.endpoint);
-        let deadline = deadlines.into_iter().flatten().min();
-        Ok(Self { context, forwarded, session, filters, rewrite, deadline })
+    #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
+    pub(super) fn new(mut prepared: Prepared<'a>) -> impl Future<Output = Result<Self, Error>> + Send {
+        async move {
+            let arrived = prepared.context.record.arrived();
+            let timeouts = prepared.rule.timeouts;
+            prepared.context.record.propagate(&mut prepared.head.headers);
+            let forwarding = forward(&mut prepared);
+            let (forwarded, session) = match timeouts.request {
+                None => forwarding.await?,
+                Some(limit) => tokio::time::timeout_at((arrived + limit).into(), forwarding)
+                    .await
+                    .map_err(|_| Error::RequestTimeout { limit })??,
+            };
+            let deadlines = [
+                timeouts.request.map(|limit| arrived + limit),
+                timeouts.backend_request.map(|limit| forwarded.sent + limit),
+            ];
+            let Prepared { context, filters, rewrite, .. } = prepared;
+            context.record.served_by(forwarded.endpoint);
+            let deadline = deadlines.into_iter().flatten().min();
+            Ok(Self { context, forwarded, session, filters, rewrite, deadline })
+        }
     }
 }
 

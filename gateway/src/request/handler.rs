@@ -1,5 +1,6 @@
 //! Runs the stages of a request and writes its response.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use tracing::Instrument as _;
 use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
-use super::models::models;
+use super::models::answer_models;
 use super::prepared::Prepared;
 use super::proxy::Proxy;
 use super::received::Received;
@@ -59,6 +60,8 @@ impl Handler for Proxy {
 }
 
 impl Proxy {
+    /// Runs the stages. They are moved, never borrowed, across an await: a borrowed stage would keep its place in the
+    /// future for the whole request.
     async fn run(
         &self,
         via: &Via,
@@ -68,14 +71,14 @@ impl Proxy {
     ) -> Result<Outcome, Error> {
         let routes = self.routes.load_full();
         let context = Context { proxy: self, routes: &routes, via, record };
-        let received = Received::new(context, head, body)?;
-        if let Some(response) = models(&received).await {
-            return response.map(Outcome::Gateway);
-        }
-        let routed = Routed::new(received).await?;
-        if let Some(response) = routed.filter_response()? {
-            return Ok(Outcome::Gateway(response));
-        }
+        let received = match answer_models(Received::new(context, head, body)?).await? {
+            ControlFlow::Continue(received) => received,
+            ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
+        };
+        let routed = match Routed::new(received).await?.answer_by_filter()? {
+            ControlFlow::Continue(routed) => routed,
+            ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
+        };
         let prepared = Prepared::new(routed).await?;
         let forwarded = Forwarded::new(prepared).await?;
         Ok(Outcome::Upstream(Answered::new(forwarded).await?))
@@ -116,5 +119,20 @@ impl Proxy {
             response.headers_mut().insert(EXPLANATION, explanation);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future is stored in the connection and moved once per request.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        fn size_of_future<'a, F>(_: impl FnOnce(Arc<Proxy>, &'a Via, Request<Incoming>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size_of_future(|proxy, via, request| proxy.handle(via, request));
+        assert!(bytes <= 6 << 10, "{bytes} bytes");
     }
 }

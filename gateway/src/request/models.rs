@@ -1,5 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`, answered by the gateway.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use forebay_routing::BeforeBody;
 use http::{HeaderValue, Method, Response, header};
@@ -11,28 +13,34 @@ use crate::models::{find_model, list_models};
 
 const MODELS_PATH: &str = "/v1/models";
 
-/// The response with the models of the listener's pools. `None` for other requests, and if a route sends the path to a
-/// backend that is not a pool.
-pub(super) async fn models(received: &Received<'_>) -> Option<Result<Response<Bytes>, Error>> {
+/// Breaks with the models of the listener's pools, if the request asks for them and no route sends it to a backend that is
+/// not a pool.
+pub(super) async fn answer_models(
+    received: Received<'_>,
+) -> Result<ControlFlow<Response<Bytes>, Received<'_>>, Error> {
+    let Some(id) = requested_id(&received) else { return Ok(ControlFlow::Continue(received)) };
+    let pools = received.listener.pools(received.host());
+    let models = received.context.proxy.models.of_pools(&pools).await;
+    if id.is_empty() {
+        return Ok(ControlFlow::Break(json(list_models(&models))));
+    }
+    let id = percent_decode_str(id).decode_utf8_lossy();
+    match find_model(&models, &id) {
+        Some(model) => Ok(ControlFlow::Break(json(model))),
+        None => Err(Error::UnknownModelInPath(id.into_owned())),
+    }
+}
+
+/// The model id in the path of a request that the gateway answers. Empty for the list.
+fn requested_id<'a>(received: &'a Received<'_>) -> Option<&'a str> {
     if received.head.method != Method::GET {
         return None;
     }
     let id = model_id(received.head.uri.path())?;
-    if let BeforeBody::Decided(matched) = received.before_body
-        && matched.rule.backends.pools().next().is_none()
-    {
-        return None;
+    match received.before_body {
+        BeforeBody::Decided(matched) if matched.rule.backends.pools().next().is_none() => None,
+        _ => Some(id),
     }
-    let pools = received.listener.pools(received.host());
-    let models = received.context.proxy.models.of_pools(&pools).await;
-    if id.is_empty() {
-        return Some(Ok(json(list_models(&models))));
-    }
-    let id = percent_decode_str(id).decode_utf8_lossy();
-    Some(match find_model(&models, &id) {
-        Some(model) => Ok(json(model)),
-        None => Err(Error::UnknownModelInPath(id.into_owned())),
-    })
 }
 
 /// The part after `/v1/models/`. Empty for the list. `None` for other paths.

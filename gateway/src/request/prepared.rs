@@ -30,27 +30,35 @@ pub(super) struct Prepared<'a> {
 
 impl<'a> Prepared<'a> {
     /// Applies request filters and the model rewrite, and sends mirrors.
-    pub(super) async fn new(routed: Routed<'a>) -> Result<Self, Error> {
-        let Routed { mut context, mut head, mut body, filters, backend, matched, model, .. } = routed;
-        filters.change_request(&mut head, matched.prefix_bytes);
-        // Internal headers are obeyed only if they come from a trusted client or from the operator's filters.
-        let obeys_headers = routed.is_trusted || filters.change_request_headers();
-        let rewrite =
-            Rewrite::choose(backend, &mut head.headers, model.as_ref(), routed.alias_target, obeys_headers)?;
-        if let Some(rewrite) = &rewrite {
-            let start = Instant::now();
-            rewrite.apply(&mut head.headers, &mut body).await?;
-            context.observe_rewritten(start);
+    #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
+    pub(super) fn new(routed: Routed<'a>) -> impl Future<Output = Result<Self, Error>> + Send {
+        async move {
+            let Routed { mut context, mut head, mut body, filters, backend, matched, model, .. } = routed;
+            filters.change_request(&mut head, matched.prefix_bytes);
+            // Internal headers are obeyed only if they come from a trusted client or from the operator's filters.
+            let obeys_headers = routed.is_trusted || filters.change_request_headers();
+            let rewrite = Rewrite::choose(
+                backend,
+                &mut head.headers,
+                model.as_ref(),
+                routed.alias_target,
+                obeys_headers,
+            )?;
+            if let Some(rewrite) = &rewrite {
+                let start = Instant::now();
+                rewrite.apply(&mut head.headers, &mut body).await?;
+                context.observe_rewritten(start);
+            }
+            let hint = match backend {
+                Backend::Pool(_) if obeys_headers => SubsetHint::take(&mut head.headers),
+                _ => None,
+            };
+            for mirror in filters.mirrors() {
+                send_mirror(&context, mirror, &head, &mut body).await?;
+            }
+            let (authority, rule) = (routed.authority, matched.rule);
+            Ok(Self { context, head, body, authority, rule, backend, filters, rewrite, hint })
         }
-        let hint = match backend {
-            Backend::Pool(_) if obeys_headers => SubsetHint::take(&mut head.headers),
-            _ => None,
-        };
-        for mirror in filters.mirrors() {
-            send_mirror(&context, mirror, &head, &mut body).await?;
-        }
-        let (authority, rule) = (routed.authority, matched.rule);
-        Ok(Self { context, head, body, authority, rule, backend, filters, rewrite, hint })
     }
 }
 

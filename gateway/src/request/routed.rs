@@ -1,5 +1,6 @@
 //! A request whose rule and backend are known.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,61 +38,71 @@ pub(super) struct Routed<'a> {
 
 impl<'a> Routed<'a> {
     /// Reads the body until the model is known, if the route or the picker needs it. Selects the rule and the backend.
-    pub(super) async fn new(received: Received<'a>) -> Result<Self, Error> {
-        let Received { mut context, mut head, body, authority, scheme, listener, before_body } = received;
-        let proxy = context.proxy;
-        let scan = scan(&head, &body, before_body)?;
-        let is_scanned = !matches!(scan, ModelScan::None);
-        let mut body = HeldBody::new(body, proxy.budget.open(), scan, proxy.client_body_timeout)?;
-        let model = if is_scanned {
-            let start = Instant::now();
-            let model = body.read_model().await?;
-            context.observe_model(model.as_ref(), start);
-            if let Some(model) = &model {
-                set_model_headers(&mut head, listener, model);
-            }
-            model
-        } else {
-            None
-        };
-        let mut alias_target = None;
-        let host = host_of(&authority);
-        let matched = match (before_body, &model) {
-            (BeforeBody::NoRoute, _) => None,
-            (BeforeBody::Decided(matched), None) => Some(matched),
-            (BeforeBody::DependsOnModel { without: false }, None) if is_preflight(&head) => {
-                listener.route_preflight(host, &head)
-            }
-            (_, None) => listener.route(host, &head),
-            (_, Some(model)) => {
-                route_model(&proxy.models, listener, host, &mut head, model, &mut alias_target).await
-            }
-        };
-        let Some(matched) = matched else { return Err(model.map_or(Error::NoRoute, Error::UnknownModel)) };
-        let chosen = matched.rule.backends.choose();
-        context.observe_routed(&head, listener, model.as_ref(), matched.rule, &chosen.backend);
-        let filters =
-            AppliedFilters::new(matched.rule.filters.as_deref(), chosen.filters.as_deref(), &head.headers);
-        Ok(Self {
-            context,
-            head,
-            body,
-            authority,
-            scheme,
-            is_trusted: listener.is_trusted(),
-            model,
-            alias_target,
-            matched,
-            backend: &chosen.backend,
-            filters,
-        })
+    #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
+    pub(super) fn new(received: Received<'a>) -> impl Future<Output = Result<Self, Error>> + Send {
+        async move {
+            let Received { mut context, mut head, body, authority, scheme, listener, before_body } = received;
+            let proxy = context.proxy;
+            let scan = scan(&head, &body, before_body)?;
+            let is_scanned = !matches!(scan, ModelScan::None);
+            let mut body = HeldBody::new(body, proxy.budget.open(), scan, proxy.client_body_timeout)?;
+            let model = if is_scanned {
+                let start = Instant::now();
+                let model = body.read_model().await?;
+                context.observe_model(model.as_ref(), start);
+                if let Some(model) = &model {
+                    set_model_headers(&mut head, listener, model);
+                }
+                model
+            } else {
+                None
+            };
+            let mut alias_target = None;
+            let host = host_of(&authority);
+            let matched = match (before_body, &model) {
+                (BeforeBody::NoRoute, _) => None,
+                (BeforeBody::Decided(matched), None) => Some(matched),
+                (BeforeBody::DependsOnModel { without: false }, None) if is_preflight(&head) => {
+                    listener.route_preflight(host, &head)
+                }
+                (_, None) => listener.route(host, &head),
+                (_, Some(model)) => {
+                    route_model(&proxy.models, listener, host, &mut head, model, &mut alias_target).await
+                }
+            };
+            let Some(matched) = matched else {
+                return Err(model.map_or(Error::NoRoute, Error::UnknownModel));
+            };
+            let chosen = matched.rule.backends.choose();
+            context.observe_routed(&head, listener, model.as_ref(), matched.rule, &chosen.backend);
+            let filters = AppliedFilters::new(
+                matched.rule.filters.as_deref(),
+                chosen.filters.as_deref(),
+                &head.headers,
+            );
+            Ok(Self {
+                context,
+                head,
+                body,
+                authority,
+                scheme,
+                is_trusted: listener.is_trusted(),
+                model,
+                alias_target,
+                matched,
+                backend: &chosen.backend,
+                filters,
+            })
+        }
     }
 
-    /// The response of a filter, if a filter answers the request (redirect, CORS preflight).
-    pub(super) fn filter_response(&self) -> Result<Option<Response<Bytes>>, Error> {
+    /// Breaks with the response of a filter, if a filter answers the request (redirect, CORS preflight).
+    pub(super) fn answer_by_filter(self) -> Result<ControlFlow<Response<Bytes>, Self>, Error> {
         let host = host_of(&self.authority);
         let port = self.context.via.port.port;
-        self.filters.response(&self.head, self.matched.prefix_bytes, host, self.scheme, port)
+        let response =
+            self.filters.response(&self.head, self.matched.prefix_bytes, host, self.scheme, port)?;
+        Ok(response.map_or(ControlFlow::Continue(self), ControlFlow::Break))
     }
 }
 
