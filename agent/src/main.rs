@@ -9,7 +9,7 @@ use forebay_agent::{
     kernel::{self, KeepPins},
     node::{self, Config, KernelMode, Owner},
 };
-use forebay_resources::Source;
+use forebay_resources::ResourceSource;
 use forebay_service::log;
 use forebay_service::tls::{self, Identity};
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,7 +125,7 @@ impl Args {
         let tls = Identity::from_flags(args.tls_cert, args.tls_key, args.tls_client_ca, flags)?;
         Ok(Config {
             node_name: args.node_name,
-            resources: Source::from_flags(args.resources, args.kubeconfig),
+            resources: ResourceSource::from_flags(args.resources, args.kubeconfig),
             grpc_listen: args.grpc_listen,
             tls,
             http_listen: args.http_listen,

@@ -9,7 +9,7 @@ use forebay_epp::{
     AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions,
     schedule,
 };
-use forebay_resources::{ObjectKey, Source};
+use forebay_resources::{ObjectKey, ResourceSource};
 use forebay_service::log;
 use forebay_service::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -85,7 +85,7 @@ impl TryFrom<Flags> for ServerOptions {
         let own = "--tls-cert and --tls-key (and --tls-client-ca)";
         let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, own)?;
         Ok(Self {
-            resources: Source::from_flags(flags.resources, flags.kubeconfig),
+            resources: ResourceSource::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
             grpc_listen: flags.grpc_listen,
             tls,

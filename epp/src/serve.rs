@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use forebay_grpc::KEEP_ALIVE_IDLE;
-use forebay_resources::{ObjectKey, Provider, Source, Store};
+use forebay_resources::{ObjectKey, Provider, ResourceSource, Store};
 use forebay_service::tls::{self, Identity};
 use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, task::JoinSet, time};
@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    pub resources: Source,
+    pub resources: ResourceSource,
     pub pool: ObjectKey,
     pub grpc_listen: SocketAddr,
     /// Of the ext_proc service; with an authority, gateways must show a certificate.

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use forebay_apiserver::{ApiServer, crds};
 use forebay_epp::{AGENT_RULES, POOL_RULES, PickerOptions, Server, ServerOptions};
-use forebay_resources::{ObjectKey, Source};
+use forebay_resources::{ObjectKey, ResourceSource};
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},
@@ -78,7 +78,7 @@ async fn it_follows_its_pool_and_the_agents_with_two_roles() {
     api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(ServerOptions {
-        resources: Source::Cluster { kubeconfig: Some(api.kubeconfig_as(USER).unwrap()) },
+        resources: ResourceSource::Cluster { kubeconfig: Some(api.kubeconfig_as(USER).unwrap()) },
         pool: ObjectKey::new("models", "qwen"),
         grpc_listen: any,
         tls: None,

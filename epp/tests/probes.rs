@@ -6,7 +6,7 @@ mod common;
 
 use common::{DEADLINE, POOL, Stage, gateway::Gateway, pod};
 use forebay_epp::{Error, Server};
-use forebay_resources::{ObjectKey, Source};
+use forebay_resources::{ObjectKey, ResourceSource};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -104,7 +104,7 @@ async fn a_bad_start_says_what_is_wrong() {
     let options = |adjust: fn(&mut forebay_epp::ServerOptions)| {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = forebay_epp::ServerOptions {
-            resources: Source::Folder("/nowhere".into()),
+            resources: ResourceSource::Folder("/nowhere".into()),
             pool: ObjectKey::new("a", "b"),
             grpc_listen: any,
             tls: None,
@@ -128,7 +128,7 @@ async fn a_bad_start_says_what_is_wrong() {
     assert!(matches!(error, Error::Listen { purpose: "health", .. }), "{error}");
 
     let bad_selector = options(|options| {
-        options.resources = Source::Folder(std::env::temp_dir());
+        options.resources = ResourceSource::Folder(std::env::temp_dir());
         options.picker.agent_selector = "no equals sign".into();
     });
     let error = Server::start(bad_selector).await.unwrap_err();

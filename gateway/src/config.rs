@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
-use forebay_resources::Source;
+use forebay_resources::ResourceSource;
 use forebay_service::tls;
 
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
@@ -160,8 +160,8 @@ impl Config {
         config
     }
 
-    pub(crate) fn source(&self) -> Source {
-        Source::from_flags(self.resources.clone(), self.kubeconfig.clone())
+    pub(crate) fn source(&self) -> ResourceSource {
+        ResourceSource::from_flags(self.resources.clone(), self.kubeconfig.clone())
     }
 
     pub(crate) fn writer_options(&self, namespace: String) -> WriterOptions {

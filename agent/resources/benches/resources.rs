@@ -1,5 +1,5 @@
-//! What the store costs: bytes for each thousand pods, and the time from a write to the API server until it
-//! stands in a snapshot. Without a kube-apiserver it says so and measures nothing.
+//! Cost of the store: resident memory per 1,000 pods, and time from a write to the API server to the snapshot.
+//! Skipped without a kube-apiserver.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it prints what it measures, or cannot go on")]
 
@@ -27,7 +27,7 @@ const WRITES: usize = 200;
 
 #[tokio::main]
 async fn main() {
-    // Asked for by `cargo test --benches`: that it builds is enough.
+    // `cargo test --benches` only builds it.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -74,7 +74,7 @@ async fn main() {
     times.sort();
     let at = |share: f64| millis(times[((times.len() - 1) as f64 * share) as usize]);
     println!(
-        "from the beginning of a write to the snapshot, beside {pods} pods: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+        "from write to snapshot with {pods} pods: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
         at(0.5),
         at(0.99),
         at(1.0)

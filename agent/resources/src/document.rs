@@ -1,21 +1,20 @@
-//! From the text of one file to objects: YAML documents or JSON, one object or
-//! a `List` each.
+//! Objects of one manifest file: YAML documents or JSON, each one object or a `List`.
 
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{
-    Kind, ObjectKey, Problem, Snapshot,
-    kind::{Object, Visitor},
+use crate::{
+    key::ObjectKey,
+    kind::{Kind, Object, Visitor},
+    snapshot::{Problem, Snapshot},
 };
 
-/// Where kubectl puts an object that names no namespace.
+/// Namespace of objects without one, as kubectl applies them.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Adds what `text` holds to `snapshot`; what cannot be taken becomes a problem.
-/// `file` is the name that problems give.
+/// Adds the objects of `text` to `snapshot`; invalid ones become problems. `file` is its name in problems.
 pub(super) fn read_file(file: &str, text: &str, snapshot: &mut Snapshot) {
     if file.ends_with(".json") {
         match serde_json::from_str::<Value>(text) {
@@ -40,19 +39,18 @@ pub(super) fn read_file(file: &str, text: &str, snapshot: &mut Snapshot) {
 }
 
 struct YamlDocument<'a> {
-    /// From 1, counting only documents that hold something.
+    /// From 1, counting non-empty documents.
     number: usize,
     first_line: usize,
     text: &'a str,
 }
 
-/// Splits at lines that begin with `---`, as Kubernetes' own reader does, so
-/// that a syntax error ends with its document.
+/// Splits at lines that begin with `---`, as apimachinery's YAMLReader does. A syntax error affects its document only.
 fn yaml_documents(text: &str) -> Vec<YamlDocument<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut offset, mut first_line) = (0, 0, 1);
     let mut push = |text, first_line| {
-        if holds_something(text) {
+        if is_not_empty(text) {
             documents.push(YamlDocument { number: documents.len() + 1, first_line, text });
         }
     };
@@ -67,7 +65,7 @@ fn yaml_documents(text: &str) -> Vec<YamlDocument<'_>> {
     documents
 }
 
-fn holds_something(document: &str) -> bool {
+fn is_not_empty(document: &str) -> bool {
     document.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
@@ -86,7 +84,7 @@ fn read_value(place: &str, value: Value, snapshot: &mut Snapshot) {
             && let Some(Value::Array(items)) = list.remove("items")
         {
             for (index, item) in items.into_iter().enumerate() {
-                // A list in a list is no Kubernetes object, and recursion would be unbounded.
+                // Nested lists are not valid, and recursion would be unbounded.
                 if item.get("kind").and_then(Value::as_str) != Some("List") {
                     read_value(&format!("{place} item {}", index + 1), item, snapshot);
                 }
@@ -106,8 +104,7 @@ fn read_value(place: &str, value: Value, snapshot: &mut Snapshot) {
     }
 }
 
-/// Kinds that nobody here reads are no mistake, and left alone; an unknown
-/// version of a kind that somebody reads is one.
+/// Kinds that are not read are ignored. An unknown version of a kind that is read is an error.
 fn insert(api_version: &str, kind: &str, value: &Value, snapshot: &mut Snapshot) -> Result<(), String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let Some(kind) = Kind::find(group, kind) else { return Ok(()) };

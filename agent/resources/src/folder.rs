@@ -1,9 +1,8 @@
-//! Fills the store from a folder of manifests, and again whenever it changes.
+//! Fills the store from a folder of manifests, and reloads it on changes.
 //!
-//! All `*.yaml`, `*.yml` and `*.json` files directly in the folder are read, in
-//! the order of their names (`kubectl apply -f DIR` without `-R`). Names that
-//! begin with a dot are not: editors' temporary files, and the `..data` links
-//! of a mounted ConfigMap, whose own names are read through them.
+//! Reads all `*.yaml`, `*.yml` and `*.json` files directly in the folder, sorted by name (as `kubectl apply -f DIR`
+//! without `-R`). Names with a leading dot are skipped: temporary files of editors, and the `..data` link of a mounted
+//! ConfigMap, whose files are read by their own names.
 
 use std::{
     collections::BTreeMap,
@@ -19,51 +18,69 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Problem, Snapshot, Store, document};
+use crate::{
+    document,
+    snapshot::{Problem, Snapshot},
+    store::Store,
+};
 
-/// A change is read once the folder has been quiet for this long ...
-const QUIET: Duration = Duration::from_millis(20);
-/// ... or after this many of those waits, however busy it is.
-const MAX_QUIET_WAITS: u32 = 10;
-/// How soon a folder that could not be read or watched is tried again.
+/// A change is loaded after this long without another one ...
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// ... or after this many such waits.
+const MAX_DEBOUNCE_WAITS: u32 = 10;
+/// Interval of retries while the folder cannot be read or watched.
 const RETRY: Duration = Duration::from_secs(1);
-/// Larger files are a problem, not read.
+/// Maximum size of a file; larger ones are reported as problems.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// More files than this are a problem; the first ones by name are read.
+/// Maximum number of files, in order of names; more are reported as a problem.
 const MAX_FILES: usize = 10_000;
 
-/// Why the first load failed. None of these goes away by itself.
+/// Why the first load failed. Not retryable.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the resource folder {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    /// The folder does not exist or is not readable.
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     #[error("cannot watch the resource folder {}: {source}", path.display())]
-    Watch { path: PathBuf, source: notify::Error },
+    /// The folder cannot be watched for changes.
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: notify::Error,
+    },
 }
 
-/// Keeps the store up to date until it is dropped.
+/// Keeps the store up to date until dropped.
 #[derive(Debug)]
 pub struct FolderProvider {
     _watch: AbortOnDropHandle<()>,
 }
 
-/// Loads `dir` into `store`, and returns once that is done. A document that
-/// cannot be used is in the snapshot's problems; it is no error.
+/// Loads `dir` into `store` and returns. Invalid documents are in the snapshot's problems; they are not an error.
+///
+/// # Errors
+/// If the folder cannot be read or watched.
 pub async fn start(dir: impl Into<PathBuf>, store: Arc<Store>) -> Result<FolderProvider, Error> {
     let path = dir.into();
     let (changed, changes) = mpsc::channel(1);
     let notify = move |event: notify::Result<notify::Event>| {
-        // Our own reading must not wake us.
+        // Reads of this process are events too.
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            // Full means that a wake-up is waiting already.
+            // A full channel has a pending wake-up.
             let _ = changed.try_send(());
         }
     };
-    // Of all that can be wrong with the folder, this says it best.
+    // Gives a clearer error than watching does.
     fs::read_dir(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let watch_error = |source| Error::Watch { path: path.clone(), source };
     let mut watcher = notify::recommended_watcher(notify).map_err(watch_error)?;
-    // Watching begins before reading, so that no change falls between the two.
+    // Watch before reading, so that no change is missed in between.
     watcher.watch(&path, RecursiveMode::NonRecursive).map_err(watch_error)?;
     let files =
         read_folder(path.clone()).await.map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -76,7 +93,7 @@ struct Folder {
     path: PathBuf,
     watcher: RecommendedWatcher,
     store: Arc<Store>,
-    /// Hash of everything the current snapshot was made from.
+    /// Hash of the files of the current snapshot.
     loaded: Option<u64>,
     reported: Vec<Problem>,
 }
@@ -93,14 +110,13 @@ impl Folder {
                 }
                 settle(&mut changes).await;
             }
-            // What was loaded stays in use after an error: a folder that cannot
-            // be read says nothing about the objects.
+            // After an error the loaded objects stay in use.
             match self.refresh().await {
                 Ok(()) => failing = false,
-                Err(error) if failing => tracing::debug!(%error, "still the same"),
+                Err(error) if failing => tracing::debug!(%error, "still failing"),
                 Err(error) => {
                     failing = true;
-                    tracing::warn!(%error, "resources stay as they were");
+                    tracing::warn!(%error, "cannot reload resources: using the last loaded ones, retrying");
                 }
             }
         }
@@ -108,8 +124,7 @@ impl Folder {
 
     async fn refresh(&mut self) -> Result<(), Error> {
         let path = || self.path.clone();
-        // The folder itself may have been replaced, which ends the old watch;
-        // watching the same folder again changes nothing.
+        // A replaced folder ends its watch. Watching the same folder again has no effect.
         self.watcher
             .watch(&self.path, RecursiveMode::NonRecursive)
             .map_err(|source| Error::Watch { path: path(), source })?;
@@ -137,25 +152,24 @@ impl Folder {
             }
         }
         for problem in snapshot.problems.iter().filter(|problem| !self.reported.contains(problem)) {
-            tracing::warn!("resource left out: {problem}");
+            tracing::warn!("invalid resource ignored: {problem}");
         }
         self.reported.clone_from(&snapshot.problems);
         self.store.replace(snapshot);
     }
 }
 
-/// Waits until nothing has changed for a moment, so that a file is seldom read
-/// half written; a writer that renames into place never is.
+/// Waits for a pause in changes, so that half-written files are rarely read.
 async fn settle(changes: &mut mpsc::Receiver<()>) {
-    for _ in 0..MAX_QUIET_WAITS {
-        match time::timeout(QUIET, changes.recv()).await {
+    for _ in 0..MAX_DEBOUNCE_WAITS {
+        match time::timeout(DEBOUNCE, changes.recv()).await {
             Ok(Some(())) => {}
             Ok(None) | Err(_) => return,
         }
     }
 }
 
-/// By file name: the text, or why there is none.
+/// Text by file name, or why it cannot be read.
 type Files = BTreeMap<String, Result<String, String>>;
 
 async fn read_folder(path: PathBuf) -> io::Result<Files> {
@@ -172,16 +186,18 @@ fn read_files(folder: &Path) -> io::Result<Files> {
     for name in names.drain(..names.len().min(MAX_FILES)) {
         match read_file(&folder.join(&name)) {
             Ok(text) => drop(files.insert(name, Ok(text))),
-            // It went away since the listing, and its event is on the way.
+            // Deleted since the listing; its event follows.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => drop(files.insert(name, Err(error.to_string()))),
         }
     }
-    let left_out = names.len();
+    let skipped = names.len();
     if let Some(first) = names.into_iter().next() {
         files.insert(
             first,
-            Err(format!("this and what follows, {left_out} files, is over the limit of {MAX_FILES}")),
+            Err(format!(
+                "this and all following files are ignored: {skipped} files over the limit of {MAX_FILES}"
+            )),
         );
     }
     Ok(files)

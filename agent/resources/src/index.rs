@@ -1,5 +1,6 @@
-//! Which pods each pool selects, and which slices each Service has: found once for
-//! all, for there may be hundreds of pools and Services over thousands of pods.
+//! Indexes over a snapshot: pods of each pool, EndpointSlices of each Service.
+//!
+//! Built once for all pools and Services: there may be hundreds of them over thousands of pods.
 
 use std::{
     collections::HashMap,
@@ -7,16 +8,32 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{EndpointSlice, InferencePool, ObjectKey, ObjectMap, Pod, Snapshot};
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+
+use crate::{key::ObjectKey, object_map::ObjectMap, types::InferencePool};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// Made when it is first asked for, and again when what it was made from is not the
-/// same any more: all clones of a snapshot share one.
+/// Built on first use, and again when the maps have changed. Clones of a snapshot share it.
 #[derive(Default)]
-pub(super) struct Index {
-    members: Memo<Members>,
-    slices: Memo<Slices>,
+pub(crate) struct Index {
+    members: Memo<PoolMembers>,
+    slices: Memo<ServiceSlices>,
+}
+
+impl Index {
+    pub(crate) fn pool_members(
+        &self,
+        pods: &ObjectMap<Pod>,
+        pools: &ObjectMap<InferencePool>,
+    ) -> Arc<PoolMembers> {
+        let is_current = |it: &PoolMembers| it.pods.is_same(pods) && it.pools.is_same(pools);
+        self.members.get(is_current, || PoolMembers::new(pods, pools))
+    }
+
+    pub(crate) fn service_slices(&self, slices: &ObjectMap<EndpointSlice>) -> Arc<ServiceSlices> {
+        self.slices.get(|it| it.all.is_same(slices), || ServiceSlices::new(slices))
+    }
 }
 
 impl fmt::Debug for Index {
@@ -43,28 +60,28 @@ impl<T> Memo<T> {
     }
 }
 
-/// The pods that each pool's selector matches, Ready or not, in the order of their names.
-pub(super) struct Members {
+/// Pods that the selector of each pool matches, ready or not, sorted by name.
+pub(crate) struct PoolMembers {
     pods: ObjectMap<Pod>,
     pools: ObjectMap<InferencePool>,
     by_pool: HashMap<ObjectKey, Vec<(ObjectKey, Arc<Pod>)>>,
 }
 
-impl Members {
-    pub(super) fn of(&self, pool: &ObjectKey) -> &[(ObjectKey, Arc<Pod>)] {
+impl PoolMembers {
+    pub(crate) fn of(&self, pool: &ObjectKey) -> &[(ObjectKey, Arc<Pod>)] {
         self.by_pool.get(pool).map_or(&[], Vec::as_slice)
     }
 
-    fn new(snapshot: &Snapshot) -> Self {
-        // A pod is looked at only by pools whose first label it has.
+    fn new(all_pods: &ObjectMap<Pod>, all_pools: &ObjectMap<InferencePool>) -> Self {
+        // Pools are indexed by their first label, so a pod is compared with few of them.
         let mut by_label = HashMap::<(&str, &str, &str), Vec<(&ObjectKey, &InferencePool)>>::new();
-        for (key, pool) in &snapshot.inference_pools {
+        for (key, pool) in all_pools {
             if let Some((name, value)) = pool.spec.selector.match_labels.first_key_value() {
                 by_label.entry((&key.namespace, name, value)).or_default().push((key, pool));
             }
         }
         let mut by_pool = HashMap::<ObjectKey, Vec<(ObjectKey, Arc<Pod>)>>::new();
-        for (key, pod) in &snapshot.pods {
+        for (key, pod) in all_pods {
             let Some(labels) = &pod.metadata.labels else { continue };
             let pools = labels
                 .iter()
@@ -78,24 +95,24 @@ impl Members {
                 }
             }
         }
-        Self { pods: snapshot.pods.clone(), pools: snapshot.inference_pools.clone(), by_pool }
+        Self { pods: all_pods.clone(), pools: all_pools.clone(), by_pool }
     }
 }
 
-/// The slices of each Service.
-pub(super) struct Slices {
+/// EndpointSlices of each Service.
+pub(crate) struct ServiceSlices {
     all: ObjectMap<EndpointSlice>,
     by_service: HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
 }
 
-impl Slices {
-    pub(super) fn of(&self, service: &ObjectKey) -> &[Arc<EndpointSlice>] {
+impl ServiceSlices {
+    pub(crate) fn of(&self, service: &ObjectKey) -> &[Arc<EndpointSlice>] {
         self.by_service.get(service).map_or(&[], Vec::as_slice)
     }
 
-    fn new(snapshot: &Snapshot) -> Self {
+    fn new(all: &ObjectMap<EndpointSlice>) -> Self {
         let mut by_service = HashMap::<ObjectKey, Vec<Arc<EndpointSlice>>>::new();
-        for (key, slice) in &snapshot.endpoint_slices {
+        for (key, slice) in all {
             let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
             if let Some(service) = service {
                 by_service
@@ -104,18 +121,6 @@ impl Slices {
                     .push(Arc::clone(slice));
             }
         }
-        Self { all: snapshot.endpoint_slices.clone(), by_service }
-    }
-}
-
-impl Snapshot {
-    pub(super) fn members(&self) -> Arc<Members> {
-        let is_current =
-            |it: &Members| it.pods.is_same(&self.pods) && it.pools.is_same(&self.inference_pools);
-        self.index.members.get(is_current, || Members::new(self))
-    }
-
-    pub(super) fn slices(&self) -> Arc<Slices> {
-        self.index.slices.get(|it| it.all.is_same(&self.endpoint_slices), || Slices::new(self))
+        Self { all: all.clone(), by_service }
     }
 }

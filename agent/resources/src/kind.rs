@@ -1,15 +1,26 @@
-//! What the providers know about each kind of object.
+//! Kinds of objects, and their API names.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    AgentgatewayPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite,
-    InferenceObjective, InferencePool, Namespace, ObjectMap, Pod, ReferenceGrant, Secret, Service, Snapshot,
+use gateway_api::{
+    experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
+    referencegrants::ReferenceGrant,
+};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
 };
 
-/// The kinds that a [`Snapshot`] holds.
+use crate::{
+    object_map::ObjectMap,
+    snapshot::Snapshot,
+    types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Secret},
+};
+
+/// The kinds of objects in a [`Snapshot`].
+#[allow(missing_docs, reason = "each is the Kubernetes kind of the same name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     GatewayClass,
@@ -28,7 +39,7 @@ pub enum Kind {
     Namespace,
 }
 
-/// How the API calls a kind.
+/// API names of a kind.
 #[derive(Debug)]
 pub(super) struct Names {
     /// `HTTPRoute`
@@ -36,9 +47,9 @@ pub(super) struct Names {
     /// `httproutes`
     pub(super) plural: &'static str,
     pub(super) is_namespaced: bool,
-    /// The newest name of the group first; the shape is the same in all.
+    /// API groups with the same schema, the newest first.
     pub(super) groups: &'static [&'static str],
-    /// The preferred version first; the shape is the same in all.
+    /// API versions with the same schema, the preferred one first.
     pub(super) versions: &'static [&'static str],
 }
 
@@ -47,6 +58,7 @@ const GATEWAY_API: &[&str] = &["gateway.networking.k8s.io"];
 const LLM_D: &[&str] = &["llm-d.ai", "inference.networking.x-k8s.io"];
 
 impl Kind {
+    /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::GatewayClass,
         Self::Gateway,
@@ -94,7 +106,7 @@ impl Kind {
         Names { kind, plural, is_namespaced, groups, versions }
     }
 
-    /// The kind that manifests call so.
+    /// The kind with this group and kind name.
     pub(super) fn find(group: &str, kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| {
             let names = it.names();
@@ -123,14 +135,14 @@ impl Kind {
     }
 }
 
-/// Something to be done with the type of a [`Kind`].
+/// A function that is generic over the type of a [`Kind`].
 pub(super) trait Visitor {
     type Output;
 
     fn visit<T: Object>(self) -> Self::Output;
 }
 
-/// A type whose objects a [`Snapshot`] holds.
+/// A type of objects in a [`Snapshot`].
 pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
     const KIND: Kind;
 
@@ -138,14 +150,14 @@ pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
 
     fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self>;
 
-    /// What the API server checks beyond the types, where there is something.
+    /// Rules of the CRD beyond the types, for providers without an API server.
     fn validate(&self) -> Result<(), String> {
         Ok(())
     }
 
-    /// The reason of a failure names the field.
+    /// The error names the field.
     fn parse(value: &Value) -> Result<Self, String> {
-        // Keeping the path costs time, and hardly any object needs it.
+        // Tracking the path is slow, so it is done after a failure only.
         let object = Self::deserialize(value).map_err(|plain| {
             match serde_path_to_error::deserialize::<_, Self>(value) {
                 Err(error) if error.path().iter().next().is_some() => {
@@ -232,9 +244,8 @@ impl Object for Secret {
         &mut snapshot.secrets
     }
 
-    /// The reason names the place and not what stands there.
+    /// The error names the path, never the value.
     fn parse(value: &Value) -> Result<Self, String> {
-        serde_path_to_error::deserialize(value)
-            .map_err(|error| format!("{}: not of the right form", error.path()))
+        serde_path_to_error::deserialize(value).map_err(|error| format!("{}: invalid value", error.path()))
     }
 }

@@ -1,52 +1,36 @@
-//! The Kubernetes objects that every part of Forebay reads, in one store.
+//! The Kubernetes objects that all parts of Forebay read, in one store.
 //!
-//! A provider ([`folder`] or `cluster`) fills the [`Store`]; readers take an immutable
-//! [`Snapshot`] and are told by [`Store::subscribe`] when there is a newer one.
-//! Nothing above the store can tell which provider feeds it.
+//! A provider ([`folder`] or [`cluster`]) fills the [`Store`]. Readers take an immutable [`Snapshot`] and are notified of
+//! newer ones by [`Store::subscribe`]. Readers do not depend on the provider.
+//!
+//! ```
+//! # async fn read(folder: &std::path::Path) -> Result<(), forebay_resources::folder::Error> {
+//! use forebay_resources::{ObjectKey, Store, folder};
+//!
+//! let store = Store::new();
+//! let _provider = folder::start(folder, store.clone()).await?;
+//! let endpoints = store.snapshot().pool_endpoints(&ObjectKey::new("llm-d", "qwen"));
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
 
-mod agentgateway_policy;
 pub mod cluster;
 mod document;
 mod endpoints;
 pub mod folder;
 mod index;
-mod inference_model_rewrite;
-mod inference_objective;
-mod inference_pool;
+mod key;
 mod kind;
 mod model_map;
 mod object_map;
-mod secret;
+mod snapshot;
 mod source;
 mod store;
 #[cfg(test)]
 mod tests;
+mod types;
 
-pub use self::source::{Error, Provider, Source, start};
-pub use self::{
-    agentgateway_policy::{
-        AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus, HeaderTransformation,
-        PolicyAncestorStatus, PolicyTargetRef, TrafficPhase, TrafficPolicy, Transformation,
-        TransformationSide,
-    },
-    endpoints::{PoolEndpoint, pod_ip, takes_requests},
-    inference_model_rewrite::{
-        InferenceModelRewrite, InferenceModelRewriteSpec, InferenceModelRewriteStatus, ModelMatch,
-        ModelMatchType, ModelRewriteMatch, ModelRewriteRule, TargetModel,
-    },
-    inference_objective::{
-        InferenceObjective, InferenceObjectiveSpec, InferenceObjectiveStatus, PoolObjectReference,
-    },
-    inference_pool::{
-        AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
-        InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
-    },
-    kind::Kind,
-    model_map::{BaseModel, CONFIG_MAP_LABELS, base_model, parse_model_map},
-    object_map::ObjectMap,
-    secret::Secret,
-    store::{ObjectKey, Problem, Snapshot, Store},
-};
 pub use gateway_api::{
     experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
     referencegrants::ReferenceGrant,
@@ -54,4 +38,16 @@ pub use gateway_api::{
 pub use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},
     discovery::v1::EndpointSlice,
+};
+
+pub use self::{
+    endpoints::{PoolEndpoint, pod_ip, takes_requests},
+    key::ObjectKey,
+    kind::Kind,
+    model_map::{BaseModel, CONFIG_MAP_LABELS, base_model, parse_model_map},
+    object_map::ObjectMap,
+    snapshot::{Problem, Snapshot},
+    source::{Error, Provider, ResourceSource, start},
+    store::Store,
+    types::*,
 };

@@ -6,40 +6,39 @@ use std::{
     sync::Arc,
 };
 
-use super::ObjectKey;
+use crate::key::ObjectKey;
 
 type Inner<T> = BTreeMap<ObjectKey, Arc<T>>;
 
-/// Objects by name. A clone costs nothing and shares everything: consecutive
-/// snapshots have the same map as long as no object of its kind changes.
+/// Objects by key. A clone shares the map: consecutive snapshots have the same map until an object of the kind changes.
 #[derive(Debug)]
 pub struct ObjectMap<T>(Arc<Inner<T>>);
 
 impl<T> ObjectMap<T> {
-    /// Whether nothing can have changed between the two: they are one map.
+    /// Whether both share one map, so that nothing has changed between them.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The objects of one namespace, by name.
+    /// Objects of a namespace, sorted by name.
     pub fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = (&ObjectKey, &Arc<T>)> {
         self.0.range(ObjectKey::new(namespace, "")..).take_while(move |(key, _)| key.namespace == namespace)
     }
 
-    /// For providers. Readers that hold the map as it was keep it.
+    /// For providers. Other clones are not changed.
     pub fn insert(&mut self, key: ObjectKey, object: Arc<T>) {
         Arc::make_mut(&mut self.0).insert(key, object);
     }
 
-    /// For providers. False if it was not there.
+    /// For providers. Returns whether the object existed.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        // Looked for first: a copy for nothing is a copy of everything.
+        // Checked first, because `make_mut` may copy the map.
         self.0.contains_key(key) && Arc::make_mut(&mut self.0).remove(key).is_some()
     }
 
-    /// Takes all of `other`, or becomes it.
-    pub(super) fn merge(&mut self, other: &Self, become_it: bool) {
-        if become_it {
+    /// Adds all objects of `other`, or becomes it.
+    pub(super) fn merge(&mut self, other: &Self, replace_all: bool) {
+        if replace_all {
             self.clone_from(other);
         } else {
             Arc::make_mut(&mut self.0)
@@ -49,8 +48,7 @@ impl<T> ObjectMap<T> {
 }
 
 impl<T: PartialEq> ObjectMap<T> {
-    /// Becomes `next`, but with the objects that are equal in both as they were.
-    /// False if all are, and then nothing changes.
+    /// Becomes `next`, keeping the allocation of equal objects. Returns whether anything has changed.
     pub(super) fn replace(&mut self, mut next: Self) -> bool {
         let mut is_same = self.len() == next.len();
         for (key, object) in Arc::make_mut(&mut next.0) {
@@ -106,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clone_is_the_same_map_until_one_of_them_changes() {
+    fn clones_share_map_until_one_changes() {
         let map: ObjectMap<u8> = [(ObjectKey::new("a", "x"), Arc::new(1))].into_iter().collect();
         let mut other = map.clone();
         assert!(map.is_same(&other));
@@ -116,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_has_its_own_objects_only() {
+    fn lists_objects_of_namespace_only() {
         let names = [("a", "z"), ("b", "x"), ("b", "y"), ("b-1", "w"), ("c", "v")];
         let map: ObjectMap<()> =
             names.iter().map(|(namespace, name)| (ObjectKey::new(*namespace, *name), Arc::new(()))).collect();

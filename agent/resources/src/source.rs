@@ -1,25 +1,27 @@
-//! The choice between the two providers.
+//! Source of the objects: a folder or a cluster.
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{
-    Store,
+use crate::{
     cluster::{self, ClusterProvider, Interest},
     folder::{self, FolderProvider},
+    store::Store,
 };
 
-/// Where a program has its objects from.
+/// Source of a program's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ResourceSource {
     /// A folder of manifests.
     Folder(PathBuf),
-    /// The cluster that this is a pod of, or that a kubeconfig names; see [`cluster::connect`].
-    Cluster { kubeconfig: Option<PathBuf> },
+    /// A cluster; see [`cluster::connect`].
+    Cluster {
+        /// `None`: the usual places.
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
-impl Source {
-    /// What the flags `--resources DIR` and `--kubeconfig FILE` ask for: the
-    /// folder, and without one the cluster.
+impl ResourceSource {
+    /// The source that `--resources DIR` and `--kubeconfig FILE` select: the folder if given, else the cluster.
     pub fn from_flags(resources: Option<PathBuf>, kubeconfig: Option<PathBuf>) -> Self {
         match resources {
             Some(folder) => Self::Folder(folder),
@@ -28,34 +30,42 @@ impl Source {
     }
 }
 
-/// Why the objects cannot be had. None of these goes away by itself.
+/// Why no provider can be started. Not retryable.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The folder cannot be read.
     #[error(transparent)]
     Folder(#[from] folder::Error),
+    /// No cluster is configured, or its configuration is unusable.
     #[error(
-        "no cluster to read the resources from: {0}; name a folder of manifests with --resources, or a kubeconfig with --kubeconfig"
+        "cannot read resources from a cluster: {0}; set --resources to a folder of manifests, or --kubeconfig"
     )]
     Cluster(#[from] cluster::Error),
 }
 
-/// Keeps the store up to date until it is dropped.
+/// Keeps the store up to date until dropped.
 #[derive(Debug)]
 pub enum Provider {
+    /// See [`folder::start`].
     Folder(FolderProvider),
+    /// See [`cluster::start`].
     Cluster(ClusterProvider),
 }
 
-/// Begins to fill `store` with the folder's objects, or with those of the cluster
-/// that `interest` names. The first snapshot of a folder is there on return; that of
-/// a cluster comes once it has been read. Must be called in a tokio runtime.
+/// Starts to fill `store`. A folder has been loaded on return; a cluster is loaded later, see [`Store::loaded`].
+///
+/// Must be called in a tokio runtime.
 ///
 /// # Errors
-/// When the folder cannot be read, or no cluster is found.
-pub async fn start(source: &Source, interest: Interest, store: Arc<Store>) -> Result<Provider, Error> {
+/// If the folder cannot be read, or no cluster is configured.
+pub async fn start(
+    source: &ResourceSource,
+    interest: Interest,
+    store: Arc<Store>,
+) -> Result<Provider, Error> {
     match source {
-        Source::Folder(path) => Ok(Provider::Folder(folder::start(path, store).await?)),
-        Source::Cluster { kubeconfig } => {
+        ResourceSource::Folder(path) => Ok(Provider::Folder(folder::start(path, store).await?)),
+        ResourceSource::Cluster { kubeconfig } => {
             let client = cluster::connect(kubeconfig.as_deref()).await?;
             Ok(Provider::Cluster(cluster::start(client, interest, store)))
         }

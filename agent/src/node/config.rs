@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel};
-use forebay_resources::Source;
+use forebay_resources::ResourceSource;
 use forebay_service::tls::Identity;
 
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct Config {
     /// `spec.nodeName` of the pods to watch.
     pub node_name: String,
     /// Where InferencePools and Pods are read from.
-    pub resources: Source,
+    pub resources: ResourceSource,
     pub grpc_listen: SocketAddr,
     /// Readers must show a certificate of its authority; plain text without.
     pub tls: Option<Arc<Identity>>,

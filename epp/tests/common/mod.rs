@@ -10,7 +10,7 @@ pub mod gateway;
 use std::{fs, net::SocketAddr, time::Duration};
 
 use forebay_epp::{PickerOptions, Server, ServerOptions, endpoints::EndpointView};
-use forebay_resources::{ObjectKey, Source};
+use forebay_resources::{ObjectKey, ResourceSource};
 use tokio::time::Instant;
 
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl Stage {
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = ServerOptions {
-            resources: Source::Folder(folder.path().to_owned()),
+            resources: ResourceSource::Folder(folder.path().to_owned()),
             pool: ObjectKey::new("llm-d", "qwen"),
             grpc_listen: any,
             tls: None,

@@ -234,7 +234,9 @@ mod tests {
         ]);
         assert_eq!(
             found,
-            ["import cycle in c/src: a → b → c → a (a::x uses crate::b::y::Y; b::y uses crate::c::g; c uses crate::a)"]
+            [
+                "import cycle in c/src: a → b → c → a (a::x uses crate::b::y::Y; b::y uses crate::c::g; c uses crate::a)"
+            ]
         );
     }
 

@@ -1,4 +1,4 @@
-//! Makes snapshots out of what the watches know.
+//! Builds snapshots from the caches of all watches.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,27 +14,26 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Interest, Selection, Statuses,
     cache::{AnyCache, Cache, Changes},
-    follow::Follow,
     outage::Outage,
-    statuses::StatusStore,
+    selection::{Interest, Selection},
+    statuses::{StatusStore, Statuses},
+    watch,
 };
 use crate::{
     Kind, ObjectMap, Problem, Snapshot, Store,
     kind::{Object, Visitor},
 };
 
-/// A change is in the next snapshot at once, but snapshots have at least this
-/// between them: readers do work for each.
+/// Minimum interval between snapshots: readers do work for each of them.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// More watches than this are not begun: each is a connection.
+/// Maximum concurrent watches: each is a stream of the API server.
 const MAX_WATCHES: usize = 1000;
 
-/// A watch with its cache; it ends when this is dropped.
-struct Watch {
+/// A running watch and its cache. Ends when dropped.
+struct RunningWatch {
     cache: Arc<dyn AnyCache>,
-    _task: AbortOnDropHandle<()>,
+    _task: AbortOnDropHandle<std::convert::Infallible>,
 }
 
 pub(super) struct Builder {
@@ -43,12 +42,12 @@ pub(super) struct Builder {
     store: Arc<Store>,
     status_store: Arc<StatusStore>,
     outage: Arc<Outage>,
-    /// Some cache has changed.
+    /// Notified when a cache has changed.
     wake: Arc<Notify>,
-    watches: BTreeMap<Selection, Watch>,
-    /// Nobody wants these any more, but what takes their place is not listed yet.
-    retired: BTreeMap<Selection, Watch>,
-    /// The next snapshot, as far as it is made.
+    watches: BTreeMap<Selection, RunningWatch>,
+    /// Not wanted any more, kept until their replacements have been listed.
+    retired: BTreeMap<Selection, RunningWatch>,
+    /// The next snapshot.
     draft: Snapshot,
     statuses: Statuses,
     reported: Vec<Problem>,
@@ -78,7 +77,7 @@ impl Builder {
         }
     }
 
-    /// Runs until it is dropped, and all watches with it.
+    /// Runs until it is dropped. Its watches end with it.
     pub(super) async fn run(mut self) {
         self.follow_interest();
         let mut is_published = false;
@@ -86,7 +85,7 @@ impl Builder {
             self.wake.notified().await;
             let began = Instant::now();
             let mut changes = self.take_changes();
-            // What is wanted may follow from what has come, in more than one step.
+            // The interest depends on the objects, which may take several steps.
             while changes.objects && self.follow_interest() {
                 changes.add(self.take_changes());
             }
@@ -106,7 +105,7 @@ impl Builder {
         }
     }
 
-    /// Brings everything into the draft that has changed in the caches.
+    /// Copies changes from the caches into the draft.
     fn take_changes(&mut self) -> Changes {
         let mut all = Changes::default();
         let mut by_kind = BTreeMap::<Kind, Changes>::new();
@@ -115,7 +114,7 @@ impl Builder {
             all.add(changes);
             by_kind.entry(selection.kind).or_default().add(changes);
         }
-        // Those of which all successors have their objects are not needed any more.
+        // A retired watch is dropped when all watches of its kind have been listed.
         let watches = &self.watches;
         self.retired.retain(|selection, _| {
             let of_kind = |it: &Selection| it.kind == selection.kind;
@@ -158,25 +157,24 @@ impl Builder {
         }
     }
 
-    /// Begins and ends watches so that they are those that are wanted for the
-    /// draft. True if some were ended.
+    /// Starts and retires watches so that they match the interest in the draft. Returns whether some were retired.
     fn follow_interest(&mut self) -> bool {
         let wanted = self.interest.selections(&self.draft);
         let unwanted: Vec<Selection> =
             self.watches.keys().filter(|selection| !wanted.contains(selection)).cloned().collect();
-        let has_ended = !unwanted.is_empty();
+        let has_retired = !unwanted.is_empty();
         for selection in unwanted {
             self.outage.ended(&selection);
             if let Some(watch) = self.watches.remove(&selection) {
                 self.retired.insert(selection, watch);
             }
         }
-        self.begin(wanted);
-        has_ended
+        self.start(wanted);
+        has_retired
     }
 
-    fn begin(&mut self, wanted: BTreeSet<Selection>) {
-        let mut left_out = 0_usize;
+    fn start(&mut self, wanted: BTreeSet<Selection>) {
+        let mut skipped = 0_usize;
         for selection in wanted {
             if self.watches.contains_key(&selection) {
                 continue;
@@ -185,7 +183,7 @@ impl Builder {
                 self.watches.insert(selection, watch);
             } else if self.watches.len() < MAX_WATCHES {
                 let with_statuses = self.interest.statuses.contains(&selection.kind);
-                let watch = selection.kind.visit(Begin {
+                let watch = selection.kind.visit(Start {
                     client: self.client.clone(),
                     selection: selection.clone(),
                     with_statuses,
@@ -194,23 +192,23 @@ impl Builder {
                 });
                 self.watches.insert(selection, watch);
             } else {
-                left_out += 1;
+                skipped += 1;
             }
         }
-        if left_out > 0 && !self.is_over_limit {
+        if skipped > 0 && !self.is_over_limit {
             tracing::warn!(
                 limit = MAX_WATCHES,
-                left_out,
-                "more is wanted of the cluster than can be watched"
+                skipped,
+                "watch limit exceeded: objects of the skipped selections are not read"
             );
         }
-        self.is_over_limit = left_out > 0;
+        self.is_over_limit = skipped > 0;
     }
 
-    /// One line for each object that is newly left out.
+    /// Logs each newly invalid object once.
     fn report(&mut self) {
         for problem in self.draft.problems.iter().filter(|problem| !self.reported.contains(problem)) {
-            tracing::warn!("resource left out: {problem}");
+            tracing::warn!("invalid resource ignored: {problem}");
         }
         self.reported.clone_from(&self.draft.problems);
     }
@@ -226,7 +224,7 @@ impl Visitor for Clear<'_> {
     }
 }
 
-struct Begin {
+struct Start {
     client: Client,
     selection: Selection,
     with_statuses: bool,
@@ -234,17 +232,17 @@ struct Begin {
     wake: Arc<Notify>,
 }
 
-impl Visitor for Begin {
-    type Output = Watch;
+impl Visitor for Start {
+    type Output = RunningWatch;
 
-    fn visit<T: Object>(self) -> Watch {
+    fn visit<T: Object>(self) -> RunningWatch {
         let cache = Arc::new(Cache::<T>::new(self.with_statuses, self.wake));
-        let follow = Follow {
+        let watch = watch::Watch {
             client: self.client,
             selection: self.selection,
             cache: Arc::clone(&cache),
             outage: self.outage,
         };
-        Watch { cache, _task: AbortOnDropHandle::new(tokio::spawn(follow.run())) }
+        RunningWatch { cache, _task: AbortOnDropHandle::new(tokio::spawn(watch.run())) }
     }
 }

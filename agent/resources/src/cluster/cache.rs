@@ -1,4 +1,4 @@
-//! What one watch knows.
+//! Objects of one watch.
 
 use std::{
     collections::BTreeMap,
@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{ObjectStatus, slim::slim};
+use super::{prune::prune, statuses::ObjectStatus};
 use crate::{ObjectKey, ObjectMap, Problem, Snapshot, kind::Object};
 
-/// An object as the API server sent it: read, or why it cannot be. One that
-/// cannot be read does not spoil the list that it comes in.
+/// An object of the API server: parsed, or why it is invalid. An invalid object does not fail the list that it is
+/// part of.
 pub(super) struct Received<T> {
-    /// Names, versions and generation only.
+    /// Name, namespace, uid, resource version and generation only.
     metadata: ObjectMeta,
     object: Result<Arc<T>, String>,
     status: Value,
@@ -32,14 +32,14 @@ impl<'de, T: Object> Deserialize<'de> for Received<T> {
         let mut value = Value::deserialize(deserializer)?;
         let text = |name: &str| Some(value.get("metadata")?.get(name)?.as_str()?.to_owned());
         let metadata = ObjectMeta {
-            name: Some(text("name").ok_or_else(|| de::Error::custom("an object without a name"))?),
+            name: Some(text("name").ok_or_else(|| de::Error::custom("the object has no name"))?),
             namespace: text("namespace"),
             uid: text("uid"),
             resource_version: text("resourceVersion"),
             generation: value.pointer("/metadata/generation").and_then(Value::as_i64),
             ..ObjectMeta::default()
         };
-        let status = slim(T::KIND, &mut value);
+        let status = prune(T::KIND, &mut value);
         Ok(Self { metadata, object: T::parse(&value).map(Arc::new), status })
     }
 }
@@ -61,10 +61,6 @@ impl<T> Received<T> {
     fn key(&self) -> ObjectKey {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         ObjectKey { namespace: text(&self.metadata.namespace), name: text(&self.metadata.name) }
-    }
-
-    pub(super) fn resource_version(&self) -> Option<&str> {
-        self.metadata.resource_version.as_deref()
     }
 }
 
@@ -97,7 +93,7 @@ impl<T: Object> Resource for Received<T> {
     }
 }
 
-/// The objects of one watch, those that cannot be read, and the statuses of both.
+/// Valid and invalid objects, and the statuses of both.
 pub(super) struct Contents<T> {
     objects: ObjectMap<T>,
     invalid: BTreeMap<ObjectKey, String>,
@@ -110,7 +106,7 @@ impl<T> Default for Contents<T> {
     }
 }
 
-/// What has changed since somebody asked.
+/// What has changed since the last call of `take_changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) objects: bool,
@@ -169,7 +165,7 @@ impl<T: Object> Contents<T> {
         }
     }
 
-    /// Takes `next` over, and keeps what is the same in both.
+    /// Becomes `next`. Objects that are equal in both keep their allocation.
     fn replace(&mut self, next: Self) -> Changes {
         let Self { objects, invalid, statuses } = next;
         let changes = Changes {
@@ -183,12 +179,12 @@ impl<T: Object> Contents<T> {
 
 struct State<T> {
     contents: Contents<T>,
-    /// The first list has come, or there is nothing to list.
+    /// Listed at least once, or the kind is not installed.
     is_listed: bool,
     changes: Changes,
 }
 
-/// Written by one watch, read by the builder of snapshots.
+/// Written by one watch, read by the snapshot builder.
 pub(super) struct Cache<T> {
     state: Mutex<State<T>>,
     with_statuses: bool,
@@ -205,11 +201,11 @@ impl<T: Object> Cache<T> {
         self.with_statuses
     }
 
-    /// All that there is now.
+    /// Replaces all objects.
     pub(super) fn listed(&self, contents: Contents<T>) {
         let mut state = self.lock();
         let mut changes = state.contents.replace(contents);
-        // Even an empty list is news when it is the first.
+        // The first list is a change even if it is empty.
         changes.objects |= !state.is_listed;
         state.is_listed = true;
         self.note(state, changes);
@@ -245,14 +241,14 @@ impl<T: Object> Cache<T> {
     }
 }
 
-/// A [`Cache`] of whatever kind.
+/// A [`Cache`] of any kind.
 pub(super) trait AnyCache: Send + Sync {
     fn is_listed(&self) -> bool;
 
-    /// What has changed since this was asked the last time.
+    /// What has changed since the last call.
     fn take_changes(&self) -> Changes;
 
-    /// Adds the objects to the map of their kind, or makes them the map.
+    /// Adds the objects to the map of their kind; replaces it if `is_first`.
     fn put_objects(&self, snapshot: &mut Snapshot, is_first: bool);
 
     fn put_statuses(&self, statuses: &mut ObjectMap<ObjectStatus>, is_first: bool);

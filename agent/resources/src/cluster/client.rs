@@ -15,39 +15,45 @@ use kube::{
 use tower::{BoxError, ServiceBuilder};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An API server that is gone without a word is noticed after 15 + 3 × 5 s of silence.
+/// A connection that is dead without a FIN or RST is detected after 15 + 3 × 5 s of silence.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Where a pod is told where the API server is.
+/// Environment variable that Kubernetes sets in pods.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 
-/// Why there is no way to an API server. None of these goes away by itself.
+/// Why no client can be made. Not retryable.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the kubeconfig {place} cannot be used: {source}")]
-    Kubeconfig { place: String, source: KubeconfigError },
-    #[error("no service account token or certificate where a pod has them: {0}")]
+    #[error("cannot use the kubeconfig {place}: {source}")]
+    /// A kubeconfig that cannot be read or used.
+    Kubeconfig {
+        /// The file.
+        place: String,
+        /// The cause.
+        source: KubeconfigError,
+    },
+    #[error("cannot read the service account of this pod: {0}")]
+    /// The pod has no usable service account.
     InCluster(InClusterError),
-    #[error("no client for the API server can be made: {0}")]
+    #[error("cannot create a client for the API server: {0}")]
+    /// TLS or URL of the configuration cannot be used.
     Client(kube::Error),
 }
 
-/// A client for what [`config`] finds. Nothing is sent yet.
+/// A client for the cluster that [`config`] finds. Sends nothing yet.
 ///
 /// # Errors
-/// When what is found cannot be used, or nothing is found.
+/// If no configuration is found, or it cannot be used.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     client(&config(kubeconfig, None).await?).map_err(Error::Client)
 }
 
-/// The way to the cluster that `kubeconfig` names; without one, to that which
-/// `KUBECONFIG` names, to the cluster that this is a pod of, or to that which
-/// `~/.kube/config` names, the first of these that is there. A `context` is one of a
-/// kubeconfig.
+/// Configuration of the cluster: from `kubeconfig`, else the first of `KUBECONFIG`, the pod's service account and
+/// `~/.kube/config` that exists. `context` names one of the kubeconfig.
 ///
 /// # Errors
-/// When what is found cannot be used, or nothing is found.
+/// If no configuration is found, or it cannot be used.
 pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, Error> {
     let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
@@ -66,8 +72,7 @@ pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
     }
 }
 
-/// kube's own stack without its retries (the watches have theirs), without its
-/// log, and with probes of silent connections.
+/// kube's HTTP stack without retries (watches have their own) and request logs, with TCP keepalive.
 fn client(config: &Config) -> kube::Result<Client> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);

@@ -1,4 +1,4 @@
-//! Everything once, for who looks and goes away: whole objects, with their statuses.
+//! One-time lists: whole objects with their statuses.
 
 use std::sync::Arc;
 
@@ -9,47 +9,50 @@ use kube::{
 };
 
 use super::{
-    Selection,
-    follow::{PAGE_SIZE, describe, resources},
+    selection::Selection,
+    watch::{PAGE_SIZE, describe, resources},
 };
 use crate::{
     ObjectKey, Problem, Snapshot,
     kind::{Object, Visitor},
 };
 
-/// What came of asking for a selection.
+/// Outcome of listing a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
+    /// All objects were listed.
     All,
-    /// The API server does not know the kind, in none of its groups.
+    /// The API server serves the kind in none of its groups.
     NotInstalled,
-    /// It may not be read, or could not be: why. Nothing is known of what is there.
+    /// Not permitted or failed, and why. Nothing is known about the objects.
     Unknown(String),
 }
 
-/// What was there, and what came of asking for it.
+/// Listed objects with the outcome of each selection.
 #[derive(Debug, Default)]
 pub struct Listing {
+    /// The objects of all selections.
     pub snapshot: Snapshot,
     /// In the order of the selections.
     pub outcomes: Vec<(Selection, Listed)>,
 }
 
 impl Listing {
-    /// Asks for all selections at once, and adds what comes. What cannot be read is in the outcomes, an
-    /// object that is not of the right form in the snapshot's problems: neither is an error.
+    /// Lists all selections concurrently and adds their objects. A selection that cannot be listed is in `outcomes`, an
+    /// invalid object in the snapshot's problems; neither is an error.
     pub async fn add(&mut self, client: &Client, selections: impl IntoIterator<Item = Selection>) {
         let selections: Vec<Selection> = selections.into_iter().collect();
-        let asked = selections.iter().map(|selection| selection.kind.visit(Ask { client, selection }));
-        let answers = join_all(asked).await;
-        for (selection, answer) in selections.into_iter().zip(answers) {
-            let outcome = match answer {
-                Answer::Objects(put) => {
+        let requests =
+            selections.iter().map(|selection| selection.kind.visit(ListVisitor { client, selection }));
+        let responses = join_all(requests).await;
+        for (selection, response) in selections.into_iter().zip(responses) {
+            let outcome = match response {
+                Response::Objects(put) => {
                     put(&mut self.snapshot);
                     Listed::All
                 }
-                Answer::NotInstalled => Listed::NotInstalled,
-                Answer::Unknown(why) => Listed::Unknown(why),
+                Response::NotInstalled => Listed::NotInstalled,
+                Response::Unknown(why) => Listed::Unknown(why),
             };
             self.outcomes.push((selection, outcome));
         }
@@ -58,26 +61,26 @@ impl Listing {
 
 type Put = Box<dyn FnOnce(&mut Snapshot) + Send>;
 
-enum Answer {
+enum Response {
     Objects(Put),
     NotInstalled,
     Unknown(String),
 }
 
-struct Ask<'a> {
+struct ListVisitor<'a> {
     client: &'a Client,
     selection: &'a Selection,
 }
 
-impl<'a> Visitor for Ask<'a> {
-    type Output = futures_util::future::BoxFuture<'a, Answer>;
+impl<'a> Visitor for ListVisitor<'a> {
+    type Output = futures_util::future::BoxFuture<'a, Response>;
 
     fn visit<T: Object>(self) -> Self::Output {
-        Box::pin(ask::<T>(self.client, self.selection))
+        Box::pin(list::<T>(self.client, self.selection))
     }
 }
 
-async fn ask<T: Object>(client: &Client, selection: &Selection) -> Answer {
+async fn list<T: Object>(client: &Client, selection: &Selection) -> Response {
     for resource in resources::<T>() {
         let api: Api<DynamicObject> = match &selection.namespace {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -85,14 +88,14 @@ async fn ask<T: Object>(client: &Client, selection: &Selection) -> Answer {
         };
         match pages(&api, selection).await {
             Ok(objects) => {
-                return Answer::Objects(Box::new(move |snapshot| put::<T>(snapshot, objects)));
+                return Response::Objects(Box::new(move |snapshot| put::<T>(snapshot, objects)));
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(kube::Error::Api(status)) => return Answer::Unknown(status.message.clone()),
-            Err(error) => return Answer::Unknown(describe(&error)),
+            Err(kube::Error::Api(status)) => return Response::Unknown(status.message.clone()),
+            Err(error) => return Response::Unknown(describe(&error)),
         }
     }
-    Answer::NotInstalled
+    Response::NotInstalled
 }
 
 async fn pages(api: &Api<DynamicObject>, selection: &Selection) -> kube::Result<Vec<DynamicObject>> {

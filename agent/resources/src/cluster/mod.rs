@@ -1,19 +1,18 @@
-//! Fills the store from the API server of a cluster, by watching it.
+//! Fills the store from the API server of a cluster.
 //!
-//! Each program says with an [`Interest`] what it needs, and no other object is
-//! asked for or kept. A kind whose CRD is not installed has no objects until it
-//! is. While the API server is away, everything stays as it was.
+//! Each program states with an [`Interest`] which objects it needs; no others are read. A kind whose CRD is not installed
+//! has no objects. While the API server is unreachable, the last known objects stay.
 
 mod builder;
 mod cache;
 mod client;
-mod follow;
 mod list;
 mod outage;
-mod rules;
+mod prune;
+mod rbac;
 mod selection;
-mod slim;
 mod statuses;
+mod watch;
 
 use std::sync::Arc;
 
@@ -27,13 +26,13 @@ use self::{builder::Builder, statuses::StatusStore};
 pub use self::{
     client::{Error, config, connect},
     list::{Listed, Listing},
-    rules::{FOLLOW, Rule},
+    rbac::{FOLLOW, Rule},
     selection::{Interest, Selection},
     statuses::{ObjectStatus, Statuses},
 };
 use super::{Kind, ObjectKey, Store};
 
-/// For writing: objects of the kind, by its preferred name, in the key's namespace.
+/// API for writing objects of the kind in the namespace of `key`, by its preferred group and version.
 pub fn api(client: &Client, kind: Kind, key: &ObjectKey) -> Api<DynamicObject> {
     let names = kind.names();
     let name = GroupVersionKind::gvk(names.groups[0], names.versions[0], names.kind);
@@ -45,15 +44,16 @@ pub fn api(client: &Client, kind: Kind, key: &ObjectKey) -> Api<DynamicObject> {
     }
 }
 
-/// Keeps the store up to date until it is dropped.
+/// Keeps the store up to date until dropped.
 pub struct ClusterProvider {
     client: Client,
     statuses: Arc<StatusStore>,
     _builder: AbortOnDropHandle<()>,
 }
 
-/// Returns at once: the store's first snapshot comes when everything that
-/// `interest` asks for has been listed. Must be called in a tokio runtime.
+/// Starts the watches and returns. The store gets its first snapshot when all selections of `interest` have been listed.
+///
+/// Must be called in a tokio runtime.
 pub fn start(client: Client, interest: Interest, store: Arc<Store>) -> ClusterProvider {
     let statuses = Arc::new(StatusStore::default());
     let builder = Builder::new(client.clone(), interest, store, Arc::clone(&statuses));
@@ -61,12 +61,12 @@ pub fn start(client: Client, interest: Interest, store: Arc<Store>) -> ClusterPr
 }
 
 impl ClusterProvider {
-    /// The client that it reads with.
+    /// The client of the watches.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The statuses of the kinds that the interest names, as they change.
+    /// Statuses of the kinds of [`Interest::with_statuses`].
     pub fn statuses(&self) -> tokio::sync::watch::Receiver<Arc<Statuses>> {
         self.statuses.subscribe()
     }

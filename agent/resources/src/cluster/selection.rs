@@ -1,4 +1,4 @@
-//! What a program wants to know of a cluster.
+//! The objects that a program needs from a cluster.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -8,26 +8,29 @@ use crate::{Kind, LabelSelector, ObjectKey, Snapshot};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selection {
     pub(super) kind: Kind,
-    /// Of all namespaces when absent.
+    /// `None` for all namespaces.
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,
 }
 
 impl Selection {
+    /// The kind of the objects.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Of all namespaces when absent.
+    /// `None` for all namespaces.
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
+    /// All objects of the kind.
     pub fn all(kind: Kind) -> Self {
         Self { kind, namespace: None, labels: None, fields: None }
     }
 
+    /// All objects of the kind in a namespace.
     pub fn in_namespace(kind: Kind, namespace: impl Into<String>) -> Self {
         Self { namespace: Some(namespace.into()), ..Self::all(kind) }
     }
@@ -38,14 +41,14 @@ impl Selection {
         Self { namespace, ..Self::all(kind) }.fields(format!("metadata.name={}", key.name))
     }
 
-    /// Only objects with these labels: `name=value`, `name!=value`, `name`, with commas between.
+    /// Only objects with these labels: `name=value`, `name!=value`, `name`, comma-separated.
     #[must_use]
     pub fn labels(mut self, selector: impl Into<String>) -> Self {
         self.labels = Some(selector.into());
         self
     }
 
-    /// Only what the selector of a pool selects.
+    /// Only objects that the selector of a pool selects.
     #[must_use]
     pub fn selected_by(self, selector: &LabelSelector) -> Self {
         let pairs: Vec<String> =
@@ -53,7 +56,7 @@ impl Selection {
         self.labels(pairs.join(","))
     }
 
-    /// Only objects whose fields have these values: `spec.nodeName=a`, with commas between.
+    /// Only objects whose fields have these values: `spec.nodeName=a`, comma-separated.
     #[must_use]
     pub fn fields(mut self, selector: impl Into<String>) -> Self {
         self.fields = Some(selector.into());
@@ -78,26 +81,26 @@ impl fmt::Display for Selection {
 
 type Select = dyn Fn(&Snapshot) -> BTreeSet<Selection> + Send + Sync;
 
-/// Everything that a program wants to know. What it wants may depend on what it
-/// knows already: on a pool's selector, or on the Secrets that Gateways name.
+/// All selections that a program needs. They may depend on objects that are known already: on a pool's selector, or
+/// on the Secrets that Gateways name.
 pub struct Interest {
     select: Box<Select>,
     pub(super) statuses: BTreeSet<Kind>,
 }
 
 impl Interest {
-    /// `select` is asked again with each snapshot. What it does not name any more
-    /// is forgotten once all that it names of the same kind has been listed.
+    /// `select` is called for each snapshot. Objects of a selection that it does not return any more are dropped once
+    /// all its selections of the same kind have been listed.
     pub fn new(select: impl Fn(&Snapshot) -> BTreeSet<Selection> + Send + Sync + 'static) -> Self {
         Self { select: Box::new(select), statuses: BTreeSet::new() }
     }
 
-    /// What is wanted by who knows this much.
+    /// The selections for a snapshot.
     pub fn selections(&self, snapshot: &Snapshot) -> BTreeSet<Selection> {
         (self.select)(snapshot)
     }
 
-    /// Keeps the statuses of these kinds too, see [`super::Statuses`].
+    /// Also keeps the statuses of these kinds, see [`super::Statuses`].
     #[must_use]
     pub fn with_statuses(mut self, kinds: impl IntoIterator<Item = Kind>) -> Self {
         self.statuses = kinds.into_iter().collect();
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_selection_says_what_it_selects() {
+    fn displays_selections() {
         let pool = ObjectKey::new("llm-d", "qwen");
         let shown = [
             Selection::all(Kind::HttpRoute),

@@ -1,5 +1,4 @@
-//! The statuses that the API server has, apart from the objects: a status that is
-//! written must not look like a change of what it speaks of.
+//! Statuses of objects, kept apart from the objects: writing a status must not look like a change of the object.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,11 +7,12 @@ use tokio::sync::watch;
 
 use crate::{Kind, ObjectKey, ObjectMap};
 
-/// What the API server has as an object's status.
+/// The status of an object in the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectStatus {
-    /// Of the object: another one of the same name has another.
+    /// `metadata.uid`. An object of the same name that was created again has another one.
     pub uid: String,
+    /// `metadata.resourceVersion`, for conditional writes.
     pub resource_version: String,
     /// `metadata.generation`, for `observedGeneration`.
     pub generation: i64,
@@ -20,15 +20,17 @@ pub struct ObjectStatus {
     pub status: Value,
 }
 
-/// By kind, the statuses of all objects that are cached, readable or not.
+/// Statuses of all cached objects, valid or not, by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Statuses(pub(super) BTreeMap<Kind, ObjectMap<ObjectStatus>>);
 
 impl Statuses {
+    /// The status of one object; `None` if it does not exist.
     pub fn get(&self, kind: Kind, key: &ObjectKey) -> Option<&Arc<ObjectStatus>> {
         self.0.get(&kind)?.get(key)
     }
 
+    /// All statuses of a kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectKey, &Arc<ObjectStatus>)> {
         self.0.get(&kind).into_iter().flatten()
     }

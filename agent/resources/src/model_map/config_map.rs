@@ -1,23 +1,24 @@
-//! A ConfigMap that names a base model and its adapters.
+//! ConfigMaps with a base model and its adapters.
 
 use crate::ConfigMap;
 
-/// Labels of such ConfigMaps, with the value `true`: body-based routing's, and its successor's.
+/// Labels of such ConfigMaps, with the value `true`: those of body-based routing and of its successor.
 pub const CONFIG_MAP_LABELS: [&str; 2] =
     ["inference.networking.k8s.io/bbr-managed", "inference.llm-d.ai/ipp-managed"];
 
 /// `data` of such a ConfigMap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseModel {
+    /// `baseModel`.
     pub name: String,
-    /// A list in YAML; or why it cannot be read.
+    /// `adapters`, a YAML list; or why it is invalid.
     pub adapters: Result<Vec<String>, &'static str>,
 }
 
-/// Nothing for a ConfigMap that has none of the labels.
+/// `None` for a ConfigMap without these labels.
 ///
 /// # Errors
-/// When it has one and names no base model.
+/// If it has a label but no base model.
 pub fn base_model(config_map: &ConfigMap) -> Option<Result<BaseModel, &'static str>> {
     let mut labels = config_map.metadata.labels.iter().flatten();
     if !labels.any(|(name, value)| CONFIG_MAP_LABELS.contains(&name.as_str()) && value == "true") {

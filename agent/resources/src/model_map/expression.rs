@@ -1,12 +1,11 @@
-//! The one form of CEL expression that maps model names: a map literal of strings, indexed by the
-//! request's model.
+//! The supported form of CEL expressions for model maps: a map literal of strings, indexed by the request's model.
 
 use std::collections::HashMap;
 
 /// Parses `{"name": "base", …}[json(request.body).model]`.
 ///
 /// # Errors
-/// Where it is something else: what was expected, and at which character.
+/// For any other expression: what was expected at which character.
 pub fn parse_model_map(expression: &str) -> Result<HashMap<String, String>, String> {
     let mut parser = Parser { rest: expression.trim(), whole: expression.trim() };
     let map = parser.map()?;
@@ -33,7 +32,7 @@ impl Parser<'_> {
             self.expect(":")?;
             let value = self.string()?;
             if map.contains_key(&key) {
-                return Err(format!("the key {key:?} is given twice"));
+                return Err(format!("the key {key:?} is duplicate"));
             }
             map.insert(key, value);
             if !self.take(",") {
@@ -57,13 +56,13 @@ impl Parser<'_> {
                 }
                 '\\' => match chars.next() {
                     Some((_, escaped @ ('\\' | '"' | '\'' | '`' | '?' | '/'))) => text.push(escaped),
-                    _ => return Err(self.unexpected("a string without such an escape")),
+                    _ => return Err(self.unexpected("a string without this escape sequence")),
                 },
                 '\n' | '\r' => break,
                 _ => text.push(c),
             }
         }
-        Err(self.unexpected("a string that ends"))
+        Err(self.unexpected("a closing quote"))
     }
 
     fn take(&mut self, token: &str) -> bool {
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guides_expression_is_a_map() {
+    fn parses_map_of_guide() {
         let map = parse_model_map(
             r#"{
               "Qwen/Qwen3-0.6B": "Qwen/Qwen3-0.6B",
@@ -108,19 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_its_place() {
-        for (expression, place) in [
+    fn rejects_other_expressions_with_position() {
+        for (expression, message) in [
             ("json(request.body).model", "expected `{` at character 1"),
             (r#"{"a": 1}[json(request.body).model]"#, "expected a string at character 7"),
             (r#"{"a": "b"}[json(request.body).user]"#, "expected `model`"),
             (r#"{"a": "b"}[json(request.body).model] + "x""#, "expected the end"),
             (r#"{"a" "b"}[json(request.body).model]"#, "expected `:`"),
-            (r#"{"a": "b"#, "expected a string that ends"),
-            (r#"{"a": "\x62"}[json(request.body).model]"#, "without such an escape"),
-            (r#"{"a": "b", "a": "c"}[json(request.body).model]"#, "given twice"),
+            (r#"{"a": "b"#, "expected a closing quote"),
+            (r#"{"a": "\x62"}[json(request.body).model]"#, "without this escape sequence"),
+            (r#"{"a": "b", "a": "c"}[json(request.body).model]"#, "is duplicate"),
         ] {
             let error = parse_model_map(expression).unwrap_err();
-            assert!(error.contains(place), "{expression}: {error}");
+            assert!(error.contains(message), "{expression}: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where it is written which base model a model name belongs to: AgentgatewayPolicies and ConfigMaps.
+//! Base models of model names, from AgentgatewayPolicies and ConfigMaps.
 
 mod config_map;
 mod expression;

@@ -79,7 +79,7 @@ status:
 "#;
 
 #[tokio::test]
-async fn the_guides_objects_are_understood() {
+async fn reads_objects_of_guide() {
     let snapshot = snapshot_of(GUIDE).await;
     assert_eq!(snapshot.problems, []);
 
@@ -116,7 +116,7 @@ async fn the_guides_objects_are_understood() {
 }
 
 #[tokio::test]
-async fn a_bad_document_is_reported_and_the_good_ones_around_it_stay() {
+async fn reports_bad_document_and_keeps_others() {
     let folder = tempfile::tempdir().unwrap();
     write(
         folder.path(),
@@ -144,7 +144,7 @@ async fn a_bad_document_is_reported_and_the_good_ones_around_it_stay() {
 }
 
 #[tokio::test]
-async fn what_an_api_server_would_reject_is_a_problem() {
+async fn rejects_what_an_api_server_rejects() {
     let pool = |spec: &str| {
         format!(
             "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {{ name: p }}\nspec: {spec}\n"
@@ -183,7 +183,7 @@ async fn what_an_api_server_would_reject_is_a_problem() {
 }
 
 #[tokio::test]
-async fn an_object_defined_twice_keeps_its_first_definition() {
+async fn keeps_first_of_duplicate_objects() {
     let map =
         |value| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: m }}\ndata: {{ k: {value} }}\n");
     let snapshot = snapshot_of(&format!("{}---\n{}", map("one"), map("two"))).await;
@@ -193,7 +193,7 @@ async fn an_object_defined_twice_keeps_its_first_definition() {
 }
 
 #[tokio::test]
-async fn unknown_kinds_are_no_problem_and_lists_and_json_are_read() {
+async fn ignores_unknown_kinds_and_reads_lists_and_json() {
     let folder = tempfile::tempdir().unwrap();
     write(
         folder.path(),
@@ -218,7 +218,7 @@ async fn unknown_kinds_are_no_problem_and_lists_and_json_are_read() {
 }
 
 #[tokio::test]
-async fn objectives_and_rewrites_are_read_from_both_groups() {
+async fn reads_objectives_and_rewrites_of_both_groups() {
     let snapshot = snapshot_of(
         "
 apiVersion: llm-d.ai/v1alpha2
@@ -275,7 +275,7 @@ spec: { poolRef: { name: qwen }, rules: [{ targets: [] }] }
 }
 
 #[tokio::test]
-async fn secrets_are_read_and_never_shown() {
+async fn reads_secrets_and_hides_values() {
     let snapshot = snapshot_of(
         "
 apiVersion: v1

@@ -18,7 +18,7 @@ fn pod(name: &str, metadata: &str, labels: &str, status: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_pool_has_its_ready_pods_once_for_each_target_port() {
+async fn lists_ready_pods_per_target_port() {
     const LABELS: &str = "app: qwen, tier: gpu, extra: x";
     let ready = |ip: &str| format!("podIP: {ip}, conditions: [{{ type: Ready, status: \"True\" }}]");
     let text = [
@@ -55,7 +55,7 @@ async fn a_pool_has_its_ready_pods_once_for_each_target_port() {
 }
 
 #[tokio::test]
-async fn a_service_port_leads_to_the_slice_port_of_the_same_name() {
+async fn resolves_service_port_by_slice_port_name() {
     let text = "
 apiVersion: v1
 kind: Service

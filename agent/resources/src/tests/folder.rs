@@ -24,7 +24,7 @@ async fn until(store: &Store, condition: impl Fn(&Snapshot) -> bool) {
 }
 
 #[tokio::test]
-async fn changes_additions_and_deletions_reach_the_store() {
+async fn reloads_on_add_change_and_delete() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "a.yaml", &config_map("a", "one"));
     let (store, _provider) = load(folder.path()).await;
@@ -39,7 +39,7 @@ async fn changes_additions_and_deletions_reach_the_store() {
 }
 
 #[tokio::test]
-async fn an_editors_rename_into_place_is_seen() {
+async fn reloads_on_rename() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "a.yaml", &config_map("a", "one"));
     let (store, _provider) = load(folder.path()).await;
@@ -48,10 +48,9 @@ async fn an_editors_rename_into_place_is_seen() {
     until(&store, |snapshot| value(snapshot, "a").as_deref() == Some("two")).await;
 }
 
-/// How the kubelet updates a mounted ConfigMap: files are links through
-/// `..data`, which is a link that is renamed over.
+/// The kubelet updates a mounted ConfigMap by replacing the link `..data` that all files point through.
 #[tokio::test]
-async fn a_mounted_config_maps_swap_is_seen() {
+async fn reloads_on_config_map_symlink_swap() {
     let folder = tempfile::tempdir().unwrap();
     let version = |name: &str, text: &str| {
         fs::create_dir(folder.path().join(name)).unwrap();
@@ -72,7 +71,7 @@ async fn a_mounted_config_maps_swap_is_seen() {
 }
 
 #[tokio::test]
-async fn the_folder_may_go_away_and_come_back() {
+async fn survives_removal_of_folder() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("resources");
     fs::create_dir(&folder).unwrap();
@@ -84,13 +83,13 @@ async fn the_folder_may_go_away_and_come_back() {
     write(&folder, "a.yaml", &config_map("a", "two"));
     fs::remove_dir_all(parent.path().join("old")).unwrap();
     until(&store, |snapshot| value(snapshot, "a").as_deref() == Some("two")).await;
-    // And the new folder is the one that is watched.
+    // The new folder is watched.
     write(&folder, "a.yaml", &config_map("a", "three"));
     until(&store, |snapshot| value(snapshot, "a").as_deref() == Some("three")).await;
 }
 
 #[tokio::test]
-async fn the_same_content_again_is_no_change() {
+async fn ignores_rewrite_of_same_content() {
     let folder = tempfile::tempdir().unwrap();
     let replace = |file: &str, text: &str| {
         write(folder.path(), ".new", text);
@@ -106,25 +105,25 @@ async fn the_same_content_again_is_no_change() {
 }
 
 #[tokio::test]
-async fn a_dropped_provider_stops() {
+async fn stops_when_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let (store, provider) = load(folder.path()).await;
     let mut generations = store.subscribe();
     drop(provider);
     drop(store);
-    // The provider held the last other handle of the store.
+    // The provider had the only other reference to the store.
     let closed = async { while generations.changed().await.is_ok() {} };
     tokio::time::timeout(DEADLINE, closed).await.expect("the provider's task is still there");
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_an_error_that_names_it() {
+async fn fails_with_path_of_missing_folder() {
     let error = folder::start(Path::new("/nowhere/resources"), Store::new()).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere/resources"), "{error}");
 }
 
 #[tokio::test]
-async fn a_file_over_the_size_limit_is_a_problem_and_the_others_stay() {
+async fn reports_oversized_file_and_keeps_others() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "a.yaml", &config_map("a", "one"));
     let big = fs::File::create(folder.path().join("big.yaml")).unwrap();

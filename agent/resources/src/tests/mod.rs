@@ -1,4 +1,4 @@
-//! The store through its only door: manifests in a folder.
+//! The folder provider and the types, by manifests in a folder.
 
 mod documents;
 mod endpoints;

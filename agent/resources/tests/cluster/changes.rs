@@ -1,4 +1,4 @@
-//! What is added, changed and deleted in the cluster is so in the store.
+//! Changes of objects reach the store.
 
 use forebay_resources::{Kind, ObjectKey};
 use kube::api::DeleteParams;
@@ -7,7 +7,7 @@ use serde_json::json;
 use forebay_apiserver::store::{api, apply, interest, namespace, provide, shared, until};
 
 #[tokio::test]
-async fn objects_come_change_and_go() {
+async fn follows_add_change_and_delete() {
     let Some(server) = shared().await else { return };
     let client = server.client().await.unwrap();
     namespace(&client, "changes").await;
@@ -23,7 +23,7 @@ async fn objects_come_change_and_go() {
     assert_eq!(first.generation, 1);
     assert_eq!(first.config_maps.len(), 2, "the first snapshot has all");
     let key = ObjectKey::new("changes", "a");
-    assert_eq!(first.config_maps[&key].metadata.managed_fields, None, "nobody reads them");
+    assert_eq!(first.config_maps[&key].metadata.managed_fields, None, "pruned");
 
     put("a", "two").await;
     let value = |name: &str| ObjectKey::new("changes", name);
@@ -40,6 +40,6 @@ async fn objects_come_change_and_go() {
     let last =
         until(&store, "b is deleted", |snapshot| !snapshot.config_maps.contains_key(&value("b"))).await;
     assert_eq!(last.config_maps.len(), 2);
-    assert_eq!(first.config_maps.len(), 2, "who holds an old snapshot has it as it was");
+    assert_eq!(first.config_maps.len(), 2, "old snapshots do not change");
     assert!(has(&first, "a", "one"));
 }

@@ -1,4 +1,4 @@
-//! Kinds that are not installed, or go by an older name, and objects that cannot be read.
+//! Missing kinds, older API groups, and invalid objects.
 
 use forebay_apiserver::{crds, open_crd};
 use forebay_resources::{Kind, ObjectKey};
@@ -10,7 +10,7 @@ use forebay_apiserver::store::{api, apply, interest, namespace, provide, shared,
 const POOLS: &str = "inference.networking.k8s.io/v1";
 
 #[tokio::test]
-async fn an_invalid_object_does_not_stop_the_valid_ones() {
+async fn reports_invalid_object_and_keeps_others() {
     let Some(server) = shared().await else { return };
     let client = server.client().await.unwrap();
     namespace(&client, "invalid").await;
@@ -30,21 +30,21 @@ async fn an_invalid_object_does_not_stop_the_valid_ones() {
     );
 
     apply(&pools, POOLS, "InferencePool", "bad", pool(8001)).await;
-    until(&store, "the bad one is mended", |it| {
+    until(&store, "the invalid object is corrected", |it| {
         it.inference_pools.contains_key(&bad) && it.problems.is_empty()
     })
     .await;
     apply(&pools, POOLS, "InferencePool", "good", pool(0)).await;
-    until(&store, "the good one is spoilt", |it| {
+    until(&store, "the valid object becomes invalid", |it| {
         !it.inference_pools.contains_key(&good) && it.problems.len() == 1
     })
     .await;
     pools.delete("good", &DeleteParams::default()).await.unwrap();
-    until(&store, "what is gone is no problem", |it| it.problems.is_empty()).await;
+    until(&store, "a deleted object is not a problem", |it| it.problems.is_empty()).await;
 }
 
 #[tokio::test]
-async fn a_kind_that_is_not_installed_stops_nothing_and_may_come_later() {
+async fn starts_without_missing_kind_and_finds_it_later() {
     let Some(server) = shared().await else { return };
     let client = server.client().await.unwrap();
     namespace(&client, "late").await;
@@ -59,11 +59,11 @@ async fn a_kind_that_is_not_installed_stops_nothing_and_may_come_later() {
     let policies = api(&client, version, "AgentgatewayPolicy", "agentgatewaypolicies", "late");
     apply(&policies, version, "AgentgatewayPolicy", "bbr", json!({ "spec": { "targetRefs": [] } })).await;
     let key = ObjectKey::new("late", "bbr");
-    until(&store, "the kind is found", |it| it.agentgateway_policies.contains_key(&key)).await;
+    until(&store, "the kind is installed", |it| it.agentgateway_policies.contains_key(&key)).await;
 }
 
 #[tokio::test]
-async fn the_older_group_is_read_until_the_newer_one_is_there() {
+async fn reads_older_group_until_newer_is_served() {
     let Some(server) = shared().await else { return };
     let client = server.client().await.unwrap();
     namespace(&client, "groups").await;
@@ -91,7 +91,7 @@ async fn the_older_group_is_read_until_the_newer_one_is_there() {
         .unwrap();
     let objectives = api(&client, new, "InferenceObjective", "inferenceobjectives", "groups");
     apply(&objectives, new, "InferenceObjective", "new", spec).await;
-    until(&store, "the newer group's object alone", |it| {
+    until(&store, "only the object of the newer group", |it| {
         it.inference_objectives.contains_key(&key("new"))
             && !it.inference_objectives.contains_key(&key("old"))
     })
@@ -99,7 +99,7 @@ async fn the_older_group_is_read_until_the_newer_one_is_there() {
 }
 
 #[tokio::test]
-async fn a_status_is_no_change_of_the_object() {
+async fn status_update_does_not_change_object() {
     let Some(server) = shared().await else { return };
     let client = server.client().await.unwrap();
     namespace(&client, "status").await;
@@ -124,7 +124,7 @@ async fn a_status_is_no_change_of_the_object() {
         .unwrap();
     let maps = api(&client, "v1", "ConfigMap", "configmaps", "status");
     apply(&maps, "v1", "ConfigMap", "after", json!({ "data": {} })).await;
-    let last = until(&store, "something else", |it| !it.config_maps.is_empty()).await;
-    assert_eq!(last.generation, first.generation + 1, "one change of an object, one snapshot");
-    assert!(last.http_routes.is_same(&first.http_routes), "nobody needs to look at the routes again");
+    let last = until(&store, "another object", |it| !it.config_maps.is_empty()).await;
+    assert_eq!(last.generation, first.generation + 1, "one change, one snapshot");
+    assert!(last.http_routes.is_same(&first.http_routes), "the map of routes is unchanged");
 }

@@ -1,6 +1,8 @@
 //! `InferencePool` of `inference.networking.k8s.io/v1`, all fields of the
 //! Gateway API Inference Extension v1.6.
 
+#![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU16,
@@ -28,19 +30,18 @@ const MAX_TARGET_PORTS: usize = 8;
 #[serde(rename_all = "camelCase")]
 pub struct InferencePoolSpec {
     pub selector: LabelSelector,
-    /// Each pod IP and port is an endpoint of its own.
+    /// Every pod IP and port is an endpoint.
     pub target_ports: Vec<TargetPort>,
     #[serde(default)]
     pub app_protocol: AppProtocol,
-    /// Absent since v1.6: the gateway picks by itself.
+    /// `None` (allowed since v1.6): the gateway picks in its own process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_picker_ref: Option<EndpointPickerRef>,
 }
 
 impl InferencePoolSpec {
-    /// What the CRD's schema and CEL rules ask for beyond the types: where no
-    /// API server has checked the object, a provider does.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    /// Rules of the CRD's schema and CEL expressions beyond the types, for objects that no API server has checked.
+    pub(crate) fn validate(&self) -> Result<(), String> {
         let labels = self.selector.match_labels.len();
         if !(1..=MAX_MATCH_LABELS).contains(&labels) {
             return Err(format!(
@@ -52,7 +53,7 @@ impl InferencePoolSpec {
             return Err(format!("spec.targetPorts has {ports} entries, not 1 to {MAX_TARGET_PORTS}"));
         }
         if self.target_ports.iter().map(|port| port.number).collect::<BTreeSet<_>>().len() != ports {
-            return Err("spec.targetPorts names a port twice".into());
+            return Err("spec.targetPorts has a duplicate port".into());
         }
         match &self.endpoint_picker_ref {
             Some(picker) if picker.kind == "Service" && picker.port.is_none() => {
@@ -63,7 +64,7 @@ impl InferencePoolSpec {
     }
 }
 
-/// Equality on labels only, in the pool's own namespace.
+/// Labels that pods in the pool's namespace must have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
@@ -71,7 +72,7 @@ pub struct LabelSelector {
 }
 
 impl LabelSelector {
-    /// An empty selector selects nothing: the API does not allow one.
+    /// Whether `labels` has all labels of the selector. An empty selector, which the API does not allow, selects nothing.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         !self.match_labels.is_empty()
             && self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value))
@@ -83,7 +84,7 @@ pub struct TargetPort {
     pub number: NonZeroU16,
 }
 
-/// What the pods speak on their target ports.
+/// Protocol of the target ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AppProtocol {
     #[default]
@@ -116,10 +117,10 @@ pub struct EndpointPickerPort {
     pub number: NonZeroU16,
 }
 
-/// What the gateway does when the endpoint picker cannot be asked.
+/// What the gateway does when the endpoint picker fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailureMode {
-    /// Any endpoint of the pool may get the request.
+    /// Send the request to any endpoint of the pool.
     FailOpen,
     #[default]
     FailClose,

@@ -1,5 +1,7 @@
-//! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets
-//! request headers before routing; its other fields are read past.
+//! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets request headers before routing. Other fields
+//! are ignored.
+
+#![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -27,7 +29,7 @@ pub struct AgentgatewayPolicySpec {
     pub traffic: Option<TrafficPolicy>,
 }
 
-/// An object of the policy's own namespace.
+/// An object in the policy's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyTargetRef {
@@ -46,7 +48,7 @@ pub struct TrafficPolicy {
     pub transformation: Option<Transformation>,
 }
 
-/// Whether the policy acts before a route is chosen or after.
+/// Whether the policy applies before or after a route is selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TrafficPhase {
     PreRouting,
@@ -66,14 +68,14 @@ pub struct TransformationSide {
     pub set: Vec<HeaderTransformation>,
 }
 
-/// Sets header `name` to what the CEL expression `value` gives.
+/// Sets header `name` to the result of the CEL expression `value`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeaderTransformation {
     pub name: String,
     pub value: String,
 }
 
-/// As Gateway API's `PolicyStatus`.
+/// Gateway API's `PolicyStatus`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentgatewayPolicyStatus {
     #[serde(default)]

@@ -1,6 +1,8 @@
 //! `InferenceModelRewrite` of `llm-d.ai/v1alpha2`; the older group
 //! `inference.networking.x-k8s.io/v1alpha2` has the same shape.
 
+#![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
+
 use std::num::NonZeroU32;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PoolObjectReference;
 
-/// The largest weight that the CRD allows.
+/// Maximum weight of the CRD.
 const MAX_WEIGHT: u32 = 1_000_000;
 
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -26,15 +28,13 @@ const MAX_WEIGHT: u32 = 1_000_000;
 #[serde(rename_all = "camelCase")]
 pub struct InferenceModelRewriteSpec {
     pub pool_ref: PoolObjectReference,
-    /// The first rule that matches is the one, but an exact match of a later one
-    /// comes before a rule without matches.
+    /// The first matching rule applies; an exact match of a later rule precedes a rule without matches.
     pub rules: Vec<ModelRewriteRule>,
 }
 
 impl InferenceModelRewriteSpec {
-    /// What the CRD's schema asks for beyond the types, and that weights are
-    /// given to all targets of a rule or to none.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    /// Rules of the CRD's schema beyond the types; and all targets of a rule have a weight, or none has.
+    pub(crate) fn validate(&self) -> Result<(), String> {
         for (index, rule) in self.rules.iter().enumerate() {
             let place = format!("spec.rules[{index}].targets");
             if rule.targets.is_empty() {
@@ -42,7 +42,7 @@ impl InferenceModelRewriteSpec {
             }
             let weighted = rule.targets.iter().filter(|target| target.weight.is_some()).count();
             if weighted != 0 && weighted != rule.targets.len() {
-                return Err(format!("{place} has weights for some and not for others"));
+                return Err(format!("{place} has targets with and without a weight"));
             }
             if rule.targets.iter().flat_map(|target| target.weight).any(|weight| weight.get() > MAX_WEIGHT) {
                 return Err(format!("{place} has a weight over {MAX_WEIGHT}"));
@@ -54,7 +54,7 @@ impl InferenceModelRewriteSpec {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelRewriteRule {
-    /// One of these must match; without any, every request does.
+    /// One of these must match. Without any, every request matches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<ModelRewriteMatch>,
     #[serde(default)]
@@ -83,10 +83,10 @@ pub enum ModelMatchType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetModel {
-    /// A share of the sum of all weights of the rule; all are equal without.
+    /// Share of the sum of all weights of the rule. All targets are equal if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<NonZeroU32>,
-    /// The model that the pods are asked for.
+    /// Model name in the request to the pod.
     pub model_rewrite: String,
 }
 

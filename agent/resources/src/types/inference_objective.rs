@@ -1,12 +1,14 @@
 //! `InferenceObjective` of `llm-d.ai/v1alpha2`; the older group
 //! `inference.networking.x-k8s.io/v1alpha2` has the same shape.
 
+#![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a client's `x-llm-d-inference-objective` header names.
+/// Named by the request header `x-llm-d-inference-objective`.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "llm-d.ai",
@@ -19,13 +21,13 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceObjectiveSpec {
-    /// Higher goes first; absent is 0, negative may be shed.
+    /// Higher is served first. 0 if unset. Requests with a negative priority may be shed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
     pub pool_ref: PoolObjectReference,
 }
 
-/// A pool of the referring object's own namespace.
+/// A pool in the namespace of the referring object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolObjectReference {
     #[serde(default = "pool_group")]

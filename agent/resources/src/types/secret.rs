@@ -1,22 +1,22 @@
-//! A Secret that no log can give away.
+//! Secrets whose values cannot be logged.
 
 use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{Deserialize, Deserializer};
 
-/// A core/v1 `Secret`. Shown for debugging, it names its entries and hides what
-/// they hold.
+/// A core/v1 `Secret`. Its `Debug` output has the names of entries, not their values.
 #[derive(Clone, PartialEq)]
 pub struct Secret {
+    /// Name, namespace, labels.
     pub metadata: ObjectMeta,
-    /// `kubernetes.io/tls`, `Opaque`, …
+    /// `type`: `kubernetes.io/tls`, `Opaque`, …
     pub type_: String,
     data: BTreeMap<String, ByteString>,
 }
 
 impl Secret {
-    /// What stands under a name, decoded: `tls.crt`, `tls.key`.
+    /// The decoded value of an entry such as `tls.crt`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.data.get(name).map(|bytes| bytes.0.as_slice())
     }
@@ -34,7 +34,7 @@ impl fmt::Debug for Secret {
 }
 
 impl<'de> Deserialize<'de> for Secret {
-    /// `stringData` wins over `data`, as the API server merges them.
+    /// `stringData` overrides `data`, as in the API server.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

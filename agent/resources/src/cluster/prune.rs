@@ -1,21 +1,21 @@
-//! Takes out of objects what nobody here reads, before they are kept.
+//! Removes fields that no reader needs from objects before they are cached.
 
 use serde_json::{Map, Value, map::Entry};
 
 use crate::Kind;
 
-/// kubectl's copy of the whole manifest.
+/// Annotation of kubectl with a copy of the manifest.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Of all annotations of a pod: where its cgroup is, and which of the pool's ports it serves.
+/// Pod annotations that are read: the cgroup of static pods, and the active ports of the pool.
 const POD_ANNOTATIONS: [&str; 3] =
     ["kubernetes.io/config.hash", "llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"];
 
-/// Leaves what a [`Snapshot`](crate::Snapshot) is read for, and gives
-/// back the status where it is kept apart.
-pub(super) fn slim(kind: Kind, object: &mut Value) -> Value {
+/// Keeps the fields that readers of a [`Snapshot`](crate::Snapshot) need. Returns the status of kinds whose status is
+/// kept apart, else null.
+pub(super) fn prune(kind: Kind, object: &mut Value) -> Value {
     let Value::Object(object) = object else { return Value::Null };
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-        slim_metadata(kind, metadata);
+        prune_metadata(kind, metadata);
     }
     match kind {
         Kind::GatewayClass
@@ -35,7 +35,7 @@ pub(super) fn slim(kind: Kind, object: &mut Value) -> Value {
                 conditions.retain(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"));
                 for condition in conditions {
                     if let Value::Object(condition) = condition {
-                        // Probes are timed with each of their turns.
+                        // Probe times change with every probe.
                         condition.retain(|name, _| matches!(name.as_str(), "type" | "status"));
                     }
                 }
@@ -71,12 +71,12 @@ pub(super) fn slim(kind: Kind, object: &mut Value) -> Value {
     }
 }
 
-fn slim_metadata(kind: Kind, metadata: &mut Map<String, Value>) {
+fn prune_metadata(kind: Kind, metadata: &mut Map<String, Value>) {
     for name in ["managedFields", "resourceVersion", "selfLink"] {
         metadata.remove(name);
     }
     match kind {
-        // What changes while nothing does that anybody reads.
+        // These change without a change that matters to readers.
         Kind::Pod => {
             for name in ["finalizers", "generateName", "generation", "ownerReferences"] {
                 metadata.remove(name);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_keeps_its_place_and_its_readiness() {
+    fn keeps_node_labels_and_readiness_of_pods() {
         let mut pod = json!({
             "metadata": {
                 "name": "qwen-0", "namespace": "llm-d", "uid": "u", "resourceVersion": "7", "generation": 1,
@@ -132,7 +132,7 @@ mod tests {
                 ],
             },
         });
-        assert_eq!(slim(Kind::Pod, &mut pod), Value::Null);
+        assert_eq!(prune(Kind::Pod, &mut pod), Value::Null);
         assert_eq!(
             pod,
             json!({
@@ -149,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn a_routes_status_is_taken_apart_and_its_generation_stays() {
+    fn separates_route_status_and_keeps_generation() {
         let mut route = json!({
             "metadata": { "name": "r", "generation": 3, "annotations": { LAST_APPLIED: "{}" } },
             "spec": { "hostnames": ["a"] },
             "status": { "parents": [] },
         });
-        assert_eq!(slim(Kind::HttpRoute, &mut route), json!({ "parents": [] }));
+        assert_eq!(prune(Kind::HttpRoute, &mut route), json!({ "parents": [] }));
         assert_eq!(
             route,
             json!({ "metadata": { "name": "r", "generation": 3 }, "spec": { "hostnames": ["a"] } })
@@ -163,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_left_alone() {
+    fn ignores_values_that_are_not_objects() {
         for mut odd in [json!(null), json!([1]), json!({ "metadata": 1, "spec": [], "status": "x" })] {
-            slim(Kind::Pod, &mut odd);
+            prune(Kind::Pod, &mut odd);
         }
     }
 }

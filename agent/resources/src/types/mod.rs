@@ -1,0 +1,27 @@
+//! Kubernetes types that no crate has.
+
+mod agentgateway_policy;
+mod inference_model_rewrite;
+mod inference_objective;
+mod inference_pool;
+mod secret;
+
+pub use self::{
+    agentgateway_policy::{
+        AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus, HeaderTransformation,
+        PolicyAncestorStatus, PolicyTargetRef, TrafficPhase, TrafficPolicy, Transformation,
+        TransformationSide,
+    },
+    inference_model_rewrite::{
+        InferenceModelRewrite, InferenceModelRewriteSpec, InferenceModelRewriteStatus, ModelMatch,
+        ModelMatchType, ModelRewriteMatch, ModelRewriteRule, TargetModel,
+    },
+    inference_objective::{
+        InferenceObjective, InferenceObjectiveSpec, InferenceObjectiveStatus, PoolObjectReference,
+    },
+    inference_pool::{
+        AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
+        InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
+    },
+    secret::Secret,
+};
