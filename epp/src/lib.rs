@@ -18,6 +18,6 @@ mod serve;
 pub use agent_tls::AgentTlsFlags;
 pub use error::{Error, Source};
 pub use interest::{AGENT_RULES, POOL_RULES, interest};
-pub use observe::Metrics;
+pub use observe::{Metrics, PoolMetrics};
 pub use picker::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Picker, PickerOptions};
 pub use serve::{Server, ServerOptions};

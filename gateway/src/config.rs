@@ -4,148 +4,155 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
-use crate::status::{PortRange, WriterOptions};
 use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 use forebay_resources::ResourceSource;
 use forebay_service::tls;
 
-/// Everything the gateway is told at its start; all else comes from the resources.
+use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
+use crate::status::{PortRange, WriterOptions};
+
+/// Command line options. Everything else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "forebay-gateway", version, about)]
 pub struct Config {
-    /// Folder with the Kubernetes manifests to serve instead of a cluster's; reloaded when it changes.
+    /// Directory with Kubernetes manifests to serve instead of a cluster's resources. It is reloaded when it changes
     #[arg(long, env = "FOREBAY_RESOURCES", value_name = "DIR", conflicts_with = "kubeconfig")]
     pub resources: Option<PathBuf>,
 
-    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    /// Kubeconfig file of the cluster [default: $KUBECONFIG, the service account of the pod, or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Gateways of this class are served.
+    /// Name of the GatewayClass whose Gateways are served
     #[arg(long, env = "FOREBAY_GATEWAY_CLASS", default_value = "forebay", value_name = "NAME")]
     pub gateway_class: String,
 
-    /// Threads that serve clients [default: one for each core]
+    /// Number of worker threads [default: number of cores]
     #[arg(long, value_name = "COUNT")]
     pub workers: Option<NonZeroUsize>,
 
-    /// Address the Gateways' ports are opened on.
+    /// Address on which the ports of the Gateways are opened
     #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
     pub bind_address: IpAddr,
 
-    /// Metrics and health.
+    /// Address of /metrics, /config, /healthz and /readyz
     #[arg(long, default_value = "0.0.0.0:9100", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
 
-    /// Most bytes of one request body held while a pod is chosen.
+    /// Maximum bytes of one request body that are held until an endpoint is chosen
     #[arg(long, default_value_t = 128 << 20, value_name = "BYTES")]
     pub hold_request_bytes: u64,
 
-    /// Most bytes of all request bodies held at one time.
+    /// Maximum bytes of all request bodies that are held at the same time (hold budget)
     #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
     pub hold_total_bytes: u64,
 
-    /// Largest request body that is kept, while it is sent on as it comes, to be sent again when its connection breaks.
+    /// Maximum size of a request body that is kept while it is streamed, to send it again if the connection breaks
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     pub replay_bytes: u64,
 
-    /// Longest wait for the next bytes of a request body, seconds.
+    /// Maximum wait for the next bytes of a request body, in seconds
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub client_body_timeout: Duration,
 
-    /// Longest wait for the endpoint picker once it has all it needs, seconds.
+    /// Maximum wait for a reply of the endpoint picker, in seconds
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub picker_timeout: Duration,
 
-    /// Whether response bodies take the way over endpoint pickers that do not say that they want none of them.
+    /// Relay response bodies through endpoint pickers. With auto, pickers that skip response bodies do not get them
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     pub epp_response_body: ResponseBodies,
 
-    /// Writes a line of JSON for each finished request to standard output.
+    /// Write an access log to standard output: one JSON object per request
     #[arg(long)]
     pub access_log: bool,
 
-    /// OpenTelemetry collector that gets a span for each request, over gRPC [example: http://collector:4317]
+    /// OTLP/gRPC endpoint of an OpenTelemetry collector. Each request is exported as a span [example: http://collector:4317]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
-    /// Share of the requests that get one, 0 to 1, where the client's traceparent has not decided.
+    /// Fraction of requests to trace, from 0 to 1, if the client's traceparent has no sampling decision
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_name = "RATIO", value_parser = ratio)]
     pub trace_ratio: f64,
 
+    /// TLS for connections to endpoint pickers
     #[command(flatten)]
     pub picker_tls: PickerTlsFlags,
 
-    /// Longest wait for a connection to a model server, seconds.
+    /// Maximum time to connect to an endpoint, in seconds
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     pub connect_timeout: Duration,
 
-    /// Longest wait for the head of a model server's response, seconds. Generous: prefill may queue.
+    /// Maximum wait for the response head of an endpoint, in seconds. Large by default, because engines queue requests
     #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub first_byte_timeout: Duration,
 
-    /// Longest silence of a model server inside a stream of events, seconds.
+    /// Maximum time between events of a streamed response, in seconds
     #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub stream_idle_timeout: Duration,
 
-    /// How long an unused connection to a model server is kept, seconds. Below the 5 s
-    /// after which uvicorn, vLLM's server, closes it from its side.
+    /// Time after which idle connections to endpoints are closed, in seconds. Keep it below the keep-alive timeout of
+    /// the engine (5 s for uvicorn, the server of vLLM)
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     pub upstream_idle_timeout: Duration,
 
-    /// How long new connections are still taken after SIGTERM, seconds: others need a while to hear that this
-    /// gateway is not ready any more. Meanwhile clients are asked to close theirs.
-    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds_or_none)]
+    /// Time to accept new connections after SIGTERM, in seconds. Load balancers need it to see that the gateway is not
+    /// ready. Clients are asked to close their connections meanwhile
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds_or_zero)]
     pub drain_delay: Duration,
 
-    /// How long running requests may take to finish after SIGTERM, or after their listener was removed, seconds.
+    /// Maximum time for requests in flight to finish after SIGTERM, or after their listener was removed, in seconds
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Duration,
 
-    /// Namespace of the node agents' pods; any without it.
+    /// Namespace of the agent pods [default: all namespaces]
     #[arg(long, env = "AGENT_NAMESPACE", value_name = "NAME")]
     pub agent_namespace: Option<String>,
 
-    /// Labels of the node agents' pods; pools without an endpointPickerRef are picked by their reports.
+    /// Label selector of the agent pods, whose telemetry is used for pools without an endpointPickerRef
     #[arg(long, default_value = DEFAULT_AGENT_SELECTOR, value_name = "NAME=VALUE,…", value_parser = selector)]
     pub agent_selector: String,
 
-    /// Port of the node agents' telemetry.
+    /// Telemetry port of the agents
     #[arg(long, default_value_t = DEFAULT_AGENT_PORT, value_name = "PORT")]
     pub agent_port: u16,
 
+    /// TLS for connections to agents
     #[command(flatten)]
     pub agent_tls: AgentTlsFlags,
 
-    /// Namespace of the gateway's pods: its Lease and the Gateways' Services are there. Without it nothing is
-    /// written into the cluster.
+    /// Namespace of this pod, in which the Lease and the Services of Gateways are created. Without it, nothing is
+    /// written to the cluster
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub pod_namespace: Option<String>,
 
-    /// Name of this pod, by which it holds the Lease.
+    /// Name of this pod, used as holder of the Lease
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
 
-    /// Labels of the gateway's pods: the Gateways' Services select them.
+    /// Label selector of the gateway pods, used by the Services of Gateways
     #[arg(long, default_value = "app.kubernetes.io/name=forebay-gateway", value_name = "NAME=VALUE,…", value_parser = selector)]
     pub service_selector: String,
 
-    /// Type of the Gateways' Services.
+    /// Type of the Services of Gateways
     #[arg(long, default_value = "ClusterIP", value_parser = ["ClusterIP", "NodePort", "LoadBalancer"])]
     pub service_type: String,
 
-    /// Ports of this pod that are given out to the Gateways' ports.
+    /// Range of container ports that are assigned to the ports of Gateways
     #[arg(long, default_value = "10000-10999", value_name = "FIRST-LAST")]
     pub(crate) container_ports: PortRange,
 
-    /// Opens another port than the Gateway's listener names: `8080=18080`, or `8080=0` for any free one.
+    /// Open another port instead of a listener's port: 8080=18080, or 8080=0 for any free port
     #[arg(long = "map-port", value_name = "LISTENER=PORT", value_parser = port_pair)]
     pub map_ports: Vec<(u16, u16)>,
+
+    /// Do not merge wakes of client connections. Only for measuring their effect
+    #[arg(long, hide = true)]
+    pub(crate) no_coalescing_waker: bool,
 }
 
 impl Config {
-    /// The defaults of the command line, for embedding.
+    /// The default options, with manifests from `resources`. For embedding and tests.
     pub fn new(resources: impl Into<PathBuf>) -> Self {
         use clap::Parser as _;
         let mut config = Self::parse_from(["forebay-gateway", "--resources", "."]);
@@ -187,14 +194,14 @@ impl Config {
     }
 }
 
-fn seconds_or_none(text: &str) -> Result<Duration, String> {
+fn seconds_or_zero(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-        _ => Err("not a number from 0 to 1".into()),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 
@@ -203,7 +210,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+        .ok_or_else(|| "expected a number of seconds greater than 0".to_owned())
 }
 
 fn selector(text: &str) -> Result<String, String> {
@@ -215,7 +222,7 @@ fn selector(text: &str) -> Result<String, String> {
 fn port_pair(text: &str) -> Result<(u16, u16), String> {
     text.split_once('=')
         .and_then(|(listener, port)| Some((listener.parse().ok()?, port.parse().ok()?)))
-        .ok_or_else(|| "LISTENER=PORT with two port numbers is needed, as in 8080=18080".to_owned())
+        .ok_or_else(|| "expected LISTENER=PORT with two port numbers, for example 8080=18080".to_owned())
 }
 
 #[cfg(test)]
@@ -225,13 +232,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn the_command_line_is_valid() {
         Config::command().debug_assert();
         assert_eq!(Config::new("/etc/forebay").picker_timeout, Duration::from_secs(5));
     }
 
     #[test]
-    fn ports_and_seconds_are_checked() {
+    fn validates_ports_and_seconds() {
         let parse = |flag: &str| Config::try_parse_from(["forebay-gateway", "--resources", ".", flag]);
         assert_eq!(parse("--map-port=8080=0").unwrap().port_map()[&8080], 0);
         assert!(parse("--map-port=8080").is_err());

@@ -1,12 +1,12 @@
-//! What the gateway needs to know of a cluster.
+//! The resources that the gateway watches.
 
 use std::collections::BTreeSet;
 
 use forebay_resources::cluster::{FOLLOW, Interest, Rule, Selection};
 use forebay_resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
 
-/// The reading half of its ClusterRole: routes and pools may be in any namespace. Secrets can be left out
-/// of it where Roles in the Gateways' namespaces grant those that their listeners name.
+/// RBAC rules of the ClusterRole for reads. Routes and pools may be in any namespace. Secrets can be granted by Roles in
+/// the namespaces of the Gateways instead.
 pub const READ_RULES: &[Rule] = &[
     Rule {
         api_groups: &["gateway.networking.k8s.io"],
@@ -28,7 +28,7 @@ pub const READ_RULES: &[Rule] = &[
     Rule { api_groups: &["discovery.k8s.io"], resources: &["endpointslices"], verbs: FOLLOW },
 ];
 
-/// Kinds that are needed whole.
+/// Kinds of which all objects are watched.
 const KINDS: [Kind; 10] = [
     Kind::GatewayClass,
     Kind::Gateway,
@@ -42,7 +42,7 @@ const KINDS: [Kind; 10] = [
     Kind::Namespace,
 ];
 
-/// Kinds that the gateway writes the status of.
+/// Kinds whose status the gateway writes.
 const WITH_STATUS: [Kind; 6] = [
     Kind::GatewayClass,
     Kind::Gateway,
@@ -52,14 +52,14 @@ const WITH_STATUS: [Kind; 6] = [
     Kind::AgentgatewayPolicy,
 ];
 
-/// Routes, pools and all that they refer to; of the ConfigMaps those that map models, of the Secrets those
-/// that listeners of Gateways of `class` name.
+/// Watches routes, pools and the objects that they refer to; ConfigMaps with model maps; and Secrets that listeners of
+/// Gateways of `class` reference.
 pub(crate) fn interest(class: &str) -> Interest {
     let class = class.to_owned();
     let select = move |snapshot: &Snapshot| {
         let mut selections: BTreeSet<Selection> = KINDS.into_iter().map(Selection::all).collect();
         selections.insert(
-            // What has ended gets no requests; Jobs leave a lot of it.
+            // Finished pods get no requests. Jobs leave many of them.
             Selection::all(Kind::Pod).fields("status.phase!=Succeeded,status.phase!=Failed"),
         );
         selections.extend(
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_secrets_that_served_listeners_name_are_wanted() {
+    fn watches_only_secrets_of_served_listeners() {
         let gateway = |class: &str| {
             let json = serde_json::json!({
                 "metadata": { "name": "g", "namespace": "infra" },

@@ -1,35 +1,43 @@
-//! Forebay's data plane.
+//! The data plane of Forebay: a gateway that forwards OpenAI requests to inference endpoints.
 //!
-//! The modules are the steps of a request: `accept`, [`extract`], `route`,
-//! `pick`, `forward`, [`answer`]; `request` is the way through them and
-//! `observe` watches all of it. A request is one task, from its first byte to its answer's last, and stays on one of
-//! the `workers`.
+//! A request is one task on one of the workers ([`runtime`]). It passes these modules, each of which imports only modules
+//! below it:
+//!
+//! | module | task |
+//! |---|---|
+//! | [`gateway`] | starts everything and applies snapshots of the resources |
+//! | [`status`], [`interest`] | statuses and Services in the cluster, and what is watched there |
+//! | [`request`] | the stages of a request |
+//! | [`accept`] | listeners and client connections |
+//! | [`response`], [`models`] | the body of a response, the list of models |
+//! | [`error`] | maps errors of all steps to responses |
+//! | [`pick`] | asks endpoint pickers, or schedules in this process |
+//! | [`forward`] | sends requests to endpoints, with retries |
+//! | [`hold`] | holds request bodies within the hold budget |
+//! | [`observe`] | metrics, traces, access log |
+//! | [`headers`], [`runtime`] | rules for headers; threads and timers |
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the table above describes the private modules")]
 
 mod accept;
-pub mod answer;
 mod config;
 mod error;
-
-mod filter;
 mod forward;
 mod gateway;
+mod headers;
 mod hold;
 mod interest;
+mod models;
 mod observe;
-mod patience;
 mod pick;
 mod request;
-mod rewrite;
-
+mod response;
+mod runtime;
 mod status;
-mod workers;
 
 pub use config::Config;
-pub use error::{Error, PickerFault, Rejection, Retry, Source};
-pub use forward::Broken;
 pub use gateway::{Gateway, StartError};
-pub use hold::RestError;
 pub use interest::READ_RULES;
 pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags, ResponseBodies};
 pub use status::{STATUS_RULES, WRITE_RULES};

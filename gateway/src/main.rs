@@ -1,3 +1,4 @@
+//! `forebay-gateway`: runs the gateway until SIGTERM or SIGINT, then drains it.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -34,7 +35,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("ending: running requests are finished first");
     gateway.shutdown().await;
     Ok(())
 }

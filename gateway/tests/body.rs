@@ -1,12 +1,12 @@
-//! Bodies: what is refused, what is held, and what is watched to its end.
+//! Request bodies: validation, limits, and scanning to the end.
 
 use crate::support::client::{connect, exchange, post, post_with, read_response};
+use crate::support::harness::{Harness, QWEN, TINY};
 use crate::support::picker::{Phases, Picker, Reply, pick};
-use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
 use forebay_grpc::proto::{BodySendMode, HttpHeaders, ProcessingMode};
 
-/// A picker that decides on the headers and wants no body.
+/// A picker that decides on the headers and skips the body.
 struct Early(String);
 
 impl Phases for Early {
@@ -28,8 +28,8 @@ impl Phases for Early {
 }
 
 #[tokio::test]
-async fn bad_bodies_are_answered_in_openais_shape() {
-    let running = Stage::new().pool("qwen", QWEN, &[1], None).start().await;
+async fn invalid_bodies_get_openai_errors() {
+    let running = Harness::new().pool("qwen", QWEN, &[1], None).start().await;
     for (headers, body, status, code, param) in [
         ("", "", 400, "invalid_body", None),
         ("", "[]", 400, "invalid_body", None),
@@ -53,9 +53,9 @@ async fn bad_bodies_are_answered_in_openais_shape() {
 }
 
 #[tokio::test]
-async fn a_transcription_with_its_file_first() {
+async fn routes_a_form_whose_file_is_before_the_model() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let file = "x\r\n".repeat(100_000);
     let body = format!(
         "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{file}\r\n\
@@ -68,13 +68,13 @@ async fn a_transcription_with_its_file_first() {
     let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
     assert_eq!(response.status, 200);
     assert_eq!(request.header("x-gateway-model-name"), Some(QWEN));
-    assert!(request.text() == body, "the form arrived changed");
+    assert!(request.text() == body, "the form was changed");
 }
 
 #[tokio::test]
-async fn a_compressed_body_arrives_compressed() {
+async fn forwards_a_compressed_body_unchanged() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let compressed =
         zstd::encode_all(format!(r#"{{"messages":[],"model":"{QWEN}"}}"#).as_bytes(), 1).unwrap();
     let mut request = format!(
@@ -90,9 +90,9 @@ async fn a_compressed_body_arrives_compressed() {
 }
 
 #[tokio::test]
-async fn a_model_behind_two_megabytes() {
+async fn finds_a_model_after_two_megabytes() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let body = format!(
         r#"{{"messages":[{{"role":"user","content":"{}"}}],"model":"{QWEN}"}}"#,
         "x ".repeat(1_000_000)
@@ -100,17 +100,19 @@ async fn a_model_behind_two_megabytes() {
     let request = post(&body);
     let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
-    assert!(request.body == body.as_bytes(), "the body arrived changed");
+    assert!(request.body == body.as_bytes(), "the body was changed");
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 }
 
-/// The start of a body reaches the pod while the client is still sending: the second model must stop it.
+/// The start of the body is forwarded while the client is still sending. A second model must abort it.
 #[tokio::test]
-async fn a_second_model_ends_the_request_before_the_pod_has_all_of_it() {
+async fn a_conflicting_second_model_aborts_a_streamed_request() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Early(upstream.address().to_string())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let first = format!(r#"{{"model":"{QWEN}","messages":[],"#);
     let second = format!(r#""model":"{TINY}"}}"#);
     for chunked in [false, true] {
@@ -138,11 +140,13 @@ async fn a_second_model_ends_the_request_before_the_pod_has_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_pod_that_answers_before_it_has_the_body_is_heard_at_once() {
+async fn forwards_a_response_that_arrives_before_the_end_of_the_body() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Early(upstream.address().to_string())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let mut client = connect(running.address()).await;
     let start = format!(r#"{{"model":"{QWEN}","#);
     client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{start}")).await;
@@ -152,14 +156,14 @@ async fn a_pod_that_answers_before_it_has_the_body_is_heard_at_once() {
     pod.respond(429, "busy").await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.text()), (429, "busy"));
-    // Half a request is on that connection: it is not used again.
+    // The connection has an incomplete request, so it is not reused.
     assert_eq!(pod.read_to_end().await, b"");
 }
 
 #[tokio::test]
-async fn more_than_may_be_held_is_refused() {
+async fn rejects_bodies_over_the_hold_limits() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| {
             config.hold_request_bytes = 1_000;
@@ -170,13 +174,13 @@ async fn more_than_may_be_held_is_refused() {
     let response = exchange(running.address(), announced).await;
     assert_eq!((response.status, response.code().as_str()), (413, "body_too_large"));
 
-    // Unannounced, it is refused when it comes.
+    // Without Content-Length it is rejected when the limit is reached.
     let mut client = connect(running.address()).await;
     client.write("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{\"a\":\"").await;
     client.write("x".repeat(1_500)).await;
     assert_eq!(read_response(&mut client).await.code(), "body_too_large");
 
-    // 900 bytes of another request are held: there is room for 600 more.
+    // Another request holds 900 bytes, so 600 more fit into the budget.
     let mut holding = connect(running.address()).await;
     holding
         .write(format!(

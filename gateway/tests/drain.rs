@@ -1,4 +1,4 @@
-//! Gateways are replaced under load, and nobody notices.
+//! Rolling updates under load, without failed requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,20 +9,23 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{get, post, read_response};
-use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::upstream::{Connection, Upstream};
 use crate::support::{until, within};
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
-/// The gateways' addresses as their clients know them: what is not ready any more is gone from them a little later.
+/// Addresses of the ready gateways, as clients know them. A gateway that is not ready is removed after a short delay.
 type Ready = Arc<Mutex<Vec<SocketAddr>>>;
 
 async fn start(port: u16, drain_delay: Duration) -> Running {
-    Stage::new().pool("qwen", QWEN, &[port], None).start_with(|config| config.drain_delay = drain_delay).await
+    Harness::new()
+        .pool("qwen", QWEN, &[port], None)
+        .start_with(|config| config.drain_delay = drain_delay)
+        .await
 }
 
-/// Sends requests over kept connections until it is told to stop; gives how many were answered.
+/// Sends requests over keep-alive connections until it is told to stop. Returns the number of responses.
 async fn client(ready: Ready, which: usize, stop: CancellationToken) -> usize {
     let mut answered = 0;
     let mut connection: Option<Connection> = None;
@@ -49,7 +52,7 @@ async fn client(ready: Ready, which: usize, stop: CancellationToken) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_fails_while_gateways_are_replaced() {
+async fn no_request_fails_during_a_rolling_update() {
     let upstream = Upstream::bind().await;
     let port = upstream.port();
     let serving = tokio::spawn(async move {
@@ -92,7 +95,7 @@ async fn no_request_fails_while_gateways_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_as_the_drain_begins_is_asked_to_leave() {
+async fn a_request_in_flight_at_the_drain_gets_connection_close() {
     let upstream = Upstream::bind().await;
     let running = start(upstream.port(), Duration::MAX).await;
     let admin = running.gateway.admin_address();

@@ -1,10 +1,10 @@
-//! What became of a request, told to trusted clients that ask.
+//! Explanations of requests, for trusted clients that ask for them.
 
 use serde_json::{Value, json};
 
 use crate::support::client::{Response, exchange, post_with};
+use crate::support::harness::{Harness, QWEN, TINY};
 use crate::support::picker::{Fixed, Picker};
-use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
 
 const ASK: &str = "x-forebay-explain: 1\r\n";
@@ -18,7 +18,7 @@ fn explanation(response: &Response) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// All that was measured was, and is no part of what a test compares.
+/// Removes the measured times, which must exist, from an explanation.
 fn take_times(explanation: &mut Value) {
     for step in ["extract", "pick", "upstream"] {
         let time = explanation.as_object_mut().unwrap().remove(&format!("{step}Microseconds")).unwrap();
@@ -27,9 +27,9 @@ fn take_times(explanation: &mut Value) {
 }
 
 #[tokio::test]
-async fn a_trusted_client_is_told_each_step_and_the_pod_is_not() {
+async fn a_trusted_client_gets_an_explanation() {
     let pod = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[pod.port()], None)
         .policy(&[("adapter", QWEN)])
         .with_trusted_listener()
@@ -58,9 +58,10 @@ async fn a_trusted_client_is_told_each_step_and_the_pod_is_not() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_told_and_nobody_who_does_not_ask() {
+async fn untrusted_clients_and_other_requests_get_no_explanation() {
     let pod = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[pod.port()], None).with_trusted_listener().start().await;
+    let running =
+        Harness::new().pool("qwen", QWEN, &[pod.port()], None).with_trusted_listener().start().await;
     let trusted = running.trusted_address();
     let cases = [
         (running.address(), ASK),
@@ -79,11 +80,11 @@ async fn nobody_else_is_told_and_nobody_who_does_not_ask() {
 }
 
 #[tokio::test]
-async fn a_picker_and_the_way_down_its_list() {
+async fn explains_the_picker_and_failed_attempts() {
     let (gone, pod) = (Upstream::bind().await, Upstream::bind().await);
     let endpoints = [gone.address(), pod.address()];
     let picker = Picker::start(Fixed(format!("{},{}", endpoints[0], endpoints[1]))).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &endpoints.map(|it| it.port()), Some((picker.port(), "FailClose")))
         .with_trusted_listener()
         .start()
@@ -98,9 +99,9 @@ async fn a_picker_and_the_way_down_its_list() {
 }
 
 #[tokio::test]
-async fn an_error_is_explained_as_far_as_the_request_came() {
+async fn explains_failed_requests() {
     let pod = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[pod.port()], None)
         .policy(&[(QWEN, QWEN)])
         .with_trusted_listener()

@@ -1,16 +1,16 @@
-//! What HTTPRoutes do with requests and responses.
+//! HTTPRoute filters.
 
 use crate::support::client::{exchange, get};
-use crate::support::stage::{Running, Stage};
+use crate::support::harness::{Harness, Running};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
-async fn stage(web: &Upstream, rule: &str) -> Running {
-    Stage::new().service("web", web.port(), "").route("r", rule).start().await
+async fn harness(web: &Upstream, rule: &str) -> Running {
+    Harness::new().service("web", web.port(), "").route("r", rule).start().await
 }
 
 #[tokio::test]
-async fn headers_are_changed_by_the_rule_and_by_the_backend() {
+async fn header_filters_of_rule_and_backend_apply() {
     let web = Upstream::bind().await;
     let rule = "{filters: [\
         {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: rule}], remove: [x-b], add: [{name: x-c, value: rule}]}},\
@@ -18,7 +18,7 @@ async fn headers_are_changed_by_the_rule_and_by_the_backend() {
         backendRefs: [{name: web, port: 80, filters: [\
         {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-d, value: backend}]}},\
         {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-r, value: backend}, {name: x-s, value: backend}]}}]}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let pod = async {
         let mut pod = web.accept().await;
         let request = pod.read_request().await;
@@ -34,45 +34,45 @@ async fn headers_are_changed_by_the_rule_and_by_the_backend() {
 }
 
 #[tokio::test]
-async fn paths_and_hosts_are_rewritten() {
+async fn rewrites_paths_and_hosts() {
     let web = Upstream::bind().await;
     let rule = "{matches: [{path: {value: /team}}], filters: [{type: URLRewrite, urlRewrite: \
         {hostname: inner.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /v1}}}], \
         backendRefs: [{name: web, port: 80}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let (_, request) = tokio::join!(get(running.address(), "/team/chat?q=1"), web.answer_one("ok"));
     assert_eq!(request.line, "GET /v1/chat?q=1 HTTP/1.1");
     assert_eq!(request.header("host"), Some("inner.example"));
 }
 
 #[tokio::test]
-async fn a_redirect_is_answered_here() {
+async fn the_gateway_answers_redirects() {
     let web = Upstream::bind().await;
     let rule = "{matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: \
         {scheme: https, statusCode: 308, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let response = get(running.address(), "/old/x?q=1").await;
     assert_eq!(response.status, 308);
     assert_eq!(response.head.header("location"), Some("https://models.example/new/x?q=1"));
 }
 
 #[tokio::test]
-async fn a_filter_that_is_not_known_is_not_skipped() {
+async fn an_unknown_filter_makes_the_rule_fail() {
     let web = Upstream::bind().await;
     let rule = "{filters: [{type: ExtensionRef, extensionRef: {group: example.com, kind: Auth, name: a}}], \
         backendRefs: [{name: web, port: 80}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let response = get(running.address(), "/").await;
     assert_eq!((response.status, response.code().as_str()), (500, "backend_unresolved"));
 }
 
 #[tokio::test]
-async fn copies_go_to_mirrors() {
+async fn sends_copies_to_mirrors() {
     let (web, shadow) = (Upstream::bind().await, Upstream::bind().await);
     let rule = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}, \
         {type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}, percent: 0}}], \
         backendRefs: [{name: web, port: 80}]}";
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.port(), "")
         .service("shadow", shadow.port(), "")
         .route("r", rule)
@@ -88,12 +88,12 @@ async fn copies_go_to_mirrors() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_is_not_there_harms_nobody() {
+async fn an_unreachable_mirror_does_not_affect_the_request() {
     let web = Upstream::bind().await;
     let closed = Upstream::bind().await.port();
     let rule = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}], \
         backendRefs: [{name: web, port: 80}]}";
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.port(), "")
         .service("shadow", closed, "")
         .route("r", rule)
@@ -105,11 +105,11 @@ async fn a_mirror_that_is_not_there_harms_nobody() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins() {
+async fn cors() {
     let web = Upstream::bind().await;
     let rule = "{filters: [{type: CORS, cors: {allowOrigins: ['https://app.example'], allowMethods: [POST], \
         exposeHeaders: [x-id]}}], backendRefs: [{name: web, port: 80}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let preflight = |origin: &str| {
         format!(
             "OPTIONS /v1/x HTTP/1.1\r\nhost: a\r\norigin: {origin}\r\naccess-control-request-method: POST\r\n\r\n"
@@ -130,24 +130,24 @@ async fn pages_of_other_origins() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_as_written_is_not_served() {
+async fn unsupported_rules_are_not_served() {
     let web = Upstream::bind().await;
     let bad = "{filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {}}], \
         backendRefs: [{name: web, port: 80}]}";
-    let running = stage(&web, bad).await;
+    let running = harness(&web, bad).await;
     until("the route to be refused", || async {
         (get(running.address(), "/").await.status == 404).then_some(())
     })
     .await;
 }
 
-/// A preflight names no model, and yet it asks for a route that does.
+/// A preflight has no body and therefore no model, but may ask for a route that matches a model.
 #[tokio::test]
-async fn a_preflight_for_a_route_by_model() {
+async fn answers_a_preflight_for_a_route_by_model() {
     let web = Upstream::bind().await;
     let rule = "{matches: [{path: {value: /v1}, headers: [{name: X-Gateway-Base-Model-Name, value: m}]}], \
         filters: [{type: CORS, cors: {allowOrigins: ['*'], allowMethods: [POST]}}], backendRefs: [{name: web, port: 80}]}";
-    let running = stage(&web, rule).await;
+    let running = harness(&web, rule).await;
     let preflight = "OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: a\r\norigin: https://a\r\naccess-control-request-method: POST\r\n\r\n";
     let response = exchange(running.address(), preflight).await;
     assert_eq!((response.status, response.head.header("access-control-allow-methods")), (204, Some("POST")));

@@ -1,4 +1,4 @@
-//! Connections to backends over HTTP/2, which requests share.
+//! Shared HTTP/2 connections to backends.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::support::client::{connect, exchange, get};
 use crate::support::h2::{self, Answer, H2Backend};
-use crate::support::stage::{Running, Stage};
+use crate::support::harness::{Harness, Running};
 use crate::support::upstream::Connection;
 
-/// `/stream` is answered by the begin of a stream, whose end comes when it is told to; all else at once.
+/// Responds to `/stream` with a stream that ends when the test says so, and to other paths at once.
 struct Pod {
     backend: H2Backend,
     end_streams: Arc<Notify>,
@@ -42,7 +42,7 @@ async fn answer(request: Request<Incoming>, end: Arc<Notify>) -> Answer {
     Ok(Response::new(BodyExt::boxed(StreamBody::new(pieces))))
 }
 
-/// A client that has the begin of a stream.
+/// A client that has received the start of a stream.
 async fn streaming(running: &Running) -> Connection {
     let mut client = connect(running.address()).await;
     client.write("GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -56,10 +56,10 @@ async fn ends_whole(pod: &Pod, mut client: Connection) {
 }
 
 #[tokio::test]
-async fn a_stream_lives_longer_than_an_idle_connection() {
+async fn a_stream_keeps_its_connection_open_after_the_idle_timeout() {
     let (web, mut other) = (Pod::start().await, Pod::start().await);
     let to_other = "{matches: [{path: {value: /other}}], backendRefs: [{name: other, port: 80}]}, {backendRefs: [{name: web, port: 80}]}";
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.backend.port, "kubernetes.io/h2c")
         .service("other", other.backend.port, "kubernetes.io/h2c")
         .route("r", to_other)
@@ -67,21 +67,21 @@ async fn a_stream_lives_longer_than_an_idle_connection() {
         .await;
     let client = streaming(&running).await;
     assert_eq!(get(running.address(), "/other").await.text(), "ok");
-    // Which was used later than the stream's.
+    // It was used later than the connection of the stream.
     other.backend.a_connection_ends().await;
     ends_whole(&web, client).await;
 }
 
 #[tokio::test]
-async fn a_stream_outlives_the_place_of_its_connection() {
+async fn a_stream_survives_when_its_connection_is_replaced() {
     let web = Pod::start().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.backend.port, "kubernetes.io/h2c")
         .route("r", "{backendRefs: [{name: web, port: 80}]}")
         .start_with(|config| config.replay_bytes = 10)
         .await;
     let client = streaming(&running).await;
-    // What cannot be sent twice goes over a connection of its own, which later requests take.
+    // A request that cannot be sent again uses a new connection, which later requests share.
     let request = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{}", "x".repeat(100));
     assert_eq!(exchange(running.address(), request).await.text(), "ok");
     assert_eq!(web.backend.connections(), 2);

@@ -1,18 +1,18 @@
-//! Pools without an endpoint picker of their own: the gateway itself picks by load.
+//! Pools without an endpoint picker: the gateway picks by load.
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{connect, exchange, post, read_response};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{Fixed, Picker};
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::until;
 use crate::support::upstream::{Connection, Upstream};
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n";
 
-/// A response that has begun.
+/// A response whose head was received.
 struct Stream {
     client: Connection,
     pod: Connection,
@@ -20,7 +20,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// The pod's next connection, whichever of them it is.
+    /// The next connection of either pod.
     async fn open(running: &Running, pods: [&Upstream; 2]) -> Self {
         let mut client = connect(running.address()).await;
         client.write(post(CHAT)).await;
@@ -34,7 +34,7 @@ impl Stream {
         Self { client, pod, served_by }
     }
 
-    /// To its end; the pod does not keep the connection.
+    /// Completes the response and closes the connection.
     async fn end(mut self) {
         self.pod.write("0\r\n\r\n").await;
         self.client.read_until("0\r\n\r\n").await;
@@ -42,26 +42,26 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn a_pod_with_a_running_stream_gets_fewer_requests() {
+async fn a_pod_with_a_stream_in_flight_gets_fewer_requests() {
     let (a, b) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Stage::new().pool("qwen", QWEN, &[a.port(), b.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[a.port(), b.port()], None).start().await;
     let pods = [&a, &b];
     let first = Stream::open(&running, pods).await;
     let (busy, free) = if first.served_by == a.port() { (&a, &b) } else { (&b, &a) };
-    // As long as it runs, the other pod has less to do.
+    // While the stream is in flight, the other pod has less load.
     for _ in 0..4 {
         let second = Stream::open(&running, pods).await;
         assert_eq!(second.served_by, free.port());
         second.end().await;
     }
-    // Once it has ended, whoever is free takes the next.
+    // After its end, both pods are free.
     let other = Stream::open(&running, pods).await;
     assert_eq!(other.served_by, free.port());
     first.end().await;
     let next = Stream::open(&running, pods).await;
     assert_eq!(next.served_by, busy.port());
 
-    // A client that leaves takes its load with it.
+    // The load of a client that disconnects is removed.
     let Stream { client, mut pod, .. } = other;
     drop(client);
     assert_eq!(pod.read_to_end().await, b"");
@@ -70,10 +70,10 @@ async fn a_pod_with_a_running_stream_gets_fewer_requests() {
 }
 
 #[tokio::test]
-async fn a_request_counts_where_it_was_served() {
+async fn a_request_counts_for_the_endpoint_that_served_it() {
     let (a, b) = (Upstream::bind().await, Upstream::bind().await);
     let gone = Upstream::bind().await.port();
-    let running = Stage::new().pool("qwen", QWEN, &[gone, a.port(), b.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[gone, a.port(), b.port()], None).start().await;
     for _ in 0..6 {
         let first = Stream::open(&running, [&a, &b]).await;
         let second = Stream::open(&running, [&a, &b]).await;
@@ -84,7 +84,7 @@ async fn a_request_counts_where_it_was_served() {
     assert!(running.metric(r#"forebay_gateway_retries_total{reason="connect_failed"}"#).await >= 1.0);
 }
 
-/// A pod that answers every request with what its headers say of the picker.
+/// A pod that reports in its response whether the request was picked in process.
 fn serve_all(upstream: Upstream) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -102,10 +102,10 @@ fn serve_all(upstream: Upstream) -> JoinSet<()> {
 }
 
 #[tokio::test]
-async fn pools_come_and_go() {
+async fn follows_pools_that_are_added_and_removed() {
     let pod = Upstream::bind().await;
-    let with = Stage::new().pool("qwen", QWEN, &[pod.port()], None).manifests;
-    let without = Stage::new();
+    let with = Harness::new().pool("qwen", QWEN, &[pod.port()], None).manifests;
+    let without = Harness::new();
     let manifests = without.manifests.clone();
     let running = without.start().await;
     let _pod = serve_all(pod);
@@ -121,13 +121,13 @@ async fn pools_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_pool_gets_a_picker_and_loses_it_without_a_failed_request() {
+async fn no_request_fails_when_a_pool_switches_its_picker() {
     const CLIENTS: usize = 4;
     let (a, b) = (Upstream::bind().await, Upstream::bind().await);
     let ports = [a.port(), b.port()];
     let picker = Picker::start(Fixed(format!("{},{}", a.address(), b.address()))).await;
-    let asked = Stage::new().pool("qwen", QWEN, &ports, Some((picker.port(), "FailClose")));
-    let in_process = Stage::new().pool("qwen", QWEN, &ports, None).manifests;
+    let asked = Harness::new().pool("qwen", QWEN, &ports, Some((picker.port(), "FailClose")));
+    let in_process = Harness::new().pool("qwen", QWEN, &ports, None).manifests;
     let manifests = asked.manifests.clone();
     let running = asked.start().await;
     let _pods = [serve_all(a), serve_all(b)];

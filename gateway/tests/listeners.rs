@@ -1,4 +1,4 @@
-//! Listeners follow their Gateways; the gateway ends without breaking what runs.
+//! Listeners follow their Gateways. Shutdown lets requests in flight finish.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::support::client::{connect, exchange, get, post, read_response};
-use crate::support::stage::{LISTENER, QWEN, Stage, gateway};
+use crate::support::harness::{Harness, LISTENER, QWEN, gateway};
 use crate::support::upstream::Upstream;
 use crate::support::{until, within};
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
 #[tokio::test]
-async fn listeners_open_and_close_with_their_gateways() {
+async fn opens_and_closes_listeners_with_their_gateways() {
     let upstream = Upstream::bind().await;
-    let stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
-    let one = stage.manifests.clone();
+    let harness = Harness::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let one = harness.manifests.clone();
     let two =
         one.replace(&gateway(&[("http", LISTENER)]), &gateway(&[("http", LISTENER), ("more", LISTENER + 1)]));
     assert_ne!(one, two);
-    // One worker: kept connections are each worker's own.
-    let mut running = stage.start_with(|config| config.workers = NonZeroUsize::new(1)).await;
+    // One worker, because each worker has its own connection pool.
+    let mut running = harness.start_with(|config| config.workers = NonZeroUsize::new(1)).await;
     let first = running.address();
     running.rewrite(&two, |gateway| gateway.addresses().len() == 2).await;
     let second = running.gateway.addresses()[&(LISTENER + 1)];
-    assert_eq!(running.address(), first, "the listener that stayed was opened anew");
+    assert_eq!(running.address(), first, "an unchanged listener was reopened");
     let (response, _) = tokio::join!(exchange(second, post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
 
-    // A stream that runs over the second listener goes on after that is gone.
+    // A stream over the second listener continues after the listener is removed.
     let mut client = connect(second).await;
     client.write(post(CHAT)).await;
     let mut pod = upstream.accept().await;
@@ -47,11 +47,11 @@ async fn listeners_open_and_close_with_their_gateways() {
 }
 
 #[tokio::test]
-async fn routes_follow_their_resources() {
+async fn applies_changed_routes() {
     let (old, new) = (Upstream::bind().await, Upstream::bind().await);
-    let stage = Stage::new().pool("qwen", QWEN, &[old.port()], None);
-    let moved = stage.manifests.replace(&old.port().to_string(), &new.port().to_string());
-    let mut running = stage.start().await;
+    let harness = Harness::new().pool("qwen", QWEN, &[old.port()], None);
+    let moved = harness.manifests.replace(&old.port().to_string(), &new.port().to_string());
+    let mut running = harness.start().await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), old.answer_one("old"));
     assert_eq!(response.text(), "old");
     let changes = std::cell::Cell::new(0);
@@ -61,18 +61,18 @@ async fn routes_follow_their_resources() {
 }
 
 #[tokio::test]
-async fn a_route_without_its_pool_serves_nobody_for_a_moment_and_then_fails() {
+async fn a_route_whose_pool_is_missing_is_applied_after_a_delay() {
     let upstream = Upstream::bind().await;
-    let stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let harness = Harness::new().pool("qwen", QWEN, &[upstream.port()], None);
     let its_pool = "kind: InferencePool\nmetadata: {name: qwen,";
-    assert!(stage.manifests.contains(its_pool));
-    let without_pool = stage.manifests.replace(its_pool, "kind: InferencePool\nmetadata: {name: another,");
-    let mut running = Stage::new().start().await;
+    assert!(harness.manifests.contains(its_pool));
+    let without_pool = harness.manifests.replace(its_pool, "kind: InferencePool\nmetadata: {name: another,");
+    let mut running = Harness::new().start().await;
     let written = Instant::now();
     running.write(&without_pool);
     running.gateway.changed().await;
     let first = exchange(running.address(), post(CHAT)).await.status;
-    // As if it were not there: its pool may be on its way. On a machine that stood still the moment may be over.
+    // The old route stays in use, because the pool may still arrive. On a stalled machine the delay may have passed.
     assert!(first == 404 || written.elapsed() >= Duration::from_secs(1), "{first}");
     until("the route to be in force as it is", || async {
         (exchange(running.address(), post(CHAT)).await.status == 500).then_some(())
@@ -81,9 +81,9 @@ async fn a_route_without_its_pool_serves_nobody_for_a_moment_and_then_fails() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_running_requests() {
+async fn shutdown_waits_for_requests_in_flight() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let address = running.address();
     let mut idle = connect(address).await;
     let mut client = connect(address).await;
@@ -101,9 +101,9 @@ async fn the_end_waits_for_running_requests() {
 }
 
 #[tokio::test]
-async fn the_end_does_not_wait_for_ever() {
+async fn shutdown_ends_at_the_drain_timeout() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.drain_timeout = Duration::from_millis(50))
         .await;
@@ -113,9 +113,9 @@ async fn the_end_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn health_is_told_apart_from_readiness() {
+async fn liveness_and_readiness_differ() {
     let taken = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[1], None)
         .start_with(|config| config.map_ports = vec![(LISTENER, taken.port())])
         .await;
@@ -123,7 +123,7 @@ async fn health_is_told_apart_from_readiness() {
     assert_eq!(get(admin, "/healthz").await.status, 200);
     assert_eq!(get(admin, "/readyz").await.status, 503);
     assert_eq!(get(admin, "/nothing").await.status, 404);
-    // As soon as the port is free it is opened.
+    // The listener is opened when the port becomes free.
     drop(taken);
     until("readiness", || async { (get(admin, "/readyz").await.status == 200).then_some(()) }).await;
 }

@@ -1,4 +1,4 @@
-//! The gateway between real sockets.
+//! End-to-end tests of the gateway over real sockets.
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;

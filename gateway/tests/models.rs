@@ -1,7 +1,7 @@
-//! `/v1/models`.
+//! `GET /v1/models`.
 
 use crate::support::client::{exchange, get, post};
-use crate::support::stage::{QWEN, Stage, TINY};
+use crate::support::harness::{Harness, QWEN, TINY};
 use crate::support::upstream::Upstream;
 
 fn list(ids: &[&str]) -> String {
@@ -11,10 +11,10 @@ fn list(ids: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn the_union_of_what_the_ready_pods_serve() {
+async fn lists_the_models_of_all_ready_pods() {
     let (one, two, tiny) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await);
     let down = Upstream::bind().await.port();
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[one.port(), two.port(), down], None)
         .pool("tiny", TINY, &[tiny.port()], None)
         .start()
@@ -33,7 +33,7 @@ async fn the_union_of_what_the_ready_pods_serve() {
     assert_eq!(ids, [QWEN, TINY, "a-adapter", "b-adapter"]);
     assert_eq!(models["data"][0]["owned_by"], "vllm");
 
-    // From now on without asking: no pod answers any more.
+    // From the cache: no pod responds any more.
     drop((one, two, tiny));
     let model = get(running.address(), "/v1/models/Qwen%2FQwen3-0.6B").await;
     assert_eq!((model.status, &model.json()["id"]), (200, &QWEN.into()));
@@ -42,11 +42,11 @@ async fn the_union_of_what_the_ready_pods_serve() {
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "model_not_found"));
 }
 
-/// Nobody has written down which model an adapter belongs to; the pods know.
+/// No resource names the base model of the adapter. The pods report it.
 #[tokio::test]
-async fn adapters_go_where_their_base_goes() {
+async fn routes_adapters_by_their_base_model() {
     let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[qwen.port()], None)
         .pool("tiny", TINY, &[tiny.port()], None)
         .start()
@@ -56,7 +56,7 @@ async fn adapters_go_where_their_base_goes() {
     );
     let of_tiny = list(&[TINY]);
     let body = r#"{"model":"my-lora","messages":[]}"#;
-    // Whether this one is asked as well depends on who is asked first.
+    // This pod is only asked if it is not the first.
     let other = tokio::spawn(async move {
         if let Ok(mut connection) = tiny.accept_any().await
             && connection.next_request().await.is_some()
@@ -73,16 +73,16 @@ async fn adapters_go_where_their_base_goes() {
     assert_eq!(response.text(), "adapted");
     assert_eq!(request.header("x-gateway-model-name"), Some("my-lora"));
     assert_eq!(request.header("x-gateway-base-model-name"), Some(QWEN));
-    // What no pod serves is not asked for again at once.
+    // An unknown model does not cause another query within the cache time.
     let response = exchange(running.address(), post(r#"{"model":"other"}"#)).await;
     assert_eq!((response.status, response.code().as_str()), (404, "model_not_found"));
     other.abort();
 }
 
 #[tokio::test]
-async fn pods_that_answer_nonsense_are_left_out() {
+async fn skips_pods_with_invalid_lists() {
     let (odd, huge, down) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await.port());
-    let running = Stage::new().pool("qwen", QWEN, &[odd.port(), huge.port(), down], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[odd.port(), huge.port(), down], None).start().await;
     let too_large = "x".repeat(2 << 20);
     let pods = async { tokio::join!(odd.answer_one("<html>"), huge.answer_one(&too_large)) };
     let (response, _) = tokio::join!(get(running.address(), "/v1/models"), pods);

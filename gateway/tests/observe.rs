@@ -1,7 +1,7 @@
-//! What is seen from outside.
+//! Metrics and the configuration page.
 
 use crate::support::client::{exchange, get, post};
-use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
@@ -20,9 +20,9 @@ async fn streamed(running: &Running, upstream: &Upstream, events: &[&str]) {
 }
 
 #[tokio::test]
-async fn tokens_and_the_times_between_them() {
+async fn counts_tokens_and_measures_latencies() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let events = [
         ": keep-alive\n\n",
         "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
@@ -47,14 +47,18 @@ async fn tokens_and_the_times_between_them() {
     let tokens = |kind: &str| format!(r#"forebay_gateway_tokens_total{{{OF_QWEN},type="{kind}"}}"#);
     running.until_metric(&tokens("prompt"), 17.0).await;
     running.until_metric(&tokens("completion"), 22.0).await;
-    running.until_metric(&format!("forebay_gateway_itl_seconds_count{{{OF_QWEN}}}"), 2.0).await;
-    running.until_metric(&format!("forebay_gateway_ttft_seconds_count{{{OF_QWEN}}}"), 2.0).await;
+    running
+        .until_metric(&format!("forebay_gateway_inter_token_latency_seconds_count{{{OF_QWEN}}}"), 2.0)
+        .await;
+    running
+        .until_metric(&format!("forebay_gateway_time_to_first_token_seconds_count{{{OF_QWEN}}}"), 2.0)
+        .await;
 }
 
 #[tokio::test]
-async fn an_error_inside_a_stream_that_looked_good() {
+async fn counts_an_error_inside_a_stream_with_status_200() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let error =
         "data: {\"error\":{\"message\":\"engine died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
     streamed(&running, &upstream, &[error, "data: [DONE]\n\n"]).await;
@@ -62,9 +66,9 @@ async fn an_error_inside_a_stream_that_looked_good() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_is_counted() {
+async fn counts_aborted_responses() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
@@ -74,9 +78,9 @@ async fn a_response_that_breaks_off_is_counted() {
 }
 
 #[tokio::test]
-async fn the_pickers_in_this_process_show_their_metrics_too() {
+async fn in_process_pickers_share_one_set_of_metrics() {
     let (one, two) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[one.port()], None)
         .pool("tiny", "tiny", &[two.port()], None)
         .start()
@@ -92,8 +96,8 @@ async fn the_pickers_in_this_process_show_their_metrics_too() {
 }
 
 #[tokio::test]
-async fn what_is_in_force_can_be_read() {
-    let running = Stage::new()
+async fn the_config_page_has_the_routing_table() {
+    let running = Harness::new()
         .pool("qwen", QWEN, &[1, 2], None)
         .service("web", 3, "")
         .route("r", "{matches: [{path: {value: /web}, method: GET}], backendRefs: [{name: web, port: 80, weight: 7}, {name: none, port: 80}]}")

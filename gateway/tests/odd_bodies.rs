@@ -1,4 +1,4 @@
-//! Bodies that few clients send, and every engine has its opinion on.
+//! Unusual request bodies, which engines treat differently.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::client::{connect, exchange, read_response};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{Fixed, Picker};
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
-async fn stage(upstream: &Upstream) -> Running {
-    Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await
+async fn harness(upstream: &Upstream) -> Running {
+    Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await
 }
 
-/// A request with this body and these lines of headers.
+/// A request with this body and these header lines.
 fn request(headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n{headers}content-length: {}\r\n\r\n",
@@ -29,18 +29,18 @@ fn request(headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// `levels` lists in one another inside the root object, and the model behind them.
+/// `levels` nested lists inside the root object, followed by the model.
 fn nested(levels: usize) -> String {
     format!(r#"{{"a":{}{},"model":"{QWEN}"}}"#, "[".repeat(levels), "]".repeat(levels))
 }
 
-/// The deepest list that is one level inside the root.
+/// The maximum depth of lists inside the root.
 const DEEPEST: usize = forebay_openai::MAX_DEPTH as usize - 1;
 
 #[tokio::test]
-async fn what_engines_take_is_passed_on_byte_for_byte() {
+async fn forwards_bodies_that_engines_accept_byte_for_byte() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream).await;
+    let running = harness(&upstream).await;
     let model = format!(r#""model":"{QWEN}""#);
     let json = "content-type: application/json\r\n";
     for (name, headers, body) in [
@@ -70,9 +70,9 @@ async fn what_engines_take_is_passed_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_names_no_model_for_sure_is_refused() {
+async fn rejects_bodies_without_an_unambiguous_model() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream).await;
+    let running = harness(&upstream).await;
     let text = format!(r#"{{"model":"{QWEN}"}}"#);
     let utf16 = |mark: bool, of: fn(u16) -> [u8; 2]| -> Vec<u8> {
         mark.then_some(0xfeff).into_iter().chain(text.encode_utf16()).flat_map(of).collect()
@@ -97,11 +97,11 @@ async fn what_names_no_model_for_sure_is_refused() {
     }
 }
 
-/// The answer does not wait for the rest of it.
+/// The response is sent before the rest of the body arrives.
 #[tokio::test]
-async fn a_model_of_a_mebibyte_is_refused_at_once() {
+async fn rejects_a_model_name_of_a_mebibyte_early() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream).await;
+    let running = harness(&upstream).await;
     let mut client = connect(running.address()).await;
     client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1048600\r\n\r\n{\"model\":\"").await;
     client.write("m".repeat(600)).await;
@@ -110,9 +110,9 @@ async fn a_model_of_a_mebibyte_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nothing_more_is_not_waited_for() {
+async fn a_client_that_stalls_gets_a_timeout() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.client_body_timeout = Duration::from_millis(100))
         .await;
@@ -123,13 +123,15 @@ async fn a_client_that_sends_nothing_more_is_not_waited_for() {
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 }
 
-/// The end of the body is in the trailers, which mean nothing to an engine; a picker must hear of it all the same.
+/// The body ends with trailers, which engines ignore. A picker must still be told that the body has ended.
 #[tokio::test]
-async fn trailers_of_a_request_end_its_body() {
+async fn request_trailers_end_the_body() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let body = format!(r#"{{"model":"{QWEN}"}}"#);
     let request = format!(
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n{:x}\r\n{body}\r\n0\r\nx-t: 1\r\n\r\n",
@@ -139,7 +141,7 @@ async fn trailers_of_a_request_end_its_body() {
     assert_eq!((response.text(), got.text()), ("ok", body.as_str()));
 }
 
-/// RFC 9113, 6.1: frames may be padded; and of any length.
+/// Frames may be padded and of any length (RFC 9113 §6.1).
 #[tokio::test]
 async fn padded_http2_frames_of_single_bytes() {
     const POST: u8 = 0x83;
@@ -156,7 +158,7 @@ async fn padded_http2_frames_of_single_bytes() {
         [&[name_index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
     }
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream).await;
+    let running = harness(&upstream).await;
     let body = format!(r#"{{"model":"{QWEN}","messages":[]}}"#);
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(4, 0, 0, &[]));
@@ -193,7 +195,7 @@ async fn padded_http2_frames_of_single_bytes() {
 #[tokio::test]
 async fn a_pod_that_answers_early_is_heard_at_once_over_http2_too() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream).await;
+    let running = harness(&upstream).await;
     let stream = TcpStream::connect(running.address()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

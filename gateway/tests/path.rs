@@ -1,4 +1,4 @@
-//! The way through: the guide's requests, streams, headers, connections.
+//! The data path: requests of the llm-d guide, streams, headers, connections.
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -6,19 +6,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{connect, exchange, get, post, post_with, read_response};
+use crate::support::harness::{Harness, QWEN, TINY};
 use crate::support::picker::{Fixed, Picker, Seen};
-use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[{"role":"user","content":"Hello"}]}"#;
 
 #[tokio::test]
-async fn the_guides_three_requests() {
+async fn routes_the_requests_of_the_guide() {
     let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
     let qwen_picker = Picker::start(Fixed::at(qwen.address())).await;
     let tiny_picker = Picker::start(Fixed::at(tiny.address())).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[qwen.port()], Some((qwen_picker.port(), "FailClose")))
         .pool("tiny", TINY, &[tiny.port()], Some((tiny_picker.port(), "FailClose")))
         .policy(&[(QWEN, QWEN), (TINY, TINY), ("my-adapter", QWEN)])
@@ -54,8 +54,8 @@ async fn the_guides_three_requests() {
 }
 
 #[tokio::test]
-async fn an_answer_without_content_says_no_type_of_it() {
-    let running = Stage::new().start().await;
+async fn an_error_for_a_head_request_has_no_content_type() {
+    let running = Harness::new().start().await;
     let mut connection = TcpStream::connect(running.address()).await.unwrap();
     connection.write_all(b"HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -65,15 +65,17 @@ async fn an_answer_without_content_says_no_type_of_it() {
 }
 
 #[tokio::test]
-async fn a_stream_passes_event_by_event() {
+async fn forwards_a_stream_event_by_event() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
-    // Each is with the client before the next is sent.
+    // Each event reaches the client before the next one is sent.
     let head = client.read_head().await;
     assert_eq!(head.line, "HTTP/1.1 200 OK");
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
@@ -82,7 +84,7 @@ async fn a_stream_passes_event_by_event() {
         client.read_until(event).await;
     }
     running.until_metric("forebay_gateway_active_requests", 1.0).await;
-    // The picker knows who answers while the response runs, and its stream is open as long as that.
+    // The picker learns the endpoint while the response is in flight. Its stream stays open until the response ends.
     let answered = picker.until("the response headers", is_response_headers).await;
     let Seen::Message(message) = answered else { unreachable!() };
     let served = &message.metadata_context.unwrap().filter_metadata["envoy.lb"].fields["x-gateway-destination-endpoint-served"];
@@ -99,9 +101,9 @@ fn is_response_headers(seen: &Seen) -> bool {
 }
 
 #[tokio::test]
-async fn internal_and_hop_by_hop_headers_do_not_pass() {
+async fn removes_internal_and_hop_by_hop_headers() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let headers = "X-Gateway-Base-Model-Name: stolen\r\nx_gateway_model_name: stolen\r\n\
         x-gateway-destination-endpoint: 127.0.0.1:1\r\nx-prefiller-host-port: 127.0.0.1:1\r\n\
         connection: x-mine\r\nx-mine: 1\r\nte: trailers\r\nx-kept: 1\r\nauthorization: Bearer me\r\n";
@@ -124,16 +126,16 @@ async fn internal_and_hop_by_hop_headers_do_not_pass() {
     assert_eq!((response.head.header("x-answer"), response.head.header("x-hop")), (Some("1"), None));
     assert_eq!(response.head.header("keep-alive"), None);
 
-    // A spoofed base model does not help a name that a policy does not know.
+    // A spoofed base model does not route an unknown model.
     let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], None).policy(&[(QWEN, QWEN)]).start().await;
+        Harness::new().pool("qwen", QWEN, &[upstream.port()], None).policy(&[(QWEN, QWEN)]).start().await;
     let spoofed = post_with("X-Gateway-Base-Model-Name: Qwen/Qwen3-0.6B\r\n", r#"{"model":"other"}"#);
     assert_eq!(exchange(running.address(), spoofed).await.status, 404);
 }
 
 #[tokio::test]
-async fn two_lengths_are_refused() {
-    let running = Stage::new().pool("qwen", QWEN, &[1], None).start().await;
+async fn rejects_ambiguous_framing() {
+    let running = Harness::new().pool("qwen", QWEN, &[1], None).start().await;
     let request = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let response = exchange(running.address(), request).await;
     assert_eq!(response.status, 400);
@@ -142,7 +144,7 @@ async fn two_lengths_are_refused() {
 #[tokio::test]
 async fn a_client_that_waits_for_100_continue_gets_it() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let request = post_with("expect: 100-continue\r\n", CHAT);
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
     let mut client = connect(running.address()).await;
@@ -155,9 +157,9 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_on_both_sides() {
+async fn reuses_client_and_upstream_connections() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let mut client = connect(running.address()).await;
     client.write(post(CHAT)).await;
     let mut pod = upstream.accept().await;
@@ -169,7 +171,7 @@ async fn connections_are_kept_on_both_sides() {
             client.write(post(CHAT)).await;
         }
     }
-    // A response without a body ends at once, and leaves the connection usable too.
+    // A connection is also reused after a response without a body.
     client.write(post(CHAT)).await;
     pod.read_request().await;
     pod.write("HTTP/1.1 204 No Content\r\n\r\n").await;
@@ -181,7 +183,7 @@ async fn connections_are_kept_on_both_sides() {
 #[tokio::test]
 async fn an_http2_client_without_tls() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let stream = TcpStream::connect(running.address()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -199,9 +201,9 @@ async fn an_http2_client_without_tls() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks() {
+async fn forwards_a_chunked_body() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let mut client = connect(running.address()).await;
     client.write("POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
     for byte in CHAT.as_bytes() {
@@ -213,11 +215,13 @@ async fn a_body_in_chunks() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_response_ends_the_request() {
+async fn a_disconnect_before_the_response_cancels_the_request() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let (client, mut pod) = running.forwarded(CHAT, &upstream).await;
     drop(client);
     assert_eq!(pod.read_to_end().await, b"");
@@ -232,11 +236,13 @@ async fn a_client_that_leaves_before_the_response_ends_the_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_stream_ends_it() {
+async fn a_disconnect_during_a_stream_cancels_it() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running =
-        Stage::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose"))).start().await;
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
+        .start()
+        .await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
@@ -248,9 +254,9 @@ async fn a_client_that_leaves_a_stream_ends_it() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_is_routed_by_its_path() {
+async fn routes_a_request_without_body_by_its_path() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .with(
             r#"
@@ -284,8 +290,8 @@ spec:
 }
 
 #[tokio::test]
-async fn upgrades_and_tunnels_are_refused_clearly() {
-    let running = Stage::new().pool("qwen", QWEN, &[1], None).start().await;
+async fn rejects_upgrades_and_tunnels() {
+    let running = Harness::new().pool("qwen", QWEN, &[1], None).start().await;
     let websocket =
         "GET /v1/realtime HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     let tunnel = "CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\n";

@@ -1,4 +1,4 @@
-//! Towards endpoint pickers of every kind.
+//! The protocol with endpoint pickers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -13,25 +13,25 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::support::client::{exchange, post};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{
     Fixed, Phases, Picker, Reply, Seen, body_reply, echo, immediate, pick, set_headers,
 };
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
-async fn stage(ports: &[u16], picker: u16, failure_mode: &str) -> Running {
-    Stage::new().pool("qwen", QWEN, ports, Some((picker, failure_mode))).start().await
+async fn harness(ports: &[u16], picker: u16, failure_mode: &str) -> Running {
+    Harness::new().pool("qwen", QWEN, ports, Some((picker, failure_mode))).start().await
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 async fn closed_port() -> u16 {
     Upstream::bind().await.port()
 }
 
-/// Replies to the whole body with what the function gives.
+/// Replies to the whole body with the result of the function.
 struct Replies<F>(F);
 
 impl<F: Fn(&[Bytes]) -> Vec<Reply> + Send + Sync + 'static> Phases for Replies<F> {
@@ -53,10 +53,10 @@ fn count(result: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_picker_sees_the_request_as_the_protocol_says() {
+async fn sends_the_request_as_the_protocol_requires() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let (_, request) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(
         request.header("x-gateway-destination-endpoint"),
@@ -69,7 +69,7 @@ async fn a_picker_sees_the_request_as_the_protocol_says() {
     let Some(Request::RequestHeaders(headers)) = first.request else { panic!("not the headers first") };
     assert!(!headers.end_of_stream);
     let headers = headers.headers.unwrap().headers;
-    assert!(headers.iter().all(|header| header.value.is_empty()), "values belong into raw_value");
+    assert!(headers.iter().all(|header| header.value.is_empty()), "values must be in raw_value");
     let value =
         |key: &str| headers.iter().find(|header| header.key == key).map(|header| &header.raw_value[..]);
     assert_eq!(value(":method"), Some(&b"POST"[..]));
@@ -86,28 +86,28 @@ async fn a_picker_sees_the_request_as_the_protocol_says() {
 }
 
 #[tokio::test]
-async fn a_large_body_reaches_the_picker_in_order_and_whole() {
+async fn sends_a_large_body_completely_and_in_order() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let text: String = (0..400_000).map(|number| format!("{number},")).collect();
     let body = format!(r#"{{"prompt":"{text}","model":"{QWEN}"}}"#);
     let request = post(&body);
     let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
     assert_eq!(response.status, 200);
-    // The picker sent the body back: what arrives is its copy.
-    assert!(request.body == body.as_bytes(), "the body arrived changed");
+    // The picker sent the body back, so the pod gets its copy.
+    assert!(request.body == body.as_bytes(), "the body was changed");
 }
 
 #[tokio::test]
-async fn a_dead_picker_is_what_the_failure_mode_says() {
+async fn the_failure_mode_applies_to_an_unreachable_picker() {
     let upstream = Upstream::bind().await;
-    let running = stage(&[upstream.port()], closed_port().await, "FailOpen").await;
+    let running = harness(&[upstream.port()], closed_port().await, "FailOpen").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
     running.until_metric(&count("failed_open"), 1.0).await;
 
-    let running = stage(&[upstream.port()], closed_port().await, "FailClose").await;
+    let running = harness(&[upstream.port()], closed_port().await, "FailClose").await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (503, "picker_unavailable"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
@@ -115,31 +115,31 @@ async fn a_dead_picker_is_what_the_failure_mode_says() {
 }
 
 #[tokio::test]
-async fn a_picker_that_fails_with_the_body_in_its_hands_fails_open_too() {
+async fn fails_open_when_a_picker_fails_after_it_got_the_body() {
     struct Failing;
     impl Phases for Failing {
         fn destination(&self) -> String {
             String::new()
         }
         fn whole_body(&self, _: &[Bytes]) -> Vec<Reply> {
-            // Half a rewritten body, then an error: none of it may be used.
+            // An incomplete rewritten body, then an error: it must not be used.
             let half = StreamedBodyResponse { body: Bytes::from_static(b"half"), end_of_stream: false };
             vec![Ok(body_reply(Some(Mutation::StreamedResponse(half)))), Err(Status::internal("no pods"))]
         }
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Failing).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailOpen").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailOpen").await;
     let (response, request) =
         tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!((response.text(), request.text()), ("ok", CHAT));
 }
 
 #[tokio::test]
-async fn a_silent_picker_is_waited_for_only_so_long() {
+async fn a_picker_that_does_not_reply_times_out() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(replies(|_| Vec::new())).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.picker_timeout = std::time::Duration::from_millis(50))
         .await;
@@ -147,11 +147,11 @@ async fn a_silent_picker_is_waited_for_only_so_long() {
 }
 
 #[tokio::test]
-async fn the_next_replica_is_asked_when_one_is_gone() {
+async fn asks_the_next_replica_when_one_is_unreachable() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Fixed::at(upstream.address())).await;
     let gone = closed_port().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .with(&format!(
             r#"
@@ -173,18 +173,18 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
 }
 
 #[tokio::test]
-async fn an_immediate_response_is_the_answer() {
+async fn forwards_an_immediate_response() {
     let picker = Picker::start(replies(|_| vec![immediate(429, "shed")])).await;
-    let running = stage(&[1], picker.port(), "FailOpen").await;
+    let running = harness(&[1], picker.port(), "FailOpen").await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.text()), (429, "shed"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
     running.until_metric(&count("rejected"), 1.0).await;
 }
 
-/// Else a picker like Forebay's would name one endpoint only.
+/// Otherwise the Forebay picker would return only one endpoint.
 #[tokio::test]
-async fn pickers_are_told_that_a_list_is_taken() {
+async fn announces_support_for_endpoint_lists() {
     struct Told(String, Arc<AtomicBool>);
     impl Phases for Told {
         fn destination(&self) -> String {
@@ -197,41 +197,41 @@ async fn pickers_are_told_that_a_list_is_taken() {
     let upstream = Upstream::bind().await;
     let told = Arc::new(AtomicBool::new(false));
     let picker = Picker::start(Told(upstream.address().to_string(), told.clone())).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!((response.text(), told.load(Ordering::Relaxed)), ("ok", true));
 }
 
 #[tokio::test]
-async fn the_list_is_walked_when_connections_are_refused() {
+async fn tries_the_next_endpoint_when_a_connection_is_refused() {
     let upstream = Upstream::bind().await;
     let gone = closed_port().await;
     let list = format!("127.0.0.1:{gone},127.0.0.1:{}", upstream.port());
     let picker = Picker::start(Fixed(list)).await;
-    let running = stage(&[gone, upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[gone, upstream.port()], picker.port(), "FailClose").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
     running.until_metric(r#"forebay_gateway_retries_total{reason="connect_failed"}"#, 1.0).await;
 }
 
 #[tokio::test]
-async fn what_is_no_ready_pod_of_the_pool_gets_nothing() {
+async fn ignores_endpoints_that_are_not_ready_members() {
     let (member, stranger) = (Upstream::bind().await, Upstream::bind().await);
     let list = format!("{},{}", stranger.address(), member.address());
     let picker = Picker::start(Fixed(list)).await;
-    let running = stage(&[member.port()], picker.port(), "FailOpen").await;
+    let running = harness(&[member.port()], picker.port(), "FailOpen").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), member.answer_one("ok"));
     assert_eq!(response.text(), "ok");
 
     let picker = Picker::start(Fixed::at(stranger.address())).await;
-    let running = stage(&[member.port()], picker.port(), "FailOpen").await;
+    let running = harness(&[member.port()], picker.port(), "FailOpen").await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
 }
 
-/// The reference picker answers each piece of the body with "nothing changed", also before its headers reply.
+/// The reference picker replies to each piece of the body without a mutation, even before its reply to the headers.
 #[tokio::test]
-async fn a_picker_that_never_sends_the_body_back() {
+async fn accepts_a_picker_that_does_not_send_the_body_back() {
     struct Lightweight(String);
     impl Phases for Lightweight {
         fn destination(&self) -> String {
@@ -244,16 +244,16 @@ async fn a_picker_that_never_sends_the_body_back() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Lightweight(upstream.address().to_string())).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let body = format!(r#"{{"prompt":"{}","model":"{QWEN}"}}"#, "x".repeat(600_000));
     let request = post(&body);
     let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
     assert_eq!(response.status, 200);
-    assert!(request.body == body.as_bytes(), "the body arrived changed");
+    assert!(request.body == body.as_bytes(), "the body was changed");
 }
 
 #[tokio::test]
-async fn a_rewritten_body_and_changed_headers_are_what_the_pod_gets() {
+async fn forwards_the_rewritten_body_and_headers() {
     const REWRITTEN: &str = r#"{"model":"adapter-v2","messages":[],"longer":true}"#;
     let upstream = Upstream::bind().await;
     let destination = upstream.address().to_string();
@@ -274,7 +274,7 @@ async fn a_rewritten_body_and_changed_headers_are_what_the_pod_gets() {
         replies
     }))
     .await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let (response, request) =
         tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!((response.status, request.text()), (200, REWRITTEN));
@@ -284,7 +284,7 @@ async fn a_rewritten_body_and_changed_headers_are_what_the_pod_gets() {
 }
 
 #[tokio::test]
-async fn a_picker_that_is_done_with_its_decision_may_leave() {
+async fn a_picker_may_end_its_stream_after_the_decision() {
     struct Leaving(String);
     impl Phases for Leaving {
         fn destination(&self) -> String {
@@ -301,25 +301,25 @@ async fn a_picker_that_is_done_with_its_decision_may_leave() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Leaving(upstream.address().to_string())).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
 }
 
-/// A picker whose way with bodies can be changed between requests.
+/// A picker whose handling of bodies can be changed between requests.
 struct Changing {
     destination: String,
     mind: Arc<AtomicU8>,
 }
 
-/// Decides on the headers, and says that it wants no body.
+/// Decides on the headers and skips the body.
 const SKIPS: u8 = 0;
-/// Says nothing before it has all of the body.
+/// Replies after it has the whole body.
 const WAITS: u8 = 1;
-/// Answers the headers with nothing to tell, and decides with the body.
+/// Replies to the headers without a decision, and decides with the body.
 const ANSWERS_TWICE: u8 = 2;
 
-/// Says nothing at all.
+/// Never replies.
 const SILENT: u8 = 3;
 
 impl Phases for Changing {
@@ -347,7 +347,7 @@ impl Phases for Changing {
     }
 }
 
-/// Sends one request through; whether the picker was sent its body.
+/// Sends one request. Returns whether the picker was sent its body.
 async fn body_is_sent(running: &Running, upstream: &Upstream, picker: &mut Picker) -> bool {
     let (response, request) =
         tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
@@ -361,20 +361,20 @@ async fn body_is_sent(running: &Running, upstream: &Upstream, picker: &mut Picke
     }
 }
 
-/// An answer may come late on a busy machine; then the body is sent after all.
+/// A reply may be late on a busy machine. Then the body is sent anyway.
 async fn until_body_is_not_sent(running: &Running, upstream: &Upstream, picker: &mut Picker) {
     within("a request without its body", async { while body_is_sent(running, upstream, picker).await {} })
         .await;
 }
 
 #[tokio::test]
-async fn a_picker_that_wants_no_bodies_gets_none_until_it_changes_its_mind() {
+async fn delays_bodies_for_pickers_that_skip_them() {
     let upstream = Upstream::bind().await;
     let mind = Arc::new(AtomicU8::new(SKIPS));
     let phases = Changing { destination: upstream.address().to_string(), mind: mind.clone() };
     let mut picker = Picker::start(phases).await;
-    let running = stage(&[upstream.port()], picker.port(), "FailClose").await;
-    assert!(body_is_sent(&running, &upstream, &mut picker).await, "nobody has said that it is not wanted");
+    let running = harness(&[upstream.port()], picker.port(), "FailClose").await;
+    assert!(body_is_sent(&running, &upstream, &mut picker).await, "the picker has not skipped a body yet");
     for other in [WAITS, ANSWERS_TWICE] {
         until_body_is_not_sent(&running, &upstream, &mut picker).await;
         mind.store(other, Ordering::SeqCst);
@@ -385,14 +385,14 @@ async fn a_picker_that_wants_no_bodies_gets_none_until_it_changes_its_mind() {
     }
 }
 
-/// What was learned of a picker says nothing of the one that is there after it.
+/// After a failure, another version of the picker may run.
 #[tokio::test]
-async fn a_picker_that_failed_is_sent_the_body_again() {
+async fn sends_the_body_again_after_a_picker_failed() {
     let upstream = Upstream::bind().await;
     let mind = Arc::new(AtomicU8::new(SKIPS));
     let phases = Changing { destination: upstream.address().to_string(), mind: mind.clone() };
     let mut picker = Picker::start(phases).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.picker_timeout = std::time::Duration::from_millis(500))
         .await;

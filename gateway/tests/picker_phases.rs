@@ -1,4 +1,4 @@
-//! What pickers say in the phases of the response, and answers of their own in every phase.
+//! Replies of pickers in the response phases, and immediate responses in every phase.
 
 use std::sync::Mutex;
 
@@ -9,20 +9,20 @@ use forebay_grpc::proto::{
 use tokio::sync::mpsc;
 
 use crate::support::client::{exchange, get, post};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{Phases, Picker, Reply, immediate, pick, set_headers};
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
-async fn stage(upstream: &Upstream, picker: &Picker) -> Running {
-    Stage::new()
+async fn harness(upstream: &Upstream, picker: &Picker) -> Running {
+    Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.picker_timeout = std::time::Duration::from_secs(2))
         .await
 }
 
-/// A headers reply of the response's phase that sets headers.
+/// A reply to response headers that sets headers.
 fn set_response_headers(headers: &[(&str, &str)]) -> ProcessingResponse {
     let Some(processing_response::Response::RequestHeaders(HeadersResponse { response })) =
         set_headers(headers).response
@@ -49,9 +49,9 @@ impl<F: Fn() -> Vec<Reply> + Send + Sync + 'static> Phases for AtResponse<F> {
     }
 }
 
-/// The reference picker sets all headers of the response again, the status and the length among them.
+/// The reference picker sets all response headers again, including the status and the length.
 #[tokio::test]
-async fn response_headers_are_changed_as_told() {
+async fn applies_response_header_mutations() {
     let upstream = Upstream::bind().await;
     let reply = || {
         vec![Ok(set_response_headers(&[
@@ -62,7 +62,7 @@ async fn response_headers_are_changed_as_told() {
         ]))]
     };
     let picker = Picker::start(AtResponse { destination: upstream.address().to_string(), reply }).await;
-    let running = stage(&upstream, &picker).await;
+    let running = harness(&upstream, &picker).await;
     let pod = async {
         let mut pod = upstream.accept().await;
         pod.read_request().await;
@@ -75,11 +75,11 @@ async fn response_headers_are_changed_as_told() {
 }
 
 #[tokio::test]
-async fn an_answer_in_place_of_the_response() {
+async fn an_immediate_response_replaces_the_response() {
     let upstream = Upstream::bind().await;
     let reply = || vec![Ok(immediate(429, "evicted"))];
     let picker = Picker::start(AtResponse { destination: upstream.address().to_string(), reply }).await;
-    let running = stage(&upstream, &picker).await;
+    let running = harness(&upstream, &picker).await;
     let mut pod = None;
     let serving = async {
         let mut connection = upstream.accept().await;
@@ -89,15 +89,15 @@ async fn an_answer_in_place_of_the_response() {
     };
     let (response, ()) = tokio::join!(exchange(running.address(), post(CHAT)), serving);
     assert_eq!((response.status, response.text()), (429, "evicted"));
-    assert_eq!(pod.unwrap().read_to_end().await, b"", "the pod goes on");
+    assert_eq!(pod.unwrap().read_to_end().await, b"", "the pod's connection is still open");
 }
 
 #[tokio::test]
-async fn a_picker_that_says_nothing_to_the_response_does_not_keep_it() {
+async fn a_picker_that_does_not_reply_to_the_response_does_not_block_it() {
     let upstream = Upstream::bind().await;
     let picker =
         Picker::start(AtResponse { destination: upstream.address().to_string(), reply: Vec::new }).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.picker_timeout = std::time::Duration::from_millis(100))
         .await;
@@ -107,7 +107,7 @@ async fn a_picker_that_says_nothing_to_the_response_does_not_keep_it() {
 }
 
 #[tokio::test]
-async fn a_running_response_is_broken_off_when_it_is_evicted() {
+async fn an_eviction_aborts_a_response_in_flight() {
     struct Evicting(String, Mutex<Option<mpsc::Receiver<Reply>>>);
     impl Phases for Evicting {
         fn destination(&self) -> String {
@@ -120,13 +120,13 @@ async fn a_running_response_is_broken_off_when_it_is_evicted() {
     let upstream = Upstream::bind().await;
     let (evict, later) = mpsc::channel(1);
     let picker = Picker::start(Evicting(upstream.address().to_string(), Mutex::new(Some(later)))).await;
-    let running = stage(&upstream, &picker).await;
+    let running = harness(&upstream, &picker).await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     evict.send(Ok(immediate(429, ""))).await.unwrap();
     let rest = client.read_to_end().await;
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "the response looks complete");
     assert_eq!(pod.read_to_end().await, b"");
     running
         .until_metric(
@@ -137,7 +137,7 @@ async fn a_running_response_is_broken_off_when_it_is_evicted() {
 }
 
 #[tokio::test]
-async fn an_answer_to_the_headers_alone() {
+async fn a_reply_to_the_headers_alone_is_enough() {
     struct AtHeaders;
     impl Phases for AtHeaders {
         fn destination(&self) -> String {
@@ -152,11 +152,11 @@ async fn an_answer_to_the_headers_alone() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(AtHeaders).await;
-    let running = stage(&upstream, &picker).await;
+    let running = harness(&upstream, &picker).await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.text()), (403, "no"));
-    // Also where there is no body at all.
-    let running = Stage::new()
+    // Also without a body.
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailOpen")))
         .route("r", "{backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: qwen}]}")
         .start()
@@ -164,9 +164,9 @@ async fn an_answer_to_the_headers_alone() {
     assert_eq!(get(running.address(), "/version").await.status, 403);
 }
 
-/// A destination in one of its two places is enough.
+/// A destination in the header or in the metadata is enough.
 #[tokio::test]
-async fn a_destination_in_the_metadata_alone() {
+async fn accepts_a_destination_in_the_metadata_alone() {
     struct InMetadata(String);
     impl Phases for InMetadata {
         fn destination(&self) -> String {
@@ -180,7 +180,7 @@ async fn a_destination_in_the_metadata_alone() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(InMetadata(upstream.address().to_string())).await;
-    let running = stage(&upstream, &picker).await;
+    let running = harness(&upstream, &picker).await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
 }

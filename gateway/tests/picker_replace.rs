@@ -1,4 +1,4 @@
-//! Pickers that put a body of their own in place of another: ext_proc's `CONTINUE_AND_REPLACE`.
+//! Pickers that replace bodies (`CONTINUE_AND_REPLACE` of ext_proc).
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use forebay_grpc::proto::{
 };
 
 use crate::support::client::{connect, exchange, get, post, read_response};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{
     Phases, Picker, Reply, Seen, body_reply, pick, response_body_reply, response_headers_reply,
 };
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
-async fn stage(upstream: &Upstream, picker: &Picker, response_bodies: ResponseBodies) -> Running {
-    Stage::new()
+async fn harness(upstream: &Upstream, picker: &Picker, response_bodies: ResponseBodies) -> Running {
+    Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .route("r", "{backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: qwen}]}")
         .start_with(|config| {
@@ -39,7 +39,7 @@ fn streamed(body: &'static str) -> Option<Mutation> {
     Some(Mutation::StreamedResponse(StreamedBodyResponse { body, end_of_stream: true }))
 }
 
-/// The reply with the status that replaces, and this mutation.
+/// The reply with `CONTINUE_AND_REPLACE` and this mutation.
 fn replacing(mut reply: ProcessingResponse, mutation: Option<Mutation>) -> ProcessingResponse {
     let (Some(Response::RequestHeaders(HeadersResponse { response }))
     | Some(Response::ResponseHeaders(HeadersResponse { response }))
@@ -54,7 +54,7 @@ fn replacing(mut reply: ProcessingResponse, mutation: Option<Mutation>) -> Proce
     reply
 }
 
-/// Decides at the headers, with this mutation of the body.
+/// Decides on the headers, with this mutation of the body.
 struct AtHeaders(String, Option<Mutation>);
 
 impl Phases for AtHeaders {
@@ -72,17 +72,17 @@ impl Phases for AtHeaders {
 }
 
 #[tokio::test]
-async fn a_reply_to_the_requests_headers_replaces_the_body() {
+async fn a_reply_to_request_headers_replaces_the_body() {
     let upstream = Upstream::bind().await;
     for (mutation, expected) in [
         (whole("another"), "another"),
         (Some(Mutation::ClearBody(true)), ""),
-        // Without a body to take, the status only says that the picker wants to see no more.
+        // Without a body, the status only means that the picker wants no more messages.
         (None, CHAT),
         (Some(Mutation::ClearBody(false)), CHAT),
     ] {
         let picker = Picker::start(AtHeaders(upstream.address().to_string(), mutation.clone())).await;
-        let running = stage(&upstream, &picker, ResponseBodies::Never).await;
+        let running = harness(&upstream, &picker, ResponseBodies::Never).await;
         let (response, request) =
             tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
         assert_eq!((response.text(), request.text()), ("ok", expected), "{mutation:?}");
@@ -90,12 +90,12 @@ async fn a_reply_to_the_requests_headers_replaces_the_body() {
     }
 }
 
-/// It is not waited for.
+/// The rest of the client's body is not waited for.
 #[tokio::test]
-async fn what_the_client_still_sends_is_nobodys() {
+async fn a_replaced_body_is_not_read_to_its_end() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(AtHeaders(upstream.address().to_string(), whole("another"))).await;
-    let running = stage(&upstream, &picker, ResponseBodies::Never).await;
+    let running = harness(&upstream, &picker, ResponseBodies::Never).await;
     let mut client = connect(running.address()).await;
     let start = format!(r#"{{"model":"{QWEN}","#);
     client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{start}")).await;
@@ -104,24 +104,24 @@ async fn what_the_client_still_sends_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_gets_one() {
+async fn a_request_without_body_gets_a_replacement() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(AtHeaders(upstream.address().to_string(), whole("a body"))).await;
-    let running = stage(&upstream, &picker, ResponseBodies::Never).await;
+    let running = harness(&upstream, &picker, ResponseBodies::Never).await;
     let (response, request) = tokio::join!(get(running.address(), "/v1/x"), upstream.answer_one("ok"));
     assert_eq!((response.text(), request.text()), ("ok", "a body"));
 }
 
 #[tokio::test]
-async fn pieces_of_a_body_in_a_reply_to_headers_are_the_pickers_fault() {
+async fn a_streamed_replacement_in_a_reply_to_headers_is_a_fault() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(AtHeaders(upstream.address().to_string(), streamed("another"))).await;
-    let running = stage(&upstream, &picker, ResponseBodies::Never).await;
+    let running = harness(&upstream, &picker, ResponseBodies::Never).await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (503, "picker_unavailable"));
 }
 
-/// Answers to the request's body with these mutations, each with the status.
+/// Replies to the request body with these mutations, each with `CONTINUE_AND_REPLACE`.
 struct AtBody(String, Vec<Option<Mutation>>);
 
 impl Phases for AtBody {
@@ -136,7 +136,7 @@ impl Phases for AtBody {
 }
 
 #[tokio::test]
-async fn a_reply_to_the_requests_body_replaces_it() {
+async fn a_reply_to_the_request_body_replaces_it() {
     let upstream = Upstream::bind().await;
     for (mutation, expected) in [
         (whole("another"), "another"),
@@ -145,14 +145,14 @@ async fn a_reply_to_the_requests_body_replaces_it() {
         (None, CHAT),
     ] {
         let picker = Picker::start(AtBody(upstream.address().to_string(), vec![mutation.clone()])).await;
-        let running = stage(&upstream, &picker, ResponseBodies::Never).await;
+        let running = harness(&upstream, &picker, ResponseBodies::Never).await;
         let (response, request) =
             tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
         assert_eq!((response.text(), request.text()), ("ok", expected), "{mutation:?}");
     }
 }
 
-/// Answers to the response's headers.
+/// Replies to the response headers.
 struct AtResponse(String, Option<Mutation>);
 
 impl Phases for AtResponse {
@@ -165,21 +165,21 @@ impl Phases for AtResponse {
     }
 }
 
-/// Whether the response's body would else go over the picker makes no difference.
+/// With and without relaying of response bodies.
 #[tokio::test]
-async fn a_reply_to_the_responses_headers_replaces_the_body() {
+async fn a_reply_to_response_headers_replaces_the_body() {
     let upstream = Upstream::bind().await;
     for response_bodies in [ResponseBodies::Auto, ResponseBodies::Never] {
         for (mutation, expected) in [
             (whole("another"), "another"),
             (Some(Mutation::ClearBody(true)), ""),
             (None, "the pod's"),
-            // Pieces, which headers do not have, are passed over with the whole reply.
+            // A reply with streamed pieces is invalid and ignored.
             (streamed("another"), "the pod's"),
         ] {
             let mut picker =
                 Picker::start(AtResponse(upstream.address().to_string(), mutation.clone())).await;
-            let running = stage(&upstream, &picker, response_bodies).await;
+            let running = harness(&upstream, &picker, response_bodies).await;
             let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
             pod.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await;
             if expected == "the pod's" {
@@ -192,7 +192,7 @@ async fn a_reply_to_the_responses_headers_replaces_the_body() {
                 "{response_bodies:?} {mutation:?}"
             );
             if expected != "the pod's" {
-                assert_eq!(pod.read_to_end().await, b"", "the pod goes on");
+                assert_eq!(pod.read_to_end().await, b"", "the pod's connection is still open");
                 loop {
                     let Seen::Message(message) = picker.seen().await else { break };
                     assert!(
@@ -206,7 +206,7 @@ async fn a_reply_to_the_responses_headers_replaces_the_body() {
     }
 }
 
-/// Answers to the pieces of the response's body.
+/// Replies to the pieces of the response body.
 struct AtResponseBody(String, fn(&[Bytes], bool) -> Vec<Reply>);
 
 impl Phases for AtResponseBody {
@@ -220,14 +220,14 @@ impl Phases for AtResponseBody {
 }
 
 #[tokio::test]
-async fn a_reply_to_the_responses_body_replaces_what_the_client_has_nothing_of() {
+async fn a_reply_to_the_response_body_replaces_a_body_that_was_not_started() {
     let upstream = Upstream::bind().await;
     let at_end = |_: &[Bytes], end_of_stream: bool| {
         let reply = replacing(response_body_reply(None), whole("another"));
         if end_of_stream { vec![Ok(reply)] } else { Vec::new() }
     };
     let picker = Picker::start(AtResponseBody(upstream.address().to_string(), at_end)).await;
-    let running = stage(&upstream, &picker, ResponseBodies::Auto).await;
+    let running = harness(&upstream, &picker, ResponseBodies::Auto).await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     let long = "x".repeat(1_000_000);
     let ((), response) = tokio::join!(pod.respond(200, &long), read_response(&mut client));
@@ -238,7 +238,7 @@ async fn a_reply_to_the_responses_body_replaces_what_the_client_has_nothing_of()
         vec![Ok(if seen.len() > 1 { replacing(reply, whole("another")) } else { reply })]
     };
     let picker = Picker::start(AtResponseBody(upstream.address().to_string(), too_late)).await;
-    let running = stage(&upstream, &picker, ResponseBodies::Auto).await;
+    let running = harness(&upstream, &picker, ResponseBodies::Auto).await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n").await;
     client.read_until("one").await;
@@ -246,6 +246,6 @@ async fn a_reply_to_the_responses_body_replaces_what_the_client_has_nothing_of()
     client.read_until("two").await;
     pod.write("0\r\n\r\n").await;
     client.read_until("0\r\n\r\n").await;
-    let passed_on = r#"forebay_gateway_picker_response_faults_total{outcome="passed_on"}"#;
-    running.until_metric(passed_on, 1.0).await;
+    let bypassed = r#"forebay_gateway_picker_response_failures_total{outcome="bypassed"}"#;
+    running.until_metric(bypassed, 1.0).await;
 }

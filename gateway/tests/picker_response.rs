@@ -1,4 +1,4 @@
-//! Response bodies on their way over pickers.
+//! Response bodies that are relayed through pickers.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tonic::Status;
 
 use crate::support::client::{exchange, post, read_response};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{
     Fixed, Phases, Picker, Reply, Seen, echo, echo_response, immediate, pick, response_body_reply,
     response_headers_reply,
 };
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::{Connection, Upstream};
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 const STREAM: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 
-async fn stage(upstream: &Upstream, picker: &Picker, picker_timeout: Duration) -> Running {
-    Stage::new()
+async fn harness(upstream: &Upstream, picker: &Picker, picker_timeout: Duration) -> Running {
+    Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.picker_timeout = picker_timeout)
         .await
@@ -35,7 +35,7 @@ async fn stage(upstream: &Upstream, picker: &Picker, picker_timeout: Duration) -
 const PATIENT: Duration = Duration::from_secs(5);
 const IMPATIENT: Duration = Duration::from_millis(200);
 
-/// A picker that answers the pieces of the response's body with what the function gives.
+/// A picker that replies to the pieces of the response body with the result of the function.
 struct AtBody<F>(String, F);
 
 impl<F: Fn(&[Bytes], bool) -> Vec<Reply> + Send + Sync + 'static> Phases for AtBody<F> {
@@ -59,7 +59,7 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A stream that has begun, as far as the client.
+/// A stream whose start has reached the client.
 async fn begun(running: &Running, upstream: &Upstream) -> (Connection, Connection) {
     let (mut client, mut pod) = running.forwarded(CHAT, upstream).await;
     pod.write(STREAM).await;
@@ -67,7 +67,7 @@ async fn begun(running: &Running, upstream: &Upstream) -> (Connection, Connectio
     (client, pod)
 }
 
-/// Each event is with the client before the next one is sent.
+/// Each event reaches the client before the next one is sent.
 async fn passes_event_by_event(client: &mut Connection, pod: &mut Connection) {
     for event in ["data: one\n\n", ": keep-alive\n\n", "data: [DONE]\n\n"] {
         pod.write(chunk(event)).await;
@@ -77,21 +77,21 @@ async fn passes_event_by_event(client: &mut Connection, pod: &mut Connection) {
     client.read_until("0\r\n\r\n").await;
 }
 
-/// One response of this body; what the client got.
+/// Sends one response with this body. Returns what the client got.
 async fn whole(running: &Running, upstream: &Upstream, body: &str) -> String {
     let (mut client, mut pod) = running.forwarded(CHAT, upstream).await;
     let ((), response) = tokio::join!(pod.respond(200, body), read_response(&mut client));
     response.text().to_owned()
 }
 
-/// What a stream that was broken off has left after `event`.
+/// The client gets `event` and then the end of an aborted stream.
 async fn is_broken_off(client: &mut Connection, pod: &mut Connection) {
-    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response looks complete");
     pod.read_to_end().await;
 }
 
-fn faults(outcome: &str) -> String {
-    format!(r#"forebay_gateway_picker_response_faults_total{{outcome="{outcome}"}}"#)
+fn failures(outcome: &str) -> String {
+    format!(r#"forebay_gateway_picker_response_failures_total{{outcome="{outcome}"}}"#)
 }
 
 fn changed(text: &'static str, end_of_stream: bool) -> ProcessingResponse {
@@ -100,15 +100,15 @@ fn changed(text: &'static str, end_of_stream: bool) -> ProcessingResponse {
 }
 
 #[tokio::test]
-async fn events_pass_one_by_one_over_a_picker_that_sends_them_back() {
+async fn relays_events_one_by_one() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
     running.until_metric("forebay_gateway_active_requests", 0.0).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
-    // The endpoint that served it is in every message of the response.
+    // Every message about the response names the endpoint.
     let (mut bodies, mut of_response) = (Vec::new(), 0);
     loop {
         let Seen::Message(message) = picker.seen().await else { break };
@@ -133,23 +133,23 @@ async fn events_pass_one_by_one_over_a_picker_that_sends_them_back() {
     assert_eq!(text, b"data: one\n\n: keep-alive\n\ndata: [DONE]\n\n");
 }
 
-/// As the reference picker does.
+/// As the reference picker replies.
 #[tokio::test]
-async fn a_reply_without_a_mutation_is_the_piece_as_it_was() {
+async fn a_reply_without_a_mutation_keeps_the_piece() {
     let upstream = Upstream::bind().await;
     let picker = at_body(&upstream, |_, _| vec![Ok(response_body_reply(None))]).await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
     drop(pod);
     let long = "x".repeat(3_000_000);
     assert!(whole(&running, &upstream, &long).await == long);
-    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+    assert_eq!(running.metric(&failures("bypassed")).await, 0.0);
 }
 
-/// As llm-d's picker does with responses that are no streams.
+/// As the llm-d picker replies to responses that are not streams.
 #[tokio::test]
-async fn a_picker_may_answer_when_it_has_all_of_it() {
+async fn a_picker_may_reply_after_the_whole_body() {
     let upstream = Upstream::bind().await;
     let picker = at_body(&upstream, |seen, end_of_stream| {
         if !end_of_stream {
@@ -160,14 +160,14 @@ async fn a_picker_may_answer_when_it_has_all_of_it() {
         whole.chunks(62_000).enumerate().map(|(at, piece)| Ok(echo_response(piece, at == last))).collect()
     })
     .await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let long: String = (0..200_000).map(|number| format!("{number},")).collect();
     assert!(whole(&running, &upstream, &long).await == long);
 }
 
 #[tokio::test]
-async fn the_headers_may_be_answered_after_the_body() {
-    /// Whether the body is sent back, or answered piece by piece before.
+async fn a_picker_may_reply_to_the_headers_after_the_body() {
+    /// Whether the body is sent back, or replied to piece by piece before.
     struct Late(String, bool);
     impl Phases for Late {
         fn destination(&self) -> String {
@@ -189,7 +189,7 @@ async fn the_headers_may_be_answered_after_the_body() {
     let upstream = Upstream::bind().await;
     for sends_back in [false, true] {
         let picker = Picker::start(Late(upstream.address().to_string(), sends_back)).await;
-        let running = stage(&upstream, &picker, PATIENT).await;
+        let running = harness(&upstream, &picker, PATIENT).await;
         let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
         pod.write(STREAM).await;
         for piece in ["one", "two", "three"] {
@@ -201,14 +201,14 @@ async fn the_headers_may_be_answered_after_the_body() {
 }
 
 #[tokio::test]
-async fn what_the_picker_changes_is_what_the_client_gets() {
+async fn the_client_gets_what_the_picker_changed() {
     let upstream = Upstream::bind().await;
     let shout = at_body(&upstream, |seen, end_of_stream| {
         let piece = [&seen.last().unwrap().to_ascii_uppercase()[..], b"!"].concat();
         vec![Ok(echo_response(&piece, end_of_stream))]
     })
     .await;
-    let running = stage(&upstream, &shout, PATIENT).await;
+    let running = harness(&upstream, &shout, PATIENT).await;
     assert_eq!(whole(&running, &upstream, "hello").await, "HELLO!");
 
     let piece_by_piece = at_body(&upstream, |seen, _| {
@@ -220,7 +220,7 @@ async fn what_the_picker_changes_is_what_the_client_gets() {
         vec![Ok(response_body_reply(mutation))]
     })
     .await;
-    let running = stage(&upstream, &piece_by_piece, PATIENT).await;
+    let running = harness(&upstream, &piece_by_piece, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("one")).await;
     client.read_until("another").await;
@@ -232,57 +232,57 @@ async fn what_the_picker_changes_is_what_the_client_gets() {
 }
 
 #[tokio::test]
-async fn a_picker_that_ends_its_side_is_done() {
+async fn the_rest_bypasses_a_picker_that_ended_its_side() {
     let upstream = Upstream::bind().await;
     let picker = at_body(&upstream, |seen, _| match seen.len() {
         1 => vec![Ok(echo_response(&seen[0], false))],
-        // A stream that ends well, without an answer to the second piece.
+        // The stream ends without an error and without a reply to the second piece.
         _ => vec![Err(Status::ok(""))],
     })
     .await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
-    assert_eq!(running.metric(&faults("passed_on")).await, 0.0);
+    assert_eq!(running.metric(&failures("bypassed")).await, 0.0);
 }
 
 #[tokio::test]
-async fn a_picker_that_fails_is_done_without_if_it_changed_nothing() {
+async fn the_rest_bypasses_a_failed_picker_that_changed_nothing() {
     let upstream = Upstream::bind().await;
     let picker = at_body(&upstream, |seen, _| match seen.len() {
         1 => vec![Ok(echo_response(&seen[0][..4], false)), Err(Status::internal("oops"))],
         _ => Vec::new(),
     })
     .await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
-    // In two chunks: what came back, and what did not.
+    // In two chunks: the part that came back and the part that did not.
     client.read_until(": one\n\n").await;
     passes_event_by_event(&mut client, &mut pod).await;
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
 
     let picker = at_body(&upstream, |seen, _| match seen.len() {
         1 => vec![Ok(changed("changed", false)), Err(Status::internal("oops"))],
         _ => Vec::new(),
     })
     .await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
     is_broken_off(&mut client, &mut pod).await;
-    running.until_metric(&faults("broken_off"), 1.0).await;
+    running.until_metric(&failures("aborted"), 1.0).await;
     running.until_metric(r#"forebay_gateway_errors_total{code="picker_response_lost"}"#, 1.0).await;
 }
 
 #[tokio::test]
-async fn a_picker_that_says_nothing_does_not_keep_a_response() {
+async fn a_picker_that_does_not_reply_does_not_block_a_response() {
     let upstream = Upstream::bind().await;
     let silent = at_body(&upstream, |_, _| Vec::new()).await;
-    let running = stage(&upstream, &silent, IMPATIENT).await;
+    let running = harness(&upstream, &silent, IMPATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     passes_event_by_event(&mut client, &mut pod).await;
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 
     let changing = at_body(&upstream, |seen, _| match seen.len() {
@@ -290,45 +290,45 @@ async fn a_picker_that_says_nothing_does_not_keep_a_response() {
         _ => Vec::new(),
     })
     .await;
-    let running = stage(&upstream, &changing, IMPATIENT).await;
+    let running = harness(&upstream, &changing, IMPATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
     client.read_until("changed").await;
     pod.write(chunk("data: two\n\n")).await;
     is_broken_off(&mut client, &mut pod).await;
-    running.until_metric(&faults("broken_off"), 1.0).await;
+    running.until_metric(&failures("aborted"), 1.0).await;
 }
 
 #[tokio::test]
-async fn a_pod_that_breaks_off_breaks_off_the_response() {
+async fn an_upstream_failure_aborts_the_response() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
     client.read_until("one\n\n").await;
     drop(pod);
-    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response looks complete");
     let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="502"}}"#);
     running.until_metric(&label, 1.0).await;
     picker.until("the stream to end", |seen| matches!(seen, Seen::Reset | Seen::Ended)).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;
 }
 
-/// Returns after longer than an impatient stage waits for a picker: such a stage has given one up meanwhile, twice.
+/// Waits for longer than the picker timeout of an impatient gateway: such a gateway has given up twice meanwhile.
 async fn longer_than_impatient() {
     let upstream = Upstream::bind().await;
     let silent = at_body(&upstream, |_, _| Vec::new()).await;
-    let running = stage(&upstream, &silent, IMPATIENT).await;
+    let running = harness(&upstream, &silent, IMPATIENT).await;
     for given_up in [1.0, 2.0] {
         assert_eq!(whole(&running, &upstream, "late").await, "late");
-        running.until_metric(&faults("passed_on"), given_up).await;
+        running.until_metric(&failures("bypassed"), given_up).await;
     }
 }
 
-/// Nobody waits for a picker that has answered all there was.
+/// The picker timeout does not run while the picker owes no reply.
 #[tokio::test]
-async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
+async fn a_slow_pod_does_not_cause_a_picker_timeout() {
     let upstream = Upstream::bind().await;
     for changes in [false, true] {
         let picker = at_body(&upstream, move |seen, end_of_stream| {
@@ -340,26 +340,26 @@ async fn a_pod_that_takes_its_time_is_not_the_pickers_fault() {
             vec![Ok(reply)]
         })
         .await;
-        let running = stage(&upstream, &picker, IMPATIENT).await;
+        let running = harness(&upstream, &picker, IMPATIENT).await;
         let (mut client, mut pod) = begun(&running, &upstream).await;
         pod.write(chunk("data: 1\n\n")).await;
         client.read_until("data: ").await;
         longer_than_impatient().await;
         pod.write("0\r\n\r\n").await;
         client.read_until("0\r\n\r\n").await;
-        for outcome in ["passed_on", "broken_off"] {
-            assert_eq!(running.metric(&faults(outcome)).await, 0.0, "{changes}");
+        for outcome in ["bypassed", "aborted"] {
+            assert_eq!(running.metric(&failures(outcome)).await, 0.0, "{changes}");
         }
     }
 }
 
 #[tokio::test]
-async fn no_more_than_the_window_is_with_a_picker() {
+async fn bounds_the_bytes_that_a_picker_has() {
     const WINDOW_BYTES: usize = 16 << 20;
     const LARGEST_FRAME_BYTES: usize = 1 << 20;
     let upstream = Upstream::bind().await;
     let mut silent = at_body(&upstream, |_, _| Vec::new()).await;
-    let running = stage(&upstream, &silent, IMPATIENT).await;
+    let running = harness(&upstream, &silent, IMPATIENT).await;
     let long = "x".repeat(WINDOW_BYTES + 4 * LARGEST_FRAME_BYTES);
     assert!(whole(&running, &upstream, &long).await == long);
     let mut sent = 0;
@@ -373,27 +373,27 @@ async fn no_more_than_the_window_is_with_a_picker() {
 }
 
 #[tokio::test]
-async fn where_nothing_more_may_be_held_the_picker_is_done_without() {
+async fn an_exhausted_hold_budget_bypasses_the_picker() {
     let upstream = Upstream::bind().await;
     let silent = at_body(&upstream, |_, _| Vec::new()).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((silent.port(), "FailClose")))
         .start_with(|config| config.hold_total_bytes = 1_000)
         .await;
     let long = "x".repeat(5_000);
     assert!(whole(&running, &upstream, &long).await == long);
-    running.until_metric(&faults("passed_on"), 1.0).await;
+    running.until_metric(&failures("bypassed"), 1.0).await;
 }
 
 #[tokio::test]
-async fn an_eviction_breaks_off_what_has_begun() {
+async fn an_eviction_aborts_a_relayed_response() {
     let upstream = Upstream::bind().await;
     let picker = at_body(&upstream, |seen, _| match seen.len() {
         1 => vec![Ok(echo_response(&seen[0], false))],
         _ => vec![Ok(immediate(429, "evicted"))],
     })
     .await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (mut client, mut pod) = begun(&running, &upstream).await;
     pod.write(chunk("data: one\n\n")).await;
     client.read_until("one\n\n").await;
@@ -403,9 +403,9 @@ async fn an_eviction_breaks_off_what_has_begun() {
     running.until_metric(&label, 1.0).await;
 }
 
-/// The body was on its way already when the picker made up its mind.
+/// The body was already being relayed when the picker replied.
 #[tokio::test]
-async fn an_answer_in_place_of_a_response_that_has_not_begun_for_the_client() {
+async fn an_immediate_response_replaces_a_response_that_was_not_started() {
     struct Deciding(String);
     impl Phases for Deciding {
         fn destination(&self) -> String {
@@ -420,13 +420,13 @@ async fn an_answer_in_place_of_a_response_that_has_not_begun_for_the_client() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Deciding(upstream.address().to_string())).await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let (response, _) =
         tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("bad words"));
     assert_eq!((response.status, response.text()), (451, "not this"));
 }
 
-/// Where a picker says that it wants no response bodies.
+/// Where a picker announces that it skips response bodies.
 #[derive(Clone, Copy, Debug)]
 enum Says {
     AtRequest,
@@ -434,11 +434,11 @@ enum Says {
 }
 
 #[tokio::test]
-async fn a_picker_that_wants_no_bodies_gets_none() {
+async fn a_picker_that_skips_bodies_gets_none() {
     struct Modest(String, Says);
     impl Modest {
         fn with_mode(mut reply: ProcessingResponse) -> Vec<Reply> {
-            // Of the request's body it wants nothing either; that is the same word.
+            // It skips the request body with the same message.
             reply.mode_override = Some(ProcessingMode {
                 request_body_mode: BodySendMode::None.into(),
                 response_body_mode: BodySendMode::None.into(),
@@ -473,7 +473,7 @@ async fn a_picker_that_wants_no_bodies_gets_none() {
     let upstream = Upstream::bind().await;
     for says in [Says::AtRequest, Says::AtResponse] {
         let mut picker = Picker::start(Modest(upstream.address().to_string(), says)).await;
-        let running = stage(&upstream, &picker, PATIENT).await;
+        let running = harness(&upstream, &picker, PATIENT).await;
         let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
         pod.respond(200, "all of it").await;
         let response = read_response(&mut client).await;
@@ -484,15 +484,15 @@ async fn a_picker_that_wants_no_bodies_gets_none() {
             let Seen::Message(message) = picker.seen().await else { break };
             late += usize::from(matches!(message.request, Some(Request::ResponseBody(_))));
         }
-        // Its word to the response may come late on a busy machine; that to the request cannot.
+        // The reply to the response may be late on a busy machine. The reply to the request cannot.
         assert!(late == 0 || matches!(says, Says::AtResponse), "{says:?}: it was sent {late} pieces");
-        assert!(running.metric(&faults("passed_on")).await == 0.0);
+        assert!(running.metric(&failures("bypassed")).await == 0.0);
     }
 }
 
-/// It would never answer, and nobody waits for it.
+/// The picker never replies, and the gateway does not wait for it.
 #[tokio::test]
-async fn a_picker_that_skips_the_response_is_told_of_it_and_not_asked() {
+async fn a_picker_that_skips_the_response_is_informed_without_waiting() {
     struct Skipping(String);
     impl Phases for Skipping {
         fn destination(&self) -> String {
@@ -513,7 +513,7 @@ async fn a_picker_that_skips_the_response_is_told_of_it_and_not_asked() {
     }
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Skipping(upstream.address().to_string())).await;
-    let running = stage(&upstream, &picker, Duration::from_secs(60)).await;
+    let running = harness(&upstream, &picker, Duration::from_secs(60)).await;
     assert_eq!(whole(&running, &upstream, "at once").await, "at once");
     let mut of_response = 0;
     while let Seen::Message(message) = picker.seen().await {
@@ -524,10 +524,10 @@ async fn a_picker_that_skips_the_response_is_told_of_it_and_not_asked() {
 }
 
 #[tokio::test]
-async fn an_operator_may_keep_bodies_from_pickers() {
+async fn the_flag_never_keeps_bodies_from_pickers() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(|config| config.epp_response_body = ResponseBodies::Never)
         .await;
@@ -541,7 +541,7 @@ async fn an_operator_may_keep_bodies_from_pickers() {
 }
 
 #[tokio::test]
-async fn trailers_go_over_the_picker_too() {
+async fn relays_trailers() {
     struct Adding(String);
     impl Phases for Adding {
         fn destination(&self) -> String {
@@ -564,7 +564,7 @@ async fn trailers_go_over_the_picker_too() {
     }
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Adding(upstream.address().to_string())).await;
-    let running = stage(&upstream, &picker, PATIENT).await;
+    let running = harness(&upstream, &picker, PATIENT).await;
     let stream = tokio::net::TcpStream::connect(running.address()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

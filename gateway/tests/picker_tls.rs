@@ -1,17 +1,17 @@
-//! Endpoint pickers that speak TLS.
+//! TLS to endpoint pickers.
 
 use forebay_gateway::{Config, PickerTls};
 
 use crate::support::client::{exchange, post};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{Fixed, Picker};
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::tls::Certificate;
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 
-async fn stage(upstream: &Upstream, picker: &Picker, configure: impl FnOnce(&mut Config)) -> Running {
-    Stage::new()
+async fn harness(upstream: &Upstream, picker: &Picker, configure: impl FnOnce(&mut Config)) -> Running {
+    Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")))
         .start_with(configure)
         .await
@@ -33,7 +33,7 @@ async fn is_reached(running: &Running, upstream: &Upstream) -> bool {
 }
 
 #[tokio::test]
-async fn a_certificate_of_its_own_is_good_enough_unless_an_authority_is_given() {
+async fn accepts_self_signed_certificates_without_a_ca() {
     let upstream = Upstream::bind().await;
     let (own, other) = (Certificate::of("epp.example"), Certificate::of("epp.example"));
     let picker = Picker::start_tls(Fixed::at(upstream.address()), &own).await;
@@ -45,11 +45,11 @@ async fn a_certificate_of_its_own_is_good_enough_unless_an_authority_is_given() 
     };
     let (right, wrong) = (authority(&own, "right"), authority(&other, "wrong"));
 
-    assert!(is_reached(&stage(&upstream, &picker, |_| {}).await, &upstream).await);
+    assert!(is_reached(&harness(&upstream, &picker, |_| {}).await, &upstream).await);
     let required = |config: &mut Config| config.picker_tls.epp_tls = PickerTls::Required;
-    assert!(is_reached(&stage(&upstream, &picker, required).await, &upstream).await);
+    assert!(is_reached(&harness(&upstream, &picker, required).await, &upstream).await);
     let off = |config: &mut Config| config.picker_tls.epp_tls = PickerTls::Off;
-    assert!(!is_reached(&stage(&upstream, &picker, off).await, &upstream).await);
+    assert!(!is_reached(&harness(&upstream, &picker, off).await, &upstream).await);
     for (authority, name, expected) in
         [(&right, "epp.example", true), (&wrong, "epp.example", false), (&right, "other.example", false)]
     {
@@ -57,17 +57,17 @@ async fn a_certificate_of_its_own_is_good_enough_unless_an_authority_is_given() 
             config.picker_tls.epp_tls_ca = Some(authority.clone());
             config.picker_tls.epp_tls_name = name.into();
         };
-        let running = stage(&upstream, &picker, checked).await;
+        let running = harness(&upstream, &picker, checked).await;
         assert_eq!(is_reached(&running, &upstream).await, expected, "{authority:?} {name}");
     }
 }
 
 #[tokio::test]
-async fn plain_text_is_taken_unless_tls_is_required() {
+async fn falls_back_to_plain_text_unless_tls_is_required() {
     let upstream = Upstream::bind().await;
     let picker = Picker::start(Fixed::at(upstream.address())).await;
     for (mode, expected) in [(PickerTls::Auto, true), (PickerTls::Off, true), (PickerTls::Required, false)] {
-        let running = stage(&upstream, &picker, |config| config.picker_tls.epp_tls = mode).await;
+        let running = harness(&upstream, &picker, |config| config.picker_tls.epp_tls = mode).await;
         assert_eq!(is_reached(&running, &upstream).await, expected, "{mode:?}");
     }
 }

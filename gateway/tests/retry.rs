@@ -1,12 +1,12 @@
-//! What is sent again, and what is not.
+//! Retries.
 
 use crate::support::client::{connect, exchange, get, read_response};
-use crate::support::stage::{Running, Stage};
+use crate::support::harness::{Harness, Running};
 use crate::support::upstream::Upstream;
 
-async fn stage(web: &Upstream, retry: &str) -> Running {
+async fn harness(web: &Upstream, retry: &str) -> Running {
     let rule = format!("{{{retry} backendRefs: [{{name: web, port: 80}}]}}");
-    Stage::new().service("web", web.port(), "").route("r", &rule).start().await
+    Harness::new().service("web", web.port(), "").route("r", &rule).start().await
 }
 
 fn retries(reason: &str) -> String {
@@ -14,9 +14,9 @@ fn retries(reason: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_status_of_the_policy_is_tried_again_with_the_whole_body() {
+async fn retries_a_status_of_the_policy_with_the_whole_body() {
     let web = Upstream::bind().await;
-    let running = stage(&web, "retry: {attempts: 2, codes: [503], backoff: 1ms},").await;
+    let running = harness(&web, "retry: {attempts: 2, codes: [503], backoff: 1ms},").await;
     let body = "x".repeat(200_000);
     let request = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let pod = async {
@@ -34,9 +34,9 @@ async fn a_status_of_the_policy_is_tried_again_with_the_whole_body() {
 }
 
 #[tokio::test]
-async fn the_last_answer_is_the_answer() {
+async fn forwards_the_last_response_when_retries_are_exhausted() {
     let web = Upstream::bind().await;
-    let running = stage(&web, "retry: {attempts: 1, codes: [500], backoff: 1ms},").await;
+    let running = harness(&web, "retry: {attempts: 1, codes: [500], backoff: 1ms},").await;
     let pod = async {
         for body in ["first", "second"] {
             let mut pod = web.accept().await;
@@ -49,9 +49,9 @@ async fn the_last_answer_is_the_answer() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_tried_again_only_where_the_route_says_so() {
+async fn retries_a_broken_connection_only_with_a_policy() {
     let web = Upstream::bind().await;
-    let running = stage(&web, "retry: {attempts: 1, backoff: 1ms},").await;
+    let running = harness(&web, "retry: {attempts: 1, backoff: 1ms},").await;
     let pod = async {
         web.accept().await.read_request().await;
         web.answer_one("ok").await
@@ -59,7 +59,7 @@ async fn a_broken_connection_is_tried_again_only_where_the_route_says_so() {
     let (response, _) = tokio::join!(get(running.address(), "/"), pod);
     assert_eq!(response.text(), "ok");
 
-    let running = stage(&web, "").await;
+    let running = harness(&web, "").await;
     let pod = async {
         web.accept().await.read_request().await;
     };
@@ -68,9 +68,9 @@ async fn a_broken_connection_is_tried_again_only_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_still_coming_is_sent_again_from_its_start() {
+async fn sends_a_streamed_body_again_from_its_start() {
     let web = Upstream::bind().await;
-    let running = stage(&web, "").await;
+    let running = harness(&web, "").await;
     let mut client = connect(running.address()).await;
     let post = |length: usize| format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
     client.write(format!("{}one", post(3))).await;
@@ -78,8 +78,8 @@ async fn a_body_that_is_still_coming_is_sent_again_from_its_start() {
     pod.read_request().await;
     pod.respond(200, "one").await;
     assert_eq!(read_response(&mut client).await.text(), "one");
-    // Over the same connection, which closes when half of the body has come: as a server does that has just
-    // found it idle for too long.
+    // The reused connection closes after half of the body, as if the server had just
+    // closed it as idle.
     client.write(format!("{}first", post(11))).await;
     pod.read_until("first").await;
     drop(pod);
@@ -94,10 +94,10 @@ async fn a_body_that_is_still_coming_is_sent_again_from_its_start() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_to_be_kept_gets_a_fresh_connection() {
+async fn a_body_that_is_too_large_to_be_kept_gets_a_new_connection() {
     let web = Upstream::bind().await;
     let rule = "{backendRefs: [{name: web, port: 80}]}";
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.port(), "")
         .route("r", rule)
         .start_with(|config| config.replay_bytes = 10)

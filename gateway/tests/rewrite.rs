@@ -1,22 +1,22 @@
-//! A model that stands in for the one that a client asks for.
+//! Model rewrites.
 
 use forebay_grpc::proto::processing_request::Request;
 
 use crate::support::client::{connect, exchange, get, post, post_with, read_response};
+use crate::support::harness::{Harness, QWEN, TINY};
 use crate::support::picker::{Fixed, Picker, Seen};
-use crate::support::stage::{QWEN, Stage, TINY};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
-/// With a character that JSON escapes.
+/// Contains a character that JSON escapes.
 const TARGET: &str = r#"served "v2""#;
 const TARGET_JSON: &str = r#"served \"v2\""#;
 
-/// Requests for Qwen are served by [`TARGET`].
-fn stage(upstream: &Upstream, picker: Option<&Picker>) -> Stage {
+/// Requests for Qwen are rewritten to [`TARGET`].
+fn harness(upstream: &Upstream, picker: Option<&Picker>) -> Harness {
     let rule =
         format!("{{matches: [{{model: {{value: {QWEN}}}}}], targets: [{{modelRewrite: '{TARGET}'}}]}}");
-    Stage::new()
+    Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], picker.map(|picker| (picker.port(), "FailClose")))
         .rewrite("qwen", &rule)
 }
@@ -26,15 +26,15 @@ fn with_target(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_pod_is_asked_for_the_target_and_the_client_reads_what_it_asked_for() {
+async fn rewrites_the_request_and_restores_the_model_in_the_response() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let answer = |model: &str| {
         format!(
             r#"{{"id":"c","model":"{model}","choices":[{{"message":{{"content":"{{\"model\":\"x\"}}"}}}}]}}"#
         )
     };
-    // In the order of members that OpenAI's library has, spelt with escapes, and twice.
+    // In the member order of the OpenAI SDK, with escapes, and with two models.
     for body in [
         CHAT.to_owned(),
         format!(
@@ -72,9 +72,9 @@ async fn the_pod_is_asked_for_the_target_and_the_client_reads_what_it_asked_for(
 }
 
 #[tokio::test]
-async fn a_stream_in_single_bytes_names_the_asked_model_in_every_event() {
+async fn restores_the_model_in_every_event_of_a_stream_of_single_bytes() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let stream = |model: &str| {
         format!(
             "data: {{\"model\":\"{model}\",\"choices\":[{{\"delta\":{{\"content\":\"{{\\\"model\\\":\\\"x\\\"}}\"}}}}]}}\n\n\
@@ -92,11 +92,11 @@ async fn a_stream_in_single_bytes_names_the_asked_model_in_every_event() {
     assert_eq!(read_response(&mut client).await.text(), stream(QWEN));
 }
 
-/// The value's first byte is enough to pass on all that is before it.
+/// Everything before the value is forwarded when its first byte arrives.
 #[tokio::test]
-async fn nothing_waits_for_the_rest_of_a_value() {
+async fn does_not_wait_for_the_rest_of_a_value() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
     for (sent, received) in [
@@ -110,9 +110,9 @@ async fn nothing_waits_for_the_rest_of_a_value() {
 }
 
 #[tokio::test]
-async fn a_compressed_response_is_left_as_it_is() {
+async fn does_not_change_a_compressed_response() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     let body = r#"{"model":"not really compressed"}"#;
     pod.write(format!(
@@ -125,15 +125,15 @@ async fn a_compressed_response_is_left_as_it_is() {
     assert_eq!(response.head.header("content-length"), Some(body.len().to_string().as_str()));
 }
 
-/// The pod has the first half when the second model comes.
+/// The pod has the first half when the second model arrives.
 #[tokio::test]
-async fn a_second_equal_model_is_replaced_while_the_rest_streams() {
+async fn rewrites_a_second_equal_model_while_the_body_is_streamed() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start_with(|config| config.replay_bytes = 10).await;
+    let running = harness(&upstream, None).start_with(|config| config.replay_bytes = 10).await;
     let first = format!(r#"{{"model":"{QWEN}","messages":[],"#);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     let head = "POST / HTTP/1.1\r\nhost: a\r\n";
-    // Of an unknown length.
+    // With unknown length.
     let mut client = connect(running.address()).await;
     client.write(format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk(&first))).await;
     let mut pod = upstream.accept().await;
@@ -150,7 +150,7 @@ async fn a_second_equal_model_is_replaced_while_the_rest_streams() {
     pod.respond(200, "ok").await;
     assert_eq!(read_response(&mut client).await.text(), "ok");
 
-    // Of a length that has been announced to the pod: the shorter name is filled up.
+    // With an announced length: the shorter name is padded.
     let second = format!(r#""model":"{QWEN}"}}"#);
     let mut client = connect(running.address()).await;
     let length = first.len() + second.len();
@@ -165,7 +165,7 @@ async fn a_second_equal_model_is_replaced_while_the_rest_streams() {
     pod.respond(200, "ok").await;
     assert_eq!(read_response(&mut client).await.text(), "ok");
 
-    // Another model is what it always is.
+    // A different second model is an error.
     let mut client = connect(running.address()).await;
     client.write(format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk(&first))).await;
     let mut pod = upstream.accept().await;
@@ -173,13 +173,13 @@ async fn a_second_equal_model_is_replaced_while_the_rest_streams() {
     client.write(format!("{}0\r\n\r\n", chunk(&format!(r#""model":"{TINY}"}}"#)))).await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.code().as_str()), (400, "model_conflict"));
-    assert!(!pod.read_to_end().await.ends_with(b"0\r\n\r\n"), "the pod took it for whole");
+    assert!(!pod.read_to_end().await.ends_with(b"0\r\n\r\n"), "the request looks complete");
 }
 
 #[tokio::test]
-async fn a_form_with_its_model_after_the_file() {
+async fn rewrites_a_form_whose_model_is_after_the_file() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let form = |model: &str| {
         format!(
             "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{}\r\n\
@@ -194,13 +194,13 @@ async fn a_form_with_its_model_after_the_file() {
     );
     let (response, request) = tokio::join!(exchange(running.address(), request), upstream.answer_one("ok"));
     assert_eq!(response.text(), "ok");
-    assert!(request.text() == form(TARGET), "the form is not as it should be");
+    assert!(request.text() == form(TARGET), "the form is wrong");
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_refused_when_its_model_would_be_replaced() {
+async fn rejects_a_compressed_body_whose_model_would_be_rewritten() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).start().await;
+    let running = harness(&upstream, None).start().await;
     let compressed = zstd::encode_all(CHAT.as_bytes(), 1).unwrap();
     let head = format!(
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-encoding: zstd\r\ncontent-length: {}\r\n\r\n",
@@ -211,10 +211,10 @@ async fn a_compressed_body_is_refused_when_its_model_would_be_replaced() {
 }
 
 #[tokio::test]
-async fn the_picker_sees_the_rewritten_body_and_is_told_why() {
+async fn the_picker_gets_the_rewritten_body_and_the_target() {
     let upstream = Upstream::bind().await;
     let mut picker = Picker::start(Fixed::at(upstream.address())).await;
-    let running = stage(&upstream, Some(&picker)).start().await;
+    let running = harness(&upstream, Some(&picker)).start().await;
     let pod = async {
         let mut pod = upstream.accept().await;
         let request = pod.read_request().await;
@@ -229,7 +229,7 @@ async fn the_picker_sees_the_rewritten_body_and_is_told_why() {
     let (response, request) = tokio::join!(exchange(running.address(), post(CHAT)), pod);
     assert_eq!(request.text(), with_target(CHAT));
     assert_eq!(request.header("x-gateway-model-name-rewrite"), None);
-    // It came back over the picker.
+    // The body came back from the picker.
     assert_eq!(response.text(), format!(r#"{{"model":"{QWEN}"}}"#));
     let Request::RequestHeaders(headers) = picker.message().await else { panic!("not the headers first") };
     let headers = headers.headers.unwrap().headers;
@@ -247,13 +247,13 @@ async fn the_picker_sees_the_rewritten_body_and_is_told_why() {
 }
 
 #[tokio::test]
-async fn retries_and_mirrors_have_the_rewritten_body() {
+async fn retries_and_mirrors_use_the_rewritten_body() {
     let (upstream, copy) = (Upstream::bind().await, Upstream::bind().await);
     let rule = "{retry: {attempts: 1, codes: [503], backoff: 1ms}, \
         matches: [{path: {type: Exact, value: /v1/chat/completions}, headers: [{name: X-Gateway-Model-Name, value: food}]}], \
         filters: [{type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}}}], \
         backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: qwen}]}";
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .rewrite("qwen", "{targets: [{modelRewrite: any-food}]}")
         .service("copy", copy.port(), "")
@@ -283,21 +283,21 @@ async fn retries_and_mirrors_have_the_rewritten_body() {
     }
 }
 
-/// No rule names the alias; its target's rule takes it, and the list has it.
+/// No rule names the alias. It is routed by the rule of its target, and is listed.
 #[tokio::test]
-async fn an_exact_rewrite_is_another_name_for_its_target() {
+async fn an_exact_rewrite_is_an_alias_of_its_target() {
     let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
     let alias = format!("{{matches: [{{model: {{value: food}}}}], targets: [{{modelRewrite: {QWEN}}}]}}");
     let lora = "{matches: [{model: {value: drink}}], targets: [{modelRewrite: my-lora}]}";
-    let stage = || {
-        Stage::new()
+    let harness = || {
+        Harness::new()
             .pool("qwen", QWEN, &[qwen.port()], None)
             .pool("tiny", TINY, &[tiny.port()], None)
             .rewrite("qwen", &format!("{alias}, {lora}"))
     };
     let body = r#"{"model":"food","messages":[]}"#;
-    // Also where a policy says which names there are.
-    for running in [stage().start().await, stage().policy(&[(QWEN, QWEN), (TINY, TINY)]).start().await] {
+    // Also if a policy defines the model names.
+    for running in [harness().start().await, harness().policy(&[(QWEN, QWEN), (TINY, TINY)]).start().await] {
         let (response, request) =
             tokio::join!(exchange(running.address(), post(body)), qwen.answer_one("served"));
         assert_eq!((response.text(), request.text()), ("served", CHAT));
@@ -307,7 +307,7 @@ async fn an_exact_rewrite_is_another_name_for_its_target() {
         running.until_metric(label, 1.0).await;
     }
 
-    let running = stage().start().await;
+    let running = harness().start().await;
     let of_qwen = format!(
         r#"{{"object":"list","data":[{{"id":"{QWEN}","object":"model","owned_by":"vllm","root":"/models/qwen","parent":null}},
             {{"id":"my-lora","object":"model","root":"/loras/mine","parent":"{QWEN}"}}]}}"#
@@ -323,7 +323,7 @@ async fn an_exact_rewrite_is_another_name_for_its_target() {
     assert_eq!((&drink["parent"], &drink["root"]), (&QWEN.into(), &"/loras/mine".into()));
     assert_eq!(get(running.address(), "/v1/models/food").await.status, 200);
 
-    // An alias of an adapter that only the pods know.
+    // An alias of an adapter that only the pods report.
     let body = r#"{"model":"drink","messages":[]}"#;
     let (response, request) =
         tokio::join!(exchange(running.address(), post(body)), qwen.answer_one("served"));
@@ -332,9 +332,9 @@ async fn an_exact_rewrite_is_another_name_for_its_target() {
 }
 
 #[tokio::test]
-async fn trusted_clients_name_the_target_themselves() {
+async fn trusted_clients_may_set_the_target() {
     let upstream = Upstream::bind().await;
-    let running = stage(&upstream, None).with_trusted_listener().start().await;
+    let running = harness(&upstream, None).with_trusted_listener().start().await;
     let one = "x-gateway-model-name-rewrite: alias-one\r\n";
     let canonical = "x-llm-d-model-name-rewrite: canonical\r\n";
     for (address, headers, model) in [

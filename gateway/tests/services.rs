@@ -1,4 +1,4 @@
-//! Backends that are Services.
+//! Services as backends.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 
 use crate::support::client::{connect, exchange, get, post, read_response};
 use crate::support::h2::{self, H2Backend};
-use crate::support::stage::{QWEN, Stage};
+use crate::support::harness::{Harness, QWEN};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
@@ -17,9 +17,9 @@ fn to(service: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_service_takes_any_body_unread() {
+async fn forwards_any_body_to_a_service() {
     let web = Upstream::bind().await;
-    let running = Stage::new().service("web", web.port(), "").route("r", &to("web")).start().await;
+    let running = Harness::new().service("web", web.port(), "").route("r", &to("web")).start().await;
     for (content_type, body) in
         [("text/plain", "no JSON"), ("application/json", "{broken"), ("multipart/form-data", "")]
     {
@@ -31,15 +31,15 @@ async fn a_service_takes_any_body_unread() {
         assert_eq!((response.status, request.text()), (200, body), "{content_type}");
         assert_eq!(request.header("x-gateway-model-name"), None);
     }
-    // The path of the model list is the Service's too, where nothing is served by pools.
+    // The path of the model list is also forwarded if no pool serves it.
     let (response, _) = tokio::join!(get(running.address(), "/v1/models"), web.answer_one("own"));
     assert_eq!(response.text(), "own");
 }
 
 #[tokio::test]
-async fn a_service_beside_a_model() {
+async fn routes_other_requests_to_a_service() {
     let (web, qwen) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[qwen.port()], None)
         .service("web", web.port(), "")
         .route("r", &to("web"))
@@ -47,19 +47,19 @@ async fn a_service_beside_a_model() {
         .await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), qwen.answer_one("model"));
     assert_eq!(response.text(), "model");
-    // What names no model, or another one, is for the route without it.
+    // Requests without a model or with another model use the route without a model.
     for body in [r#"{"model":"other"}"#, "{}", "no JSON", r#"{"model":7}"#] {
         let request = post(body);
         let (response, request) = tokio::join!(exchange(running.address(), request), web.answer_one("web"));
         assert_eq!((response.text(), request.text()), ("web", body));
     }
-    // Two models are one too many for anybody.
+    // Two different models are always an error.
     let two = post(r#"{"model":"Qwen/Qwen3-0.6B","model":"other"}"#);
     assert_eq!(exchange(running.address(), two).await.code(), "model_conflict");
 }
 
 #[tokio::test]
-async fn weights_give_each_its_share_and_the_bad_their_errors() {
+async fn splits_traffic_by_weight() {
     let web = Upstream::bind().await;
     let serving = async {
         let mut connection = web.accept().await;
@@ -68,7 +68,7 @@ async fn weights_give_each_its_share_and_the_bad_their_errors() {
         }
     };
     let rule = "{backendRefs: [{name: web, port: 80, weight: 3}, {name: none, port: 80, weight: 1}]}";
-    let running = Stage::new().service("web", web.port(), "").route("r", rule).start().await;
+    let running = Harness::new().service("web", web.port(), "").route("r", rule).start().await;
     let mut client = connect(running.address()).await;
     let asking = async {
         let mut counts = (0, 0);
@@ -88,7 +88,7 @@ async fn weights_give_each_its_share_and_the_bad_their_errors() {
 
 #[tokio::test]
 async fn no_endpoint_is_a_503() {
-    let running = Stage::new()
+    let running = Harness::new()
         .with("apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: llm-d}\nspec: {ports: [{port: 80}]}")
         .route("r", &to("web"))
         .start()
@@ -106,19 +106,19 @@ async fn http2_without_tls_where_the_app_protocol_says_so() {
     })
     .await;
     let running =
-        Stage::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+        Harness::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
     for body in ["one", "two"] {
         let request = format!("POST /p?q HTTP/1.1\r\nhost: a.example\r\ncontent-length: 3\r\n\r\n{body}");
         let response = exchange(running.address(), request).await;
         assert_eq!(response.text(), format!("POST HTTP/2.0 http://a.example/p?q {body}"));
     }
     assert_eq!(web.connections(), 1, "requests share a connection");
-    // The gateway's end is not held up by the connection.
+    // The connection does not delay the shutdown.
     within("the gateway to end", running.gateway.shutdown()).await;
     web.a_connection_ends().await;
 }
 
-/// The backend has read none of the body; what it says is heard while the client is still sending.
+/// The backend responds without reading the body. The response is forwarded while the client is still sending.
 #[tokio::test]
 async fn an_http2_backend_that_answers_early_is_heard_at_once() {
     let web = H2Backend::start(|_| async {
@@ -128,7 +128,7 @@ async fn an_http2_backend_that_answers_early_is_heard_at_once() {
     })
     .await;
     let running =
-        Stage::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
+        Harness::new().service("web", web.port, "kubernetes.io/h2c").route("r", &to("web")).start().await;
     let mut client = connect(running.address()).await;
     client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nstart").await;
     let response = read_response(&mut client).await;
@@ -138,7 +138,7 @@ async fn an_http2_backend_that_answers_early_is_heard_at_once() {
 #[tokio::test]
 async fn an_idle_http2_connection_is_let_go() {
     let mut web = H2Backend::start(|_| async { Ok(h2::text("ok")) }).await;
-    let running = Stage::new()
+    let running = Harness::new()
         .service("web", web.port, "kubernetes.io/h2c")
         .route("r", &to("web"))
         .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(20))

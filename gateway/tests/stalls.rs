@@ -1,4 +1,4 @@
-//! Clients that stop in the middle of a body that is already on its way to a model server.
+//! Clients that stall while their body is streamed to an endpoint.
 
 use std::future::ready;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use tokio::sync::mpsc;
 
 use crate::support::client::{connect, read_response};
 use crate::support::h2::H2Backend;
-use crate::support::stage::{QWEN, Running, Stage};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::upstream::{Connection, Upstream};
 use crate::support::within;
 
-async fn start(stage: Stage) -> Running {
-    stage.start_with(|config| config.client_body_timeout = Duration::from_millis(200)).await
+async fn start(harness: Harness) -> Running {
+    harness.start_with(|config| config.client_body_timeout = Duration::from_millis(200)).await
 }
 
 /// A client that has sent the start of a body of `length` bytes.
@@ -28,7 +28,7 @@ async fn begun(running: &Running, length: usize) -> (Connection, String) {
     (client, start)
 }
 
-/// A client whose start of a body has reached the pod.
+/// A client, the start of whose body has reached the pod.
 async fn passed_on(running: &Running, upstream: &Upstream) -> (Connection, Connection) {
     let (client, start) = begun(running, 1_000).await;
     let mut pod = upstream.accept().await;
@@ -38,9 +38,9 @@ async fn passed_on(running: &Running, upstream: &Upstream) -> (Connection, Conne
 }
 
 #[tokio::test]
-async fn the_client_hears_of_it_and_the_pod_is_let_go() {
+async fn a_stalled_client_gets_a_timeout_and_the_pod_is_released() {
     let upstream = Upstream::bind().await;
-    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let running = start(Harness::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
     let (mut client, mut pod) = passed_on(&running, &upstream).await;
     let response = read_response(&mut client).await;
     assert_eq!((response.status, response.code().as_str()), (408, "body_timeout"));
@@ -49,20 +49,20 @@ async fn the_client_hears_of_it_and_the_pod_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_response_that_has_begun_is_broken_off() {
+async fn a_response_in_flight_is_aborted() {
     let upstream = Upstream::bind().await;
-    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let running = start(Harness::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
     let (mut client, mut pod) = passed_on(&running, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     let rest = String::from_utf8(client.read_to_end().await).unwrap();
-    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    assert!(!rest.contains("0\r\n\r\n"), "the response looks complete: {rest:?}");
     assert_eq!(pod.read_to_end().await, b"");
     running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
 }
 
-/// A pod that speaks HTTP/2 and tells of each request whether it came whole. It begins at once to answer and
-/// never ends, or it answers when the request has ended.
+/// An HTTP/2 pod that reports whether each request arrived completely. It either starts a response at once that
+/// never ends, or responds after the end of the request.
 struct H2Pod {
     backend: H2Backend,
     is_whole: mpsc::Receiver<bool>,
@@ -73,7 +73,7 @@ impl H2Pod {
         let (ends, is_whole) = mpsc::channel(1);
         let backend = H2Backend::start(move |request| {
             let ends = ends.clone();
-            // By itself: a response that is given up takes with it what it waits for.
+            // In its own task, because an aborted response cancels what it waits for.
             let reading =
                 tokio::spawn(
                     async move { ends.send(request.into_body().collect().await.is_ok()).await.unwrap() },
@@ -93,17 +93,17 @@ impl H2Pod {
         Self { backend, is_whole }
     }
 
-    /// Waits for the end of its request, which must have been given up, the connection not.
+    /// Waits for the end of the request, which must be aborted while its connection stays open.
     async fn let_go(mut self) {
         let is_whole = within("the request to end", self.is_whole.recv()).await;
-        assert_eq!(is_whole, Some(false), "the pod took the body for whole");
+        assert_eq!(is_whole, Some(false), "the body looks complete");
         self.backend.assert_none_ended();
     }
 }
 
 async fn start_with_h2(pod: &H2Pod) -> Running {
     let to_web = "{backendRefs: [{name: web, port: 80}]}";
-    start(Stage::new().service("web", pod.backend.port, "kubernetes.io/h2c").route("r", to_web)).await
+    start(Harness::new().service("web", pod.backend.port, "kubernetes.io/h2c").route("r", to_web)).await
 }
 
 #[tokio::test]
@@ -117,13 +117,13 @@ async fn over_http2_only_its_stream_ends() {
 }
 
 #[tokio::test]
-async fn over_http2_a_response_that_has_begun_is_broken_off_for_the_same_reason() {
+async fn over_http2_a_response_in_flight_is_aborted_for_the_same_reason() {
     let pod = H2Pod::start(true).await;
     let running = start_with_h2(&pod).await;
     let (mut client, _) = begun(&running, 1_000).await;
     client.read_until("data:").await;
     let rest = String::from_utf8(client.read_to_end().await).unwrap();
-    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    assert!(!rest.contains("0\r\n\r\n"), "the response looks complete: {rest:?}");
     running.until_metric(r#"forebay_gateway_errors_total{code="body_timeout"}"#, 1.0).await;
     pod.let_go().await;
 }
@@ -140,11 +140,11 @@ async fn over_http2_what_was_sent_is_not_held_until_the_answer_ends() {
     pod.backend.assert_none_ended();
 }
 
-/// Two clients are given up, one after the other, while a pod does not read what a third one sends.
+/// Two clients time out while a pod does not read the body of a third one.
 #[tokio::test]
-async fn a_pod_that_reads_nothing_is_not_the_clients_doing() {
+async fn a_pod_that_does_not_read_causes_no_client_timeout() {
     let upstream = Upstream::bind().await;
-    let running = start(Stage::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
+    let running = start(Harness::new().pool("qwen", QWEN, &[upstream.port()], None)).await;
     let body = format!(r#"{{"model":"{QWEN}","messages":["{}"]}}"#, "x".repeat(32 << 20));
     let mut client = connect(running.address()).await;
     client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len())).await;
@@ -157,7 +157,7 @@ async fn a_pod_that_reads_nothing_is_not_the_clients_doing() {
             assert_eq!(read_response(&mut other).await.status, 408);
         }
         pod.read_body(&mut request).await;
-        assert!(request.body == body.as_bytes(), "the body arrived changed");
+        assert!(request.body == body.as_bytes(), "the body was changed");
         pod.respond(200, "ok").await;
     };
     let sending = async { within("room for the body", stream.write_all(body.as_bytes())).await.unwrap() };

@@ -1,25 +1,25 @@
-//! Requests that may go to some of a pool's endpoints only.
+//! Requests that are restricted to a subset of a pool's endpoints.
 
 use forebay_grpc::proto::{Kind, processing_request::Request};
 
 use crate::support::client::{exchange, post_with};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{Fixed, Picker, Seen};
-use crate::support::stage::{QWEN, Running, Stage};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 const HEADER: &str = "x-gateway-destination-endpoint-subset";
 
-async fn stage(pods: [&Upstream; 2], picker: Option<(u16, &str)>) -> Running {
+async fn harness(pods: [&Upstream; 2], picker: Option<(u16, &str)>) -> Running {
     let ports = pods.map(Upstream::port);
-    Stage::new().pool("qwen", QWEN, &ports, picker).with_trusted_listener().start().await
+    Harness::new().pool("qwen", QWEN, &ports, picker).with_trusted_listener().start().await
 }
 
 fn only(subset: &str) -> String {
     post_with(&format!("{HEADER}: {subset}\r\n"), CHAT)
 }
 
-/// Several requests, all of which `pod` must get; without the header.
+/// Sends several requests, all of which `pod` must get without the header.
 async fn all_go_to(running: &Running, pod: &Upstream, subset: &str) {
     for _ in 0..6 {
         let (response, request) =
@@ -28,7 +28,7 @@ async fn all_go_to(running: &Running, pod: &Upstream, subset: &str) {
     }
 }
 
-/// What no endpoint of the pool may answer.
+/// Requests that no endpoint of the pool may serve.
 async fn none_may_answer(running: &Running, stranger: &Upstream) {
     let stranger = stranger.address().to_string();
     for subset in ["", " , ", "nonsense", "10.0.0.1", &stranger] {
@@ -40,11 +40,11 @@ async fn none_may_answer(running: &Running, stranger: &Upstream) {
 #[tokio::test]
 async fn in_process() {
     let (a, b, stranger) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await);
-    let running = stage([&a, &b], None).await;
+    let running = harness([&a, &b], None).await;
     all_go_to(&running, &a, &a.address().to_string()).await;
     all_go_to(&running, &b, &format!("{}, 10.0.0.1:8000,{}", stranger.address(), b.address())).await;
     none_may_answer(&running, &stranger).await;
-    // Where clients are not trusted the header is nothing.
+    // Untrusted listeners ignore the header.
     let request = only("10.0.0.1:8000");
     let any = async {
         tokio::select! { it = a.answer_one("ok") => it, it = b.answer_one("ok") => it }
@@ -54,11 +54,11 @@ async fn in_process() {
 }
 
 #[tokio::test]
-async fn a_picker_is_told_in_every_message_and_held_to_it() {
+async fn sends_the_subset_in_every_message_and_enforces_it() {
     let (a, b, stranger) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await);
-    // It does not care what it is told.
+    // The picker ignores the subset.
     let mut picker = Picker::start(Fixed(format!("{},{}", a.address(), b.address()))).await;
-    let running = stage([&a, &b], Some((picker.port(), "FailClose"))).await;
+    let running = harness([&a, &b], Some((picker.port(), "FailClose"))).await;
     let subset = format!("{} ,{}", b.address(), stranger.address());
     all_go_to(&running, &b, &subset).await;
     let mut of_request = 0;
@@ -83,27 +83,27 @@ async fn a_picker_is_told_in_every_message_and_held_to_it() {
     assert!(of_request >= 2, "{of_request}");
     none_may_answer(&running, &stranger).await;
 
-    // All that it chose is outside.
+    // All chosen endpoints are outside of the subset.
     let picker = Picker::start(Fixed::at(a.address())).await;
-    let running = stage([&a, &b], Some((picker.port(), "FailOpen"))).await;
+    let running = harness([&a, &b], Some((picker.port(), "FailOpen"))).await;
     let response = exchange(running.trusted_address(), only(&b.address().to_string())).await;
     assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
 }
 
 #[tokio::test]
-async fn a_pool_that_fails_open_stays_inside() {
+async fn failing_open_respects_the_subset() {
     let (a, b, stranger) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await);
     let gone = Upstream::bind().await.port();
-    let running = stage([&a, &b], Some((gone, "FailOpen"))).await;
+    let running = harness([&a, &b], Some((gone, "FailOpen"))).await;
     all_go_to(&running, &b, &b.address().to_string()).await;
     none_may_answer(&running, &stranger).await;
     let failed_open = r#"forebay_gateway_picks_total{pool="llm-d/qwen",result="failed_open"}"#;
     running.until_metric(failed_open, 6.0).await;
 }
 
-/// The route itself may say it to all of its clients.
+/// The route may set the header for all of its clients.
 #[tokio::test]
-async fn a_routes_own_header() {
+async fn a_filter_of_the_route_may_set_the_subset() {
     let (a, b) = (Upstream::bind().await, Upstream::bind().await);
     let rule = format!(
         "{{matches: [{{path: {{type: Exact, value: /v1/chat/completions}}, headers: [{{name: X-Gateway-Model-Name, value: {QWEN}}}]}}], \
@@ -112,9 +112,9 @@ async fn a_routes_own_header() {
         b.address()
     );
     let running =
-        Stage::new().pool("qwen", QWEN, &[a.port(), b.port()], None).route("r", &rule).start().await;
+        Harness::new().pool("qwen", QWEN, &[a.port(), b.port()], None).route("r", &rule).start().await;
     for _ in 0..4 {
-        // What the client says is not heard.
+        // The client's header is ignored.
         let request = only(&a.address().to_string());
         let (response, request) = tokio::join!(exchange(running.address(), request), b.answer_one("ok"));
         assert_eq!((response.text(), request.header(HEADER)), ("ok", None));

@@ -1,4 +1,4 @@
-//! Listeners that speak TLS.
+//! TLS listeners.
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -7,12 +7,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::client::get;
-use crate::support::stage::{LISTENER, Stage, gateway};
+use crate::support::harness::{Harness, LISTENER, gateway};
 use crate::support::tls::{Certificate, connect, secret};
 use crate::support::upstream::Upstream;
 use crate::support::{until, within};
 
-/// HTTPS listeners on [`LISTENER`], by hostname and Secret, and a plain one beside them.
+/// HTTPS listeners on [`LISTENER`], by hostname and Secret, and a plain HTTP listener.
 fn listeners(hosts: &[(&str, &str)]) -> String {
     let https: String = hosts
         .iter()
@@ -24,8 +24,8 @@ fn listeners(hosts: &[(&str, &str)]) -> String {
     gateway(&[("plain", LISTENER + 1)]) + https.trim_start_matches('\n') + "\n"
 }
 
-fn stage(hosts: &[(&str, &str)], web: &Upstream) -> Stage {
-    Stage { manifests: listeners(hosts) }
+fn harness(hosts: &[(&str, &str)], web: &Upstream) -> Harness {
+    Harness { manifests: listeners(hosts) }
         .service("web", web.port(), "")
         .route("r", "{backendRefs: [{name: web, port: 80}]}")
 }
@@ -44,10 +44,10 @@ async fn ask(stream: &mut TlsStream<TcpStream>, host: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_name_has_its_certificate() {
+async fn selects_the_certificate_by_server_name() {
     let web = Upstream::bind().await;
     let (a, b) = (Certificate::of("a.example"), Certificate::of("*.b.example"));
-    let running = stage(&[("a.example", "a"), ("*.b.example", "b")], &web)
+    let running = harness(&[("a.example", "a"), ("*.b.example", "b")], &web)
         .with(&a.secret("a"))
         .with(&b.secret("b"))
         .start()
@@ -63,7 +63,7 @@ async fn each_name_has_its_certificate() {
     connect(running.address(), "c.example", &a, &[])
         .await
         .expect_err("there is no certificate for that name");
-    // One connection is not good for another listener's hosts.
+    // A connection must not be used for hosts of another listener.
     let mut stream = connect(running.address(), "a.example", &a, &["http/1.1"]).await.unwrap();
     let answer = ask(&mut stream, "x.b.example").await;
     assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("misdirected"), "{answer}");
@@ -73,7 +73,7 @@ async fn each_name_has_its_certificate() {
 async fn http2_is_agreed_on() {
     let web = Upstream::bind().await;
     let a = Certificate::of("a.example");
-    let running = stage(&[("a.example", "a")], &web).with(&a.secret("a")).start().await;
+    let running = harness(&[("a.example", "a")], &web).with(&a.secret("a")).start().await;
     let stream = connect(running.address(), "a.example", &a, &["h2", "http/1.1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut sender, connection) =
@@ -88,12 +88,12 @@ async fn http2_is_agreed_on() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_there_for_the_next_connection() {
+async fn uses_a_new_certificate_for_the_next_connection() {
     let web = Upstream::bind().await;
     let (old, new) = (Certificate::of("a.example"), Certificate::of("a.example"));
-    let stage = stage(&[("a.example", "a")], &web);
-    let renewed = stage.manifests.clone() + "\n---\n" + &new.secret("a");
-    let running = stage.with(&old.secret("a")).start().await;
+    let harness = harness(&[("a.example", "a")], &web);
+    let renewed = harness.manifests.clone() + "\n---\n" + &new.secret("a");
+    let running = harness.with(&old.secret("a")).start().await;
     let mut before = connect(running.address(), "a.example", &old, &["http/1.1"]).await.unwrap();
     running.write(&renewed);
     until("the new certificate", || async {
@@ -101,15 +101,15 @@ async fn a_new_certificate_is_there_for_the_next_connection() {
     })
     .await;
     let (answer, _) = tokio::join!(ask(&mut before, "a.example"), web.answer_one("ok"));
-    assert!(answer.starts_with("HTTP/1.1 200"), "the connection from before is gone: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 200"), "the existing connection was closed: {answer}");
 }
 
 #[tokio::test]
-async fn a_bad_certificate_is_its_own_listeners_problem() {
+async fn an_invalid_certificate_affects_only_its_listener() {
     let web = Upstream::bind().await;
     let (a, b) = (Certificate::of("a.example"), Certificate::of("b.example"));
     let hosts = [("a.example", "a"), ("b.example", "b"), ("c.example", "none"), ("d.example", "mixed")];
-    let running = stage(&hosts, &web)
+    let running = harness(&hosts, &web)
         .with(&a.secret("a"))
         .with(&secret("b", "no certificate", "no key"))
         .with(&secret("mixed", &a.certificate, &b.key))
@@ -124,7 +124,7 @@ async fn a_bad_certificate_is_its_own_listeners_problem() {
     let plain = running.gateway.addresses()[&(LISTENER + 1)];
     let (response, _) = tokio::join!(get(plain, "/"), web.answer_one("ok"));
     assert_eq!(response.text(), "ok");
-    // Who does not speak TLS is not served, and nobody else is harmed.
+    // Plain text clients are not served, and do not affect other clients.
     let mut stream = TcpStream::connect(running.address()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();

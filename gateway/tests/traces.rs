@@ -1,4 +1,4 @@
-//! Spans, as a collector gets them.
+//! Spans that a collector receives.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use crate::support::client::exchange;
-use crate::support::stage::{QWEN, Stage};
+use crate::support::harness::{Harness, QWEN};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
@@ -84,11 +84,11 @@ fn request(traceparent: &str, model: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_request_is_a_span_in_its_clients_trace() {
+async fn exports_a_span_in_the_trace_of_the_client() {
     let mut collector = Collector::start().await;
     let upstream = Upstream::bind().await;
     let endpoint = format!("http://{}", collector.address);
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.otlp_endpoint = Some(endpoint))
         .await;
@@ -107,9 +107,9 @@ async fn a_request_is_a_span_in_its_clients_trace() {
     assert_eq!(response.text(), answer);
     let missing = exchange(running.address(), request(PARENT, "nonexistent")).await;
     assert_eq!(missing.status, 404);
-    // Its client has decided that it is not to be traced.
+    // The client's sampling decision excludes this request.
     exchange(running.address(), request(UNSAMPLED, "nonexistent")).await;
-    // What was not sent yet is sent at the end.
+    // The remaining spans are exported at shutdown.
     within("the gateway to end", running.gateway.shutdown()).await;
 
     let span = within("a span", collector.spans.recv()).await.unwrap();
@@ -133,12 +133,12 @@ async fn a_request_is_a_span_in_its_clients_trace() {
     }
     assert!(attribute(&span, "gen_ai.server.time_to_first_token").is_some());
     assert!(!format!("{span:?}").contains("secret"));
-    // The pod hears of this span, not of the client's.
+    // The pod gets this span as parent, not the client's.
     let traceparent = format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id));
     assert_eq!(forwarded.header("traceparent"), Some(traceparent.as_str()));
 
     let span = within("the second span", collector.spans.recv()).await.unwrap();
     assert_eq!(attribute(&span, "error.type").as_deref(), Some("model_not_found"));
     assert_eq!(attribute(&span, "http.response.status_code").as_deref(), Some("404"));
-    assert!(collector.spans.try_recv().is_err(), "the third was not to be traced");
+    assert!(collector.spans.try_recv().is_err(), "the third request must not be traced");
 }

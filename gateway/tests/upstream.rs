@@ -1,11 +1,11 @@
-//! Model servers that fail.
+//! Failures of endpoints.
 
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::client::{exchange, post, read_response};
-use crate::support::stage::{QWEN, Stage};
+use crate::support::harness::{Harness, QWEN};
 use crate::support::upstream::Upstream;
 
 const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
@@ -13,7 +13,7 @@ const CHAT: &str = r#"{"model":"Qwen/Qwen3-0.6B","messages":[]}"#;
 #[tokio::test]
 async fn a_pod_that_hangs_up_is_a_502() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let hang_up = async {
         let mut pod = upstream.accept().await;
         pod.read_request().await;
@@ -26,13 +26,13 @@ async fn a_pod_that_hangs_up_is_a_502() {
 #[tokio::test]
 async fn a_pod_that_cannot_be_reached_is_a_502_and_one_that_is_not_there_a_503() {
     let port = Upstream::bind().await.port();
-    let running = Stage::new().pool("qwen", QWEN, &[port], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[port], None).start().await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (502, "upstream_connect"));
 
-    let mut stage = Stage::new().pool("qwen", QWEN, &[port], None);
-    stage.manifests = stage.manifests.replace(r#"status: "True""#, r#"status: "False""#);
-    let running = stage.start().await;
+    let mut harness = Harness::new().pool("qwen", QWEN, &[port], None);
+    harness.manifests = harness.manifests.replace(r#"status: "True""#, r#"status: "False""#);
+    let running = harness.start().await;
     let response = exchange(running.address(), post(CHAT)).await;
     assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
     assert_eq!(response.head.header("retry-after"), Some("1"));
@@ -41,7 +41,7 @@ async fn a_pod_that_cannot_be_reached_is_a_502_and_one_that_is_not_there_a_503()
 #[tokio::test]
 async fn a_pod_that_says_nothing_is_a_504() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.first_byte_timeout = Duration::from_millis(50))
         .await;
@@ -54,11 +54,11 @@ async fn a_pod_that_says_nothing_is_a_504() {
     assert_eq!((response.status, response.code().as_str(), rest.len()), (504, "upstream_timeout", 0));
 }
 
-/// The pod reads the second request and closes the kept connection without a byte: as when it ends as idle.
+/// The pod reads the second request and closes the reused connection without a response, like an idle timeout.
 #[tokio::test]
-async fn a_kept_connection_that_dies_under_a_request_is_replaced() {
+async fn replaces_a_reused_connection_that_closes_during_a_request() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut kept) = running.forwarded(CHAT, &upstream).await;
     kept.respond(200, "first").await;
     assert_eq!(read_response(&mut client).await.text(), "first");
@@ -72,9 +72,9 @@ async fn a_kept_connection_that_dies_under_a_request_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_closed_before_the_server_would() {
+async fn closes_idle_connections_before_the_server() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.upstream_idle_timeout = Duration::from_millis(50))
         .await;
@@ -85,24 +85,24 @@ async fn a_kept_connection_is_closed_before_the_server_would() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_is_broken_off() {
+async fn aborts_a_response_that_is_cut_off() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
     client.read_until("data:").await;
     pod.stream.shutdown().await.unwrap();
     drop(pod);
     let rest = String::from_utf8(client.read_to_end().await).unwrap();
-    assert!(!rest.contains("0\r\n\r\n"), "the client took it for whole: {rest:?}");
+    assert!(!rest.contains("0\r\n\r\n"), "the response looks complete: {rest:?}");
     let label = format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="502"}}"#);
     running.until_metric(&label, 1.0).await;
 }
 
 #[tokio::test]
-async fn a_response_without_a_length_ends_with_its_connection() {
+async fn a_response_without_length_ends_with_its_connection() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 200 OK\r\n\r\nuntil the end").await;
     drop(pod);
@@ -110,9 +110,9 @@ async fn a_response_without_a_length_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn interim_responses_are_passed_over() {
+async fn ignores_interim_responses() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
     pod.respond(201, "made").await;
@@ -121,9 +121,9 @@ async fn interim_responses_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_response_may_come_byte_by_byte() {
+async fn accepts_a_response_byte_by_byte() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     pod.stream.set_nodelay(true).unwrap();
     let text =
@@ -134,7 +134,7 @@ async fn a_response_may_come_byte_by_byte() {
     }
     let response = read_response(&mut client).await;
     assert_eq!((response.text(), response.head.header("x-a")), ("abcde", Some("b")));
-    // The connection was read to the end of the response, and no further: it is used again.
+    // The connection was read exactly to the end of the response, so it is reused.
     client.write(post(CHAT)).await;
     assert_eq!(pod.read_request().await.text(), CHAT);
     pod.respond(200, "again").await;
@@ -149,7 +149,7 @@ async fn what_is_no_response_is_a_502_and_its_connection_is_not_kept() {
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
     ] {
         let upstream = Upstream::bind().await;
-        let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+        let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
         let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
         pod.write(text).await;
         let response = read_response(&mut client).await;
@@ -158,11 +158,11 @@ async fn what_is_no_response_is_a_502_and_its_connection_is_not_kept() {
     }
 }
 
-/// Bytes that nobody asked for would be taken for the answer to the next request.
+/// Unexpected bytes would be read as the response to the next request.
 #[tokio::test]
-async fn a_server_that_says_more_than_it_was_asked_is_not_asked_again() {
+async fn does_not_reuse_a_connection_with_unexpected_data() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
+    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
     let (mut client, mut pod) = running.forwarded(CHAT, &upstream).await;
     let answer = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     pod.write(&format!("{}{}", answer("mine"), answer("not mine"))).await;
@@ -173,25 +173,25 @@ async fn a_server_that_says_more_than_it_was_asked_is_not_asked_again() {
     assert_eq!(read_response(&mut client).await.text(), "the next");
 }
 
-/// A stage whose route has these `timeouts`.
-fn with_timeouts(upstream: &Upstream, timeouts: &str) -> Stage {
-    let mut stage = Stage::new().pool("qwen", QWEN, &[upstream.port()], None);
-    let without = std::mem::take(&mut stage.manifests);
-    stage.manifests =
+/// A setup whose route has these `timeouts`.
+fn with_timeouts(upstream: &Upstream, timeouts: &str) -> Harness {
+    let mut harness = Harness::new().pool("qwen", QWEN, &[upstream.port()], None);
+    let without = std::mem::take(&mut harness.manifests);
+    harness.manifests =
         without.replace("    backendRefs:", &format!("    timeouts: {timeouts}\n    backendRefs:"));
-    assert_ne!(stage.manifests, without);
-    stage
+    assert_ne!(harness.manifests, without);
+    harness
 }
 
 #[tokio::test]
-async fn a_routes_timeouts_end_requests_that_are_not_answered() {
+async fn route_timeouts_apply_before_the_response() {
     for (timeouts, code) in [
         ("{request: 300ms}", "request_timeout"),
         ("{request: 10s, backendRequest: 300ms}", "backend_request_timeout"),
     ] {
         let upstream = Upstream::bind().await;
         let running = with_timeouts(&upstream, timeouts).start().await;
-        // The request may be given up with half of it sent.
+        // The request may be aborted after half of it was sent.
         let silent = async { upstream.accept().await.read_to_end().await };
         let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), silent);
         assert_eq!((response.status, response.code().as_str()), (504, code), "{timeouts}");
@@ -199,7 +199,7 @@ async fn a_routes_timeouts_end_requests_that_are_not_answered() {
 }
 
 #[tokio::test]
-async fn a_routes_timeouts_end_responses_that_have_begun() {
+async fn route_timeouts_apply_to_responses_in_flight() {
     for timeouts in ["{request: 1s}", "{request: 10s, backendRequest: 1s}"] {
         let upstream = Upstream::bind().await;
         let running = with_timeouts(&upstream, timeouts).start().await;
@@ -207,7 +207,7 @@ async fn a_routes_timeouts_end_responses_that_have_begun() {
         pod.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n").await;
         client.read_until("data:").await;
         let rest = String::from_utf8(client.read_to_end().await).unwrap();
-        assert!(!rest.contains("0\r\n"), "the response looks whole: {rest:?}");
+        assert!(!rest.contains("0\r\n"), "the response looks complete: {rest:?}");
         assert_eq!(pod.read_to_end().await, b"");
         let label =
             format!(r#"forebay_gateway_requests_total{{model="{QWEN}",pool="llm-d/qwen",code="504"}}"#);
@@ -216,7 +216,7 @@ async fn a_routes_timeouts_end_responses_that_have_begun() {
 }
 
 #[tokio::test]
-async fn a_timeout_of_zero_is_none() {
+async fn a_timeout_of_zero_disables_it() {
     let upstream = Upstream::bind().await;
     let running = with_timeouts(&upstream, "{request: 0s}").start().await;
     let (response, _) = tokio::join!(exchange(running.address(), post(CHAT)), upstream.answer_one("ok"));
@@ -224,9 +224,9 @@ async fn a_timeout_of_zero_is_none() {
 }
 
 #[tokio::test]
-async fn a_stream_that_says_nothing_more_is_broken_off() {
+async fn aborts_an_idle_stream() {
     let upstream = Upstream::bind().await;
-    let running = Stage::new()
+    let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
         .start_with(|config| config.stream_idle_timeout = Duration::from_millis(100))
         .await;
@@ -235,7 +235,7 @@ async fn a_stream_that_says_nothing_more_is_broken_off() {
         .await;
     pod.write("6\r\ndata:\n\r\n").await;
     client.read_until("data:").await;
-    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response ended as if it were whole");
+    assert!(!client.read_to_end().await.ends_with(b"0\r\n\r\n"), "the response looks complete");
     assert_eq!(pod.read_to_end().await, b"");
     running.until_metric(r#"forebay_gateway_errors_total{code="upstream_idle"}"#, 1.0).await;
 }

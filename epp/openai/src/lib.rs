@@ -12,6 +12,7 @@ mod error;
 mod form;
 mod model_name;
 mod nested;
+mod response;
 mod scanner;
 mod splice;
 mod string;
@@ -24,6 +25,7 @@ pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
 pub use splice::Splicer;
 
 pub use nested::Nested;
+pub use response::{Finding, ResponseFormat, ResponseScanner, Restore, Usage};
 pub use splice::json_string;
 pub use string::{Piece, Skip, Unescape, skip_string};
 

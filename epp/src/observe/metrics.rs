@@ -1,11 +1,11 @@
-//! Prometheus metrics. Label values come from fixed sets, or one each from the
-//! agents that the store knows.
+//! Prometheus metrics. Label values come from fixed sets, from pools, or from the agents that the store knows.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,8 +13,8 @@ use std::{
 use forebay_resources::ObjectKey;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
-    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
+    metrics::{MetricType, TypedMetric, counter::Counter, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -24,85 +24,99 @@ use crate::{
     schedule::Pick,
 };
 
+const PREFIX: &str = "forebay_epp";
 const PICK_SECONDS: [f64; 10] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2];
 const AGE_SECONDS: [f64; 16] =
     [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Values of the label `class`. `unknown`: the gateway reported no status.
+const STATUS_CLASSES: [&str; 6] = ["unknown", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    /// `ok` or an [`Error::code`].
-    result: &'static str,
+/// The metrics of all pools that a process picks for. Each pool has a label `pool`.
+///
+/// A pool's series end when its [`Metrics`] are dropped.
+#[derive(Clone, Debug, Default)]
+pub struct PoolMetrics(Arc<Mutex<BTreeMap<Option<ObjectKey>, Weak<Metrics>>>>);
+
+impl PoolMetrics {
+    /// Adds the metrics to `registry`, with the prefix `forebay_epp`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(self.clone()));
+    }
+
+    /// New metrics of `pool`, with the label `pool` (`namespace/name`). They replace earlier ones of the same pool.
+    pub fn for_pool(&self, pool: &ObjectKey) -> Arc<Metrics> {
+        self.add(Some(pool.clone()))
+    }
+
+    fn add(&self, pool: Option<ObjectKey>) -> Arc<Metrics> {
+        let metrics = Arc::new(Metrics {
+            picks: Mutex::default(),
+            successful_picks: Counter::default(),
+            pick_duration: Histogram::new(PICK_SECONDS),
+            load_age_at_pick: Histogram::new(AGE_SECONDS),
+            responses: Default::default(),
+            open_streams: Gauge::default(),
+            endpoints: OnceLock::new(),
+            own: OnceLock::new(),
+        });
+        let mut pools = self.lock();
+        pools.retain(|_, metrics| metrics.strong_count() > 0);
+        pools.insert(pool, Arc::downgrade(&metrics));
+        drop(pools);
+        metrics
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Option<ObjectKey>, Weak<Metrics>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CodeLabel {
-    /// `2xx` and so on, `unknown` where the gateway told none.
-    class: &'static str,
-}
-
+/// The metrics of one pool.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
-    picks: Family<ResultLabel, Counter>,
+    /// Failed picks by [`Error::code`].
+    picks: Mutex<BTreeMap<&'static str, Counter>>,
+    successful_picks: Counter,
     pick_duration: Histogram,
     load_age_at_pick: Histogram,
-    responses: Family<CodeLabel, Counter>,
+    /// By [`STATUS_CLASSES`].
+    responses: [Counter; STATUS_CLASSES.len()],
     open_streams: Gauge<i64, AtomicI64>,
+    endpoints: OnceLock<Arc<Endpoints>>,
+    /// The registry of a process with a single pool.
+    own: OnceLock<Registry>,
 }
 
 impl Metrics {
+    /// Metrics of a process that picks for a single pool. They have no label `pool`. [`Metrics::text`] encodes them.
     pub fn new() -> Arc<Self> {
-        Self::with_registry(Registry::with_prefix("forebay_epp"))
+        let pools = PoolMetrics::default();
+        let metrics = pools.add(None);
+        let mut registry = Registry::default();
+        pools.register(&mut registry);
+        metrics.own.get_or_init(|| registry);
+        metrics
     }
 
-    /// With the label `pool`, for a process that has several.
-    pub fn of_pool(pool: &ObjectKey) -> Arc<Self> {
-        let labels = [("pool".into(), pool.to_string().into())].into_iter();
-        Self::with_registry(Registry::with_prefix_and_labels("forebay_epp", labels))
-    }
-
-    fn with_registry(registry: Registry) -> Arc<Self> {
-        let metrics = Self {
-            registry: Mutex::new(registry),
-            picks: Family::default(),
-            pick_duration: Histogram::new(PICK_SECONDS),
-            load_age_at_pick: Histogram::new(AGE_SECONDS),
-            responses: Family::default(),
-            open_streams: Gauge::default(),
-        };
-        let mut registry = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register("picks", "Picks by result", metrics.picks.clone());
-        registry.register("pick_duration_seconds", "Time to pick", metrics.pick_duration.clone());
-        registry.register(
-            "load_age_at_pick_seconds",
-            "Age of a kernel-measured load when a pick first used it: its age when the agent sent it, and the time since it arrived",
-            metrics.load_age_at_pick.clone(),
-        );
-        registry.register(
-            "responses",
-            "Responses that gateways reported, by class of status",
-            metrics.responses.clone(),
-        );
-        registry.register("open_streams", "ext_proc streams open now", metrics.open_streams.clone());
-        drop(registry);
-        Arc::new(metrics)
-    }
-
-    /// Adds gauges of the endpoints and agents, read when they are asked for.
+    /// Adds gauges of the endpoints and agents. They are read when the metrics are encoded.
     pub(crate) fn watch(&self, endpoints: Arc<Endpoints>) {
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register_collector(Box::new(PoolGauges { endpoints }));
+        self.endpoints.get_or_init(|| endpoints);
     }
 
     pub(crate) fn picked(&self, result: &Result<Pick, Error>, took: Duration) {
-        let result = result.as_ref().map_or_else(Error::code, |_| "ok");
-        self.picks.get_or_create(&ResultLabel { result }).inc();
+        match result {
+            Ok(_) => {
+                self.successful_picks.inc();
+            }
+            Err(error) => self.refused(error),
+        }
         self.pick_duration.observe(took.as_secs_f64());
     }
 
-    /// A request that was not even looked at.
+    /// Counts a request that was rejected before a pick.
     pub(crate) fn refused(&self, error: &Error) {
-        self.picks.get_or_create(&ResultLabel { result: error.code() }).inc();
+        let mut picks = self.picks.lock().unwrap_or_else(PoisonError::into_inner);
+        picks.entry(error.code()).or_default().inc();
     }
 
     pub(crate) fn load_first_used(&self, age: Duration) {
@@ -110,15 +124,8 @@ impl Metrics {
     }
 
     pub(crate) fn responded(&self, status: Option<u16>) {
-        let class = match status.map(|status| status / 100) {
-            Some(1) => "1xx",
-            Some(2) => "2xx",
-            Some(3) => "3xx",
-            Some(4) => "4xx",
-            Some(5) => "5xx",
-            _ => "unknown",
-        };
-        self.responses.get_or_create(&CodeLabel { class }).inc();
+        let class = status.map_or(0, |status| usize::from(status / 100));
+        self.responses.get(class).unwrap_or(&self.responses[0]).inc();
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {
@@ -126,15 +133,17 @@ impl Metrics {
         OpenStream(self.open_streams.clone())
     }
 
-    /// In OpenMetrics text.
+    /// The metrics in OpenMetrics text format. Empty for metrics that [`PoolMetrics::for_pool`] made.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        if let Some(registry) = self.own.get() {
+            encode(&mut text, registry)?;
+        }
         Ok(text)
     }
 }
 
-/// Counts a stream while it lives.
+/// Counts a stream until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenStream(Gauge<i64, AtomicI64>);
 
@@ -144,45 +153,128 @@ impl Drop for OpenStream {
     }
 }
 
-/// Gauges that are made when they are read, so that nothing is left of an
-/// endpoint or agent that is gone.
-#[derive(Debug)]
-struct PoolGauges {
-    endpoints: Arc<Endpoints>,
+/// One pool while the metrics are encoded.
+struct Pool {
+    label: Option<String>,
+    metrics: Arc<Metrics>,
 }
 
-impl Collector for PoolGauges {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let endpoints = self.endpoints.endpoints();
-        let help = "Endpoints by what their load is known from, or gpu_lost";
-        let mut family = encoder.encode_descriptor("endpoints", help, None, MetricType::Gauge)?;
-        for source in [LoadSource::Kernel, LoadSource::Engine, LoadSource::Local] {
-            let count = endpoints.iter().filter(|view| !view.gpu_lost && view.source == source).count();
-            gauge(count as i64).encode(family.encode_family(&[("state", source.name())])?)?;
-        }
-        let lost = endpoints.iter().filter(|view| view.gpu_lost).count();
-        gauge(lost as i64).encode(family.encode_family(&[("state", "gpu_lost")])?)?;
+/// One metric family while it is encoded. `None` after a series without labels, which must be the only one.
+struct Family<'a>(Option<MetricEncoder<'a>>);
 
-        let agents = self.endpoints.agents();
-        let labels = |address: String| [("agent", address)];
-        let help = "Whether the stream from this agent is up";
-        let mut family = encoder.encode_descriptor("agent_connected", help, None, MetricType::Gauge)?;
-        for agent in &agents {
-            let connected = gauge(agent.connected.into());
-            connected.encode(family.encode_family(&labels(agent.address.to_string()))?)?;
+impl<'a> Family<'a> {
+    fn new(
+        encoder: &'a mut DescriptorEncoder<'_>,
+        name: &'a str,
+        help: &str,
+        metric_type: MetricType,
+    ) -> Result<Self, fmt::Error> {
+        encoder.encode_descriptor(name, help, None, metric_type).map(|encoder| Self(Some(encoder)))
+    }
+
+    /// Encodes one series.
+    fn add(&mut self, pool: &Pool, label: Option<(&str, &str)>, metric: &impl EncodeMetric) -> fmt::Result {
+        let pool = pool.label.as_deref().map(|name| ("pool", name));
+        let encoder = self.0.as_mut().ok_or(fmt::Error)?;
+        match (pool, label) {
+            (Some(pool), Some(label)) => metric.encode(encoder.encode_family(&[pool, label])?),
+            (Some(label), None) | (None, Some(label)) => metric.encode(encoder.encode_family(&[label])?),
+            (None, None) => metric.encode(self.0.take().ok_or(fmt::Error)?),
         }
-        let help = "Time since the newest frame of this agent";
-        let mut family =
-            encoder.encode_descriptor("agent_frame_age_seconds", help, None, MetricType::Gauge)?;
-        for agent in &agents {
-            if let Some(age) = agent.frame_age {
-                let seconds: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
-                seconds.set(age.as_secs_f64());
-                seconds.encode(family.encode_family(&labels(agent.address.to_string()))?)?;
+    }
+}
+
+impl Collector for PoolMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let pools: Vec<Pool> = self
+            .lock()
+            .iter()
+            .filter_map(|(key, metrics)| {
+                Some(Pool { label: key.as_ref().map(ToString::to_string), metrics: metrics.upgrade()? })
+            })
+            .collect();
+        if pools.is_empty() {
+            return Ok(());
+        }
+        encode_picks(&mut encoder, &pools)?;
+        encode_endpoints(&mut encoder, &pools)?;
+        encode_agents(&mut encoder, &pools)
+    }
+}
+
+fn encode_picks(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
+    let mut family = Family::new(encoder, "picks", "Picks by result", Counter::<u64>::TYPE)?;
+    for pool in pools {
+        family.add(pool, Some(("result", "ok")), &pool.metrics.successful_picks)?;
+        let failed = pool.metrics.picks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (code, counter) in &failed {
+            family.add(pool, Some(("result", code)), counter)?;
+        }
+    }
+    let mut family = Family::new(encoder, "pick_duration_seconds", "Time to pick", Histogram::TYPE)?;
+    for pool in pools {
+        family.add(pool, None, &pool.metrics.pick_duration)?;
+    }
+    let help = "Age of a kernel-measured load when a pick first used it: its age when the agent sent it, and the time since it arrived";
+    let mut family = Family::new(encoder, "load_age_at_pick_seconds", help, Histogram::TYPE)?;
+    for pool in pools {
+        family.add(pool, None, &pool.metrics.load_age_at_pick)?;
+    }
+    let help = "Responses that gateways reported, by class of status";
+    let mut family = Family::new(encoder, "responses", help, Counter::<u64>::TYPE)?;
+    for pool in pools {
+        for (class, counter) in STATUS_CLASSES.iter().zip(&pool.metrics.responses) {
+            if counter.get() > 0 {
+                family.add(pool, Some(("class", class)), counter)?;
             }
         }
-        Ok(())
     }
+    let help = "ext_proc streams open now";
+    let mut family = Family::new(encoder, "open_streams", help, MetricType::Gauge)?;
+    for pool in pools {
+        family.add(pool, None, &pool.metrics.open_streams)?;
+    }
+    Ok(())
+}
+
+fn encode_endpoints(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
+    let help = "Endpoints by what their load is known from, or gpu_lost";
+    let mut family = Family::new(encoder, "endpoints", help, MetricType::Gauge)?;
+    for pool in pools {
+        let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
+        let endpoints = endpoints.endpoints();
+        for source in [LoadSource::Kernel, LoadSource::Engine, LoadSource::Local] {
+            let count = endpoints.iter().filter(|view| !view.gpu_lost && view.source == source).count();
+            family.add(pool, Some(("state", source.name())), &gauge(count as i64))?;
+        }
+        let lost = endpoints.iter().filter(|view| view.gpu_lost).count();
+        family.add(pool, Some(("state", "gpu_lost")), &gauge(lost as i64))?;
+    }
+    Ok(())
+}
+
+fn encode_agents(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
+    let help = "Whether the stream from this agent is up";
+    let mut family = Family::new(encoder, "agent_connected", help, MetricType::Gauge)?;
+    for pool in pools {
+        let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
+        for agent in &endpoints.agents() {
+            let address = agent.address.to_string();
+            family.add(pool, Some(("agent", &address)), &gauge(agent.connected.into()))?;
+        }
+    }
+    let help = "Time since the newest frame of this agent";
+    let mut family = Family::new(encoder, "agent_frame_age_seconds", help, MetricType::Gauge)?;
+    for pool in pools {
+        let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
+        for agent in &endpoints.agents() {
+            let Some(age) = agent.frame_age else { continue };
+            let seconds: Gauge<f64, AtomicU64> = Gauge::default();
+            seconds.set(age.as_secs_f64());
+            family.add(pool, Some(("agent", &agent.address.to_string())), &seconds)?;
+        }
+    }
+    Ok(())
 }
 
 fn gauge(value: i64) -> Gauge<i64, AtomicI64> {

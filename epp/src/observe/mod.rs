@@ -4,4 +4,4 @@ mod http;
 mod metrics;
 
 pub(crate) use self::http::{Admin, serve};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, PoolMetrics};

@@ -1,11 +1,15 @@
 use std::convert::Infallible;
-use std::future::Future;
+use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use forebay_routing::ListenerPort;
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,95 +21,139 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::beat::{Beat, BeatTimer, Place};
 use super::drain::Drain;
-use super::wakes::Wakes;
-use crate::answer::AnswerBody;
-use forebay_routing::ListenerPort;
+use crate::runtime::{CoalescingWaker, CoarseTimer, ConnectionTimer, StreamTasks};
 
-/// Most headers of a request.
+/// Maximum headers of a request.
 const MAX_HEADERS: usize = 100;
-/// Largest head of a request, and largest piece of its body read at once.
+/// Maximum size of a request head, and of one read of a request body.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// From the first byte of a head to its last, and from one request to the next.
+/// Maximum time from the first to the last byte of a head, and from one request to the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// From a connection's first byte to the end of its TLS handshake.
+/// Maximum time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests at one time on one HTTP/2 connection.
+/// Maximum concurrent requests of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1024;
-/// An HTTP/2 body is held anyway: windows that let it come without stops.
+/// HTTP/2 flow control windows. Bodies are held by the gateway anyway, so large windows cost no further memory.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// How a request came in.
+/// Where a request came in.
 #[derive(Debug)]
 pub(crate) struct Via {
     pub(crate) port: Arc<ListenerPort>,
-    /// The name that a TLS client asked for.
+    /// The server name (SNI) that a TLS client asked for.
     pub(crate) server_name: Option<Box<str>>,
 }
 
 /// Answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// What clients of that port are met with, if it speaks TLS.
+    /// Body of a response. An error resets the client's stream.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
+    /// The TLS configuration of a port. `None` for plain HTTP.
     fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>>;
 
     fn handle(
         self: Arc<Self>,
         via: &Via,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<AnswerBody>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// How connections end that their clients do not.
-#[derive(Clone, Debug)]
-pub(super) struct Ending {
+/// Options of all client connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionOptions {
+    /// Maximum time that requests in flight may take once a drain has begun.
+    pub(crate) drain_timeout: Duration,
+    /// Use a [`CoalescingWaker`]. Off only to measure its effect.
+    pub(crate) coalesces_wakes: bool,
+}
+
+/// One accepted connection and what it needs from its worker and listener.
+pub(super) struct Served<H> {
+    pub(super) port: Arc<ListenerPort>,
+    pub(super) handler: Arc<H>,
     pub(super) drain: Drain,
-    /// Running requests may take so long after it has begun.
-    pub(super) timeout: Duration,
+    pub(super) options: ConnectionOptions,
+    pub(super) timer: Arc<CoarseTimer>,
+    pub(super) tasks: TaskTracker,
 }
 
-/// Serves one client until it leaves; after the drain has begun, until its running requests have ended or its time is
-/// over.
-pub(super) async fn serve(
-    stream: TcpStream,
-    port: Arc<ListenerPort>,
-    handler: Arc<impl Handler>,
-    ending: Ending,
-    beat: Arc<Beat>,
-    tasks: TaskTracker,
-) {
-    // Asked for each connection, so that a new certificate is there for the next one.
-    let Some(config) = handler.tls(&port) else {
-        let via = Via { port, server_name: None };
-        return serve_stream(stream, via, handler, ending, beat, tasks).await;
+/// Serves one client until it closes the connection. Once a drain has begun: until its requests in flight have
+/// finished, at most for the drain timeout.
+pub(super) async fn serve(stream: TcpStream, served: Served<impl Handler>) {
+    // Read for each connection, so that a new certificate applies to the next connection.
+    let Some(config) = served.handler.tls(&served.port) else {
+        let via = Via { port: served.port.clone(), server_name: None };
+        return serve_stream(stream, via, served).await;
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));
-    let stream = match ending.drain.token().run_until_cancelled(handshake).await {
+    let stream = match served.drain.token().run_until_cancelled(handshake).await {
         None => return,
-        Some(Err(_)) => return tracing::debug!("a client did not finish its TLS handshake"),
-        Some(Ok(Err(error))) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Some(Err(_)) => return tracing::debug!("TLS handshake timed out"),
+        Some(Ok(Err(error))) => return tracing::debug!(%error, "TLS handshake failed"),
         Some(Ok(Ok(stream))) => stream,
     };
     let server_name = stream.get_ref().1.server_name().map(Box::from);
-    serve_stream(stream, Via { port, server_name }, handler, ending, beat, tasks).await;
+    let via = Via { port: served.port.clone(), server_name };
+    serve_stream(stream, via, served).await;
 }
 
-async fn serve_stream(
+async fn serve_stream<H: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     via: Via,
-    handler: Arc<impl Handler>,
-    ending: Ending,
-    beat: Arc<Beat>,
-    tasks: TaskTracker,
+    served: Served<H>,
 ) {
+    let Served { handler, drain, options, timer, tasks, .. } = served;
     let via = Arc::new(via);
-    let gone = CancellationToken::new();
-    let _ends_streams = gone.clone().drop_guard();
-    let mut builder = auto::Builder::new(StreamTasks::new(tasks, gone));
+    let ended = CancellationToken::new();
+    let _cancels_streams = ended.clone().drop_guard();
+    let builder = builder(StreamTasks::new(tasks, ended), ConnectionTimer::new(timer));
+    let waker = Arc::new(CoalescingWaker::default());
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.version() < http::Version::HTTP_2 {
+            waker.set_http1();
+        }
+        let (handler, via) = (handler.clone(), via.clone());
+        async move { Ok::<_, Infallible>(handler.handle(&via, request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut drain_begins = pin!(drain.token().cancelled());
+    let mut is_first_poll = true;
+    // Ready with `None` when the drain begins.
+    let poll = |cx: &mut Context<'_>| {
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        // The first poll registers the waker. After that the flag is enough.
+        if (std::mem::take(&mut is_first_poll) || drain.has_begun())
+            && drain_begins.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    };
+    let result = if options.coalesces_wakes { waker.drive(poll).await } else { poll_fn(poll).await };
+    let result = match result {
+        Some(result) => Ok(result),
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(options.drain_timeout, connection).await
+        }
+    };
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "client connection failed"),
+        Err(_) => tracing::info!("drain timeout: closed a client connection with requests in flight"),
+    }
+}
+
+fn builder(streams: StreamTasks, timer: ConnectionTimer) -> auto::Builder<StreamTasks> {
+    let mut builder = auto::Builder::new(streams);
     builder
         .http1()
-        .timer(BeatTimer(beat.clone()))
+        .timer(timer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
@@ -116,64 +164,5 @@ async fn serve_stream(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(30));
-    let wakes = Arc::new(Wakes::default());
-    let service = service_fn(|request: Request<Incoming>| {
-        if request.version() < http::Version::HTTP_2 {
-            wakes.are_http1();
-        }
-        let (handler, via) = (handler.clone(), via.clone());
-        async move { Ok::<_, Infallible>(handler.handle(&via, request).await) }
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let drain = &ending.drain;
-    let mut begins = pin!(drain.token().cancelled());
-    let mut place = None;
-    let ended = wakes.drive(|cx| {
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(Some(ended));
-        }
-        // The first time, it is told whom to wake; then only a flag is looked at.
-        let is_first = place.is_none();
-        place.get_or_insert_with(|| Place::take(beat.clone(), cx.waker().clone()));
-        if (is_first || drain.has_begun()) && begins.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        Poll::Pending
-    });
-    let ended = match ended.await {
-        Some(ended) => Ok(ended),
-        None => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(ending.timeout, connection).await
-        }
-    };
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a client's connection ended early"),
-        Err(_) => tracing::info!("a connection was closed with a request running: the drain timeout is over"),
-    }
-}
-
-/// Runs the streams of an HTTP/2 connection; they end with it.
-#[derive(Clone, Debug)]
-pub(crate) struct StreamTasks {
-    tasks: TaskTracker,
-    gone: CancellationToken,
-}
-
-impl StreamTasks {
-    pub(crate) fn new(tasks: TaskTracker, gone: CancellationToken) -> Self {
-        Self { tasks, gone }
-    }
-}
-
-impl<F> hyper::rt::Executor<F> for StreamTasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        let gone = self.gone.clone();
-        self.tasks.spawn(async move { gone.run_until_cancelled_owned(stream).await });
-    }
+    builder
 }

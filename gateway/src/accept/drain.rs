@@ -3,8 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells the connections of a listener that they are to end. Asking whether it has begun costs next to nothing, as
-/// connections do whenever they are awake.
+/// Tells the connections of a listener to drain. Connections check [`Drain::has_begun`], one atomic load, on every poll.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drain {
     has_begun: Arc<AtomicBool>,
@@ -21,7 +20,7 @@ impl Drain {
         self.has_begun.load(Ordering::Acquire)
     }
 
-    /// Wakes who waits for it.
+    /// Cancelled when the drain begins.
     pub(super) fn token(&self) -> &CancellationToken {
         &self.token
     }

@@ -4,74 +4,87 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_routing::ListenerPort;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Ending, Handler, serve};
+use super::connection::{ConnectionOptions, Handler, Served, serve};
 use super::drain::Drain;
-use crate::workers::Workers;
-use forebay_routing::ListenerPort;
+use crate::runtime::Workers;
 
-/// Most connections of clients at one time; more wait in the kernel's queue.
+/// Maximum client connections. Further connections wait in the listen queue of the kernel.
 const MAX_CONNECTIONS: usize = 65_536;
-/// After an accept that failed for want of descriptors or memory.
+/// Pause after a failed accept, for example when file descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The open ports, kept in step with the Gateways.
+/// The open ports. The controller keeps them in step with the Gateways.
 #[derive(Debug)]
 pub(crate) struct Listeners<H> {
-    handler: Arc<H>,
     bind_address: IpAddr,
-    drain_timeout: Duration,
-    tasks: TaskTracker,
-    workers: Arc<Workers>,
     open: BTreeMap<ListenerPort, Open>,
-    places: Arc<Semaphore>,
-    connections: Gauge,
+    shared: Shared<H>,
 }
 
 #[derive(Debug)]
 struct Open {
-    /// What was asked for; 0 is any.
+    /// The requested port number. 0 means any free port.
     number: u16,
     address: SocketAddr,
     drain: Drain,
 }
 
+/// What all listeners share.
+#[derive(Debug)]
+struct Shared<H> {
+    handler: Arc<H>,
+    options: ConnectionOptions,
+    tasks: TaskTracker,
+    workers: Arc<Workers>,
+    /// One permit per client connection.
+    permits: Arc<Semaphore>,
+    connections: Gauge,
+}
+
+impl<H> Clone for Shared<H> {
+    fn clone(&self) -> Self {
+        Self {
+            handler: self.handler.clone(),
+            options: self.options,
+            tasks: self.tasks.clone(),
+            workers: self.workers.clone(),
+            permits: self.permits.clone(),
+            connections: self.connections.clone(),
+        }
+    }
+}
+
 impl<H: Handler> Listeners<H> {
-    /// `tasks` owns the accepting and the connections, which `workers` serve.
+    /// `tasks` tracks the accept loops and the connections. `workers` run the connections. `connections` counts them.
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
-        drain_timeout: Duration,
+        options: ConnectionOptions,
         tasks: TaskTracker,
         workers: Arc<Workers>,
         connections: Gauge,
     ) -> Self {
-        Self {
-            handler,
-            bind_address,
-            drain_timeout,
-            tasks,
-            workers,
-            open: BTreeMap::new(),
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            connections,
-        }
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let shared = Shared { handler, options, tasks, workers, permits, connections };
+        Self { bind_address, open: BTreeMap::new(), shared }
     }
 
-    /// Opens and closes so that exactly `ports` are open, each with the number that stands with it; those that
-    /// cannot be opened are given back with the reason. Closing stops accepting at once and drains the connections.
+    /// Opens and closes listeners until exactly `ports` are open, each on the port number given for it. Returns the
+    /// addresses that could not be opened. A closed listener stops accepting at once and drains its connections.
     pub(crate) async fn set(&mut self, ports: &BTreeMap<ListenerPort, u16>) -> Vec<(SocketAddr, io::Error)> {
         self.open.retain(|port, open| {
-            let stays = ports.get(port) == Some(&open.number);
-            if !stays {
+            let is_kept = ports.get(port) == Some(&open.number);
+            if !is_kept {
                 open.drain.begin();
                 tracing::info!(address = %open.address, "listener closed");
             }
-            stays
+            is_kept
         });
         let mut failed = Vec::new();
         for (port, number) in ports {
@@ -90,7 +103,7 @@ impl<H: Handler> Listeners<H> {
         failed
     }
 
-    /// The open addresses, by the port that the listener's resource names.
+    /// The open addresses.
     pub(crate) fn addresses(&self) -> BTreeMap<ListenerPort, SocketAddr> {
         self.open.iter().map(|(port, open)| (port.clone(), open.address)).collect()
     }
@@ -100,18 +113,8 @@ impl<H: Handler> Listeners<H> {
         let number = address.port();
         let address = listener.local_addr()?;
         let drain = Drain::default();
-        let accepting = accept(Accepting {
-            listener,
-            port: Arc::new(port.clone()),
-            handler: self.handler.clone(),
-            drain: drain.clone(),
-            drain_timeout: self.drain_timeout,
-            tasks: self.tasks.clone(),
-            workers: self.workers.clone(),
-            places: self.places.clone(),
-            connections: self.connections.clone(),
-        });
-        self.tasks.spawn(accepting);
+        let accepting = accept(listener, Arc::new(port.clone()), drain.clone(), self.shared.clone());
+        self.shared.tasks.spawn(accepting);
         Ok(Open { number, address, drain })
     }
 }
@@ -124,59 +127,53 @@ impl<H> Drop for Listeners<H> {
     }
 }
 
-struct Accepting<H> {
-    listener: TcpListener,
-    port: Arc<ListenerPort>,
-    handler: Arc<H>,
-    drain: Drain,
-    drain_timeout: Duration,
-    tasks: TaskTracker,
-    workers: Arc<Workers>,
-    places: Arc<Semaphore>,
-    connections: Gauge,
-}
-
-async fn accept<H: Handler>(it: Accepting<H>) {
+async fn accept<H: Handler>(listener: TcpListener, port: Arc<ListenerPort>, drain: Drain, shared: Shared<H>) {
     loop {
         let accepted = async {
-            let place = it.places.clone().acquire_owned().await;
-            (place, it.listener.accept().await)
+            let permit = shared.permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
-            () = it.drain.token().cancelled() => return,
+        let (permit, accepted) = tokio::select! {
+            () = drain.token().cancelled() => return,
             accepted = accepted => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, retry_after = ?ACCEPT_PAUSE, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
-        let (stream, seat) = match (stream, it.workers.seat()) {
-            (Ok(stream), Some(seat)) => (stream, seat),
+        let (stream, assignment) = match (stream, shared.workers.assign()) {
+            (Ok(stream), Some(assignment)) => (stream, assignment),
             (Err(error), _) => {
-                tracing::debug!(%error, "a client was gone before it was served");
+                tracing::debug!(%error, "the client closed its connection before it was served");
                 continue;
             }
             (_, None) => continue,
         };
-        let (port, handler, tasks) = (it.port.clone(), it.handler.clone(), it.tasks.clone());
-        let ending = Ending { drain: it.drain.clone(), timeout: it.drain_timeout };
-        let connections = it.connections.clone();
+        let served = Served {
+            port: port.clone(),
+            handler: shared.handler.clone(),
+            drain: drain.clone(),
+            options: shared.options,
+            timer: assignment.timer.clone(),
+            tasks: shared.tasks.clone(),
+        };
+        let connections = shared.connections.clone();
         connections.inc();
-        let (runtime, beat) = (seat.runtime.clone(), seat.beat.clone());
+        let runtime = assignment.runtime.clone();
         let serving = async move {
-            // Watched by the worker's own reactor from here.
+            // Registers the socket with the reactor of the worker.
             match TcpStream::from_std(stream) {
-                Ok(stream) => serve(stream, port, handler, ending, beat, tasks).await,
-                Err(error) => tracing::warn!(%error, "a connection could not be served"),
+                Ok(stream) => serve(stream, served).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             }
             connections.dec();
-            drop((seat, place));
+            drop((assignment, permit));
         };
-        it.tasks.spawn_on(serving, &runtime);
+        shared.tasks.spawn_on(serving, &runtime);
     }
 }

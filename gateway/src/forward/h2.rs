@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS, to backends whose `appProtocol` asks for it.
+//! HTTP/2 without TLS (h2c), for backends with `appProtocol: kubernetes.io/h2c`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,19 +13,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::error::{Error, ExchangeError};
 use super::http1::connect;
-use crate::Error;
-use crate::accept::StreamTasks;
 use crate::hold::UpstreamBody;
+use crate::runtime::StreamTasks;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Answers stream: windows that let them come without stops.
+/// Flow control windows, large enough that streamed responses do not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// A connection that is used. It stays open as long as somebody has it, whatever becomes of the others' share.
+/// A handle to a shared connection. The connection stays open while any handle exists.
 #[derive(Clone, Debug)]
-pub(crate) struct H2Connection {
+pub(super) struct H2Connection {
     sender: http2::SendRequest<UpstreamBody>,
     users: Arc<()>,
 }
@@ -36,13 +36,13 @@ impl H2Connection {
         self.sender.send_request(request).await
     }
 
-    /// Nobody else has it.
+    /// Whether this is the only handle.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.users) == 1
     }
 }
 
-/// One connection to each backend, shared by all requests to it.
+/// One connection per endpoint, shared by all requests to it.
 #[derive(Debug)]
 pub(crate) struct H2Connections {
     by_address: Mutex<HashMap<SocketAddr, Shared>>,
@@ -54,32 +54,32 @@ pub(crate) struct H2Connections {
 #[derive(Debug)]
 struct Shared {
     connection: H2Connection,
-    used: Instant,
+    last_used: Instant,
 }
 
 impl H2Connections {
-    /// `tasks` owns the connections; after `stop` each ends with its last user.
+    /// `tasks` tracks the connections. Once `stop` is cancelled, a connection ends with its last request.
     pub(crate) fn new(idle_timeout: Duration, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { by_address: Mutex::default(), idle_timeout, tasks, stop }
     }
 
-    /// Gives a connection, and whether it was used before.
+    /// A connection, and whether it was used before.
     pub(super) async fn get(
         &self,
         address: SocketAddr,
-        patience: Duration,
+        connect_timeout: Duration,
         may_reuse: bool,
     ) -> Result<(H2Connection, bool), Error> {
         if may_reuse
             && let Some(shared) = self.lock().get_mut(&address)
             && !shared.connection.sender.is_closed()
         {
-            shared.used = Instant::now();
+            shared.last_used = Instant::now();
             return Ok((shared.connection.clone(), true));
         }
-        let stream = connect(address, patience).await?;
-        let gone = CancellationToken::new();
-        let executor = StreamTasks::new(self.tasks.clone(), gone.clone());
+        let stream = connect(address, connect_timeout).await?;
+        let ended = CancellationToken::new();
+        let executor = StreamTasks::new(self.tasks.clone(), ended.clone());
         let (sender, driver) = http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -87,28 +87,28 @@ impl H2Connections {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| Error::UpstreamBroken { source: source.into(), reused: false })?;
+            .map_err(|source| Error::exchange(ExchangeError::Http2(source), false))?;
         self.tasks.spawn(async move {
-            let _ends_streams = gone.drop_guard();
-            // Its end is also seen by the requests that are on it; with nobody left to send one, it ends too.
+            let _cancels_streams = ended.drop_guard();
+            // Requests on the connection see its error themselves. It ends when the last sender is dropped.
             drop(driver.await);
         });
         let connection = H2Connection { sender, users: Arc::default() };
         let mut by_address = self.lock();
         if !self.stop.is_cancelled() {
-            by_address.insert(address, Shared { connection: connection.clone(), used: Instant::now() });
+            by_address.insert(address, Shared { connection: connection.clone(), last_used: Instant::now() });
         }
         Ok((connection, false))
     }
 
-    /// Lets go of connections that nobody has used for a while.
+    /// Closes idle connections after the idle timeout.
     pub(crate) fn sweep(&self) {
-        let is_over = self.stop.is_cancelled();
-        self.lock().retain(|_, Shared { connection, used }| {
+        let is_stopped = self.stop.is_cancelled();
+        self.lock().retain(|_, Shared { connection, last_used }| {
             if !connection.is_idle() {
-                *used = Instant::now();
+                *last_used = Instant::now();
             }
-            !is_over && !connection.sender.is_closed() && used.elapsed() < self.idle_timeout
+            !is_stopped && !connection.sender.is_closed() && last_used.elapsed() < self.idle_timeout
         });
     }
 
@@ -117,7 +117,7 @@ impl H2Connections {
     }
 }
 
-/// HTTP/2 has the host in the URI.
+/// Converts a request to HTTP/2: `:scheme` and `:authority` are taken from the URI (RFC 9113 §8.3.1).
 pub(super) fn to_h2(request: &mut Request<UpstreamBody>, endpoint: SocketAddr) {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(header::HOST);

@@ -1,17 +1,17 @@
-//! To the pod: connections, and what may be tried again.
+//! Sends requests to endpoints: connections, connection pools, retries, and mirrors.
 
-mod body;
-mod broken;
+mod connection_pool;
+mod error;
 mod h2;
 mod http1;
 mod mirror;
-mod pool;
+mod pooled_body;
 mod send;
 
-pub(crate) use body::PooledBody;
-pub use broken::Broken;
-pub(crate) use h2::{H2Connection, H2Connections};
+pub(crate) use connection_pool::ConnectionPool;
+pub(crate) use error::{Error, ExchangeError};
+pub(crate) use h2::H2Connections;
 pub(crate) use http1::Connection;
 pub(crate) use mirror::Mirrors;
-pub(crate) use pool::Pool;
-pub(crate) use send::{Forwarded, Forwarder, Route};
+pub(crate) use pooled_body::PooledBody;
+pub(crate) use send::{Forwarded, Forwarder, SendPlan};

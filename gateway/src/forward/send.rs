@@ -3,72 +3,76 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_resources::AppProtocol;
+use forebay_routing::RetryPolicy;
 use http::{Request, Response, request};
 
+use super::connection_pool::ConnectionPool;
+use super::error::{Error, ExchangeError, Retry};
 use super::h2::{H2Connections, to_h2};
-use super::{Broken, Connection, Pool, PooledBody};
+use super::http1::Connection;
+use super::pooled_body::PooledBody;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, RetryReason};
-use crate::{Error, Retry};
-use forebay_routing::RetryPolicy;
 
-/// Sends requests to pods.
+/// Sends requests to endpoints.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) connections: Arc<ConnectionPool>,
     pub(crate) h2: Arc<H2Connections>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) connect_timeout: Duration,
     pub(crate) first_byte_timeout: Duration,
 }
 
-/// Where a request may go, and how often.
+/// Where and how one request is sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Route<'a> {
+pub(crate) struct SendPlan<'a> {
     /// Best first.
     pub(crate) endpoints: &'a [SocketAddr],
     pub(crate) protocol: AppProtocol,
-    /// The longest wait for the head of the response once a request is being sent.
-    pub(crate) limit: Option<Duration>,
+    /// Maximum time from sending the request to the response head (`timeouts.backendRequest`).
+    pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<&'a RetryPolicy>,
 }
 
-/// A pod has begun to answer.
+/// A response whose head has arrived.
 #[derive(Debug)]
 pub(crate) struct Forwarded {
     pub(crate) response: Response<PooledBody>,
     pub(crate) endpoint: SocketAddr,
-    /// When the request that is answered was begun to be sent.
+    /// When the answered attempt was sent.
     pub(crate) sent: Instant,
-    /// How often it was tried.
+    /// Number of attempts, including this one.
     pub(crate) attempts: usize,
 }
 
 impl Forwarder {
-    /// Sends the request to the first of the endpoints that takes a connection.
+    /// Sends the request to the first endpoint of the plan that accepts a connection.
     ///
-    /// The next one is tried when nothing was sent. A request that was sent is sent again if it went out on a
-    /// reused connection that ended without a byte of response (the server closed it as idle in the same
-    /// moment), on a fresh one to the same endpoint; and as often as the route's own policy says, on the next
-    /// endpoint. Both only if all of the body is still held.
+    /// - If no connection can be established, the next endpoint is tried.
+    /// - If a reused connection closes before any byte of a response (the endpoint closed it as idle at the same time),
+    ///   the request is sent to the same endpoint again on a new connection.
+    /// - The retry policy of the route sends the request to the next endpoint.
+    ///
+    /// The last two require that the body can be sent again.
     pub(crate) async fn send(
         &self,
         head: &request::Parts,
         body: &mut HeldBody,
-        route: Route<'_>,
+        plan: SendPlan<'_>,
     ) -> Result<Forwarded, Error> {
-        let mut place = 0;
-        let mut further = 0;
+        let mut next = 0;
+        let mut policy_retries = 0;
         let mut attempts = 0;
-        // A body that cannot be sent twice gets no connection that might be closing.
+        // A body that cannot be sent again must not use a connection that may be closing.
         let mut may_reuse = body.is_replayable();
         loop {
-            let Some(&endpoint) = route.endpoints.get(place % route.endpoints.len().max(1)) else {
-                return Err(Error::NoReadyEndpoint);
+            let Some(&endpoint) = plan.endpoints.get(next % plan.endpoints.len().max(1)) else {
+                return Err(Error::NoEndpoint);
             };
             attempts += 1;
-            let policy = route.retry.filter(|policy| further < policy.attempts);
-            let error = match self.attempt(head, body, route, endpoint, may_reuse).await {
+            let policy = plan.retry.filter(|policy| policy_retries < policy.attempts);
+            let error = match self.attempt(head, body, plan, endpoint, may_reuse).await {
                 Ok(forwarded) => {
                     let status = forwarded.response.status();
                     let is_retried = policy.is_some_and(|policy| policy.covers(status));
@@ -76,31 +80,32 @@ impl Forwarder {
                         return Ok(Forwarded { attempts, ..forwarded });
                     }
                     drop(forwarded);
-                    Error::UpstreamStatus(status)
+                    Error::Status(status)
                 }
                 Err(error) => error,
             };
             match error.retry() {
-                Retry::FreshConnection if body.reclaim() => {
+                Retry::NewConnection if body.reclaim() => {
                     may_reuse = false;
                     self.metrics.retried(RetryReason::ReusedConnectionClosed);
                     continue;
                 }
-                Retry::NextEndpoint if place + 1 < route.endpoints.len() => {
-                    tracing::info!(%endpoint, %error, "a model server cannot be reached");
-                    place += 1;
+                Retry::NextEndpoint if next + 1 < plan.endpoints.len() => {
+                    tracing::info!(%endpoint, %error, "cannot reach the endpoint; trying the next one");
+                    next += 1;
                     self.metrics.retried(RetryReason::ConnectFailed);
                     continue;
                 }
                 _ => {}
             }
             match policy {
-                Some(policy) if error.is_of_upstream() && body.reclaim() => {
-                    tracing::info!(%endpoint, %error, "a request is tried again, as its route says");
+                Some(policy) if error.is_upstream() && body.reclaim() => {
+                    let wait = policy.wait(policy_retries);
+                    tracing::info!(%endpoint, %error, retry_in = ?wait, "retrying as the route's policy says");
                     self.metrics.retried(RetryReason::Policy);
-                    tokio::time::sleep(policy.wait(further)).await;
-                    further += 1;
-                    place += 1;
+                    tokio::time::sleep(wait).await;
+                    policy_retries += 1;
+                    next += 1;
                     may_reuse = true;
                 }
                 _ => return Err(error),
@@ -112,27 +117,29 @@ impl Forwarder {
         &self,
         head: &request::Parts,
         body: &mut HeldBody,
-        route: Route<'_>,
+        plan: SendPlan<'_>,
         endpoint: SocketAddr,
         may_reuse: bool,
     ) -> Result<Forwarded, Error> {
-        if route.protocol == AppProtocol::H2c {
-            return self.attempt_h2(head, body, route, endpoint, may_reuse).await;
+        if plan.protocol == AppProtocol::H2c {
+            return self.attempt_h2(head, body, plan, endpoint, may_reuse).await;
         }
-        let reused = if may_reuse { self.pool.take(endpoint) } else { None };
+        let reused = if may_reuse { self.connections.take(endpoint) } else { None };
         let is_reused = reused.is_some();
         let mut connection = match reused {
             Some(reused) => reused,
             None => Connection::open(endpoint, self.connect_timeout).await?,
         };
         let sent = Instant::now();
-        let wait = self.wait(route.limit);
-        let parts = match connection.send(head, body.upstream(), sent + wait.longest()).await {
+        let timeout = self.head_timeout(plan);
+        let parts = match connection.send(head, body.upstream(), sent + timeout.duration()).await {
             Ok(parts) => parts,
-            Err(Broken::Late) => return Err(wait.error()),
-            Err(source) => return Err(broken(source, is_reused && !connection.has_heard())),
+            Err(ExchangeError::Timeout) => return Err(timeout.error()),
+            Err(source) => {
+                return Err(Error::exchange(source, is_reused && !connection.has_received()));
+            }
         };
-        let body = PooledBody::new(connection, self.pool.clone());
+        let body = PooledBody::http1(connection, self.connections.clone());
         Ok(Forwarded { response: Response::from_parts(parts, body), endpoint, sent, attempts: 1 })
     }
 
@@ -140,66 +147,60 @@ impl Forwarder {
         &self,
         head: &request::Parts,
         body: &mut HeldBody,
-        route: Route<'_>,
+        plan: SendPlan<'_>,
         endpoint: SocketAddr,
         may_reuse: bool,
     ) -> Result<Forwarded, Error> {
         let (mut connection, is_reused) = self.h2.get(endpoint, self.connect_timeout, may_reuse).await?;
         let sent = Instant::now();
         let mut body = body.upstream();
-        let fate = body.fate();
-        let mut request = Request::from_parts(request(head), body);
+        let upload = body.outcome();
+        let mut request = Request::from_parts(copy_of(head), body);
         to_h2(&mut request, endpoint);
-        let wait = self.wait(route.limit);
-        let response = tokio::time::timeout(wait.longest(), connection.send(request)).await;
-        let response = response.map_err(|_| wait.error())?;
-        let response = response.map_err(|source| broken(Broken::http2(source, &fate), is_reused))?;
-        let response = response.map(|body| PooledBody::shared(body, fate, connection));
+        let timeout = self.head_timeout(plan);
+        let response = tokio::time::timeout(timeout.duration(), connection.send(request)).await;
+        let response = response.map_err(|_| timeout.error())?;
+        let response =
+            response.map_err(|source| Error::exchange(ExchangeError::http2(source, &upload), is_reused))?;
+        let response = response.map(|body| PooledBody::http2(body, upload, connection));
         Ok(Forwarded { response, endpoint, sent, attempts: 1 })
     }
 
-    fn wait(&self, limit: Option<Duration>) -> Wait {
-        match limit.filter(|limit| *limit < self.first_byte_timeout) {
-            Some(limit) => Wait::RouteLimit(limit),
-            None => Wait::FirstByte(self.first_byte_timeout),
+    fn head_timeout(&self, plan: SendPlan<'_>) -> HeadTimeout {
+        match plan.timeout.filter(|timeout| *timeout < self.first_byte_timeout) {
+            Some(timeout) => HeadTimeout::Route(timeout),
+            None => HeadTimeout::FirstByte(self.first_byte_timeout),
         }
     }
 }
 
-/// How long the head of a response is waited for.
+/// Maximum wait for the response head, and where it comes from.
 #[derive(Clone, Copy, Debug)]
-enum Wait {
-    RouteLimit(Duration),
+enum HeadTimeout {
+    Route(Duration),
     FirstByte(Duration),
 }
 
-impl Wait {
-    fn longest(self) -> Duration {
+impl HeadTimeout {
+    fn duration(self) -> Duration {
         match self {
-            Self::RouteLimit(longest) | Self::FirstByte(longest) => longest,
+            Self::Route(duration) | Self::FirstByte(duration) => duration,
         }
     }
 
     fn error(self) -> Error {
         match self {
-            Self::RouteLimit(limit) => Error::BackendRequestTimeout { limit },
+            Self::Route(limit) => Error::BackendRequestTimeout { limit },
             Self::FirstByte(waited) => Error::FirstByteTimeout { waited },
         }
     }
 }
 
-/// A copy of what a pod is sent of a head.
-pub(super) fn request(head: &request::Parts) -> request::Parts {
+/// Method, URI and headers of a head. `request::Parts` is not `Clone` with extensions that are not.
+pub(super) fn copy_of(head: &request::Parts) -> request::Parts {
     let mut copy = Request::new(()).into_parts().0;
     copy.method = head.method.clone();
     copy.uri = head.uri.clone();
     copy.headers = head.headers.clone();
     copy
-}
-
-fn broken(source: Broken, reused: bool) -> Error {
-    match source {
-        Broken::Rest(error) => error.into(),
-        source => Error::UpstreamBroken { source, reused },
-    }
 }

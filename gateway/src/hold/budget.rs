@@ -3,9 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::Error;
+use super::Error;
 
-/// What held request bodies may take: each, and all of them together.
+/// Limits for held request bodies: of one body and of all bodies together.
 #[derive(Debug)]
 pub(crate) struct HoldBudget {
     request_bytes: u64,
@@ -16,18 +16,18 @@ pub(crate) struct HoldBudget {
 }
 
 impl HoldBudget {
-    /// `replay_bytes`: the largest body that is kept, while it is sent on as it comes, to be sent again.
+    /// `replay_bytes`: maximum size of a body that is kept for retries while it is streamed. `gauge`: the bytes held.
     pub(crate) fn new(request_bytes: u64, total_bytes: u64, replay_bytes: u64, gauge: Gauge) -> Arc<Self> {
         Arc::new(Self { request_bytes, total_bytes, replay_bytes, held_bytes: AtomicU64::new(0), gauge })
     }
 
-    /// An empty share, for one request.
+    /// An empty hold for one request.
     pub(crate) fn open(self: &Arc<Self>) -> Hold {
         Hold { budget: self.clone(), bytes: 0 }
     }
 }
 
-/// One request's share; what it took is given back when it is dropped.
+/// Bytes that one request holds. They are released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold {
     budget: Arc<HoldBudget>,
@@ -35,24 +35,24 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Takes `more` bytes, or says which of the two limits is in the way.
+    /// Takes `more` bytes. Fails if that exceeds one of the two limits.
     pub(crate) fn grow(&mut self, more: usize) -> Result<(), Error> {
         let more = more as u64;
         let limit_bytes = self.budget.request_bytes;
         if self.bytes + more > limit_bytes {
-            return Err(Error::BodyTooLarge { limit_bytes });
+            return Err(Error::TooLarge { limit_bytes });
         }
         let taken = self.budget.held_bytes.fetch_add(more, Ordering::Relaxed) + more;
         if taken > self.budget.total_bytes {
             self.budget.held_bytes.fetch_sub(more, Ordering::Relaxed);
-            return Err(Error::HoldExhausted);
+            return Err(Error::BudgetExhausted);
         }
         self.bytes += more;
         self.budget.gauge.inc_by(more as i64);
         Ok(())
     }
 
-    /// Gives back some of what it took.
+    /// Releases `less` bytes.
     pub(crate) fn shrink(&mut self, less: usize) {
         let less = (less as u64).min(self.bytes);
         self.bytes -= less;
@@ -60,12 +60,12 @@ impl Hold {
         self.budget.gauge.dec_by(less as i64);
     }
 
-    /// An empty share, of the same budget.
+    /// An empty hold of the same budget.
     pub(super) fn another(&self) -> Self {
         self.budget.open()
     }
 
-    /// Takes over what another share has.
+    /// Takes over the bytes of `other`.
     pub(super) fn absorb(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
@@ -78,10 +78,10 @@ impl Hold {
         self.budget.replay_bytes
     }
 
-    /// Refuses a body that is announced as larger than it may be, before any of it is read.
+    /// Rejects a body whose announced length exceeds the limit, before any of it is read.
     pub(crate) fn check_announced(&self, bytes: u64) -> Result<(), Error> {
         let limit_bytes = self.budget.request_bytes;
-        if bytes > limit_bytes { Err(Error::BodyTooLarge { limit_bytes }) } else { Ok(()) }
+        if bytes > limit_bytes { Err(Error::TooLarge { limit_bytes }) } else { Ok(()) }
     }
 }
 
@@ -97,14 +97,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_limits_hold_and_everything_is_given_back() {
+    fn enforces_both_limits_and_releases_all_bytes() {
         let budget = HoldBudget::new(10, 15, 5, Gauge::default());
         let mut first = budget.open();
         first.grow(10).unwrap();
-        assert!(matches!(first.grow(1), Err(Error::BodyTooLarge { limit_bytes: 10 })));
+        assert!(matches!(first.grow(1), Err(Error::TooLarge { limit_bytes: 10 })));
         let mut second = budget.open();
         second.grow(5).unwrap();
-        assert!(matches!(second.grow(1), Err(Error::HoldExhausted)));
+        assert!(matches!(second.grow(1), Err(Error::BudgetExhausted)));
         assert_eq!(budget.gauge.get(), 15);
         drop(first);
         second.grow(5).unwrap();

@@ -1,10 +1,17 @@
-//! Request bodies while they are held: their frames, what is still to come, and what all of them together may take.
+//! Request bodies while they are held: the frames that have arrived, the remainder, and the memory budget of all bodies.
 
 mod body;
 mod budget;
+mod error;
+mod remainder;
+mod size_hint;
+mod upstream;
+
 #[cfg(test)]
 mod tests;
 
-pub use body::RestError;
-pub(crate) use body::{Fate, HeldBody, Scan, UpstreamBody};
+pub(crate) use body::HeldBody;
 pub(crate) use budget::{Hold, HoldBudget};
+pub(crate) use error::{Error, ReadError};
+pub(crate) use remainder::ModelScan;
+pub(crate) use upstream::{UploadOutcome, UpstreamBody};

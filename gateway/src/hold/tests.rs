@@ -1,4 +1,4 @@
-//! Bodies of clients that take their time, which is the clock's of the test.
+//! Bodies of slow clients, with paused time.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,15 +14,13 @@ use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::body::RestError;
 use super::*;
-use crate::Error;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const NEARLY: Duration = Duration::from_secs(9);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const SHORTER: Duration = Duration::from_secs(9);
 const LONG: Duration = Duration::from_secs(1_000);
 
-/// The body of a request of `length` bytes, and the connection that it comes over.
+/// The body of a request of `length` bytes, and the client's side of its connection.
 async fn request(length: usize) -> (HeldBody, DuplexStream) {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let (bodies, mut body) = mpsc::channel(1);
@@ -37,7 +35,7 @@ async fn request(length: usize) -> (HeldBody, DuplexStream) {
     let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     let hold = HoldBudget::new(1 << 20, 1 << 20, 1 << 20, Gauge::default()).open();
-    let body = HeldBody::new(body.recv().await.unwrap(), hold, Scan::Nothing, PATIENCE).unwrap();
+    let body = HeldBody::new(body.recv().await.unwrap(), hold, ModelScan::None, IDLE_TIMEOUT).unwrap();
     (body, client)
 }
 
@@ -50,53 +48,53 @@ async fn send(client: &mut DuplexStream, count: usize, pause: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_client_that_keeps_sending_is_waited_for() {
+async fn waits_for_a_slow_client_that_keeps_sending() {
     let (mut body, mut client) = request(8).await;
     let reading = async {
         for _ in 0..4 {
             assert!(body.read_frame().await.unwrap())
         }
     };
-    tokio::join!(send(&mut client, 4, NEARLY), reading);
+    tokio::join!(send(&mut client, 4, SHORTER), reading);
     let mut upstream = body.upstream();
-    let fate = upstream.fate();
-    let (_, whole) = tokio::join!(send(&mut client, 4, NEARLY), upstream.collect());
+    let outcome = upstream.outcome();
+    let (_, whole) = tokio::join!(send(&mut client, 4, SHORTER), upstream.collect());
     assert_eq!(whole.unwrap().to_bytes(), "xxxxxxxx");
-    assert_eq!(fate.failure(), None);
+    assert_eq!(outcome.failure(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stalls_is_given_up_whoever_waits_for_it() {
+async fn fails_when_the_client_stalls() {
     let (mut body, mut client) = request(8).await;
     send(&mut client, 2, Duration::ZERO).await;
     assert!(body.read_frame().await.unwrap());
     let began = Instant::now();
-    assert!(matches!(body.read_frame().await, Err(Error::BodyTimeout { waited: PATIENCE })));
-    assert_eq!(began.elapsed(), PATIENCE);
+    assert!(matches!(body.read_frame().await, Err(Error::Read(ReadError::Stalled { waited: IDLE_TIMEOUT }))));
+    assert_eq!(began.elapsed(), IDLE_TIMEOUT);
 
     let (mut body, mut client) = request(8).await;
     let mut upstream = body.upstream();
-    let fate = upstream.fate();
+    let outcome = upstream.outcome();
     send(&mut client, 2, Duration::ZERO).await;
     let frame = upstream.frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "xx");
     let began = Instant::now();
-    let stalled = RestError::Stalled { waited: PATIENCE };
+    let stalled = ReadError::Stalled { waited: IDLE_TIMEOUT };
     assert_eq!(upstream.frame().await.unwrap().unwrap_err(), stalled);
-    assert_eq!((began.elapsed(), fate.failure()), (PATIENCE, Some(stalled)));
+    assert_eq!((began.elapsed(), outcome.failure()), (IDLE_TIMEOUT, Some(stalled)));
 }
 
-/// A timer runs from the wait before when the model server stops taking; afterwards the client has its time again.
+/// The timer of an earlier wait may still run when the upstream stops reading. The client then gets the full time again.
 #[tokio::test(start_paused = true)]
-async fn what_the_model_server_does_not_take_is_not_waited_for() {
+async fn time_in_which_the_upstream_does_not_read_does_not_count() {
     let (mut body, mut client) = request(3).await;
     let mut upstream = body.upstream();
     for _ in 0..2 {
-        let (_, frame) = tokio::join!(send(&mut client, 1, NEARLY), upstream.frame());
+        let (_, frame) = tokio::join!(send(&mut client, 1, SHORTER), upstream.frame());
         assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "x");
         sleep(LONG).await;
     }
-    let (_, last) = tokio::join!(send(&mut client, 1, NEARLY), upstream.frame());
+    let (_, last) = tokio::join!(send(&mut client, 1, SHORTER), upstream.frame());
     assert_eq!(last.unwrap().unwrap().into_data().unwrap(), "x");
     assert!(upstream.frame().await.is_none());
 }

@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line for each finished request, on standard output.
+//! Access log: one JSON object per line for each finished request, on standard output.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-/// Lines that may wait to be written; further ones are left out and counted.
+/// Maximum queued lines. Further lines are dropped and counted.
 const QUEUE_LINES: usize = 4096;
 
-/// One finished request. It names no prompt, no query and no header of the client's but its request id.
+/// One finished request. Contains no prompt, no query, and no client header except the request id.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line<'a> {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub(crate) time: f64,
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     pub(crate) status: u16,
-    /// Where no model server answered: why.
+    /// Error code, if no engine responded or the response was aborted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<&'a str>,
     pub(crate) model: &'a str,
-    /// The backend, an InferencePool or a Service.
+    /// The backend: an InferencePool or a Service.
     pub(crate) pool: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) endpoint: Option<String>,
@@ -38,26 +38,26 @@ pub(crate) struct Line<'a> {
     pub(crate) completion_tokens: Option<u64>,
 }
 
-/// Takes lines without ever waiting.
+/// Queues lines without blocking.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
     lines: mpsc::Sender<Vec<u8>>,
-    left_out: Counter,
+    dropped: Counter,
 }
 
 impl AccessLog {
-    /// The second is to be run until the first and its clones are gone.
+    /// The log and its writer. The writer runs until the log and its clones are dropped.
     pub(crate) fn new(
-        left_out: Counter,
+        dropped: Counter,
         out: impl AsyncWrite + Unpin + Send + 'static,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send) {
         let (lines, queue) = mpsc::channel(QUEUE_LINES);
-        (Arc::new(Self { lines, left_out }), write(queue, out))
+        (Arc::new(Self { lines, dropped }), write(queue, out))
     }
 
     pub(crate) fn log(&self, line: &Line<'_>) {
         let Ok(permit) = self.lines.try_reserve() else {
-            self.left_out.inc();
+            self.dropped.inc();
             return;
         };
         if let Ok(mut text) = serde_json::to_vec(line) {
@@ -77,7 +77,7 @@ async fn write(mut queue: mpsc::Receiver<Vec<u8>>, mut out: impl AsyncWrite + Un
             out.flush().await
         };
         if let Err(error) = written.await {
-            tracing::warn!(%error, "the access log cannot be written any more");
+            tracing::warn!(%error, "cannot write the access log; no more lines are written");
             return;
         }
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_request_is_a_line_of_json() {
+    async fn writes_one_json_line_per_request() {
         let (mut reader, writer) = tokio::io::duplex(1 << 20);
         let (log, writing) = AccessLog::new(Counter::default(), writer);
         log.log(&line("/v1/chat"));
@@ -132,13 +132,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
+    async fn drops_and_counts_lines_when_the_reader_is_slow() {
         let (_reader, writer) = tokio::io::duplex(1);
-        let left_out = Counter::default();
-        let (log, _never_run) = AccessLog::new(left_out.clone(), writer);
+        let dropped = Counter::default();
+        let (log, _never_run) = AccessLog::new(dropped.clone(), writer);
         for _ in 0..QUEUE_LINES + 3 {
             log.log(&line("/"));
         }
-        assert_eq!(left_out.get(), 3);
+        assert_eq!(dropped.get(), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway's pages beside its listeners: metrics and readiness.
+//! The admin endpoint: metrics, configuration, health and readiness.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +7,13 @@ use forebay_service::admin::{self, OPEN_METRICS, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, PickerMetrics};
+use super::Metrics;
 
-/// Whether requests are served: the resources have been loaded and their listeners are open.
+/// Readiness: the resources are loaded and all listeners are open.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     ready: AtomicBool,
-    /// The end has been asked for.
+    /// The gateway is shutting down.
     draining: AtomicBool,
 }
 
@@ -22,7 +22,7 @@ impl Health {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Not ready any more, for good.
+    /// Not ready from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -36,13 +36,12 @@ impl Health {
 pub(crate) async fn serve_admin(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    pickers: Arc<PickerMetrics>,
     health: Arc<Health>,
     config: impl Fn() -> String + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
     let pages = admin::serve(listener, move |path| match path {
-        "/metrics" => Some(metrics_page(&metrics, &pickers)),
+        "/metrics" => Some(metrics_page(&metrics)),
         "/config" => Some(Page::new("application/json", config())),
         "/readyz" => Some(Page::probe(if health.is_ready() { Ok(()) } else { Err("not ready".into()) })),
         _ => None,
@@ -50,12 +49,9 @@ pub(crate) async fn serve_admin(
     stop.run_until_cancelled(pages).await;
 }
 
-fn metrics_page(metrics: &Metrics, pickers: &PickerMetrics) -> Page {
+fn metrics_page(metrics: &Metrics) -> Page {
     let mut text = String::new();
-    let written = pickers
-        .write(&mut text)
-        .and_then(|()| prometheus_client::encoding::text::encode(&mut text, &metrics.registry));
-    match written {
+    match prometheus_client::encoding::text::encode(&mut text, &metrics.registry) {
         Ok(()) => Page::new(OPEN_METRICS, text),
         Err(error) => Page::failed(&error),
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
 
-/// Asks for an explanation, with the value `1`; trusted listeners alone let it in.
+/// Request header that asks for an explanation, with the value `1`. Only trusted listeners accept it.
 pub(crate) const EXPLAIN: HeaderName = HeaderName::from_static("x-forebay-explain");
-/// The explanation, on the response.
+/// Response header with the explanation.
 pub(crate) const EXPLANATION: HeaderName = HeaderName::from_static("x-forebay-explanation");
-/// Endpoints that are named; a picker may give many to fall back on.
+/// Maximum endpoints in an explanation.
 const MAX_ENDPOINTS: usize = 16;
 
-/// What became of one request, as far as it came. It holds nothing of the client's but the model's name.
+/// How one request was processed. Contains no client data except the model name.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
@@ -21,32 +21,32 @@ pub(crate) struct Explanation {
     pub(crate) model: Option<HeaderValue>,
     #[serde(serialize_with = "header")]
     pub(crate) base_model: Option<HeaderValue>,
-    /// `namespace/name` of the HTTPRoute, and the rule's place in it.
+    /// `namespace/name` of the HTTPRoute and the index of its rule.
     pub(crate) rule: Option<String>,
     /// The InferencePool or Service.
     #[serde(serialize_with = "label")]
     pub(crate) backend: Option<Arc<str>>,
-    /// Who gave the endpoints.
+    /// What chose the endpoints.
     pub(crate) picker: Option<String>,
     /// Best first.
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) served_by: Option<SocketAddr>,
-    /// How often the request was sent, or a connection for it tried.
+    /// Number of attempts to send the request.
     pub(crate) attempts: Option<usize>,
-    /// Reading the body until the model was known, microseconds.
+    /// Time to read the body until the model was known.
     #[serde(rename = "extractMicroseconds", serialize_with = "microseconds")]
     pub(crate) extract: Option<Duration>,
-    /// Having endpoints chosen, microseconds.
+    /// Time to choose endpoints.
     #[serde(rename = "pickMicroseconds", serialize_with = "microseconds")]
     pub(crate) pick: Option<Duration>,
-    /// From there to the head of the response, microseconds: connecting, sending, waiting.
+    /// Time from the decision to the response head.
     #[serde(rename = "upstreamMicroseconds", serialize_with = "microseconds")]
     pub(crate) upstream: Option<Duration>,
 }
 
 impl Explanation {
-    /// Takes the question out of a request's headers.
-    pub(crate) fn asked(headers: &mut HeaderMap) -> Option<Box<Self>> {
+    /// An empty explanation if the request asks for one. Removes the request header.
+    pub(crate) fn requested(headers: &mut HeaderMap) -> Option<Box<Self>> {
         let value = headers.remove(EXPLAIN)?;
         (value == "1").then(Box::default)
     }
@@ -61,7 +61,7 @@ impl Explanation {
     }
 }
 
-/// JSON says every character in ASCII too, and not all clients read others in headers.
+/// Escapes all characters that are not ASCII, because not all clients accept them in headers.
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_says_every_name_in_ascii() {
+    fn the_header_is_ascii() {
         let model = Some(HeaderValue::from_bytes("modèle-𝛼".as_bytes()).unwrap());
         let value = Explanation { model, ..Explanation::default() }.to_header_value().unwrap();
         let text = value.to_str().unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn many_endpoints_are_some() {
+    fn limits_the_number_of_endpoints() {
         let mut explanation = Explanation::default();
         explanation.chosen(&[SocketAddr::from(([127, 0, 0, 1], 1)); MAX_ENDPOINTS + 1], None);
         assert_eq!(explanation.endpoints.len(), MAX_ENDPOINTS);

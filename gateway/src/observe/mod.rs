@@ -1,17 +1,17 @@
-//! Metrics, health, the access log and traces.
+//! What operators see: metrics, health, the access log, traces and explanations.
 
 mod access;
 mod admin;
 mod explain;
+mod labels;
 mod metrics;
-mod pickers;
 mod record;
 mod traces;
 
 pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
 pub(crate) use explain::{EXPLANATION, Explanation};
-pub(crate) use metrics::{Metrics, MirrorResult, PickResult, PickerFaultOutcome, RetryReason};
-pub(crate) use pickers::PickerMetrics;
-pub(crate) use record::Record;
+pub(crate) use labels::{MirrorResult, PickResult, PickerFailureOutcome, RetryReason};
+pub(crate) use metrics::{Metrics, UNKNOWN};
+pub(crate) use record::{Record, client_closed_request};
 pub(crate) use traces::Traces;

@@ -2,33 +2,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use forebay_openai::{Finding, Usage};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 
-use super::Metrics;
 use super::access::{AccessLog, Line};
 use super::explain::Explanation;
-use super::metrics::{ModelLabels, Series, UNKNOWN};
+use super::labels::ModelLabels;
+use super::metrics::{Metrics, Series};
 use super::traces::{Ended, Span};
-use crate::answer::{Seen, Usage};
-use crate::error::client_closed_request;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What is measured of one request. It lives as long as the request, wherever
-/// that ends: dropped before the response was whole, the client had left.
+/// Measures one request and reports it when dropped: metrics, access log and trace.
+///
+/// It moves from the request to the response body. If it is dropped before [`Record::complete`], the client closed the
+/// request.
 #[derive(Debug)]
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
     method: Method,
     path: Option<PathAndQuery>,
     arrived: Instant,
-    /// Waits before the request was sent on that are not the gateway's own.
+    /// Waits for the client and the picker before the request was sent.
     waited: Duration,
     sent: Option<Instant>,
     series: Arc<Series>,
     status: Option<StatusCode>,
-    whole: bool,
+    is_complete: bool,
     body_bytes: u64,
     ttft: Option<Duration>,
     usage: Option<Usage>,
@@ -36,12 +37,13 @@ pub(crate) struct Record {
     endpoint: Option<SocketAddr>,
     request_id: Option<HeaderValue>,
     log: Option<Arc<AccessLog>>,
-    /// Boxed: most gateways trace nothing.
+    /// Boxed: tracing is off by default.
     span: Option<Box<Span>>,
     explanation: Option<Box<Explanation>>,
 }
 
 impl Record {
+    /// `unknown`: label value until the model and pool are known.
     pub(crate) fn begin(
         metrics: Arc<Metrics>,
         log: Option<Arc<AccessLog>>,
@@ -51,7 +53,7 @@ impl Record {
         metrics.active_requests.inc();
         let series = metrics.unknown_series(unknown);
         let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
-        // Boxed: it goes from hand to hand.
+        // Boxed, because it is moved often.
         Box::new(Self {
             metrics,
             method: head.method.clone(),
@@ -61,7 +63,7 @@ impl Record {
             sent: None,
             series,
             status: None,
-            whole: false,
+            is_complete: false,
             body_bytes: 0,
             ttft: None,
             usage: None,
@@ -78,35 +80,32 @@ impl Record {
         self.arrived
     }
 
+    /// Ends `span` with this record.
     pub(crate) fn trace(&mut self, span: Span) {
         self.span = Some(Box::new(span));
     }
 
-    /// Puts the span into the request for the model server.
+    /// Adds the trace context to the upstream request.
     pub(crate) fn propagate(&self, headers: &mut HeaderMap) {
         if let Some(span) = &self.span {
             span.propagate(headers);
         }
     }
 
-    /// The label of models and pools that the resources do not name.
-    pub(crate) fn unknown_label() -> Arc<str> {
-        Arc::from(UNKNOWN)
-    }
-
+    /// The labels of the request are known.
     pub(crate) fn routed(&mut self, model: &Arc<str>, pool: &Arc<str>) {
         self.series = self.metrics.series(model, pool);
     }
 
-    /// From now on it is kept what becomes of the request.
-    pub(crate) fn explain_to(&mut self, asked: Option<Box<Explanation>>) {
-        self.explanation = asked;
+    /// Collects an explanation from now on, if the request asks for one.
+    pub(crate) fn explain_to(&mut self, explanation: Option<Box<Explanation>>) {
+        self.explanation = explanation;
     }
 
-    /// For who has asked; nothing is done for others.
-    pub(crate) fn explain(&mut self, say: impl FnOnce(&mut Explanation)) {
+    /// Updates the explanation, if the request asks for one.
+    pub(crate) fn explain(&mut self, update: impl FnOnce(&mut Explanation)) {
         if let Some(explanation) = &mut self.explanation {
-            say(explanation);
+            update(explanation);
         }
     }
 
@@ -114,54 +113,57 @@ impl Record {
         self.explanation.as_ref()?.to_header_value()
     }
 
+    /// Time that does not count as processing time of the gateway.
     pub(crate) fn waited(&mut self, wait: Duration) {
         self.waited += wait;
     }
 
     pub(crate) fn picked(&mut self, wait: Duration) {
         self.waited += wait;
-        self.metrics.picking.observe(wait.as_secs_f64());
+        self.metrics.pick_duration.observe(wait.as_secs_f64());
     }
 
-    /// The request is about to be sent to a pod; `now` is the time.
+    /// The request is about to be sent to an endpoint.
     pub(crate) fn sending(&mut self, now: Instant) {
         self.sent = Some(now);
-        let own = now.duration_since(self.arrived).saturating_sub(self.waited);
-        self.metrics.processing.observe(own.as_secs_f64());
+        let processing = now.duration_since(self.arrived).saturating_sub(self.waited);
+        self.metrics.processing.observe(processing.as_secs_f64());
     }
 
-    pub(crate) fn answering(&mut self, status: StatusCode) {
+    /// The status that the client gets.
+    pub(crate) fn responding(&mut self, status: StatusCode) {
         self.status = Some(status);
     }
 
+    /// Bytes of the response body that were sent to the client.
     pub(crate) fn body_bytes(&mut self, bytes: usize) {
         self.body_bytes += bytes as u64;
     }
 
-    /// The first byte of a response body, of a stream the first event.
+    /// The first event of a stream, or the first byte of another response body.
     pub(crate) fn first_token(&mut self) {
         if self.ttft.is_none() {
             let ttft = self.arrived.elapsed();
             self.ttft = Some(ttft);
-            self.series.ttft.observe(ttft.as_secs_f64());
+            self.series.time_to_first_token.observe(ttft.as_secs_f64());
         }
     }
 
-    /// What was read in the response.
-    pub(crate) fn seen(&mut self, seen: Seen) {
-        match seen {
-            Seen::FirstEvent => self.first_token(),
-            Seen::NextEvent(after) => self.series.itl.observe(after.as_secs_f64()),
-            // With continuous usage, each says the sum so far.
-            Seen::Usage(usage) => self.usage = Some(usage),
-            Seen::Error => {
+    /// Something was found in the response body.
+    pub(crate) fn found(&mut self, finding: Finding) {
+        match finding {
+            Finding::FirstEvent => self.first_token(),
+            Finding::NextEvent(after) => self.series.inter_token_latency.observe(after.as_secs_f64()),
+            // With continuous usage, each finding has the sum so far.
+            Finding::Usage(usage) => self.usage = Some(usage),
+            Finding::Error => {
                 self.error = Some("stream_error");
                 self.metrics.stream_error(&self.series.labels);
             }
         }
     }
 
-    /// No engine answered, or its response broke off.
+    /// No engine responded, or the response was aborted.
     pub(crate) fn failed(&mut self, code: &'static str) {
         self.error = Some(code);
         self.metrics.failed(code);
@@ -171,9 +173,9 @@ impl Record {
         self.endpoint = Some(endpoint);
     }
 
-    /// All of the response has been handed over.
-    pub(crate) fn whole(&mut self) {
-        self.whole = true;
+    /// The whole response has been handed to the client's connection.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
     }
 }
 
@@ -181,7 +183,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.metrics.active_requests.dec();
         let status = match self.status {
-            Some(status) if self.whole => status,
+            Some(status) if self.is_complete => status,
             _ => client_closed_request(),
         };
         if let Some(sent) = self.sent {
@@ -202,7 +204,7 @@ impl Drop for Record {
             });
         }
         let ModelLabels { model, pool } = &self.series.labels;
-        // The path without its query, which may hold secrets.
+        // Without the query, which may contain secrets.
         if let Some(log) = &self.log {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             log.log(&Line {
@@ -233,4 +235,9 @@ impl Drop for Record {
             seconds = self.arrived.elapsed().as_secs_f64(),
         );
     }
+}
+
+/// Status 499 (client closed request). It is only used in logs and metrics; no client receives it.
+pub(crate) fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }

@@ -1,10 +1,11 @@
-//! A span for each request, sent to an OpenTelemetry collector. Attributes as the semantic conventions for HTTP servers
-//! and generative AI name them; never a prompt, a body, or a query.
+//! Exports a span for each request to an OpenTelemetry collector. Attributes follow the semantic conventions for HTTP
+//! servers and generative AI. They never contain a prompt, a body, or a query.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use forebay_openai::Usage;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::{Span as _, SpanKind, Status, Tracer as _, TracerProvider as _};
@@ -14,15 +15,14 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
-use super::metrics::ModelLabels;
-use crate::answer::Usage;
+use super::labels::ModelLabels;
 
-/// W3C Trace Context.
+/// Header of W3C Trace Context.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// For one batch of spans to reach the collector.
+/// Maximum time to export one batch of spans.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes spans and sends them; of spans that the collector does not take in time, the newest are dropped.
+/// Creates and exports spans. When the export queue is full, the newest spans are dropped.
 #[derive(Debug)]
 pub(crate) struct Traces {
     provider: SdkTracerProvider,
@@ -30,7 +30,7 @@ pub(crate) struct Traces {
     propagator: TraceContextPropagator,
 }
 
-/// What is known of a request when it is over.
+/// What a span records at the end of its request.
 #[derive(Debug)]
 pub(crate) struct Ended<'a> {
     pub(crate) status: StatusCode,
@@ -41,13 +41,13 @@ pub(crate) struct Ended<'a> {
     pub(crate) usage: Option<Usage>,
 }
 
-/// The span of a running request.
+/// The span of a request in flight.
 #[derive(Debug)]
 pub(crate) struct Span(opentelemetry_sdk::trace::Span);
 
 impl Traces {
-    /// `ratio`: share of the requests that are traced, where their clients have not decided. Must be called in a
-    /// tokio runtime, which the connection to the collector stays in.
+    /// `ratio`: share of requests that are traced when the client's `traceparent` has no decision. Must be called in a
+    /// tokio runtime, which drives the connection to the collector.
     pub(crate) fn new(endpoint: &str, ratio: f64) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder()
             .with_tonic()
@@ -63,7 +63,7 @@ impl Traces {
         Ok(Self { provider, tracer, propagator: TraceContextPropagator::new() })
     }
 
-    /// Continues the client's trace, if it is in one.
+    /// Starts a span, as a child of the client's span if there is one.
     pub(crate) fn begin(&self, head: &request::Parts) -> Span {
         let parent = self.propagator.extract_with_context(&Context::new(), &Headers(&head.headers));
         let builder = self.tracer.span_builder(operation(head.uri.path())).with_kind(SpanKind::Server);
@@ -76,16 +76,16 @@ impl Traces {
         Span(span)
     }
 
-    /// Sends what is left. Blocks for as long as [`EXPORT_TIMEOUT`].
+    /// Exports the remaining spans. Blocks for up to [`EXPORT_TIMEOUT`].
     pub(crate) fn shutdown(&self) {
         if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_TIMEOUT) {
-            tracing::warn!(%error, "the last spans did not reach the collector");
+            tracing::warn!(%error, "cannot export the remaining spans; they are lost");
         }
     }
 }
 
 impl Span {
-    /// The model server's own spans hang below this one.
+    /// Sets `traceparent`, so that spans of the engine become children of this span.
     pub(crate) fn propagate(&self, headers: &mut HeaderMap) {
         let context = self.0.span_context();
         let value =
@@ -124,7 +124,7 @@ impl Span {
     }
 }
 
-/// The operation by its well-known name; the label of all other paths is one, too.
+/// `gen_ai.operation.name` of a path. Unknown paths share one value, which bounds the number of span names.
 fn operation(path: &str) -> &'static str {
     match path {
         "/v1/chat/completions" => "chat",

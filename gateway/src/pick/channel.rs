@@ -1,4 +1,4 @@
-//! HTTP/2 connections to pickers.
+//! HTTP/2 connections to picker replicas.
 
 use std::fmt;
 use std::io;
@@ -21,17 +21,17 @@ use super::transport::Transport;
 pub(super) struct Call {
     pub(super) requests: Outbox,
     pub(super) replies: Replies,
-    /// It is on a connection that was there before: the picker may have been about to close it.
-    pub(super) is_on_reused: bool,
+    /// The connection existed before. The picker may have been about to close it.
+    pub(super) is_reused: bool,
 }
 
 type Opening = Shared<BoxFuture<'static, Result<SendRequest<Bytes>, Arc<io::Error>>>>;
 
-/// A connection to one replica. It is made when it is first used, and made again when it broke.
+/// A connection to one replica. It is opened at the first use, and again after it broke.
 pub(super) struct Channel {
     address: SocketAddr,
     transport: Transport,
-    /// The head of every stream.
+    /// Request line of every stream.
     uri: Uri,
     headers: HeaderMap,
     state: Mutex<State>,
@@ -39,7 +39,7 @@ pub(super) struct Channel {
 
 #[derive(Default)]
 struct State {
-    /// Of the connection that is there or being made.
+    /// Number of the current connection.
     number: u64,
     connection: Connection,
 }
@@ -48,7 +48,7 @@ struct State {
 enum Connection {
     #[default]
     None,
-    /// Whoever needs it drives it on.
+    /// Driven by the requests that wait for it.
     Opening(Opening),
     Open(SendRequest<Bytes>),
 }
@@ -70,16 +70,16 @@ impl Channel {
             ),
             (HeaderName::from_static(TAKES_ENDPOINT_LIST), HeaderValue::from_static("1")),
         ];
-        // An address is an authority, so this always parses.
+        // A socket address is a valid authority, so this always parses.
         let uri = format!("http://{address}{PROCESS}").parse().unwrap_or_default();
         Self { address, transport, uri, headers: headers.into_iter().collect(), state: Mutex::default() }
     }
 
-    /// Opens a stream. An error means that the replica cannot be reached.
+    /// Opens a stream. Fails if the replica cannot be reached.
     pub(super) async fn call(&self) -> Result<Call, Status> {
         loop {
-            let (number, known) = self.known();
-            let (sender, is_on_reused) = match known {
+            let (number, current) = self.current();
+            let (sender, is_reused) = match current {
                 Ok(open) => (open, true),
                 Err(opening) => (self.opened(number, opening.await)?, false),
             };
@@ -87,14 +87,14 @@ impl Channel {
                 Ok(mut sender) => match sender.send_request(self.head(), false) {
                     Ok((response, stream)) => {
                         let (requests, replies) = (Outbox::new(stream), Replies::opening(response));
-                        return Ok(Call { requests, replies, is_on_reused });
+                        return Ok(Call { requests, replies, is_reused });
                     }
                     Err(error) => error,
                 },
                 Err(error) => error,
             };
             self.forget(number);
-            if !is_on_reused {
+            if !is_reused {
                 return Err(status_of(&error));
             }
         }
@@ -108,8 +108,8 @@ impl Channel {
         head
     }
 
-    /// The connection that is there, or is being made from now on.
-    fn known(&self) -> (u64, Result<SendRequest<Bytes>, Opening>) {
+    /// The current connection. Starts to open one if there is none.
+    fn current(&self) -> (u64, Result<SendRequest<Bytes>, Opening>) {
         let mut state = self.lock();
         let connection = match &state.connection {
             Connection::Open(sender) => Ok(sender.clone()),
@@ -124,6 +124,7 @@ impl Channel {
         (state.number, connection)
     }
 
+    /// Stores the opened connection, unless a newer one exists.
     fn opened(
         &self,
         number: u64,
@@ -134,7 +135,7 @@ impl Channel {
             state.connection =
                 opened.as_ref().map_or(Connection::None, |sender| Connection::Open(sender.clone()));
         }
-        opened.map_err(|error| Status::unavailable(format!("no connection: {error}")))
+        opened.map_err(|error| Status::unavailable(format!("cannot connect: {error}")))
     }
 
     fn forget(&self, number: u64) {
@@ -154,16 +155,16 @@ async fn open(transport: Transport, address: SocketAddr) -> Result<SendRequest<B
     stream.keep_alive(KEEP_ALIVE_IDLE)?;
     let (sender, connection) = h2::client::Builder::new()
         .enable_push(false)
-        // Bodies go to the picker whole, and come back.
+        // Whole bodies are sent to the picker and back.
         .initial_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(io::Error::other)?;
-    // It runs where its requests come from, and ends with the last of its streams once nobody can open another.
+    // Runs on the worker of the request. Ends with its last stream once the sender is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%address, %error, "a connection to an endpoint picker broke");
+            tracing::debug!(%address, %error, "connection to an endpoint picker failed");
         }
     });
     Ok(sender)

@@ -1,4 +1,4 @@
-//! One request's conversation with one replica of a picker, up to its decision.
+//! The exchange of one request with one replica of a picker, up to its decision.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -7,205 +7,228 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_grpc::Outbox;
 use forebay_grpc::proto::{
-    BodyMutation, BodyResponse, BodySendMode, CommonResponse, Metadata, ProcessingRequest,
+    BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeadersResponse, Metadata, ProcessingRequest,
     ProcessingResponse, body_mutation::Mutation, processing_response::Response,
 };
 use http::HeaderMap;
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::channel::Call;
+use super::error::{Error, PickerFault};
 use super::message::{Cursor, Piece};
 use super::peers::Peer;
 use super::replies::Replies;
 use super::reply::{
-    Verdict, destination_in_headers, destination_in_metadata, immediate, leaves_response,
-    leaves_response_body, mutate, parse_endpoints, skips_response, verdict,
+    BodyAction, body_action, destination_in_headers, destination_in_metadata, leaves_response, mutate,
+    parse_endpoints, rejection, skips_response, skips_response_body,
 };
 use crate::hold::HeldBody;
-use crate::{Error, PickerFault};
 
-/// The part of the picker's patience that the body waits for the answer to the headers, when a picker is likely to
-/// want no body. A decision takes microseconds; but where all cores are busy it may come late, and bodies that are sent
-/// for nothing would then make it later still. A picker that has come to need the body is late by this, once.
-const HEAD_START: u32 = 2;
+/// Divides the picker timeout: maximum wait for the reply to the headers before the body is sent to a picker that
+/// needed no body for the previous request.
+///
+/// Decisions take microseconds, but replies can be late when all cores are busy. Sending bodies that are not needed
+/// would delay them further. The cost: one request is late by this time when a picker starts to need the body.
+const BODY_DELAY_DIVISOR: u32 = 2;
 
-/// How a conversation ended.
+/// Result of an exchange.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Decided {
         endpoints: Vec<SocketAddr>,
-        /// Nothing if the picker has ended its side.
+        /// `None` if the picker has ended its side of the stream.
         open: Option<(Outbox, Replies)>,
-        wants: Wants,
+        interest: ResponseInterest,
     },
-    /// The replica could not be reached or refused the stream: another may be asked.
+    /// The replica could not be reached or refused the stream. Another replica may be asked.
     Unreachable {
         fault: PickerFault,
-        /// The connection was there before, and may have ended in this moment: the replica may be asked again.
+        /// The stream was on a reused connection, which the replica may have closed at the same time. The same replica
+        /// may be asked again.
         was_reused: bool,
     },
     Failed(PickerFault),
 }
 
-/// What of the response a picker may still have something to say to.
+/// The parts of the response that a picker may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wants {
-    /// It only listens.
-    Nothing,
+pub(super) enum ResponseInterest {
+    /// The picker is informed but does not reply.
+    None,
     Headers,
     Body,
 }
 
-/// Asks `peer`. Errors are the client's, or the picker's own answer to it. `patience`: the longest wait for the
-/// picker, once it has what has come of the body.
+/// Asks `peer` for a decision. Errors come from the client's body or are the picker's own response. `timeout`: maximum
+/// wait for the picker after it was sent the last available part of the request.
 pub(super) async fn ask(
     peer: &Peer,
     first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    patience: Duration,
-    offered: Wants,
+    timeout: Duration,
+    offered: ResponseInterest,
 ) -> Result<Outcome, Error> {
-    let mut outcome = converse(peer, first, headers, body, patience, offered).await?;
+    let mut outcome = exchange(peer, first, headers, body, timeout, offered).await?;
     if matches!(outcome, Outcome::Unreachable { was_reused: true, .. }) {
-        outcome = converse(peer, first, headers, body, patience, offered).await?;
+        outcome = exchange(peer, first, headers, body, timeout, offered).await?;
     }
     if !matches!(outcome, Outcome::Decided { .. }) {
-        // Another program may be there when it can be reached again.
+        // Another version of the picker may run when it is reachable again.
         peer.set_skips_body(false);
     }
     Ok(outcome)
 }
 
-async fn converse(
+// Longer than the limit: the branches of the select share the timer and the state of the loop.
+async fn exchange(
     peer: &Peer,
     first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    patience: Duration,
-    offered: Wants,
+    timeout: Duration,
+    offered: ResponseInterest,
 ) -> Result<Outcome, Error> {
-    let began = Instant::now();
-    let called = tokio::time::timeout_at(began + patience, peer.channel().call());
-    let Call { mut requests, mut replies, is_on_reused } = match called.await {
-        Ok(Ok(call)) => call,
-        Ok(Err(status)) => {
-            let fault = PickerFault::Stream(Box::new(status));
-            return Ok(Outcome::Unreachable { fault, was_reused: false });
-        }
-        Err(_) => return Ok(Outcome::Failed(PickerFault::Timeout(patience))),
-    };
-    let mut state = State::new(body, offered);
+    let start = Instant::now();
+    let Call { mut requests, mut replies, is_reused } =
+        match tokio::time::timeout_at(start + timeout, peer.channel().call()).await {
+            Ok(Ok(call)) => call,
+            Ok(Err(status)) => {
+                let fault = PickerFault::Stream(Box::new(status));
+                return Ok(Outcome::Unreachable { fault, was_reused: false });
+            }
+            Err(_) => return Ok(Outcome::Failed(PickerFault::Timeout(timeout))),
+        };
+    let mut progress = Progress::new(body, offered);
     requests.send(first);
     let no_metadata = Metadata::default();
     let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
-    // One timer for both: for as long as the body is held back, then for the picker's reply.
-    let mut deadline = began + patience;
-    let mut held_back_until = peer.skips_body().then(|| began + patience / HEAD_START);
-    let mut timer = pin!(tokio::time::sleep_until(held_back_until.unwrap_or(deadline)));
+    // One timer for both: first for the delay of the body, then for the reply.
+    let mut deadline = start + timeout;
+    let mut delay_until = peer.skips_body().then(|| start + timeout / BODY_DELAY_DIVISOR);
+    let mut timer = pin!(tokio::time::sleep_until(delay_until.unwrap_or(deadline)));
     loop {
-        let sends_body = state.wants_body && held_back_until.is_none();
-        let piece = if sends_body { state.cursor.next(body, metadata) } else { None };
+        let sends_body = progress.wants_body && delay_until.is_none();
+        let piece = if sends_body { progress.cursor.next(body, metadata) } else { None };
         let has_piece = piece.is_some();
         let reads_client = sends_body && !has_piece && !body.is_complete();
         let is_opening = replies.is_opening();
         tokio::select! {
             biased;
-            reply = replies.next() => match reply {
-                Some(Err(status)) => {
-                    let fault = PickerFault::Stream(Box::new(status));
-                    let was_reused = is_on_reused;
-                    return Ok(if is_opening { Outcome::Unreachable { fault, was_reused } } else { Outcome::Failed(fault) });
+            reply = replies.next() => {
+                if let Some(outcome) = progress.on_next(reply, is_opening, is_reused, headers, body)? {
+                    return Ok(outcome);
                 }
-                None => {
-                    body.drop_replacement();
-                    return Ok(match state.endpoints {
-                        Some(endpoints) => {
-                            Outcome::Decided { endpoints, open: None, wants: Wants::Nothing }
-                        }
-                        None => Outcome::Failed(PickerFault::Ended),
-                    });
+                if let Some(skips_body) = progress.headers_reply {
+                    peer.set_skips_body(skips_body);
+                    delay_until = None;
                 }
-                Some(Ok(reply)) => {
-                    if let Err(fault) = state.take(reply, headers, body)? {
-                        body.drop_replacement();
-                        return Ok(Outcome::Failed(fault));
-                    }
-                    if let Some(skips_body) = state.answer_to_headers {
-                        peer.set_skips_body(skips_body);
-                        held_back_until = None;
-                    }
-                    if state.is_settled() {
-                        break;
-                    }
-                    timer.as_mut().reset(deadline);
+                if progress.is_complete() {
+                    break;
                 }
+                timer.as_mut().reset(deadline);
             },
             is_free = requests.free(), if has_piece || requests.is_pending() => match piece {
                 Some(Piece { message, then }) if is_free => {
                     requests.send(&message);
-                    state.cursor = then;
-                    deadline = Instant::now() + patience;
+                    progress.cursor = then;
+                    deadline = Instant::now() + timeout;
                     timer.as_mut().reset(deadline);
                 }
-                // The picker reads no more; its reply or the stream's end says why.
-                Some(_) => state.wants_body = false,
+                // The picker reads no more. Its reply or the end of the stream says why.
+                Some(_) => progress.wants_body = false,
                 None => {}
             },
             read = body.read_frame(), if reads_client => {
                 read?;
-                deadline = Instant::now() + patience;
+                deadline = Instant::now() + timeout;
                 timer.as_mut().reset(deadline);
             },
-            () = &mut timer, if !reads_client => match held_back_until.take() {
+            () = &mut timer, if !reads_client => match delay_until.take() {
                 Some(until) if until < deadline => timer.as_mut().reset(deadline),
                 _ => {
                     body.drop_replacement();
-                    return Ok(Outcome::Failed(PickerFault::Timeout(patience)));
+                    return Ok(Outcome::Failed(PickerFault::Timeout(timeout)));
                 }
             },
         }
     }
-    Ok(match state.endpoints {
+    Ok(match progress.endpoints {
         None => Outcome::Failed(PickerFault::Ended),
         Some(endpoints) => {
             let open = matches!(replies, Replies::Open(_)).then_some((requests, replies));
-            Outcome::Decided { endpoints, open, wants: state.wants }
+            Outcome::Decided { endpoints, open, interest: progress.interest }
         }
     })
 }
 
-/// What the replies so far add up to.
+/// State of an exchange.
 #[derive(Debug)]
-struct State {
+struct Progress {
     cursor: Cursor,
     /// The picker is still to be sent the body.
     wants_body: bool,
     endpoints: Option<Vec<SocketAddr>>,
-    /// Once it has come: whether it says that no body is wanted.
-    answer_to_headers: Option<bool>,
-    /// Body replies that change nothing.
+    /// The reply to the headers, once it has arrived: whether the picker needs no body.
+    headers_reply: Option<bool>,
+    /// Number of replies that leave their piece of the body unchanged.
     unchanged: usize,
-    body_settled: bool,
-    wants: Wants,
+    /// The body to send upstream is known.
+    is_body_final: bool,
+    interest: ResponseInterest,
 }
 
-impl State {
-    fn new(body: &HeldBody, offered: Wants) -> Self {
+impl Progress {
+    fn new(body: &HeldBody, offered: ResponseInterest) -> Self {
         let is_empty = body.is_complete() && body.frames().is_empty();
         Self {
             cursor: Cursor::at_start(is_empty),
             wants_body: !is_empty,
             endpoints: None,
-            answer_to_headers: None,
+            headers_reply: None,
             unchanged: 0,
-            body_settled: is_empty,
-            wants: offered,
+            is_body_final: is_empty,
+            interest: offered,
         }
     }
 
-    /// The inner error is the picker's fault; the outer one ends the request.
-    fn take(
+    /// Handles a reply, an error, or the end of the stream (`None`). Returns the outcome if the exchange has ended.
+    fn on_next(
+        &mut self,
+        reply: Option<Result<ProcessingResponse, Status>>,
+        is_opening: bool,
+        was_reused: bool,
+        headers: &mut HeaderMap,
+        body: &mut HeldBody,
+    ) -> Result<Option<Outcome>, Error> {
+        match reply {
+            Some(Err(status)) => {
+                let fault = PickerFault::Stream(Box::new(status));
+                Ok(Some(if is_opening {
+                    Outcome::Unreachable { fault, was_reused }
+                } else {
+                    Outcome::Failed(fault)
+                }))
+            }
+            None => {
+                body.drop_replacement();
+                Ok(Some(match self.endpoints.take() {
+                    Some(endpoints) => {
+                        Outcome::Decided { endpoints, open: None, interest: ResponseInterest::None }
+                    }
+                    None => Outcome::Failed(PickerFault::Ended),
+                }))
+            }
+            Some(Ok(reply)) => Ok(self.on_reply(reply, headers, body)?.err().map(|fault| {
+                body.drop_replacement();
+                Outcome::Failed(fault)
+            })),
+        }
+    }
+
+    /// The outer error ends the request. The inner error is a fault of the picker.
+    fn on_reply(
         &mut self,
         reply: ProcessingResponse,
         headers: &mut HeaderMap,
@@ -215,57 +238,64 @@ impl State {
             self.endpoints = Some(parse_endpoints(list));
         }
         if reply.dynamic_metadata.as_ref().is_some_and(leaves_response) || skips_response(&reply) {
-            self.wants = Wants::Nothing;
-        } else if leaves_response_body(&reply) {
-            self.wants = self.wants.min(Wants::Headers);
+            self.interest = ResponseInterest::None;
+        } else if skips_response_body(&reply) {
+            self.interest = self.interest.min(ResponseInterest::Headers);
         }
         let skips_body =
             reply.mode_override.as_ref().is_some_and(|mode| mode.request_body_mode() == BodySendMode::None);
         match reply.response {
-            Some(Response::ImmediateResponse(reply)) => return Err(immediate(reply)),
+            Some(Response::ImmediateResponse(reply)) => Err(Error::Rejected(rejection(reply))),
             Some(Response::RequestHeaders(reply)) => {
-                let verdict = match verdict(reply.response.as_ref()) {
-                    Ok(verdict) => verdict,
-                    Err(why) => return Ok(Err(PickerFault::Protocol(why))),
-                };
-                let skips_body = skips_body || verdict != Verdict::Continue;
-                self.answer_to_headers = Some(skips_body);
-                self.common(reply.response.as_ref(), headers);
-                // Without its end the picker cannot have changed the body: it decided without it.
-                let decided_early = self.endpoints.is_some() && !self.cursor.ended;
-                let unchanged = self.cursor.ended && self.unchanged >= self.cursor.messages;
-                if skips_body || decided_early || unchanged {
-                    self.wants_body = false;
-                    self.body_settled = true;
-                }
-                if let Verdict::Replace(instead) = verdict {
-                    return Ok(self.replace(instead, body));
-                }
+                Ok(self.on_headers_reply(&reply, skips_body, headers, body))
             }
-            Some(Response::RequestBody(reply)) => return Ok(self.body_reply(reply, headers, body)),
-            // Replies to phases that have not begun mean nothing.
-            _ => {}
+            Some(Response::RequestBody(reply)) => Ok(self.on_body_reply(reply, headers, body)),
+            // Replies to phases that have not started are ignored.
+            _ => Ok(Ok(())),
         }
-        Ok(Ok(()))
     }
 
-    /// A picker may answer each piece at once, or hold all until its decision; it may send the body
-    /// back piece by piece, or leave it unchanged by sending no mutation.
-    fn body_reply(
+    fn on_headers_reply(
+        &mut self,
+        reply: &HeadersResponse,
+        skips_body: bool,
+        headers: &mut HeaderMap,
+        body: &mut HeldBody,
+    ) -> Result<(), PickerFault> {
+        let action = body_action(reply.response.as_ref()).map_err(PickerFault::Protocol)?;
+        let skips_body = skips_body || action != BodyAction::Continue;
+        self.headers_reply = Some(skips_body);
+        self.apply(reply.response.as_ref(), headers);
+        // A picker that decides before the end of the body cannot change the body.
+        let decided_early = self.endpoints.is_some() && !self.cursor.ended;
+        let is_unchanged = self.cursor.ended && self.unchanged >= self.cursor.messages;
+        if skips_body || decided_early || is_unchanged {
+            self.wants_body = false;
+            self.is_body_final = true;
+        }
+        match action {
+            BodyAction::Replace(replacement) => self.replace(replacement, body),
+            BodyAction::Continue | BodyAction::Keep => Ok(()),
+        }
+    }
+
+    /// A picker may reply to each piece at once, or to all of them after its decision. It may send the body back piece
+    /// by piece, or leave it unchanged by sending no mutation.
+    fn on_body_reply(
         &mut self,
         reply: BodyResponse,
         headers: &mut HeaderMap,
         body: &mut HeldBody,
     ) -> Result<(), PickerFault> {
-        self.common(reply.response.as_ref(), headers);
-        if let Ok(Verdict::Replace(instead)) = verdict(reply.response.as_ref()) {
-            return self.replace(instead, body);
+        self.apply(reply.response.as_ref(), headers);
+        if let Ok(BodyAction::Replace(replacement)) = body_action(reply.response.as_ref()) {
+            return self.replace(replacement, body);
         }
         let mutation = reply.response.and_then(|common| common.body_mutation);
         let (piece, is_last) = match mutation.and_then(|BodyMutation { mutation }| mutation) {
             None => {
                 self.unchanged += 1;
-                self.body_settled |= self.answer_to_headers.is_some() && self.cursor.ended;
+                self.is_body_final |= self.headers_reply.is_some() && self.cursor.ended;
                 return Ok(());
             }
             Some(Mutation::StreamedResponse(piece)) => (piece.body, piece.end_of_stream),
@@ -275,22 +305,23 @@ impl State {
         body.hold_replacement(piece).map_err(|_| PickerFault::BodyTooLarge)?;
         if is_last && self.cursor.ended {
             body.use_replacement();
-            self.body_settled = true;
+            self.is_body_final = true;
         }
         Ok(())
     }
 
-    /// Of the client's body nothing more is needed, by nobody.
-    fn replace(&mut self, instead: Bytes, body: &mut HeldBody) -> Result<(), PickerFault> {
+    /// Replaces the whole body. The rest of the client's body is not read.
+    fn replace(&mut self, replacement: Bytes, body: &mut HeldBody) -> Result<(), PickerFault> {
         body.drop_replacement();
-        body.hold_replacement(instead).map_err(|_| PickerFault::BodyTooLarge)?;
+        body.hold_replacement(replacement).map_err(|_| PickerFault::BodyTooLarge)?;
         body.use_replacement();
         self.wants_body = false;
-        self.body_settled = true;
+        self.is_body_final = true;
         Ok(())
     }
 
-    fn common(&mut self, common: Option<&CommonResponse>, headers: &mut HeaderMap) {
+    /// Applies the header mutations of a reply.
+    fn apply(&mut self, common: Option<&CommonResponse>, headers: &mut HeaderMap) {
         let Some(common) = common else { return };
         if let Some(list) = destination_in_headers(common) {
             self.endpoints = Some(parse_endpoints(&list));
@@ -300,7 +331,7 @@ impl State {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.answer_to_headers.is_some() && self.body_settled
+    fn is_complete(&self) -> bool {
+        self.headers_reply.is_some() && self.is_body_final
     }
 }

@@ -1,4 +1,4 @@
-//! What is sent to a picker.
+//! Messages to a picker.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use http::{HeaderMap, request, response};
 
 use crate::hold::HeldBody;
 
-/// Largest piece of body in one message; servers commonly take messages of up to 4 MiB.
+/// Maximum body bytes per message. gRPC servers commonly accept messages up to 4 MiB.
 const MAX_PIECE_BYTES: usize = 256 << 10;
 
 pub(super) fn request_headers(
@@ -38,7 +38,7 @@ pub(super) fn request_headers(
     }
 }
 
-/// Of all messages about a request: the endpoints that may be chosen, if not all may.
+/// Metadata of all messages about a request: the candidate endpoints, if they are restricted.
 pub(super) fn subset_hint(endpoints: Option<&str>) -> Metadata {
     let Some(endpoints) = endpoints else { return Metadata::default() };
     let values = endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
@@ -48,7 +48,7 @@ pub(super) fn subset_hint(endpoints: Option<&str>) -> Metadata {
     namespace(METADATA_SUBSET_HINT, DESTINATION_ENDPOINT_SUBSET, list)
 }
 
-/// Of all messages about a response: the endpoint that answers.
+/// Metadata of all messages about a response: the endpoint that serves it.
 pub(super) fn served_by(endpoint: SocketAddr) -> Metadata {
     let served = Value { kind: Some(Kind::StringValue(endpoint.to_string())) };
     namespace(METADATA_LB, DESTINATION_ENDPOINT_SERVED, served)
@@ -77,7 +77,7 @@ pub(super) fn response_trailers(trailers: &HeaderMap, metadata: Metadata) -> Pro
     message(Request::ResponseTrailers(HttpTrailers { trailers: headers }), metadata)
 }
 
-/// The metadata context goes with every message: pickers differ in which one they read it from.
+/// Every message has the metadata context, because pickers differ in which message they read it from.
 fn message(request: Request, metadata: Metadata) -> ProcessingRequest {
     ProcessingRequest {
         request: Some(request),
@@ -102,7 +102,7 @@ fn headers<const N: usize>(
     HttpHeaders { headers: Some(Headers { headers: pseudo.chain(plain).collect() }), end_of_stream }
 }
 
-/// How far a body has been sent to a picker.
+/// Position up to which a body has been sent to a picker.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     frame: usize,
@@ -111,7 +111,7 @@ pub(super) struct Cursor {
     pub(super) ended: bool,
 }
 
-/// A piece of body that can be sent, and where the cursor is once it has been.
+/// The next piece of a body, and the cursor after it.
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) message: ProcessingRequest,
@@ -119,12 +119,12 @@ pub(super) struct Piece {
 }
 
 impl Cursor {
-    /// `is_empty`: the headers have already said that there is no body.
+    /// `is_empty`: the headers were sent with `end_of_stream`.
     pub(super) fn at_start(is_empty: bool) -> Self {
         Self { ended: is_empty, ..Self::default() }
     }
 
-    /// Nothing as long as no more of the body has come, or all of it was sent.
+    /// `None` if no more of the body has arrived, or all of it was sent.
     pub(super) fn next(&self, body: &HeldBody, metadata: &Metadata) -> Option<Piece> {
         if self.ended {
             return None;

@@ -1,25 +1,28 @@
-//! Which pod: the pool's endpoint picker is asked over the Endpoint Picker Protocol; for a pool without
-//! one, the same choice is made in this process.
+//! Chooses endpoints of a pool: asks the pool's endpoint picker over ext_proc, or schedules in this process for pools
+//! without one.
 
 mod channel;
-mod closing;
-mod detour;
+mod error;
 mod exchange;
-mod in_process;
+mod half_closed;
+mod in_process_pickers;
 mod message;
 mod peers;
 mod picker;
+mod relay;
 mod replies;
 mod reply;
 mod session;
 mod transport;
 
-pub(crate) use closing::Closing;
-pub(crate) use detour::DetourError;
-pub(crate) use in_process::InProcessPickers;
+#[cfg(test)]
+pub(crate) use error::Rejection;
+pub(crate) use error::{Error, Evicted};
+pub(crate) use half_closed::HalfClosedStreams;
+pub(crate) use in_process_pickers::InProcessPickers;
 pub use picker::ResponseBodies;
 pub(crate) use picker::{ChosenBy, Decision, Picker, PickerLimits, SubsetHint};
-pub(crate) use replies::Evicted;
+pub(crate) use relay::RelayError;
 pub(crate) use session::Session;
 pub(crate) use transport::Transport;
 pub use transport::{PickerTls, PickerTlsError, PickerTlsFlags};

@@ -7,30 +7,30 @@ use arc_swap::ArcSwap;
 
 use super::channel::Channel;
 use super::transport::Transport;
-use crate::workers;
+use crate::runtime::worker_index;
 
-/// Least HTTP/2 connections to one replica; each worker has one of its own. One connection's loop and its limit
-/// of streams must not be a bound on a busy gateway.
+/// Minimum HTTP/2 connections per replica. Each worker has at least one of its own, so that neither the driver task nor
+/// the stream limit of one connection limits throughput.
 const CONNECTIONS_PER_REPLICA: usize = 2;
 
-/// The pickers of all pools, by address. Connections are made when they are first used, and made
-/// again when they break.
+/// Replicas of the pickers of all pools, by address.
 #[derive(Debug)]
 pub(super) struct Peers {
     transport: Transport,
     workers: usize,
     by_address: ArcSwap<HashMap<SocketAddr, Arc<Peer>>>,
+    /// Round-robin counter over replicas.
     turn: AtomicUsize,
 }
 
 /// One replica of a picker.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// Of each worker in turn.
+    /// Channel `i` belongs to worker `i % workers`.
     channels: Vec<Channel>,
     workers: usize,
     turn: AtomicUsize,
-    /// It answered the newest request's headers with the word that it wants no body.
+    /// In its last reply to headers the picker asked for no body.
     skips_body: AtomicBool,
 }
 
@@ -39,7 +39,7 @@ impl Peers {
         Self { transport, workers, by_address: ArcSwap::default(), turn: AtomicUsize::new(0) }
     }
 
-    /// From now on these are the pickers; connections to others end with their last stream.
+    /// Sets the replicas. Connections to other replicas end with their last stream.
     pub(super) fn set(&self, addresses: &HashSet<SocketAddr>) {
         let known = self.by_address.load();
         let next = addresses
@@ -52,8 +52,8 @@ impl Peers {
         self.by_address.store(Arc::new(next));
     }
 
-    /// All replicas, each time beginning with another one.
-    pub(super) fn in_turn<'a>(
+    /// All replicas, each time starting with the next one.
+    pub(super) fn round_robin<'a>(
         &self,
         replicas: &'a [SocketAddr],
     ) -> impl Iterator<Item = SocketAddr> + use<'a> {
@@ -61,8 +61,8 @@ impl Peers {
         replicas[first..].iter().chain(&replicas[..first]).copied()
     }
 
-    /// Requests decide on the routes they began with, so one may ask for a replica that is no longer among them: it
-    /// gets a peer of its own.
+    /// The replica at `address`. A request that uses an older routing table may ask for a replica that was removed; it
+    /// gets a new peer.
     pub(super) fn get(&self, address: SocketAddr) -> Arc<Peer> {
         let known = self.by_address.load().get(&address).cloned();
         known.unwrap_or_else(|| self.peer(address))
@@ -80,7 +80,7 @@ impl Peer {
         Self { channels, workers, turn: AtomicUsize::new(0), skips_body: AtomicBool::new(false) }
     }
 
-    /// Whether the next request's body is likely to be unwanted.
+    /// Whether the picker probably needs no body for the next request.
     pub(super) fn skips_body(&self) -> bool {
         self.skips_body.load(Ordering::Relaxed)
     }
@@ -89,11 +89,11 @@ impl Peer {
         self.skips_body.store(skips_body, Ordering::Relaxed);
     }
 
-    /// One of those that this thread's worker drives.
+    /// A channel of this thread's worker.
     pub(super) fn channel(&self) -> &Channel {
-        let of_each = self.channels.len() / self.workers.max(1);
-        let turn = if of_each > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % of_each } else { 0 };
-        let at = workers::index() % self.workers.max(1) + turn * self.workers;
+        let per_worker = self.channels.len() / self.workers.max(1);
+        let turn = if per_worker > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % per_worker } else { 0 };
+        let at = worker_index() % self.workers.max(1) + turn * self.workers;
         &self.channels[at]
     }
 }

@@ -9,31 +9,30 @@ use forebay_grpc::names::DESTINATION_ENDPOINT_SUBSET;
 use forebay_grpc::proto::BodySendMode;
 use http::{HeaderMap, request};
 
-use super::closing::Closing;
-use super::exchange::{Outcome, Wants, ask};
+use super::error::{Error, PickerFault};
+use super::exchange::{Outcome, ResponseInterest, ask};
+use super::half_closed::HalfClosedStreams;
 use super::message::{request_headers, subset_hint};
 use super::peers::Peers;
 use super::session::{Session, Stream};
 use super::transport::Transport;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, PickResult, RetryReason};
-
-use crate::{Error, PickerFault};
 use forebay_routing::{FailureMode, PickerAddresses, Pool};
 
-/// Endpoints that are tried when no picker has chosen.
+/// Endpoints that are tried when a pool fails open.
 const RANDOM_ENDPOINTS: usize = 3;
 
-/// The endpoints that one request may go to.
+/// The endpoints to which a request is restricted (`x-gateway-destination-endpoint-subset`).
 #[derive(Debug)]
 pub(crate) struct SubsetHint {
     subset: Subset,
-    /// As it was said: `ip:port[,ip:port…]`.
+    /// The value of the header: `ip:port[,ip:port…]`.
     text: String,
 }
 
 impl SubsetHint {
-    /// Takes the hint out of a request's headers. What cannot be read lets no endpoint through.
+    /// Removes the hint from a request's headers. A hint that cannot be parsed matches no endpoint.
     pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
         if !headers.contains_key(DESTINATION_ENDPOINT_SUBSET) {
             return None;
@@ -49,32 +48,34 @@ impl SubsetHint {
     }
 }
 
-/// Chooses the endpoint of a pool.
+/// Chooses endpoints of pools.
 #[derive(Debug)]
 pub(crate) struct Picker {
     peers: Peers,
-    closing: Closing,
+    half_closed: HalfClosedStreams,
     metrics: Arc<Metrics>,
-    patience: Duration,
+    timeout: Duration,
     response_bodies: ResponseBodies,
 }
 
-/// Whether response bodies take the way over pickers.
+/// Whether response bodies are relayed through endpoint pickers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ResponseBodies {
-    /// Over those that do not say that they want none.
+    /// Relay response bodies unless the picker skips them (`mode_override`).
     Auto,
+    /// Never send response bodies to pickers.
     Never,
 }
 
-/// How long is waited, and what pickers are offered.
+/// Options for pickers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PickerLimits {
+    /// Maximum wait for a reply.
     pub(crate) picker_timeout: Duration,
     pub(crate) response_bodies: ResponseBodies,
 }
 
-/// The endpoints to try, best first, all ready members of the pool; at least one.
+/// Endpoints to try, best first: at least one, all of them ready members of the pool.
 #[derive(Debug)]
 pub(crate) struct Decision {
     pub(crate) endpoints: Vec<SocketAddr>,
@@ -82,14 +83,14 @@ pub(crate) struct Decision {
     pub(crate) chosen_by: ChosenBy,
 }
 
-/// Who has chosen.
+/// What chose the endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChosenBy {
     InProcess,
-    /// The replica that has answered.
+    /// A replica of the endpoint picker.
     Picker(SocketAddr),
-    /// Nobody: of a Service, or of a pool that fails open.
-    Chance,
+    /// A random choice: for a Service, or a pool that fails open.
+    Random,
 }
 
 impl fmt::Display for ChosenBy {
@@ -97,13 +98,13 @@ impl fmt::Display for ChosenBy {
         match self {
             Self::InProcess => f.write_str("in process"),
             Self::Picker(address) => address.fmt(f),
-            Self::Chance => f.write_str("none, at random"),
+            Self::Random => f.write_str("random"),
         }
     }
 }
 
 impl Picker {
-    /// `workers`: how many threads ask.
+    /// `workers`: number of threads that serve requests.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         transport: Transport,
@@ -112,25 +113,25 @@ impl Picker {
     ) -> Self {
         Self {
             peers: Peers::new(transport, workers),
-            closing: Closing::new(workers),
+            half_closed: HalfClosedStreams::new(workers),
             metrics,
-            patience: limits.picker_timeout,
+            timeout: limits.picker_timeout,
             response_bodies: limits.response_bodies,
         }
     }
 
-    /// The streams that are being closed.
-    pub(crate) fn closing(&self) -> &Closing {
-        &self.closing
+    /// Streams that wait for the picker to end its side.
+    pub(crate) fn half_closed(&self) -> &HalfClosedStreams {
+        &self.half_closed
     }
 
-    /// From now on these are the addresses of pickers.
+    /// Sets the addresses of all picker replicas.
     pub(crate) fn set_addresses(&self, addresses: &HashSet<SocketAddr>) {
         self.peers.set(addresses);
     }
 
-    /// Reads as much of the body as the picker needs for its decision, and lets it change headers and body.
-    /// `hint`: the endpoints that may be chosen, if not all of the pool may.
+    /// Asks the pool's endpoint picker. Reads as much of the body as the picker needs, and lets it change headers and
+    /// body. `hint` restricts the endpoints.
     pub(crate) async fn ask(
         &self,
         pool: &Pool,
@@ -140,40 +141,40 @@ impl Picker {
         body: &mut HeldBody,
         hint: Option<&SubsetHint>,
     ) -> Result<Decision, Error> {
-        let may_get_it = |endpoint: &SocketAddr| hint.is_none_or(|hint| hint.subset.contains(*endpoint));
-        if !pool.endpoints().iter().any(may_get_it) {
+        let is_allowed = |endpoint: &SocketAddr| hint.is_none_or(|hint| hint.subset.contains(*endpoint));
+        if !pool.endpoints().iter().any(is_allowed) {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);
         }
         match self.ask_replicas(picker, head, host, body, hint).await {
             Err(error) => {
-                if matches!(error, Error::PickerRejected(_)) {
+                if matches!(error, Error::Rejected(_)) {
                     self.metrics.picked(&pool.label, PickResult::Rejected);
                 }
                 Err(error)
             }
             Ok(Ok(mut decision)) => {
-                decision.endpoints.retain(may_get_it);
+                decision.endpoints.retain(is_allowed);
                 self.keep_ready(pool, decision)
             }
             Ok(Err(fault)) => match picker.failure_mode {
                 FailureMode::FailOpen => {
-                    tracing::info!(pool = &*pool.label, %fault, "the endpoint picker failed, the pool fails open");
+                    tracing::info!(pool = &*pool.label, %fault, "endpoint picker failed; the pool fails open: using random endpoints");
                     self.metrics.picked(&pool.label, PickResult::FailedOpen);
                     let mut endpoints = pool.random_endpoints(pool.endpoints().len());
-                    endpoints.retain(may_get_it);
+                    endpoints.retain(is_allowed);
                     endpoints.truncate(RANDOM_ENDPOINTS);
-                    Ok(Decision { endpoints, session: None, chosen_by: ChosenBy::Chance })
+                    Ok(Decision { endpoints, session: None, chosen_by: ChosenBy::Random })
                 }
                 FailureMode::FailClose => {
                     self.metrics.picked(&pool.label, PickResult::FailedClosed);
-                    Err(Error::PickerUnavailable(fault))
+                    Err(Error::Unavailable(fault))
                 }
             },
         }
     }
 
-    /// The scheduler knows the ready endpoints from the same resources as the pool does.
+    /// Schedules in this process. `scheduler` has the same endpoints as `pool`.
     pub(crate) fn schedule(
         &self,
         pool: &Pool,
@@ -203,28 +204,33 @@ impl Picker {
         hint: Option<&SubsetHint>,
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut last = PickerFault::NoAddress;
-        for address in self.peers.in_turn(&picker.replicas) {
+        for address in self.peers.round_robin(&picker.replicas) {
             let peer = self.peers.get(address);
             let is_empty = body.is_complete() && body.frames().is_empty();
             let (offered, mode) = match self.response_bodies {
-                ResponseBodies::Auto => (Wants::Body, BodySendMode::FullDuplexStreamed),
-                ResponseBodies::Never => (Wants::Headers, BodySendMode::None),
+                ResponseBodies::Auto => (ResponseInterest::Body, BodySendMode::FullDuplexStreamed),
+                ResponseBodies::Never => (ResponseInterest::Headers, BodySendMode::None),
             };
             let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
             let first = request_headers(head, host, is_empty, mode, metadata);
-            match ask(&peer, &first, &mut head.headers, body, self.patience, offered).await? {
-                Outcome::Decided { endpoints, open, wants } => {
+            match ask(&peer, &first, &mut head.headers, body, self.timeout, offered).await? {
+                Outcome::Decided { endpoints, open, interest } => {
                     let session = open.map(|(requests, replies)| {
-                        let (patience, closing) = (self.patience, self.closing.clone());
-                        let metrics = self.metrics.clone();
-                        Session::Stream(Stream::new(requests, replies, wants, patience, closing, metrics))
+                        Session::Stream(Stream {
+                            requests,
+                            replies,
+                            interest,
+                            timeout: self.timeout,
+                            half_closed: self.half_closed.clone(),
+                            metrics: self.metrics.clone(),
+                        })
                     });
                     let chosen_by = ChosenBy::Picker(address);
                     return Ok(Ok(Decision { endpoints, session, chosen_by }));
                 }
                 Outcome::Failed(fault) => return Ok(Err(fault)),
                 Outcome::Unreachable { fault, .. } => {
-                    tracing::info!(%address, %fault, "an endpoint picker cannot be reached");
+                    tracing::info!(%address, %fault, "cannot reach a replica of the endpoint picker; trying the next one");
                     self.metrics.retried(RetryReason::PickerUnreachable);
                     last = fault;
                 }
@@ -233,7 +239,7 @@ impl Picker {
         Ok(Err(last))
     }
 
-    /// A pod that is not ready, or not of the pool, gets no request, whoever chose it.
+    /// Removes endpoints that are not ready members of the pool.
     fn keep_ready(&self, pool: &Pool, mut decision: Decision) -> Result<Decision, Error> {
         decision.endpoints.retain(|endpoint| pool.has_ready(endpoint));
         if decision.endpoints.is_empty() {

@@ -10,23 +10,19 @@ use h2::client::ResponseFuture;
 use http::{Response, StatusCode};
 use tonic::{Code, Status};
 
-use super::reply::immediate;
+use super::error::Evicted;
+use super::reply::rejection;
 
-/// Largest reply taken.
+/// Maximum size of a reply.
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
-/// The picker has taken its decision back while the response was running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the endpoint picker evicted the request with {0}")]
-pub(crate) struct Evicted(pub(crate) StatusCode);
-
-/// What a picker says.
+/// The receiving side of a stream to a picker.
 #[derive(Debug)]
 pub(super) enum Replies {
-    /// Servers may send nothing, not even their headers, before their first reply.
+    /// No response headers have arrived. gRPC servers may send them only with the first reply.
     Opening(ResponseFuture),
     Open(Inbox<ProcessingResponse>),
-    /// It has ended its side, or nobody listens any more.
+    /// The picker has ended its side, or further replies are ignored.
     Ended,
 }
 
@@ -39,7 +35,7 @@ impl Replies {
         matches!(self, Self::Opening(_))
     }
 
-    /// Nothing once the picker has ended its side.
+    /// The next reply. `None` after the picker has ended its side.
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -64,37 +60,35 @@ impl Replies {
         Poll::Ready(next)
     }
 
-    /// See [`Replies::poll_next`]. Nothing is lost if the future is dropped.
+    /// See [`Replies::poll_next`]. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Result<ProcessingResponse, Status>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Ready when the picker wants the request to end; nothing else that it says means anything now.
+    /// Ready when the picker evicts the request. Other replies are ignored.
     pub(super) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         while let Some(reply) = ready!(self.poll_next(cx)) {
             if let Ok(ProcessingResponse { response: Some(Reply::ImmediateResponse(reply)), .. }) = reply {
                 self.end();
-                return Poll::Ready(Evicted(immediate(reply).status()));
+                return Poll::Ready(Evicted(rejection(reply).status));
             }
         }
         Poll::Pending
     }
 
-    /// Nobody listens any more.
+    /// Ignores all further replies.
     pub(super) fn end(&mut self) {
         *self = Self::Ended;
     }
 }
 
-/// What the server's headers say: nothing if that was all.
+/// Handles the response headers. `None` if the stream has ended with them.
 fn opened(response: Response<RecvStream>) -> Result<Option<Inbox<ProcessingResponse>>, Status> {
     if let Some(status) = status_in(response.headers()) {
         return if status.code() == Code::Ok { Ok(None) } else { Err(status) };
     }
     match response.status() {
         StatusCode::OK => Ok(Some(Inbox::of_server(response.into_body(), MAX_REPLY_BYTES))),
-        status => Err(Status::unavailable(format!(
-            "it answered with the HTTP status {status}, and is no gRPC server"
-        ))),
+        status => Err(Status::unavailable(format!("not a gRPC server: HTTP status {status}"))),
     }
 }

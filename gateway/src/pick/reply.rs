@@ -1,4 +1,4 @@
-//! What a picker's replies say.
+//! Reads the replies of a picker.
 
 use std::net::SocketAddr;
 
@@ -11,18 +11,18 @@ use forebay_grpc::proto::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::accept::is_hop_by_hop;
-use crate::{Error, Rejection};
+use super::error::Rejection;
+use crate::headers::is_hop_by_hop;
 
-/// Most endpoints of one list that are looked at.
+/// Maximum endpoints read from one list.
 const MAX_ENDPOINTS: usize = 16;
 
-/// `ip:port[,ip:port…]`, best first; what is no address is left out.
+/// Parses `ip:port[,ip:port…]`, best first. Invalid addresses are skipped.
 pub(super) fn parse_endpoints(list: &str) -> Vec<SocketAddr> {
     list.split(',').take(MAX_ENDPOINTS).filter_map(|endpoint| endpoint.trim().parse().ok()).collect()
 }
 
-/// The destination in a reply's dynamic metadata.
+/// The destination in the dynamic metadata of a reply.
 pub(super) fn destination_in_metadata(metadata: &Struct) -> Option<&str> {
     let Kind::StructValue(namespace) = metadata.fields.get(METADATA_LB)?.kind.as_ref()? else { return None };
     match namespace.fields.get(DESTINATION_ENDPOINT)?.kind.as_ref()? {
@@ -31,49 +31,48 @@ pub(super) fn destination_in_metadata(metadata: &Struct) -> Option<&str> {
     }
 }
 
-/// Whether a picker of ours has said that it only listens to the response.
+/// Whether a Forebay picker has announced that it does not change the response.
 pub(super) fn leaves_response(metadata: &Struct) -> bool {
     let namespace = metadata.fields.get(METADATA_FOREBAY).and_then(|namespace| namespace.kind.as_ref());
     matches!(namespace, Some(Kind::StructValue(namespace)) if namespace.fields.contains_key(RESPONSE_UNCHANGED))
 }
 
-/// Whether the picker says, by the protocol, that it answers to nothing of the response.
+/// Whether the picker skips the response (`mode_override`).
 pub(super) fn skips_response(reply: &ProcessingResponse) -> bool {
     reply.mode_override.as_ref().is_some_and(|mode| mode.response_header_mode() == HeaderSendMode::Skip)
 }
 
-/// Whether the picker says, by the protocol, that it wants nothing of the response's body.
-pub(super) fn leaves_response_body(reply: &ProcessingResponse) -> bool {
+/// Whether the picker skips the response body (`mode_override`).
+pub(super) fn skips_response_body(reply: &ProcessingResponse) -> bool {
     reply.mode_override.as_ref().is_some_and(|mode| mode.response_body_mode() == BodySendMode::None)
 }
 
-/// What the status of a reply means for the body.
+/// What a reply means for the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The phases go on.
+pub(super) enum BodyAction {
+    /// Processing continues.
     Continue,
-    /// It stays as it is, and the picker wants to see no more of it.
-    Leave,
-    /// This stands in place of all of it, and the picker wants to see no more of it.
+    /// The body stays unchanged. The picker wants no more of it.
+    Keep,
+    /// These bytes replace the whole body. The picker wants no more of it.
     Replace(Bytes),
 }
 
-/// Envoy's `CONTINUE_AND_REPLACE`: the body of the mutation, if there is one, replaces the whole body, and nothing more
-/// of this request or response is sent to the picker. Of a body that is sent back in pieces the status says nothing,
-/// and headers have no pieces; the error says that.
-pub(super) fn verdict(common: Option<&CommonResponse>) -> Result<Verdict, &'static str> {
+/// Reads `CONTINUE_AND_REPLACE` (Envoy `ext_proc`): the body of the mutation, if any, replaces the whole body, and the
+/// picker is sent no more of this request or response. Fails if it comes with a `streamed_response`.
+pub(super) fn body_action(common: Option<&CommonResponse>) -> Result<BodyAction, &'static str> {
     let Some(common) = common.filter(|common| common.status() == ResponseStatus::ContinueAndReplace) else {
-        return Ok(Verdict::Continue);
+        return Ok(BodyAction::Continue);
     };
     let mutation = common.body_mutation.as_ref().and_then(|BodyMutation { mutation }| mutation.as_ref());
     match mutation {
-        Some(Mutation::Body(instead)) => Ok(Verdict::Replace(instead.clone())),
-        Some(Mutation::ClearBody(true)) => Ok(Verdict::Replace(Bytes::new())),
-        Some(Mutation::ClearBody(false)) | None => Ok(Verdict::Leave),
-        Some(Mutation::StreamedResponse(_)) => {
-            Err("its reply to headers has the status CONTINUE_AND_REPLACE with a streamed_response; \
-             a body that replaces another must be whole: body, or clear_body")
-        }
+        Some(Mutation::Body(replacement)) => Ok(BodyAction::Replace(replacement.clone())),
+        Some(Mutation::ClearBody(true)) => Ok(BodyAction::Replace(Bytes::new())),
+        Some(Mutation::ClearBody(false)) | None => Ok(BodyAction::Keep),
+        Some(Mutation::StreamedResponse(_)) => Err(
+            "reply with CONTINUE_AND_REPLACE and streamed_response; a replacement must be complete: use body or \
+             clear_body",
+        ),
     }
 }
 
@@ -87,7 +86,7 @@ pub(super) fn destination_in_headers(common: &CommonResponse) -> Option<String> 
     String::from_utf8(value(header).to_vec()).ok()
 }
 
-/// Changes `headers` as told. Pseudo headers, hop-by-hop headers and the length are the gateway's own.
+/// Applies a mutation. Pseudo headers, hop-by-hop headers, Host and Content-Length are not changed.
 pub(super) fn mutate(headers: &mut HeaderMap, mutation: &HeaderMutation) {
     for name in &mutation.remove_headers {
         if let Some(name) = header_name(name) {
@@ -98,7 +97,7 @@ pub(super) fn mutate(headers: &mut HeaderMap, mutation: &HeaderMutation) {
         let Some(raw) = &option.header else { continue };
         let Some(name) = header_name(&raw.key) else { continue };
         let Ok(value) = HeaderValue::from_maybe_shared(value(raw)) else { continue };
-        // On the wire APPEND_IF_EXISTS_OR_ADD is the absent value, and in ext_proc absent means overwrite.
+        // APPEND_IF_EXISTS_OR_ADD is the default value of the enum, and in ext_proc the default is to overwrite.
         let append = option.append.is_some_and(|append| append);
         match HeaderAppendAction::try_from(option.append_action) {
             Ok(HeaderAppendAction::AddIfAbsent) if headers.contains_key(&name) => {}
@@ -113,8 +112,8 @@ pub(super) fn mutate(headers: &mut HeaderMap, mutation: &HeaderMutation) {
     }
 }
 
-/// Ends the request with what the picker answers; a status that is none is a 500, as Envoy has it.
-pub(super) fn immediate(reply: ImmediateResponse) -> Error {
+/// The response that the picker sends itself. An invalid status becomes 500, as in Envoy.
+pub(super) fn rejection(reply: ImmediateResponse) -> Box<Rejection> {
     let status = reply
         .status
         .and_then(|status| u16::try_from(status.code).ok())
@@ -125,7 +124,7 @@ pub(super) fn immediate(reply: ImmediateResponse) -> Error {
     if let Some(mutation) = &reply.headers {
         mutate(&mut headers, mutation);
     }
-    Error::PickerRejected(Box::new(Rejection { status, headers, body: reply.body }))
+    Box::new(Rejection { status, headers, body: reply.body })
 }
 
 fn header_name(name: &str) -> Option<HeaderName> {
@@ -160,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_taken_in_order_without_what_is_no_address() {
+    fn parses_endpoints_in_order_and_skips_invalid_ones() {
         let endpoints = parse_endpoints(" 10.0.0.1:8000, pod.example:8000,[::1]:8000,,10.0.0.2");
         let expected: Vec<SocketAddr> = vec!["10.0.0.1:8000".parse().unwrap(), "[::1]:8000".parse().unwrap()];
         assert_eq!(endpoints, expected);
     }
 
     #[test]
-    fn mutations_overwrite_by_default_and_spare_what_is_the_gateways() {
+    fn mutations_overwrite_by_default_and_keep_protected_headers() {
         let mut headers = HeaderMap::new();
         headers.insert("x-a", HeaderValue::from_static("1"));
         headers.insert("x-gone", HeaderValue::from_static("1"));
@@ -192,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn an_immediate_response_keeps_a_real_status_only() {
+    fn an_immediate_response_with_an_invalid_status_is_a_500() {
         for (code, expected) in [(429, 429), (0, 500), (100, 500), (70_000, 500)] {
             let reply =
                 ImmediateResponse { status: Some(HttpStatus { code }), ..ImmediateResponse::default() };
-            assert_eq!(immediate(reply).status().as_u16(), expected, "{code}");
+            assert_eq!(rejection(reply).status.as_u16(), expected, "{code}");
         }
     }
 }

@@ -10,30 +10,30 @@ use forebay_grpc::proto::processing_response::Response as Reply;
 use http::{header, response};
 use http_body::Body as _;
 
-use super::closing::Closing;
-use super::detour::{Detour, Head};
-use super::exchange::Wants;
+use super::error::{Error, Evicted, PickerFault};
+use super::exchange::ResponseInterest;
+use super::half_closed::HalfClosedStreams;
 use super::message::{response_headers, served_by};
-use super::replies::{Evicted, Replies};
-use super::reply::{Verdict, immediate, mutate, verdict};
-use crate::forward::PooledBody;
+use super::relay::{BodyRelay, HeadReply};
+use super::replies::Replies;
+use super::reply::{BodyAction, body_action, mutate, rejection};
+use crate::forward::{self, PooledBody};
 use crate::hold::{Hold, HoldBudget};
 use crate::observe::Metrics;
-use crate::{Error, PickerFault};
 
-/// A decision's hold on its picker, which counts the request as long as this lives.
+/// The picker's view of a request that it chose an endpoint for. The picker counts the request until this is dropped.
 #[derive(Debug)]
 pub(crate) enum Session {
     Stream(Stream),
-    /// The response's body goes over the picker.
-    Detour(Box<Detour>, Closing),
+    /// The response body is relayed through the picker.
+    Relay(Box<BodyRelay>, HalfClosedStreams),
     InProcess(Pick),
 }
 
 impl Session {
-    /// Tells the picker who answered, and lets it change the response's headers; an error is its own answer
-    /// in place of the response. `budget`: for what of the body is with the picker.
-    pub(crate) async fn answered(
+    /// Sends the response head to the picker, which may change it, or replace the response (an error). `budget`: for body
+    /// bytes that the picker has.
+    pub(crate) async fn on_response(
         self,
         head: &mut response::Parts,
         served: SocketAddr,
@@ -41,111 +41,104 @@ impl Session {
         budget: &Arc<HoldBudget>,
     ) -> Result<Self, Error> {
         match self {
-            Self::Stream(stream) if stream.wants == Wants::Body && !body.is_end_stream() => {
-                stream.detoured(head, served, body, budget.open()).await
+            Self::Stream(stream) if stream.interest == ResponseInterest::Body && !body.is_end_stream() => {
+                stream.relay_body(head, served, body, budget.open()).await
             }
-            Self::Stream(stream) => stream.answered(head, served, body.is_end_stream(), budget).await,
+            Self::Stream(stream) => stream.on_response(head, served, body.is_end_stream(), budget).await,
             Self::InProcess(mut pick) => {
                 pick.served_by(served);
                 Ok(Self::InProcess(pick))
             }
-            Self::Detour(..) => Ok(self),
+            Self::Relay(..) => Ok(self),
         }
     }
 
-    /// The way of the body, if it leads over the picker.
-    pub(crate) fn detour(&self) -> Option<&Detour> {
+    /// The relay of the body, if the body is relayed through the picker.
+    pub(crate) fn relay(&self) -> Option<&BodyRelay> {
         match self {
-            Self::Detour(detour, _) => Some(detour),
+            Self::Relay(relay, _) => Some(relay),
             Self::Stream(_) | Self::InProcess(_) => None,
         }
     }
 
-    pub(crate) fn detour_mut(&mut self) -> Option<&mut Detour> {
+    pub(crate) fn relay_mut(&mut self) -> Option<&mut BodyRelay> {
         match self {
-            Self::Detour(detour, _) => Some(detour),
+            Self::Relay(relay, _) => Some(relay),
             Self::Stream(_) | Self::InProcess(_) => None,
         }
     }
 
-    /// Ready when the picker wants the request to end.
+    /// Ready when the picker evicts the request.
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         match self {
             Self::Stream(stream) => stream.poll_evicted(cx),
-            Self::InProcess(_) | Self::Detour(..) => Poll::Pending,
+            Self::InProcess(_) | Self::Relay(..) => Poll::Pending,
         }
     }
 
-    /// The response has ended.
+    /// The response is complete.
     pub(crate) fn finish(self) {
         match self {
             Self::Stream(stream) => stream.finish(),
-            Self::Detour(detour, closing) => {
-                let (requests, replies) = detour.into_parts();
-                finish(requests, replies, &closing);
+            Self::Relay(relay, half_closed) => {
+                let (requests, replies) = relay.into_parts();
+                finish(requests, replies, &half_closed);
             }
             Self::InProcess(pick) => drop(pick),
         }
     }
 }
 
-/// The stream to a picker after its decision. It stays open until the response has ended, which is
-/// how a picker knows what is in flight; dropped, it is reset.
+/// The stream to a picker after its decision.
+///
+/// It stays open until the response is complete, so that the picker knows what is in flight. Dropping it resets it.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    requests: Outbox,
-    replies: Replies,
-    wants: Wants,
-    /// The longest wait for a reply.
-    patience: Duration,
-    closing: Closing,
-    metrics: Arc<Metrics>,
+    pub(super) requests: Outbox,
+    pub(super) replies: Replies,
+    pub(super) interest: ResponseInterest,
+    /// Maximum wait for a reply.
+    pub(super) timeout: Duration,
+    pub(super) half_closed: HalfClosedStreams,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Stream {
-    pub(super) fn new(
-        requests: Outbox,
-        replies: Replies,
-        wants: Wants,
-        patience: Duration,
-        closing: Closing,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { requests, replies, wants, patience, closing, metrics }
-    }
-
-    /// From here the body is on its way over the picker.
-    async fn detoured(
+    /// Starts to relay the body through the picker, until the picker has replied to the head.
+    async fn relay_body(
         mut self,
         head: &mut response::Parts,
         served: SocketAddr,
         body: &mut PooledBody,
         hold: Hold,
     ) -> Result<Session, Error> {
-        // One that takes no more says why with its replies.
+        // If the picker takes no more, its replies say why.
         if self.requests.free().await {
             self.requests.send(&response_headers(head, false, served_by(served)));
         }
-        let (mut detour, closing) = self.into_detour(served, hold);
-        match poll_fn(|cx| detour.poll_head(cx, body)).await {
-            Head::Answered(reply) => {
+        let (mut relay, half_closed) = self.into_relay(served, hold);
+        match poll_fn(|cx| relay.poll_head(cx, body)).await {
+            HeadReply::Reply(reply) => {
                 if let Some(mutation) = reply.response.and_then(|common| common.header_mutation) {
                     mutate(&mut head.headers, &mutation);
                 }
             }
-            Head::Unanswered => {}
-            Head::Instead(reply) => return Err(immediate(reply)),
-            Head::Pod(source) => return Err(Error::UpstreamBroken { source, reused: false }),
-            Head::Lost => return Err(Error::PickerUnavailable(PickerFault::ResponseLost)),
+            HeadReply::None => {}
+            HeadReply::Immediate(reply) => return Err(Error::Rejected(rejection(reply))),
+            HeadReply::Upstream(source) => {
+                return Err(forward::Error::Exchange { source, reused: false }.into());
+            }
+            HeadReply::Lost => return Err(Error::Unavailable(PickerFault::ResponseLost)),
         }
-        if detour.may_change_length() {
+        if relay.may_change_length() {
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        Ok(Session::Detour(detour, closing))
+        Ok(Session::Relay(relay, half_closed))
     }
 
-    /// A picker that does not answer any more is not missed: the response is there.
-    async fn answered(
+    /// Sends the head and waits for the reply to it, if the picker wants to reply. A picker that does not reply in time
+    /// does not change the response.
+    async fn on_response(
         mut self,
         head: &mut response::Parts,
         served: SocketAddr,
@@ -153,11 +146,13 @@ impl Stream {
         budget: &Arc<HoldBudget>,
     ) -> Result<Session, Error> {
         let message = response_headers(head, end_of_stream, served_by(served));
-        if self.wants == Wants::Nothing {
+        if self.interest == ResponseInterest::None {
             if self.requests.is_free() {
                 self.requests.send(&message);
             } else {
-                tracing::debug!("the endpoint picker's stream has no room for the response headers");
+                tracing::debug!(
+                    "the stream to the endpoint picker is full; not sending the response headers"
+                );
             }
             return Ok(Session::Stream(self));
         }
@@ -168,56 +163,62 @@ impl Stream {
             self.requests.send(&message);
             while let Some(Ok(reply)) = self.replies.next().await {
                 match reply.response {
-                    Some(Reply::ImmediateResponse(reply)) => return Err(immediate(reply)),
+                    Some(Reply::ImmediateResponse(reply)) => return Err(Error::Rejected(rejection(reply))),
                     Some(Reply::ResponseHeaders(reply)) => return Ok(reply.response),
-                    // What was left of the request's phases.
+                    // Late replies to the request phases are ignored.
                     _ => {}
                 }
             }
             Ok(None)
         };
-        let Ok(common) = tokio::time::timeout(self.patience, asking).await else {
-            tracing::info!("an endpoint picker did not answer to a response's headers in time");
+        let Ok(common) = tokio::time::timeout(self.timeout, asking).await else {
+            tracing::info!(
+                "the endpoint picker did not reply to the response headers in time; continuing without its changes"
+            );
             return Ok(Session::Stream(self));
         };
         let common = common?;
-        let verdict = match verdict(common.as_ref()) {
-            Ok(verdict) => verdict,
+        let action = match body_action(common.as_ref()) {
+            Ok(action) => action,
             Err(why) => {
-                tracing::info!(why, "an endpoint picker's answer to a response's headers is passed over");
+                tracing::info!(
+                    why,
+                    "ignoring an invalid reply of the endpoint picker to the response headers"
+                );
                 return Ok(Session::Stream(self));
             }
         };
         if let Some(mutation) = common.and_then(|common| common.header_mutation) {
             mutate(&mut head.headers, &mutation);
         }
-        let Verdict::Replace(instead) = verdict else { return Ok(Session::Stream(self)) };
+        let BodyAction::Replace(replacement) = action else { return Ok(Session::Stream(self)) };
         head.headers.remove(header::CONTENT_LENGTH);
-        let (mut detour, closing) = self.into_detour(served, budget.open());
-        detour.replace(instead);
-        Ok(Session::Detour(detour, closing))
+        let (mut relay, half_closed) = self.into_relay(served, budget.open());
+        relay.replace(replacement);
+        Ok(Session::Relay(relay, half_closed))
     }
 
-    fn into_detour(self, served: SocketAddr, hold: Hold) -> (Box<Detour>, Closing) {
-        let Self { requests, replies, patience, closing, metrics, .. } = self;
-        (Box::new(Detour::new(requests, replies, served_by(served), patience, hold, metrics)), closing)
+    fn into_relay(self, served: SocketAddr, hold: Hold) -> (Box<BodyRelay>, HalfClosedStreams) {
+        let Self { requests, replies, timeout, half_closed, metrics, .. } = self;
+        let relay = BodyRelay::new(requests, replies, served_by(served), timeout, hold, metrics);
+        (Box::new(relay), half_closed)
     }
 
     fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
-        // What is left of the last message goes on its way meanwhile.
+        // Sends the rest of the last message.
         let _ = self.requests.poll_free(cx);
         self.replies.poll_evicted(cx)
     }
 
     fn finish(self) {
-        finish(self.requests, self.replies, &self.closing);
+        finish(self.requests, self.replies, &self.half_closed);
     }
 }
 
-/// Ends our side, and waits for the picker's where all that was sent has been handed over.
-fn finish(mut requests: Outbox, replies: Replies, closing: &Closing) {
+/// Ends the sending side. If everything was sent, the picker gets time to end its side; otherwise the stream is reset.
+fn finish(mut requests: Outbox, replies: Replies, half_closed: &HalfClosedStreams) {
     if requests.is_free() {
         requests.end();
-        closing.close(replies);
+        half_closed.add(replies);
     }
 }

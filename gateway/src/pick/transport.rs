@@ -1,4 +1,4 @@
-//! How pickers are reached: with TLS, or without.
+//! Connections to endpoint pickers, with or without TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-/// A TCP connection, and again a handshake, may take this long.
+/// Maximum time for a TCP connect, and for a TLS handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether pickers speak TLS.
+/// Whether connections to pickers use TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum PickerTls {
-    /// TLS where the picker speaks it, plain text otherwise.
+    /// TLS if the picker supports it, plain text otherwise.
     #[default]
     Auto,
     /// TLS only.
@@ -29,36 +29,40 @@ pub enum PickerTls {
     Off,
 }
 
-/// What is needed to reach pickers.
+/// Command line flags for connections to pickers.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PickerTlsFlags {
-    /// Whether endpoint pickers speak TLS. Without --epp-tls-ca their certificates are not checked: by convention they sign their own
+    /// Use TLS for connections to endpoint pickers. Without --epp-tls-ca their certificates are not verified: pickers use self-signed certificates by convention
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub epp_tls: PickerTls,
-    /// Checks endpoint pickers' certificates against this authority; TLS is then required
+    /// CA certificates (PEM) that verify endpoint pickers. Implies --epp-tls required
     #[arg(long, value_name = "FILE")]
     pub epp_tls_ca: Option<PathBuf>,
-    /// Name that endpoint pickers' certificates must carry
+    /// DNS name that the certificates of endpoint pickers must contain
     #[arg(long, value_name = "NAME", default_value = tls::PICKER_NAME, requires = "epp_tls_ca")]
     pub epp_tls_name: String,
-    /// Certificate to show to endpoint pickers
+    /// Client certificate (PEM) for endpoint pickers
     #[arg(long, value_name = "FILE", requires_all = ["epp_tls_key", "epp_tls_ca"])]
     pub epp_tls_cert: Option<PathBuf>,
-    /// Its key
+    /// Private key (PEM) of the client certificate
     #[arg(long, value_name = "FILE", requires = "epp_tls_cert")]
     pub epp_tls_key: Option<PathBuf>,
 }
 
-/// Why pickers cannot be reached as the flags say.
+/// Why the TLS flags for pickers are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum PickerTlsError {
+    /// A certificate or key file cannot be used.
     #[error("--epp-tls-ca, --epp-tls-cert, --epp-tls-key: {0}")]
     Files(#[from] tls::Error),
-    #[error("--epp-tls-name {0:?} is no name that a certificate can carry")]
+    /// `--epp-tls-name` is not a DNS name or IP address.
+    #[error("--epp-tls-name {0:?} is not a valid DNS name or IP address")]
     Name(String),
-    #[error("TLS cannot be set up: {0}")]
+    /// The TLS configuration was rejected.
+    #[error("cannot set up TLS for endpoint pickers: {0}")]
     Setup(rustls::Error),
-    #[error("--epp-tls off and --epp-tls-ca exclude each other")]
+    /// `--epp-tls off` with `--epp-tls-ca`.
+    #[error("--epp-tls off cannot be combined with --epp-tls-ca")]
     OffWithAuthority,
 }
 
@@ -72,19 +76,19 @@ pub(crate) struct Transport {
 #[derive(Clone, Debug)]
 enum Mode {
     Plain,
-    /// Nothing is checked.
+    /// Certificates are not verified.
     Unchecked {
         config: Arc<ClientConfig>,
         or_plain: bool,
     },
     Checked(Arc<ClientConfig>),
-    /// With a certificate of our own, read again when it changes.
+    /// With a client certificate, which is reloaded when its file changes.
     Mutual(Arc<Identity>),
 }
 
 impl Transport {
     pub(crate) fn new(flags: &PickerTlsFlags) -> Result<Self, PickerTlsError> {
-        // What a caller made without the command line may leave the name empty.
+        // The name is empty if the flags were not parsed from a command line.
         let name = if flags.epp_tls_name.is_empty() { tls::PICKER_NAME } else { &flags.epp_tls_name };
         let server_name = ServerName::try_from(name.to_owned())
             .map_err(|_| PickerTlsError::Name(flags.epp_tls_name.clone()))?;
@@ -121,7 +125,7 @@ impl Transport {
         }
     }
 
-    /// Servers without TLS answer a handshake with something that is none, or hang up.
+    /// Servers without TLS reply to a handshake with invalid data, or close the connection.
     fn may_be_plain(&self, error: &io::Error) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
         matches!(self.mode, Mode::Unchecked { or_plain: true, .. })
@@ -151,7 +155,8 @@ fn unchecked() -> Result<Arc<ClientConfig>, PickerTlsError> {
     Ok(Arc::new(config))
 }
 
-/// Takes any certificate, as the Endpoint Picker Protocol's gateways do: it keeps out who listens, not who lies.
+/// Accepts any certificate, as gateways of the Endpoint Picker Protocol do. Encrypts without authenticating the server:
+/// no protection against a man in the middle.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 

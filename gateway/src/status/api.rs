@@ -1,4 +1,4 @@
-//! Writing to the API server, by kind.
+//! Writes statuses to the API server.
 
 use forebay_resources::{Kind, ObjectKey, cluster};
 use kube::Client;
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
 
-/// Writes these fields of the status if the object is still of that version.
+/// Writes fields of the status if the object still has `resource_version`.
 ///
-/// With the version it is no matter that lists of parents are replaced whole: if anybody else has written,
-/// this fails with 409 and is made anew from what they wrote. False if nothing has changed by it.
+/// The patch replaces whole lists. If another controller has written meanwhile, the version differs and the write fails
+/// with 409; the next pass starts from the newer version. False if the patch has changed nothing.
 pub(super) async fn patch_status(
     client: &Client,
     kind: Kind,

@@ -1,18 +1,18 @@
-//! Conditions, as the API conventions want them.
+//! Status conditions (Kubernetes API conventions).
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use forebay_routing::ConditionStatus;
 
-/// A condition to be written.
+/// A condition to write.
 pub(super) struct Condition<'a> {
     pub(super) kind: &'static str,
-    pub(super) verdict: &'a ConditionStatus,
+    pub(super) state: &'a ConditionStatus,
 }
 
-/// The conditions as they are now to be: the given ones with the time of their last change, the others of
-/// `current`, whoever wrote them, as they are. `ours` are types that nobody else writes: those of them that are not given go.
+/// Merges `conditions` into `current`. `lastTransitionTime` changes only with the status. Conditions of other types are
+/// kept, except the types in `ours`, which only this controller writes: they are removed if they are not given.
 pub(super) fn merge(
     current: Option<&Value>,
     generation: Option<i64>,
@@ -36,8 +36,8 @@ pub(super) fn merge(
 }
 
 fn one(current: Option<&Value>, generation: Option<i64>, condition: &Condition<'_>) -> Value {
-    let status = if condition.verdict.is_true { "True" } else { "False" };
-    // The time is that of the status, not of its reason.
+    let status = if condition.state.is_true { "True" } else { "False" };
+    // A new reason or message does not change the time.
     let since = current
         .filter(|current| current.get("status").is_some_and(|it| it == status))
         .and_then(|current| current.get("lastTransitionTime"))
@@ -47,8 +47,8 @@ fn one(current: Option<&Value>, generation: Option<i64>, condition: &Condition<'
     let mut value = json!({
         "type": condition.kind,
         "status": status,
-        "reason": condition.verdict.reason,
-        "message": condition.verdict.message,
+        "reason": condition.state.reason,
+        "message": condition.state.message,
         "lastTransitionTime": since,
     });
     if let Some(generation) = generation {
@@ -57,7 +57,7 @@ fn one(current: Option<&Value>, generation: Option<i64>, condition: &Condition<'
     value
 }
 
-/// RFC 3339 with whole seconds, as the API server keeps it.
+/// RFC 3339 with whole seconds, the precision of the API server.
 fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -67,15 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_changes_with_the_status_alone() {
+    fn the_transition_time_changes_only_with_the_status() {
         let current = json!([
             { "type": "Accepted", "status": "True", "reason": "Old", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" },
             { "type": "Mine", "status": "True", "reason": "Gone", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" },
             { "type": "example.com/Theirs", "status": "True" },
         ]);
         let (yes, no) = (ConditionStatus::met("Accepted"), ConditionStatus::unmet("Invalid", "why"));
-        let merged = |verdict: &ConditionStatus| {
-            merge(Some(&current), Some(3), &["Accepted", "Mine"], &[Condition { kind: "Accepted", verdict }])
+        let merged = |state: &ConditionStatus| {
+            merge(Some(&current), Some(3), &["Accepted", "Mine"], &[Condition { kind: "Accepted", state }])
         };
         let same = merged(&yes);
         assert_eq!(same[0]["lastTransitionTime"], "2020-01-01T00:00:00Z");

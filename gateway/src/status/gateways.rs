@@ -7,7 +7,7 @@ use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
 use forebay_routing::{ConditionStatus, ListenerReport, reason};
 
-/// What `status.supportedFeatures` claims, in the conformance suite's names, sorted.
+/// `status.supportedFeatures`: names of the conformance suite, sorted.
 const SUPPORTED_FEATURES: &[&str] = &[
     "Gateway",
     "GatewayAddressEmpty",
@@ -46,7 +46,7 @@ const SUPPORTED_FEATURES: &[&str] = &[
 const GATEWAY_CONDITIONS: [&str; 2] = ["Accepted", "Programmed"];
 const LISTENER_CONDITIONS: [&str; 4] = ["Accepted", "Conflicted", "Programmed", "ResolvedRefs"];
 
-/// Nothing for a class of somebody else.
+/// `None` for classes of other controllers.
 pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Value> {
     if class.spec.controller_name != CONTROLLER_NAME {
         return None;
@@ -55,7 +55,7 @@ pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Valu
         None => ConditionStatus::met("Accepted"),
         Some(_) => ConditionStatus::unmet("InvalidParameters", "parametersRef is not supported"),
     };
-    let conditions = [Condition { kind: "Accepted", verdict: &accepted }];
+    let conditions = [Condition { kind: "Accepted", state: &accepted }];
     let features: Vec<Value> = SUPPORTED_FEATURES.iter().map(|name| json!({ "name": name })).collect();
     Some(json!({
         "conditions": merge(current.get("conditions"), class.metadata.generation, &["Accepted"], &conditions),
@@ -63,10 +63,10 @@ pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Valu
     }))
 }
 
-/// A Gateway's way to its clients.
+/// Service and open ports of a Gateway.
 pub(super) struct Reach<'a> {
     pub(super) service: Option<&'a Service>,
-    /// Why it has no Service.
+    /// Why the Gateway has no Service.
     pub(super) refused: Option<&'a str>,
     /// Whether this replica has opened the listener's port.
     pub(super) is_open: &'a dyn Fn(&ListenerReport) -> bool,
@@ -83,7 +83,7 @@ pub(super) fn gateway_status(
         |it: &ListenerReport| it.accepted.is_true && it.resolved_refs.is_true && !it.conflicted.is_true;
     let accepted = match listeners.iter().filter(|it| !is_valid(it)).count() {
         0 => ConditionStatus::met(reason::ACCEPTED),
-        // The specification: it holds as long as some listener can be served.
+        // Gateway API: Accepted is true if at least one listener is valid.
         bad if bad < listeners.len() => ConditionStatus {
             is_true: true,
             reason: "ListenersNotValid",
@@ -93,8 +93,8 @@ pub(super) fn gateway_status(
     };
     let programmed = if !accepted.is_true {
         ConditionStatus::unmet("Invalid", "the Gateway is not accepted")
-    } else if let Some(why) = reach.refused {
-        ConditionStatus::unmet("NoResources", why)
+    } else if let Some(reason) = reach.refused {
+        ConditionStatus::unmet("NoResources", reason)
     } else if addresses.is_empty() {
         ConditionStatus::unmet("AddressNotAssigned", "its Service has no address yet")
     } else if listeners.iter().any(|it| it.port.is_some() && !(reach.is_open)(it)) {
@@ -109,8 +109,8 @@ pub(super) fn gateway_status(
     json!({
         "addresses": addresses,
         "conditions": merge(current.get("conditions"), generation, &GATEWAY_CONDITIONS, &[
-            Condition { kind: "Accepted", verdict: &accepted },
-            Condition { kind: "Programmed", verdict: &programmed },
+            Condition { kind: "Accepted", state: &accepted },
+            Condition { kind: "Programmed", state: &programmed },
         ]),
         "listeners": listeners,
     })
@@ -120,19 +120,19 @@ fn listener_status(
     generation: Option<i64>,
     listener: &ListenerReport,
     reach: &Reach<'_>,
-    of_gateway: &ConditionStatus,
+    gateway_programmed: &ConditionStatus,
     current: &Value,
 ) -> Value {
-    let known = current.get("listeners").and_then(Value::as_array).into_iter().flatten();
-    let known = known.clone().find(|it| it.get("name").is_some_and(|name| *name == listener.name));
+    let existing = current.get("listeners").and_then(Value::as_array).into_iter().flatten();
+    let existing = existing.clone().find(|it| it.get("name").is_some_and(|name| *name == listener.name));
     let programmed = if listener.port.is_none() {
         ConditionStatus::unmet("Invalid", "the listener is not served; see its other conditions")
     } else if (reach.is_open)(listener) {
         ConditionStatus::met("Programmed")
-    } else if of_gateway.is_true {
+    } else if gateway_programmed.is_true {
         ConditionStatus::unmet("Pending", "its port is being opened")
     } else {
-        of_gateway.clone()
+        gateway_programmed.clone()
     };
     let kinds: Vec<Value> = listener
         .supported_kinds
@@ -143,16 +143,16 @@ fn listener_status(
         "name": listener.name,
         "attachedRoutes": listener.attached_routes,
         "supportedKinds": kinds,
-        "conditions": merge(known.and_then(|it| it.get("conditions")), generation, &LISTENER_CONDITIONS, &[
-            Condition { kind: "Accepted", verdict: &listener.accepted },
-            Condition { kind: "Conflicted", verdict: &listener.conflicted },
-            Condition { kind: "Programmed", verdict: &programmed },
-            Condition { kind: "ResolvedRefs", verdict: &listener.resolved_refs },
+        "conditions": merge(existing.and_then(|it| it.get("conditions")), generation, &LISTENER_CONDITIONS, &[
+            Condition { kind: "Accepted", state: &listener.accepted },
+            Condition { kind: "Conflicted", state: &listener.conflicted },
+            Condition { kind: "Programmed", state: &programmed },
+            Condition { kind: "ResolvedRefs", state: &listener.resolved_refs },
         ]),
     })
 }
 
-/// A load balancer's where there is one, else the Service's own.
+/// Addresses of the load balancer, or else the cluster IP of the Service.
 fn addresses(service: &Service) -> Vec<Value> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Which replica writes: the holder of a `coordination.k8s.io` Lease.
+//! Leader election with a `coordination.k8s.io` Lease.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const NAME: &str = "forebay-gateway";
-/// A holder that is silent for longer has lost it.
+/// A Lease that was not renewed for this time is free.
 const DURATION: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(2);
-/// A holder that could not renew for this long stops writing, well before another may begin.
-const GIVE_UP: Duration = Duration::from_secs(6);
-/// How often others look whether it is free.
-const LOOK: Duration = Duration::from_secs(1);
-/// One request may take as long.
+/// A holder that could not renew for this time stops writing, before another replica can take the Lease.
+const RENEW_DEADLINE: Duration = Duration::from_secs(6);
+/// Interval at which other replicas check whether the Lease is free.
+const CHECK: Duration = Duration::from_secs(1);
+/// Maximum time for one request.
 const REQUEST: Duration = Duration::from_secs(3);
 
 pub(super) struct Candidate {
@@ -27,7 +27,7 @@ pub(super) struct Candidate {
     identity: String,
     is_holder: watch::Sender<bool>,
     renewed: Instant,
-    /// The version last seen, and since when: the holders' clocks do not count.
+    /// The version last seen and when it was first seen, by the clock of this replica.
     seen: Option<(String, Instant)>,
 }
 
@@ -42,27 +42,27 @@ impl Candidate {
         }
     }
 
-    /// Whether this replica may write.
+    /// Whether this replica holds the Lease.
     pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
         self.is_holder.subscribe()
     }
 
-    /// Takes part until `stop`, and then gives the Lease back.
+    /// Competes for the Lease until `stop` is cancelled, then releases it.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
-            let turn = tokio::time::timeout(REQUEST, self.turn());
-            let Some(turn) = stop.run_until_cancelled(turn).await else { break };
-            match turn {
+            let attempt = tokio::time::timeout(REQUEST, self.acquire_or_renew());
+            let Some(result) = stop.run_until_cancelled(attempt).await else { break };
+            match result {
                 Ok(Ok(())) => {}
-                // Another was faster.
+                // Another replica has changed the Lease.
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 => self.set(false),
-                Ok(Err(error)) => tracing::debug!(%error, "the Lease cannot be read or renewed"),
-                Err(_) => tracing::debug!("no answer about the Lease in time"),
+                Ok(Err(error)) => tracing::debug!(%error, "cannot read or renew the Lease"),
+                Err(_) => tracing::debug!("timeout while reading or renewing the Lease"),
             }
-            if self.renewed.elapsed() > GIVE_UP {
+            if self.renewed.elapsed() > RENEW_DEADLINE {
                 self.set(false);
             }
-            let pause = if *self.is_holder.borrow() { RENEW } else { LOOK };
+            let pause = if *self.is_holder.borrow() { RENEW } else { CHECK };
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
@@ -70,7 +70,7 @@ impl Candidate {
         if self.is_holder.send_replace(false) {
             let released = tokio::time::timeout(REQUEST, self.release()).await;
             if !matches!(released, Ok(Ok(()))) {
-                tracing::debug!("the Lease could not be given back; another takes it when it has run out");
+                tracing::debug!("cannot release the Lease; another replica takes it when it expires");
             }
         }
     }
@@ -79,38 +79,38 @@ impl Candidate {
         let changed =
             self.is_holder.send_if_modified(|is_holder| std::mem::replace(is_holder, holds) != holds);
         if changed && holds {
-            tracing::info!(identity = self.identity, "this replica writes the statuses now");
+            tracing::info!(identity = self.identity, "acquired the Lease: this replica writes statuses");
         } else if changed {
-            tracing::info!(identity = self.identity, "this replica writes the statuses no more");
+            tracing::info!(identity = self.identity, "lost the Lease: this replica stops writing statuses");
         }
     }
 
-    async fn turn(&mut self) -> kube::Result<()> {
-        let asked = Instant::now();
+    async fn acquire_or_renew(&mut self) -> kube::Result<()> {
+        let started = Instant::now();
         let Some(lease) = self.api.get_opt(NAME).await? else {
             let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.spec(None)) };
             self.api.create(&PostParams::default(), &lease).await?;
-            self.renewed = asked;
+            self.renewed = started;
             self.set(true);
             return Ok(());
         };
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
-        if holder != self.identity && !holder.is_empty() && !self.has_run_out(&lease) {
+        if holder != self.identity && !holder.is_empty() && !self.is_expired(&lease) {
             self.set(false);
             return Ok(());
         }
         let spec = self.spec(lease.spec.as_ref());
-        // With the version that was read: of two that try, one fails.
+        // Fails if another replica has changed the Lease since it was read (optimistic locking).
         let lease = Lease { spec: Some(spec), ..lease };
         self.api.replace(NAME, &PostParams::default(), &lease).await?;
-        self.renewed = asked;
+        self.renewed = started;
         self.set(true);
         Ok(())
     }
 
-    /// Whether it has not been renewed for its duration, by this replica's clock.
-    fn has_run_out(&mut self, lease: &Lease) -> bool {
+    /// Whether the Lease was not renewed for its duration, by the clock of this replica.
+    fn is_expired(&mut self, lease: &Lease) -> bool {
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let duration = seconds.and_then(|it| u64::try_from(it).ok()).map_or(DURATION, Duration::from_secs);

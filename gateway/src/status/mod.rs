@@ -1,7 +1,8 @@
-//! What the gateway writes into the cluster: the statuses of the objects that it serves, and the Services
-//! that bring clients to it. One replica at a time does, the one that holds the Lease.
+//! Writes to the cluster: statuses of the objects that are served, and a Service per Gateway. Only the replica that holds
+//! the Lease writes.
 
 mod api;
+mod applied;
 mod conditions;
 mod gateways;
 mod lease;
@@ -13,11 +14,12 @@ mod services;
 mod statuses;
 mod writer;
 
+pub(crate) use applied::Applied;
 pub use rules::{STATUS_RULES, WRITE_RULES};
 pub(crate) use services::{PortRange, open_ports};
-pub(crate) use writer::{Applied, Writer, WriterOptions};
+pub(crate) use writer::{Writer, WriterOptions};
 
-/// `spec.controllerName` of our GatewayClass, and the name that stands at every entry of ours in others' statuses.
+/// `spec.controllerName` of the GatewayClass, and the controller name of entries in statuses.
 pub(crate) const CONTROLLER_NAME: &str = "forebay.dev/gateway";
-/// Who the API server thinks owns the fields that are written.
+/// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "forebay-gateway";

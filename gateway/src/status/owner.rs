@@ -1,11 +1,11 @@
-//! The Deployment that this process is a pod of: with it go the Services that it made.
+//! The Deployment of this pod, which owns the Services of Gateways. They are deleted with it.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Api, Client};
 
-/// Nothing for a pod that no Deployment has made, and where there is no such pod.
+/// `None` if the pod does not exist or does not belong to a Deployment.
 pub(super) async fn deployment(
     client: &Client,
     namespace: &str,
@@ -14,7 +14,7 @@ pub(super) async fn deployment(
     let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(pod).await?;
     let Some(set) = pod.and_then(|pod| controller(pod.metadata, "ReplicaSet")) else { return Ok(None) };
     let set = Api::<ReplicaSet>::namespaced(client.clone(), namespace).get_opt(&set.name).await?;
-    // As an owner only: the Deployment does not control Services.
+    // An owner that is not the controller: the Deployment does not manage Services.
     Ok(set.and_then(|set| controller(set.metadata, "Deployment")).map(|owner| OwnerReference {
         controller: None,
         block_owner_deletion: None,

@@ -1,5 +1,5 @@
-//! Statuses that are lists of parents, in which every controller has entries of its own: HTTPRoutes,
-//! InferencePools, and AgentgatewayPolicies, where parents are called ancestors.
+//! Statuses with one entry per parent and controller: HTTPRoutes, InferencePools, and AgentgatewayPolicies (whose parents
+//! are called ancestors).
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
 use forebay_routing::{ConditionStatus, ParentReport, PoolReport};
 
-/// What such a list is called, and how long the API lets it be.
+/// Names and maximum length of such a list.
 struct List {
     name: &'static str,
     parent: &'static str,
-    most: usize,
+    max_entries: usize,
 }
 
-const PARENTS: List = List { name: "parents", parent: "parentRef", most: 32 };
-const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", most: 16 };
+const PARENTS: List = List { name: "parents", parent: "parentRef", max_entries: 32 };
+const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", max_entries: 16 };
 
-/// Types of conditions that stand in entries of ours.
+/// Condition types that this controller writes.
 const CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
 
-/// What is said at one parent.
+/// The entry for one parent.
 struct Entry<'a> {
     parent: Value,
     conditions: Vec<(&'static str, &'a ConditionStatus)>,
@@ -32,13 +32,13 @@ struct Entry<'a> {
 pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], current: &Value) -> Value {
     let entries = parents.iter().map(|report| {
         let mut conditions = vec![("Accepted", &report.accepted), ("ResolvedRefs", &report.resolved_refs)];
-        conditions.extend(report.partially_invalid.iter().map(|verdict| ("PartiallyInvalid", verdict)));
+        conditions.extend(report.partially_invalid.iter().map(|state| ("PartiallyInvalid", state)));
         Entry { parent: serde_json::to_value(&report.parent).unwrap_or_default(), conditions }
     });
     with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
-/// Without a report no Gateway of ours leads to the pool.
+/// `report` is `None` if no Gateway of this controller uses the pool.
 pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
     let entries = report.into_iter().flat_map(|report| {
         report.parents.iter().map(|(gateway, accepted)| Entry {
@@ -61,7 +61,7 @@ pub(super) fn policy_status(
     with_entries(&ANCESTORS, entries.collect(), generation, current)
 }
 
-/// Whether some entry is of ours.
+/// Whether an entry belongs to this controller.
 pub(super) fn has_ours(status: &Value) -> bool {
     [PARENTS, ANCESTORS]
         .iter()
@@ -81,33 +81,34 @@ fn reference(gateway: &ObjectKey) -> Value {
     })
 }
 
-/// Others' entries as they are; of ours exactly these, those that were there in their places.
+/// Keeps entries of other controllers. Entries of this controller become exactly `entries`; existing ones keep their
+/// position.
 fn with_entries(list: &List, mut entries: Vec<Entry<'_>>, generation: Option<i64>, current: &Value) -> Value {
-    let known = current.get(list.name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let existing = current.get(list.name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut parents = Vec::new();
-    for entry in known {
+    for entry in existing {
         if !is_ours(entry) {
             parents.push(entry.clone());
         } else if let Some(at) =
             entries.iter().position(|ours| is_same_parent(&ours.parent, entry.get(list.parent)))
         {
-            // In the words of before: the API server may have filled in defaults.
+            // Keeps the existing reference, in which the API server may have set defaults.
             let ours = Entry { parent: entry[list.parent].clone(), ..entries.remove(at) };
             parents.push(one(list, &ours, generation, entry.get("conditions")));
         }
     }
     parents.extend(entries.iter().map(|ours| one(list, ours, generation, None)));
-    parents.truncate(list.most);
+    parents.truncate(list.max_entries);
     json!({ list.name: parents })
 }
 
-fn one(list: &List, entry: &Entry<'_>, generation: Option<i64>, known: Option<&Value>) -> Value {
+fn one(list: &List, entry: &Entry<'_>, generation: Option<i64>, existing: Option<&Value>) -> Value {
     let conditions: Vec<Condition<'_>> =
-        entry.conditions.iter().map(|(kind, verdict)| Condition { kind, verdict }).collect();
+        entry.conditions.iter().map(|(kind, state)| Condition { kind, state }).collect();
     json!({
         list.parent: entry.parent,
         "controllerName": CONTROLLER_NAME,
-        "conditions": merge(known, generation, &CONDITIONS, &conditions),
+        "conditions": merge(existing, generation, &CONDITIONS, &conditions),
     })
 }
 
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_entries_of_ours_change() {
+    fn changes_only_its_own_entries() {
         let theirs =
             json!({ "parentRef": { "name": "x" }, "controllerName": "example.com/other", "conditions": [] });
         let stale = json!({ "parentRef": { "name": "gone", "namespace": "infra" }, "controllerName": CONTROLLER_NAME, "conditions": [] });

@@ -1,4 +1,4 @@
-//! The status of InferenceModelRewrites: one list of conditions, with no entries of controllers.
+//! Status of InferenceModelRewrites: a list of conditions without controller entries.
 
 use serde_json::{Value, json};
 
@@ -7,16 +7,16 @@ use super::conditions::{Condition, merge};
 use forebay_routing::ConditionStatus;
 
 const ACCEPTED: &str = "Accepted";
-/// The reason with which the API server fills the condition in, for whichever controller comes first.
+/// The default reason that the API server sets until a controller writes the condition.
 const PENDING: &str = "Pending";
 
-/// Nothing where the condition is not ours to write. It is ours as long as its message begins with our name: the API
-/// has no other place for it, and whoever writes another message has taken it over.
+/// The new status. `None` if another controller owns the condition.
 ///
-/// Without a verdict the object is none of ours.
+/// The API has no field for the controller, so the message starts with the controller name. `state` is `None` if no
+/// Gateway of this controller uses the object.
 pub(super) fn rewrite_status(
     generation: Option<i64>,
-    verdict: Option<&ConditionStatus>,
+    state: Option<&ConditionStatus>,
     current: &Value,
 ) -> Option<Value> {
     let current = current.get("conditions");
@@ -26,15 +26,15 @@ pub(super) fn rewrite_status(
         .and_then(|it| it.get("message")?.as_str())
         .is_some_and(|message| message.starts_with(CONTROLLER_NAME));
     let is_free = accepted.is_none_or(|it| it.get("reason").is_some_and(|reason| reason == PENDING));
-    let verdict = match verdict {
-        Some(verdict) if is_ours || is_free => {
-            Some(ConditionStatus { message: signed(&verdict.message), ..verdict.clone() })
+    let state = match state {
+        Some(state) if is_ours || is_free => {
+            Some(ConditionStatus { message: signed(&state.message), ..state.clone() })
         }
         None if is_ours => None,
         _ => return None,
     };
     let conditions: Vec<Condition<'_>> =
-        verdict.iter().map(|verdict| Condition { kind: ACCEPTED, verdict }).collect();
+        state.iter().map(|state| Condition { kind: ACCEPTED, state }).collect();
     Some(json!({ "conditions": merge(current, generation, &[ACCEPTED], &conditions) }))
 }
 
@@ -55,23 +55,23 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_another_has_written_is_left_alone() {
-        let verdict = ConditionStatus::unmet("TargetNotFound", "there is no pool");
+    fn keeps_conditions_of_other_controllers() {
+        let state = ConditionStatus::unmet("TargetNotFound", "there is no pool");
         let theirs = status("Accepted", "example.com/other has it");
-        assert_eq!(rewrite_status(Some(2), Some(&verdict), &theirs), None);
+        assert_eq!(rewrite_status(Some(2), Some(&state), &theirs), None);
         assert_eq!(rewrite_status(Some(2), None, &theirs), None);
         assert_eq!(rewrite_status(Some(2), None, &Value::Null), None);
         for free in [Value::Null, json!({}), status("Pending", "Waiting for controller")] {
-            let written = rewrite_status(Some(2), Some(&verdict), &free).unwrap();
+            let written = rewrite_status(Some(2), Some(&state), &free).unwrap();
             let accepted = &written["conditions"][0];
             assert_eq!(accepted["message"], "forebay.dev/gateway: there is no pool");
             assert_eq!((&accepted["status"], &accepted["observedGeneration"]), (&json!("False"), &json!(2)));
-            assert_eq!(rewrite_status(Some(2), Some(&verdict), &written).as_ref(), Some(&written));
+            assert_eq!(rewrite_status(Some(2), Some(&state), &written).as_ref(), Some(&written));
         }
     }
 
     #[test]
-    fn a_condition_of_ours_follows_the_object_and_goes_with_it() {
+    fn its_own_condition_follows_the_object_and_is_removed_with_it() {
         let ours = status("Accepted", CONTROLLER_NAME);
         let written = rewrite_status(Some(2), Some(&ConditionStatus::met("Accepted")), &ours).unwrap();
         let accepted = &written["conditions"][0];

@@ -1,10 +1,10 @@
-//! What writing needs of a cluster's RBAC, beside [`READ_RULES`](crate::READ_RULES).
+//! RBAC rules for writes. [`READ_RULES`](crate::READ_RULES) has the rules for reads.
 
 use forebay_resources::cluster::Rule;
 
 const PATCH: &[&str] = &["patch"];
 
-/// The writing half of the gateway's ClusterRole.
+/// Rules of the ClusterRole for statuses.
 pub const STATUS_RULES: &[Rule] = &[
     Rule {
         api_groups: &["gateway.networking.k8s.io"],
@@ -16,12 +16,12 @@ pub const STATUS_RULES: &[Rule] = &[
         resources: &["inferencepools/status"],
         verbs: PATCH,
     },
-    // Objects of the older group say nothing.
+    // Objects of the older API group get no status.
     Rule { api_groups: &["llm-d.ai"], resources: &["inferencemodelrewrites/status"], verbs: PATCH },
     Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies/status"], verbs: PATCH },
 ];
 
-/// The gateway's Role in its own namespace.
+/// Rules of the Role in the namespace of the gateway.
 pub const WRITE_RULES: &[Rule] = &[
     Rule {
         api_groups: &["coordination.k8s.io"],
@@ -29,7 +29,7 @@ pub const WRITE_RULES: &[Rule] = &[
         verbs: &["create", "get", "update"],
     },
     Rule { api_groups: &[""], resources: &["services"], verbs: &["create", "delete", "patch"] },
-    // From its own pod to the Deployment that owns the Services.
+    // To find the Deployment that owns the Services.
     Rule { api_groups: &[""], resources: &["pods"], verbs: &["get"] },
     Rule { api_groups: &["apps"], resources: &["replicasets"], verbs: &["get"] },
 ];

@@ -1,8 +1,8 @@
-//! A Service for each Gateway: clients reach the Gateway's port at the Service's address, and the Service
-//! leads them to a container port that all replicas open for this port of this Gateway alone.
+//! A Service for each Gateway. It maps the ports of the Gateway to container ports, which all replicas open for this
+//! Gateway only.
 //!
-//! The Services are the only record of which port is which: whoever writes gives ports out, and every
-//! replica opens what the Services name.
+//! The Services are the only record of the assignment: the replica that holds the Lease assigns container ports, and all
+//! replicas open the ports that the Services name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use forebay_routing::ListenerPort;
 const GATEWAY_NAMESPACE: &str = "forebay.dev/gateway-namespace";
 const GATEWAY_NAME: &str = "forebay.dev/gateway-name";
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "forebay-gateway");
-/// Of a Service's name, an RFC 1035 label.
+/// Maximum length of a Service name (RFC 1035 label).
 const MAX_NAME: usize = 63;
-/// Of a label's value; longer names of Gateways stand in the annotations.
+/// Maximum length of a label value. Longer names of Gateways are stored in an annotation.
 const MAX_LABEL: usize = 63;
 
-/// Container ports to be given out, both ends included.
+/// Container ports to assign, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PortRange {
     pub(crate) first: u16,
@@ -36,18 +36,18 @@ impl std::str::FromStr for PortRange {
         text.split_once('-')
             .and_then(|(first, last)| Some(Self { first: first.parse().ok()?, last: last.parse().ok()? }))
             .filter(|range| 0 < range.first && range.first <= range.last)
-            .ok_or_else(|| "FIRST-LAST with two port numbers is needed, as in 10000-10999".to_owned())
+            .ok_or_else(|| "expected FIRST-LAST with two port numbers, for example 10000-10999".to_owned())
     }
 }
 
-/// The container port that the Services in `namespace` name for each port of each Gateway.
+/// The container ports that the Services in `namespace` assign.
 pub(crate) fn open_ports(snapshot: &Snapshot, namespace: &str) -> BTreeMap<ListenerPort, u16> {
     let mut ports = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for (_, service, gateway) in managed(snapshot, namespace) {
         let gateway = Arc::new(gateway);
         for (port, target) in targets(service) {
-            // One container port cannot serve two: the first keeps it until it is given out anew.
+            // A container port serves one listener port. The first one keeps it.
             if taken.insert(target) {
                 ports.insert(ListenerPort { port, gateway: Some(gateway.clone()) }, target);
             }
@@ -56,7 +56,7 @@ pub(crate) fn open_ports(snapshot: &Snapshot, namespace: &str) -> BTreeMap<Liste
     ports
 }
 
-/// The Service that was made for the Gateway.
+/// The Service of a Gateway.
 pub(super) fn service_of<'a>(
     snapshot: &'a Snapshot,
     namespace: &'a str,
@@ -65,7 +65,7 @@ pub(super) fn service_of<'a>(
     managed(snapshot, namespace).find(|(_, _, of)| of == gateway).map(|(_, service, _)| service)
 }
 
-/// Our Services, with the Gateways that they were made for.
+/// Services of this controller, with their Gateways.
 fn managed<'a>(
     snapshot: &'a Snapshot,
     namespace: &'a str,
@@ -82,7 +82,7 @@ fn managed<'a>(
     })
 }
 
-/// Ports with the container ports they lead to.
+/// Ports and their container ports.
 fn targets(service: &Service) -> impl Iterator<Item = (u16, u16)> + '_ {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
     ports.into_iter().flatten().filter_map(|port| {
@@ -91,56 +91,49 @@ fn targets(service: &Service) -> impl Iterator<Item = (u16, u16)> + '_ {
     })
 }
 
-/// How Services are to be.
+/// Options for Services.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceOptions {
-    /// Where the gateway's pods are.
+    /// Namespace of the gateway pods.
     pub(super) namespace: String,
-    /// The pods' labels.
+    /// Labels of the gateway pods.
     pub(super) selector: BTreeMap<String, String>,
     /// `ClusterIP`, `NodePort` or `LoadBalancer`.
     pub(super) service_type: String,
     pub(super) range: PortRange,
 }
 
-/// What is to be done so that each Gateway has its Service.
+/// Changes after which each Gateway has its Service.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Plan {
     pub(super) apply: BTreeMap<String, Value>,
     pub(super) delete: BTreeSet<String>,
-    /// Gateways that cannot have one now, and why.
+    /// Gateways that cannot get a Service, and why.
     pub(super) refused: BTreeMap<ObjectKey, String>,
 }
 
-/// `wanted` are the Gateways with the ports of their listeners. `given` are the container ports that were given
-/// out and may not be in the snapshot yet; it is kept up to date.
+/// Plans the Services for `wanted`: Gateways with the ports of their listeners. `assigned`: container ports that were
+/// assigned and may not be in the snapshot yet. It is updated.
 pub(super) fn plan(
     snapshot: &Snapshot,
     options: &ServiceOptions,
     owner: Option<&OwnerReference>,
     wanted: &BTreeMap<ObjectKey, BTreeSet<u16>>,
-    given: &mut BTreeMap<ListenerPort, u16>,
+    assigned: &mut BTreeMap<ListenerPort, u16>,
 ) -> Plan {
     let mut plan = Plan::default();
-    let mut names: BTreeMap<ObjectKey, String> = BTreeMap::new();
-    for (key, _, gateway) in managed(snapshot, &options.namespace) {
-        if wanted.contains_key(&gateway) && !names.contains_key(&gateway) {
-            names.insert(gateway, key.name.clone());
-        } else {
-            plan.delete.insert(key.name.clone());
-        }
-    }
-    given.retain(|port, _| {
+    let mut names = names_in_use(snapshot, options, wanted, &mut plan.delete);
+    assigned.retain(|port, _| {
         port.gateway.as_ref().and_then(|it| wanted.get(it)).is_some_and(|it| it.contains(&port.port))
     });
-    given.extend(open_ports(snapshot, &options.namespace));
-    let mut taken: BTreeSet<u16> = given.values().copied().collect();
+    assigned.extend(open_ports(snapshot, &options.namespace));
+    let mut taken: BTreeSet<u16> = assigned.values().copied().collect();
     let mut free = options.range.first..=options.range.last;
     for (gateway, ports) in wanted {
         let Some(name) =
             names.get(gateway).cloned().or_else(|| free_name(snapshot, options, gateway, &names))
         else {
-            plan.refused.insert(gateway.clone(), "the names for its Service are all taken".into());
+            plan.refused.insert(gateway.clone(), "all names for its Service are in use".into());
             continue;
         };
         names.insert(gateway.clone(), name.clone());
@@ -149,19 +142,19 @@ pub(super) fn plan(
         let mut spec_ports = Vec::new();
         for &port in ports {
             let listener = ListenerPort { port, gateway: Some(owned.clone()) };
-            let target = given.get(&listener).copied().or_else(|| free.find(|port| taken.insert(*port)));
+            let target = assigned.get(&listener).copied().or_else(|| free.find(|port| taken.insert(*port)));
             let Some(target) = target else {
-                let reason = "all container ports are given out (--container-ports)";
+                let reason = "all container ports are in use (--container-ports)";
                 plan.refused.insert(gateway.clone(), reason.into());
                 continue;
             };
-            given.insert(listener, target);
+            assigned.insert(listener, target);
             spec_ports.push(json!({
                 "name": format!("port-{port}"), "port": port, "targetPort": target, "protocol": "TCP",
             }));
         }
         if spec_ports.is_empty() {
-            // A Service cannot be without ports.
+            // A Service must have at least one port.
             if names.remove(gateway).is_some()
                 && snapshot.services.contains_key(&ObjectKey::new(&options.namespace, &name))
             {
@@ -170,11 +163,29 @@ pub(super) fn plan(
             continue;
         }
         let service = manifest(&name, gateway, options, owner, spec_ports);
-        if !is_as_wanted(snapshot, options, &name, &service) {
+        if !is_up_to_date(snapshot, options, &name, &service) {
             plan.apply.insert(name, service);
         }
     }
     plan
+}
+
+/// The names of the Services that exist for `wanted` Gateways. All other Services of this controller go to `delete`.
+fn names_in_use(
+    snapshot: &Snapshot,
+    options: &ServiceOptions,
+    wanted: &BTreeMap<ObjectKey, BTreeSet<u16>>,
+    delete: &mut BTreeSet<String>,
+) -> BTreeMap<ObjectKey, String> {
+    let mut names = BTreeMap::new();
+    for (key, _, gateway) in managed(snapshot, &options.namespace) {
+        if wanted.contains_key(&gateway) && !names.contains_key(&gateway) {
+            names.insert(gateway, key.name.clone());
+        } else {
+            delete.insert(key.name.clone());
+        }
+    }
+    names
 }
 
 fn manifest(
@@ -211,8 +222,8 @@ fn manifest(
     service
 }
 
-/// Whether everything of the manifest that matters stands in the snapshot.
-fn is_as_wanted(snapshot: &Snapshot, options: &ServiceOptions, name: &str, wanted: &Value) -> bool {
+/// Whether the Service in the snapshot already matches the manifest.
+fn is_up_to_date(snapshot: &Snapshot, options: &ServiceOptions, name: &str, wanted: &Value) -> bool {
     let Some(service) = snapshot.services.get(&ObjectKey::new(&options.namespace, name)) else {
         return false;
     };
@@ -238,7 +249,7 @@ fn is_as_wanted(snapshot: &Snapshot, options: &ServiceOptions, name: &str, wante
         && spec.type_.as_deref().unwrap_or("ClusterIP") == options.service_type
 }
 
-/// The name that the Gateway's Service should have; another one where that is taken.
+/// The preferred name of the Service, or one with a hash if that is in use.
 fn free_name(
     snapshot: &Snapshot,
     options: &ServiceOptions,
@@ -263,7 +274,7 @@ fn is_label(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// A label made from the name, told from others by a hash of `whole`.
+/// A label from `name` with a hash of `whole`.
 fn short(name: &str, whole: &str) -> String {
     let mut label: String = name
         .chars()
@@ -276,7 +287,7 @@ fn short(name: &str, whole: &str) -> String {
     format!("{}-{:08x}", label.trim_end_matches('-'), fnv(whole))
 }
 
-/// FNV-1a: names must not change with the version of the program.
+/// FNV-1a. Names must not change between versions of the program.
 fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -1,4 +1,4 @@
-//! One pass over all statuses: which are to be written, and what.
+//! Compares all statuses with those in the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,24 +6,24 @@ use forebay_resources::cluster::Statuses;
 use forebay_resources::{Kind, ObjectKey, Snapshot};
 use serde_json::Value;
 
+use super::applied::Applied;
 use super::gateways::{Reach, class_status, gateway_status};
 use super::parents::{has_ours, policy_status, pool_status, route_status};
 use super::rewrites::rewrite_status;
 use super::services::service_of;
-use super::writer::Applied;
 
-/// A status that differs from what the API server has.
+/// A status that must be written.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) kind: Kind,
     pub(super) key: ObjectKey,
-    /// Of the object that it was made from.
+    /// Version of the object that the status was computed from.
     pub(super) resource_version: String,
-    /// The fields that are to be written.
+    /// The fields to write.
     pub(super) status: Value,
 }
 
-/// The versions from which statuses were written, until the newer ones come.
+/// Versions whose status was written, until the watch delivers newer versions.
 #[derive(Debug, Default)]
 pub(super) struct Written(BTreeMap<(Kind, ObjectKey), String>);
 
@@ -32,7 +32,7 @@ impl Written {
         self.0.insert((change.kind, change.key), change.resource_version);
     }
 
-    /// Forgets what has come back.
+    /// Removes objects whose newer version has arrived.
     fn retain(&mut self, statuses: &Statuses) {
         self.0.retain(|(kind, key), version| {
             statuses.get(*kind, key).is_some_and(|status| status.resource_version == *version)
@@ -44,6 +44,7 @@ impl Written {
     }
 }
 
+/// The statuses that differ from those in the cluster. `refused`: Gateways that cannot get a Service, and why.
 pub(super) fn changes(
     applied: &Applied,
     statuses: &Statuses,
@@ -71,21 +72,21 @@ pub(super) fn changes(
             Some(gateway_status(gateway.metadata.generation, listeners, &reach, current))
         });
     }
-    for key in pass.with_entries(Kind::HttpRoute, applied.report.routes.keys()) {
+    for key in pass.keys(Kind::HttpRoute, applied.report.routes.keys()) {
         let Some(route) = snapshot.http_routes.get(&key) else { continue };
         let parents = applied.report.routes.get(&key).map_or(&[][..], Vec::as_slice);
         pass.compare(Kind::HttpRoute, &key, |current| {
             Some(route_status(route.metadata.generation, parents, current))
         });
     }
-    for key in pass.with_entries(Kind::InferencePool, applied.report.pools.keys()) {
+    for key in pass.keys(Kind::InferencePool, applied.report.pools.keys()) {
         let Some(pool) = snapshot.inference_pools.get(&key) else { continue };
         let report = applied.report.pools.get(&key);
         pass.compare(Kind::InferencePool, &key, |current| {
             Some(pool_status(pool.metadata.generation, report, current))
         });
     }
-    for key in pass.with_entries(Kind::AgentgatewayPolicy, applied.report.policies.keys()) {
+    for key in pass.keys(Kind::AgentgatewayPolicy, applied.report.policies.keys()) {
         let Some(policy) = snapshot.agentgateway_policies.get(&key) else { continue };
         let gateways = applied.report.policies.get(&key);
         pass.compare(Kind::AgentgatewayPolicy, &key, |current| {
@@ -93,9 +94,9 @@ pub(super) fn changes(
         });
     }
     for (key, rewrite) in &snapshot.inference_model_rewrites {
-        let verdict = applied.report.rewrites.get(key);
+        let state = applied.report.rewrites.get(key);
         pass.compare(Kind::InferenceModelRewrite, key, |current| {
-            rewrite_status(rewrite.metadata.generation, verdict, current)
+            rewrite_status(rewrite.metadata.generation, state, current)
         });
     }
     pass.changes
@@ -108,28 +109,24 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The objects that the report names, and those that still have an entry of ours.
-    fn with_entries<'k>(
-        &self,
-        kind: Kind,
-        reported: impl Iterator<Item = &'k ObjectKey>,
-    ) -> BTreeSet<ObjectKey> {
+    /// The objects of the report, and those that still have an entry of this controller.
+    fn keys<'k>(&self, kind: Kind, reported: impl Iterator<Item = &'k ObjectKey>) -> BTreeSet<ObjectKey> {
         let of_kind = self.statuses.of_kind(kind);
         let entered = of_kind.filter(|(_, status)| has_ours(&status.status)).map(|(key, _)| key);
         reported.cloned().chain(entered.cloned()).collect()
     }
 
     fn compare(&mut self, kind: Kind, key: &ObjectKey, status: impl FnOnce(&Value) -> Option<Value>) {
-        // What was just written is looked at again when it has come back.
+        // A status that was just written is compared again when the watch delivers it.
         let Some(current) = self.statuses.get(kind, key).filter(|_| !self.written.is_pending(kind, key))
         else {
             return;
         };
         let Some(status) = status(&current.status) else { return };
-        let is_same = status
-            .as_object()
-            .is_some_and(|fields| fields.iter().all(|(name, value)| is_as(value, current.status.get(name))));
-        if !is_same {
+        let is_unchanged = status.as_object().is_some_and(|fields| {
+            fields.iter().all(|(name, value)| is_same(value, current.status.get(name)))
+        });
+        if !is_unchanged {
             self.changes.push(Change {
                 kind,
                 key: key.clone(),
@@ -140,8 +137,8 @@ impl Pass<'_> {
     }
 }
 
-/// An empty list and none at all are the same.
-fn is_as(wanted: &Value, current: Option<&Value>) -> bool {
+/// Whether two fields are equal. A missing list equals an empty list.
+fn is_same(wanted: &Value, current: Option<&Value>) -> bool {
     match current {
         Some(current) => wanted == current,
         None => wanted.as_array().is_some_and(Vec::is_empty),

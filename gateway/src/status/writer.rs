@@ -1,12 +1,11 @@
-//! The task that writes while this replica holds the Lease.
+//! The task that writes statuses and Services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_resources::cluster::{ClusterProvider, Statuses};
-use forebay_resources::{Kind, ObjectKey, Snapshot};
+use forebay_resources::{Kind, ObjectKey};
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
@@ -16,41 +15,35 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::applied::Applied;
 use super::lease::Candidate;
 use super::services::{Plan, PortRange, ServiceOptions, plan};
 use super::statuses::{Change, Written, changes};
 use super::{FIELD_MANAGER, owner};
-use forebay_routing::{ListenerPort, Report};
+use forebay_routing::ListenerPort;
 
-/// Between two passes: a storm of changes is written as one.
+/// Pause between passes. Changes within it are written together.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After something could not be written.
+/// Retry interval after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
-/// Writes under way at one time.
+/// Maximum concurrent writes.
 const CONCURRENCY: usize = 8;
-/// One write may take as long.
+/// Maximum time for one write.
 const REQUEST: Duration = Duration::from_secs(5);
 
+/// Options of the writer.
 #[derive(Clone, Debug)]
 pub(crate) struct WriterOptions {
-    /// Where the gateway's pods are.
+    /// Namespace of the gateway pods.
     pub(crate) namespace: String,
-    /// This pod.
+    /// Name of this pod.
     pub(crate) identity: String,
     pub(crate) selector: BTreeMap<String, String>,
     pub(crate) service_type: String,
     pub(crate) ports: PortRange,
 }
 
-/// What the data plane does, and what it was made from.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Applied {
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) report: Arc<Report>,
-    /// The ports that this replica has opened.
-    pub(crate) addresses: Arc<BTreeMap<ListenerPort, SocketAddr>>,
-}
-
+/// Writes statuses and Services while this replica holds the Lease.
 pub(crate) struct Writer {
     client: Client,
     identity: String,
@@ -59,14 +52,14 @@ pub(crate) struct Writer {
     statuses: watch::Receiver<Arc<Statuses>>,
     is_holder: watch::Receiver<bool>,
     owner: Option<OwnerReference>,
-    given: BTreeMap<ListenerPort, u16>,
+    assigned: BTreeMap<ListenerPort, u16>,
     written: Written,
-    /// What is failing, as it was logged.
+    /// Failures that were logged already.
     failing: BTreeSet<String>,
 }
 
 impl Writer {
-    /// Takes part in `tasks` until `stop`.
+    /// Starts the writer and its Lease. They run until `stop` is cancelled.
     pub(crate) fn start(
         provider: &ClusterProvider,
         options: WriterOptions,
@@ -89,7 +82,7 @@ impl Writer {
             applied,
             statuses: provider.statuses(),
             owner: None,
-            given: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             written: Written::default(),
             failing: BTreeSet::new(),
         };
@@ -103,8 +96,8 @@ impl Writer {
             .await
             .is_some_and(|it| it.is_ok())
         {
-            // What another has written meanwhile is in the snapshot.
-            self.given.clear();
+            // Ports that another replica has assigned are in the snapshot.
+            self.assigned.clear();
             let mut is_holder = self.is_holder.clone();
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -114,7 +107,7 @@ impl Writer {
         }
     }
 
-    /// Returns only when the data plane has ended.
+    /// Writes until the data plane ends.
     async fn write(&mut self) {
         self.find_owner().await;
         loop {
@@ -124,13 +117,13 @@ impl Writer {
             if applied.snapshot.generation > 0 {
                 let plan = self.plan(&applied);
                 let refused = plan.refused.clone();
-                self.carry_out(plan, &mut failing).await;
+                self.apply_services(plan, &mut failing).await;
                 let changes =
                     changes(&applied, &statuses, &self.options.namespace, &refused, &mut self.written);
                 self.write_statuses(changes, &mut failing).await;
             }
             for problem in failing.difference(&self.failing) {
-                tracing::warn!("{problem}; it is tried again");
+                tracing::warn!("{problem}; retrying in {} s", RETRY.as_secs());
             }
             let again = !failing.is_empty();
             self.failing = failing;
@@ -147,7 +140,7 @@ impl Writer {
         match owner::deployment(&self.client, &self.options.namespace, &self.identity).await {
             Ok(owner) => self.owner = owner,
             Err(error) => {
-                tracing::warn!(%error, "the Deployment of this pod cannot be found: Services of Gateways will stay after it");
+                tracing::warn!(%error, "cannot find the Deployment of this pod; Services of Gateways will not be deleted with it");
             }
         }
     }
@@ -162,24 +155,24 @@ impl Writer {
                 (key.clone(), ports.collect())
             })
             .collect();
-        plan(&applied.snapshot, &self.options, self.owner.as_ref(), &wanted, &mut self.given)
+        plan(&applied.snapshot, &self.options, self.owner.as_ref(), &wanted, &mut self.assigned)
     }
 
-    async fn carry_out(&self, plan: Plan, failing: &mut BTreeSet<String>) {
+    async fn apply_services(&self, plan: Plan, failing: &mut BTreeSet<String>) {
         let key = |name: &str| ObjectKey::new(&self.options.namespace, name);
         for (name, service) in plan.apply {
             let api = forebay_resources::cluster::api(&self.client, Kind::Service, &key(&name));
             let params = PatchParams::apply(FIELD_MANAGER).force();
             let patch = Patch::Apply(&service);
             if let Err(why) = request(api.patch(&name, &params, &patch)).await {
-                failing.insert(format!("Service {} cannot be written: {why}", key(&name)));
+                failing.insert(format!("cannot write Service {}: {why}", key(&name)));
             }
         }
         for name in plan.delete {
             let api = forebay_resources::cluster::api(&self.client, Kind::Service, &key(&name));
             match request(api.delete(&name, &DeleteParams::default())).await {
                 Ok(_) | Err(Failure::Gone) => {}
-                Err(why) => drop(failing.insert(format!("Service {} cannot be deleted: {why}", key(&name)))),
+                Err(why) => drop(failing.insert(format!("cannot delete Service {}: {why}", key(&name)))),
             }
         }
     }
@@ -198,13 +191,13 @@ impl Writer {
             .await;
         for (change, written) in written {
             match written {
-                // The newer version is on its way, and with it the next pass; or the end of the object, or nothing:
-                // it is of an older group, whose objects have no status of ours.
+                // A newer version or the deletion of the object will arrive and start the next pass. Objects of an
+                // older API group get no status, so nothing arrives for them.
                 Ok(true) | Err(Failure::Conflict | Failure::Gone) => self.written.add(change),
                 Ok(false) => {}
                 Err(why) => {
                     failing.insert(format!(
-                        "the status of {:?} {} cannot be written: {why}",
+                        "cannot write the status of {:?} {}: {why}",
                         change.kind, change.key
                     ));
                 }
@@ -213,17 +206,17 @@ impl Writer {
     }
 }
 
-/// Why something was not written.
+/// Why a write failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("it is not there any more")]
+    #[error("the object does not exist any more")]
     Gone,
-    #[error("it has changed meanwhile")]
+    #[error("the object has changed")]
     Conflict,
     #[error("{0}")]
     Refused(String),
-    #[error("no answer in time")]
-    Late,
+    #[error("no response in time")]
+    Timeout,
 }
 
 async fn request<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
@@ -235,6 +228,6 @@ async fn request<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T,
             _ => Failure::Refused(status.message.clone()),
         }),
         Ok(Err(error)) => Err(Failure::Refused(error.to_string())),
-        Err(_) => Err(Failure::Late),
+        Err(_) => Err(Failure::Timeout),
     }
 }

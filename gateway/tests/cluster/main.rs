@@ -1,6 +1,6 @@
-//! Gateways against a real API server, with the roles that they need and nothing more.
+//! Gateways with a real API server and exactly the RBAC rules that they need.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-mod stage;
+mod harness;
 mod statuses;

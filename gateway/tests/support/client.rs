@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use super::upstream::{Connection, Request};
 use super::within;
 
-/// A client's connection to the gateway.
+/// A client connection to the gateway.
 pub async fn connect(address: SocketAddr) -> Connection {
     let stream = within("the gateway to accept", TcpStream::connect(address)).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -27,7 +27,7 @@ impl Response {
         serde_json::from_slice(&self.head.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// The `code` of an OpenAI error.
+    /// `error.code` of an OpenAI error.
     pub fn code(&self) -> String {
         self.json()["error"]["code"].as_str().expect("an OpenAI error").to_owned()
     }
@@ -38,7 +38,7 @@ pub fn post(body: &str) -> String {
     post_with("", body)
 }
 
-/// `headers`: whole lines, each with its end.
+/// `headers`: complete lines, each with its line end.
 pub fn post_with(headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -53,7 +53,7 @@ pub async fn read_response(connection: &mut Connection) -> Response {
     Response { status, head }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub async fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Response {
     let mut connection = connect(address).await;
     connection.write(request).await;

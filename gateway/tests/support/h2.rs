@@ -1,4 +1,4 @@
-//! Backends that speak HTTP/2 without TLS.
+//! HTTP/2 backends without TLS.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::within;
 
-/// What a backend says to a request, or that the request broke off.
+/// The response of a backend, or a failure of the request.
 pub type Answer = hyper::Result<Response<BoxBody<Bytes, Infallible>>>;
 
 pub fn text(text: impl Into<Bytes>) -> Response<BoxBody<Bytes, Infallible>> {
     Response::new(Full::new(text.into()).boxed())
 }
 
-/// Whose ends are kept until a test asks for them.
+/// Ended connections, until a test asks for them.
 const MOST_CONNECTIONS: usize = 64;
 
-/// Answers on as many connections as are opened, until it is dropped.
+/// Serves all connections until it is dropped.
 pub struct H2Backend {
     pub port: u16,
     connections: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ impl H2Backend {
                 count.fetch_add(1, Ordering::Relaxed);
                 let (answer, ends) = (answer.clone(), ends.clone());
                 serving.spawn(async move {
-                    // However it ends: tests ask only whether.
+                    // Errors do not matter: tests only ask whether it has ended.
                     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), service_fn(answer))
                         .await;
@@ -68,17 +68,17 @@ impl H2Backend {
         Self { port, connections, ended, accepting }
     }
 
-    /// Over all time.
+    /// Number of connections that were ever accepted.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Waits for the end of a connection that no call has told of yet.
+    /// Waits for the end of a connection that no earlier call has returned.
     pub async fn a_connection_ends(&mut self) {
         within("a connection to end", self.ended.recv()).await.unwrap();
     }
 
-    /// Panics if a connection has ended that no call has told of yet.
+    /// Panics if a connection has ended that no earlier call has returned.
     pub fn assert_none_ended(&mut self) {
         assert!(self.ended.try_recv().is_err(), "a connection has ended");
     }

@@ -1,19 +1,19 @@
-//! A gateway in this process between real sockets: hand-written model servers, a programmable picker, raw clients.
+//! Test setup over real sockets: a gateway in this process, scripted endpoints, a programmable picker, raw clients.
 
 pub mod client;
 pub mod h2;
+pub mod harness;
 pub mod picker;
-pub mod stage;
 pub mod tls;
 pub mod upstream;
 
 use std::future::Future;
 use std::time::Duration;
 
-/// Longest wait for anything in a test. It only ends tests that would hang.
+/// Maximum wait in tests. It only ends tests that would hang.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Waits for `it`; panics with `what` when it does not come.
+/// Waits for `it`. Panics with `what` after the maximum wait.
 pub async fn within<T>(what: &str, it: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, it).await {
         Ok(it) => it,
@@ -21,7 +21,7 @@ pub async fn within<T>(what: &str, it: impl Future<Output = T>) -> T {
     }
 }
 
-/// Asks again and again until `condition` gives something.
+/// Polls until `condition` returns a value.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     within(what, async {
         loop {

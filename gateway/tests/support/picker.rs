@@ -17,12 +17,12 @@ use super::within;
 
 pub type Reply = Result<ProcessingResponse, Status>;
 
-/// A picker's behaviour in one stream, phase by phase. The defaults are those of a well-behaved picker that
-/// waits for the whole body, chooses [`Phases::destination`], and sends the body back as it came.
+/// Behaviour of a picker in one stream, phase by phase. By default it
+/// waits for the whole body, chooses [`Phases::destination`], and sends the body back unchanged.
 pub trait Phases: Send + Sync + 'static {
     fn destination(&self) -> String;
 
-    /// What the stream was opened with.
+    /// Metadata of the stream.
     fn opened(&self, _metadata: &MetadataMap) {}
 
     fn request_headers(&self, headers: &HttpHeaders) -> Vec<Reply> {
@@ -39,7 +39,7 @@ pub trait Phases: Send + Sync + 'static {
         replies
     }
 
-    /// Later replies, at any moment; they end the phases when they end.
+    /// Further replies at any time. The phases end when they end.
     fn later(&self) -> Option<mpsc::Receiver<Reply>> {
         None
     }
@@ -48,7 +48,7 @@ pub trait Phases: Send + Sync + 'static {
         vec![Ok(response_headers_reply())]
     }
 
-    /// `seen`: all pieces so far.
+    /// `seen`: all pieces received so far.
     fn response_body(&self, seen: &[Bytes], end_of_stream: bool) -> Vec<Reply> {
         vec![Ok(echo_response(seen.last().unwrap(), end_of_stream))]
     }
@@ -59,7 +59,7 @@ pub trait Phases: Send + Sync + 'static {
     }
 }
 
-/// A piece of a response's body, sent back as it came.
+/// A piece of a response body, sent back unchanged.
 pub fn echo_response(piece: &[u8], end_of_stream: bool) -> ProcessingResponse {
     let piece = StreamedBodyResponse { body: Bytes::copy_from_slice(piece), end_of_stream };
     response_body_reply(Some(body_mutation::Mutation::StreamedResponse(piece)))
@@ -79,7 +79,7 @@ pub fn response_headers_reply() -> ProcessingResponse {
     ProcessingResponse { response: Some(reply), ..ProcessingResponse::default() }
 }
 
-/// The well-behaved picker.
+/// The default behaviour.
 pub struct Fixed(pub String);
 
 impl Fixed {
@@ -94,7 +94,7 @@ impl Phases for Fixed {
     }
 }
 
-/// A headers reply that chooses `destination`, in header and metadata.
+/// A reply to headers that chooses `destination`, in header and metadata.
 pub fn pick(destination: &str) -> ProcessingResponse {
     let value = Value { kind: Some(Kind::StringValue(destination.to_owned())) };
     let namespace = Struct { fields: [(DESTINATION_ENDPOINT.to_owned(), value)].into() };
@@ -105,7 +105,7 @@ pub fn pick(destination: &str) -> ProcessingResponse {
     }
 }
 
-/// A headers reply that sets headers.
+/// A reply to headers that sets headers.
 pub fn set_headers(headers: &[(&str, &str)]) -> ProcessingResponse {
     let set_headers = headers
         .iter()
@@ -132,7 +132,7 @@ pub fn set_headers(headers: &[(&str, &str)]) -> ProcessingResponse {
     }
 }
 
-/// Body replies that send `body`, in the pieces that pickers use.
+/// Replies that send `body` in pieces of the usual size.
 pub fn echo(body: &[u8]) -> Vec<ProcessingResponse> {
     let pieces: Vec<&[u8]> = if body.is_empty() { vec![body] } else { body.chunks(62_000).collect() };
     let last = pieces.len() - 1;
@@ -168,7 +168,7 @@ pub fn immediate(status: i32, body: &str) -> ProcessingResponse {
     }
 }
 
-/// What a picker was sent, and how a stream ended.
+/// Messages that a picker received, and the ends of its streams.
 #[derive(Debug)]
 pub enum Seen {
     Message(Box<ProcessingRequest>),
@@ -193,7 +193,7 @@ impl Picker {
         Self::start_with(phases, None).await
     }
 
-    /// Speaks TLS, with that certificate.
+    /// With TLS and this certificate.
     pub async fn start_tls(phases: impl Phases, certificate: &Certificate) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let files = certificate.write(folder.path());
@@ -209,7 +209,7 @@ impl Picker {
             phases: Arc::new(phases),
             seen: sender,
         });
-        // Sets TCP_NODELAY, as pickers do: an answer that waits for an acknowledgement is 40 ms late.
+        // Sets TCP_NODELAY, as pickers do. Otherwise replies are delayed by up to 40 ms (delayed acknowledgements).
         let incoming = forebay_service::tls::accept(listener, identity);
         let serving = tonic::transport::Server::builder()
             .add_service(server)
@@ -222,7 +222,7 @@ impl Picker {
         self.address.port()
     }
 
-    /// The next thing that happened.
+    /// The next event.
     pub async fn seen(&mut self) -> Seen {
         within("the picker to see something", self.seen.recv()).await.expect("the picker lives")
     }
@@ -234,7 +234,7 @@ impl Picker {
         }
     }
 
-    /// Skips messages up to the first that `is` wanted.
+    /// Skips messages up to the first one for which `is` is true.
     pub async fn until(&mut self, what: &str, is: impl Fn(&Seen) -> bool) -> Seen {
         within(what, async {
             loop {

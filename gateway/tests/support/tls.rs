@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::within;
 
-/// A certificate that vouches for itself.
+/// A self-signed certificate.
 pub struct Certificate {
     pub certificate: String,
     pub key: String,
@@ -26,7 +26,7 @@ impl Certificate {
         Self { certificate: certificate.pem(), key: key.serialize_pem(), der }
     }
 
-    /// Into files; without an authority.
+    /// Writes it to files, without a CA.
     pub fn write(&self, folder: &Path) -> forebay_service::tls::Files {
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         std::fs::write(&certificate, &self.certificate).unwrap();
@@ -34,7 +34,7 @@ impl Certificate {
         forebay_service::tls::Files { certificate, key, authority: None }
     }
 
-    /// A Secret in the Gateway's namespace.
+    /// A Secret in the namespace of the Gateway.
     pub fn secret(&self, name: &str) -> String {
         secret(name, &self.certificate, &self.key)
     }
@@ -49,7 +49,7 @@ pub fn secret(name: &str, certificate: &str, key: &str) -> String {
     )
 }
 
-/// A handshake as `name`, trusting `trusted` only.
+/// A handshake with server name `name` that trusts only `trusted`.
 pub async fn connect(
     address: SocketAddr,
     name: &str,

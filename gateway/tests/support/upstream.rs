@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::within;
 
-/// A model server that the test plays by hand.
+/// An endpoint that the test controls step by step.
 pub struct Upstream {
     listener: TcpListener,
 }
@@ -28,13 +28,13 @@ impl Upstream {
         Connection::of(stream)
     }
 
-    /// The next connection, however long it takes.
+    /// The next connection, without a time limit.
     pub async fn accept_any(&self) -> std::io::Result<Connection> {
         let (stream, _) = self.listener.accept().await?;
         Ok(Connection::of(stream))
     }
 
-    /// One whole exchange on a connection of its own.
+    /// One complete exchange on a new connection.
     pub async fn answer_one(&self, body: &str) -> Request {
         let mut connection = self.accept().await;
         let request = connection.read_request().await;
@@ -43,7 +43,7 @@ impl Upstream {
     }
 }
 
-/// A request as it came over the wire.
+/// A request as received.
 #[derive(Debug)]
 pub struct Request {
     pub line: String,
@@ -71,12 +71,12 @@ impl Connection {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Some more bytes into the buffer; false at the end of the stream.
+    /// Reads more bytes into the buffer. False at the end of the stream.
     async fn fill(&mut self) -> bool {
         within("bytes", self.stream.read_buf(&mut self.buffer)).await.unwrap() > 0
     }
 
-    /// First line and headers (names in lower case).
+    /// Reads the first line and headers (names in lower case).
     pub async fn read_head(&mut self) -> Request {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -98,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// Until `text` has come.
+    /// Reads until `text` has arrived.
     pub async fn read_until(&mut self, text: &str) -> String {
         loop {
             let got = String::from_utf8_lossy(&self.buffer);
@@ -115,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// Everything up to the end of the stream, however it ends.
+    /// Reads to the end of the stream or an error.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
         within("the end of the stream", async {
             let mut rest = std::mem::take(&mut self.buffer);
@@ -125,7 +125,7 @@ impl Connection {
         .await
     }
 
-    /// The next request, however long it takes; nothing at the end of the stream.
+    /// The next request, without a time limit. `None` at the end of the stream.
     pub async fn next_request(&mut self) -> Option<Request> {
         if self.buffer.is_empty() && self.stream.read_buf(&mut self.buffer).await.ok()? == 0 {
             return None;

@@ -13,29 +13,27 @@ use memchr::memmem;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::decode::{Decoder, Piece};
+use super::decode::{Decoded, Decoder};
 use super::head::{Head, decode};
 use super::outgoing::Outgoing;
-use crate::Error;
-use crate::forward::Broken;
+use crate::forward::error::{Error, ExchangeError};
 use crate::hold::UpstreamBody;
-use crate::patience::Patience;
+use crate::runtime::LazyDeadline;
 
-/// Largest head of a response.
+/// Maximum size of a response head.
 const MAX_HEAD_BYTES: usize = 256 << 10;
-/// Largest piece of a response that is read at once.
+/// Maximum size of one read.
 const READ_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// Where bytes are read to, before it is known how many they are.
+    /// Read buffer of this thread. What was read is copied into a buffer of the right size.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// A connection to a model server that is driven by whoever holds it.
+/// A connection to an endpoint, driven by its owner.
 ///
-/// There is no task behind it: while a request uses it, that request's task
-/// drives it; dropping it closes the socket at once, which is how an engine
-/// learns that the client went away. Idle, it is looked at when it is taken.
+/// It has no task of its own: the task of the request polls it. Dropping it closes the socket at once, which tells the
+/// engine that the client went away. An idle connection is checked when it is reused ([`Connection::is_usable`]).
 #[derive(Debug)]
 pub(crate) struct Connection(Box<Inner>);
 
@@ -44,29 +42,29 @@ struct Inner {
     stream: TcpStream,
     address: SocketAddr,
     idle_since: Instant,
-    /// Of the request, as long as not all of it is written.
+    /// The request, until it is written completely.
     outgoing: Option<Outgoing>,
-    /// Why no more of the request is written: the server may have answered all the same.
+    /// Why writing the request stopped. The endpoint may have responded anyway.
     write_error: Option<io::Error>,
-    /// The beginning of a head.
+    /// The start of an incomplete head.
     partial: Vec<u8>,
-    /// Read and not used yet.
+    /// Bytes that were read and not decoded yet.
     input: Bytes,
-    /// Of the response.
+    /// Decoder of the response body.
     body: Decoder,
-    /// Some byte of a response has come.
-    has_heard: bool,
+    /// At least one byte of the response has arrived.
+    has_received: bool,
     keeps_alive: bool,
-    /// The server has closed it.
+    /// The endpoint closed the connection.
     is_closed: bool,
     is_head: bool,
-    /// With the beginning of a response.
-    patience: Patience,
+    /// Deadline of the response head.
+    head_deadline: LazyDeadline,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr, patience: Duration) -> Result<Self, Error> {
-        let stream = connect(address, patience).await?;
+    pub(crate) async fn open(address: SocketAddr, timeout: Duration) -> Result<Self, Error> {
+        let stream = connect(address, timeout).await?;
         Ok(Self(Box::new(Inner {
             stream,
             address,
@@ -76,11 +74,11 @@ impl Connection {
             partial: Vec::new(),
             input: Bytes::new(),
             body: Decoder::empty(),
-            has_heard: false,
+            has_received: false,
             keeps_alive: true,
             is_closed: false,
             is_head: false,
-            patience: Patience::default(),
+            head_deadline: LazyDeadline::default(),
         })))
     }
 
@@ -88,38 +86,41 @@ impl Connection {
         self.0.address
     }
 
-    /// Sends a request and waits for the head of its response until `deadline`. The body is then
-    /// [`Connection::poll_frame`]'s.
+    /// Sends a request and waits for the response head until `deadline`. [`Connection::poll_frame`] then reads the body,
+    /// and sends the rest of the request.
     pub(crate) async fn send(
         &mut self,
         head: &request::Parts,
         body: UpstreamBody,
         deadline: Instant,
-    ) -> Result<response::Parts, Broken> {
+    ) -> Result<response::Parts, ExchangeError> {
         let inner = &mut *self.0;
         inner.is_head = head.method == Method::HEAD;
-        inner.has_heard = false;
+        inner.has_received = false;
         inner.outgoing = Some(Outgoing::new(head, body));
         poll_fn(|cx| {
             if let Poll::Ready(head) = inner.poll_head(cx) {
                 return Poll::Ready(head);
             }
-            inner.patience.poll_over(deadline, cx).map(|()| Err(Broken::Late))
+            inner.head_deadline.poll_expired(deadline, cx).map(|()| Err(ExchangeError::Timeout))
         })
         .await
     }
 
-    /// Whether the server has answered anything to the request.
-    pub(crate) fn has_heard(&self) -> bool {
-        self.0.has_heard
+    /// Whether any byte of a response has arrived.
+    pub(crate) fn has_received(&self) -> bool {
+        self.0.has_received
     }
 
-    /// The next frame of the response's body; what is left of the request is sent meanwhile.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// The next frame of the response body. Continues to send the request.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.0.poll_frame(cx)
     }
 
-    /// All of the response has been given out.
+    /// The response has been returned completely.
     pub(crate) fn is_end_stream(&self) -> bool {
         self.0.body.is_ended()
     }
@@ -128,8 +129,8 @@ impl Connection {
         self.0.body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 
-    /// To be called when the exchange is over.
-    pub(crate) fn rest(&mut self) {
+    /// The exchange is complete.
+    pub(crate) fn set_idle(&mut self) {
         self.0.idle_since = Instant::now();
     }
 
@@ -137,17 +138,17 @@ impl Connection {
         self.0.idle_since.elapsed()
     }
 
-    /// Whether another request can be sent: the server has not closed it and
-    /// the request before has been sent and answered to its end.
+    /// Whether another request can be sent: the endpoint has not closed the connection, and the previous request and
+    /// its response are complete.
     pub(crate) fn is_usable(&self) -> bool {
         let inner = &*self.0;
-        let is_over = inner.body.is_ended() && inner.outgoing.is_none() && inner.write_error.is_none();
-        is_over && inner.keeps_alive && !inner.is_closed && inner.input.is_empty() && inner.is_silent()
+        let is_complete = inner.body.is_ended() && inner.outgoing.is_none() && inner.write_error.is_none();
+        is_complete && inner.keeps_alive && !inner.is_closed && inner.input.is_empty() && inner.is_silent()
     }
 }
 
 impl Inner {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Broken>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, ExchangeError>> {
         self.poll_send(cx)?;
         loop {
             while !self.input.is_empty() {
@@ -158,8 +159,8 @@ impl Inner {
                 };
                 self.input.advance(bytes);
                 if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Err(Broken::Malformed(
-                        "it switches protocols, which nobody asked for",
+                    return Poll::Ready(Err(ExchangeError::Malformed(
+                        "it switches protocols without an upgrade request",
                     )));
                 }
                 if !parts.status.is_informational() {
@@ -170,22 +171,25 @@ impl Inner {
             }
             ready!(self.poll_read(cx))?;
             if self.is_closed {
-                return Poll::Ready(Err(self.write_error.take().map_or(Broken::Closed, Broken::Io)));
+                return Poll::Ready(Err(self
+                    .write_error
+                    .take()
+                    .map_or(ExchangeError::Closed, ExchangeError::Io)));
             }
             self.complete_partial();
         }
     }
 
-    /// More of the head has to come.
-    fn keep_partial(&mut self) -> Result<(), Broken> {
+    /// Keeps the start of an incomplete head.
+    fn keep_partial(&mut self) -> Result<(), ExchangeError> {
         if self.input.len() > MAX_HEAD_BYTES {
-            return Err(Broken::Malformed("its head is too large"));
+            return Err(ExchangeError::Malformed("its head is too large"));
         }
         self.partial.extend_from_slice(&std::mem::take(&mut self.input));
         Ok(())
     }
 
-    /// Puts what has come behind what there is of a head; it is parsed only when its end may be there.
+    /// Appends new input to an incomplete head. It is parsed again only when its end may have arrived.
     fn complete_partial(&mut self) {
         if self.partial.is_empty() {
             return;
@@ -199,14 +203,14 @@ impl Inner {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.poll_send(cx)?;
         loop {
             match self.body.next(&mut self.input)? {
-                Piece::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Piece::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Piece::End => return Poll::Ready(None),
-                Piece::NeedsMore => {}
+                Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Decoded::End => return Poll::Ready(None),
+                Decoded::NeedsMore => {}
             }
             ready!(self.poll_read(cx))?;
             if self.is_closed {
@@ -215,47 +219,48 @@ impl Inner {
         }
     }
 
-    /// Sends what can be sent. That the server takes no more is no error yet: it may have answered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+    /// Sends as much as possible. A write error is kept for later: the endpoint may have responded already.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         match outgoing.poll_write(&mut self.stream, cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(Broken::Io(error))) => self.write_error = Some(error),
+            Poll::Ready(Err(ExchangeError::Io(error))) => self.write_error = Some(error),
             Poll::Ready(Err(error)) => return Err(error),
         }
         self.outgoing = None;
         Ok(())
     }
 
-    /// Reads into `input`, which is empty, or sees the end.
+    /// Reads into `input`, which must be empty, or detects the end of the connection.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        READ.with_borrow_mut(|room| {
-            let mut room = ReadBuf::new(room);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
-            let read = room.filled();
+        READ.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            let read = buffer.filled();
             self.input = Bytes::copy_from_slice(read);
             self.is_closed = read.is_empty();
-            self.has_heard |= !read.is_empty();
+            self.has_received |= !read.is_empty();
             Poll::Ready(Ok(()))
         })
     }
 
-    /// Nothing has come that nobody asked for, nor the end.
+    /// No unexpected data and no end of the connection has arrived.
     fn is_silent(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
-pub(in crate::forward) async fn connect(address: SocketAddr, patience: Duration) -> Result<TcpStream, Error> {
+/// Opens a TCP connection with `TCP_NODELAY`.
+pub(in crate::forward) async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
     let connect = async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    match tokio::time::timeout(patience, connect).await {
-        Err(_) => Err(Error::ConnectTimeout { waited: patience }),
+    match tokio::time::timeout(timeout, connect).await {
+        Err(_) => Err(Error::ConnectTimeout { waited: timeout }),
         Ok(connected) => connected.map_err(Error::Connect),
     }
 }

@@ -1,17 +1,17 @@
-//! Where a response's body is in what comes, and where it ends.
+//! Decodes the framing of response bodies (RFC 9112 §6 and §7).
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::forward::Broken;
+use crate::forward::error::ExchangeError;
 
-/// Most bytes of one body's chunk extensions, which mean nothing here.
+/// Maximum bytes of all chunk extensions of a body. They are ignored (RFC 9112 §7.1.1).
 const MAX_EXTENSION_BYTES: usize = 16 << 10;
-/// Most bytes of trailers.
+/// Maximum bytes of the trailer section.
 const MAX_TRAILER_BYTES: usize = 16 << 10;
 const MAX_TRAILERS: usize = 100;
 
-/// Takes a body out of its framing (RFC 9112, 6 and 7).
+/// Extracts a body from its framing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decoder(State);
 
@@ -20,21 +20,21 @@ enum State {
     Length(u64),
     UntilClose,
     Chunked(Chunked),
-    /// To be given out before the end.
+    /// Trailers that [`Decoder::next`] returns next.
     Trailers(Box<HeaderMap>),
     Ended,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Chunked {
-    place: Place,
+    position: Position,
     extension_bytes: usize,
-    /// As they come, with the empty line behind them.
+    /// The trailer section so far, including its empty line.
     trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     Size { bytes: u64, is_begun: bool },
     Extension { bytes: u64 },
     SizeEnd { bytes: u64 },
@@ -44,12 +44,12 @@ enum Place {
     Trailers,
 }
 
-/// What came out.
+/// Result of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum Decoded {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// All input is used up.
+    /// The input is consumed and the body has not ended.
     NeedsMore,
     End,
 }
@@ -68,8 +68,8 @@ impl Decoder {
     }
 
     pub(super) fn chunked() -> Self {
-        let place = Place::Size { bytes: 0, is_begun: false };
-        Self(State::Chunked(Chunked { place, extension_bytes: 0, trailers: Vec::new() }))
+        let position = Position::Size { bytes: 0, is_begun: false };
+        Self(State::Chunked(Chunked { position, extension_bytes: 0, trailers: Vec::new() }))
     }
 
     pub(super) fn is_until_close(&self) -> bool {
@@ -80,7 +80,7 @@ impl Decoder {
         matches!(self.0, State::Ended)
     }
 
-    /// Bytes that are still to come, where that is known.
+    /// Bytes left, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         match self.0 {
             State::Length(bytes) => Some(bytes),
@@ -89,48 +89,48 @@ impl Decoder {
         }
     }
 
-    /// The next piece. An end that is in `input` behind it is seen at once.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Piece, Broken> {
+    /// Decodes the next part of `input`. If the end of the body follows in `input`, it is consumed at once.
+    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Decoded, ExchangeError> {
         match &mut self.0 {
-            State::Ended => Ok(Piece::End),
+            State::Ended => Ok(Decoded::End),
             State::Trailers(trailers) => {
                 let trailers = std::mem::take(&mut **trailers);
                 self.0 = State::Ended;
-                Ok(Piece::Trailers(trailers))
+                Ok(Decoded::Trailers(trailers))
             }
-            _ if input.is_empty() => Ok(Piece::NeedsMore),
-            State::UntilClose => Ok(Piece::Data(std::mem::take(input))),
+            _ if input.is_empty() => Ok(Decoded::NeedsMore),
+            State::UntilClose => Ok(Decoded::Data(std::mem::take(input))),
             State::Length(left) => {
                 let data = take(input, left);
                 if *left == 0 {
                     self.0 = State::Ended;
                 }
-                Ok(Piece::Data(data))
+                Ok(Decoded::Data(data))
             }
             State::Chunked(_) => {
                 self.advance(input)?;
-                let State::Chunked(Chunked { place: Place::Data { left }, .. }) = &mut self.0 else {
+                let State::Chunked(Chunked { position: Position::Data { left }, .. }) = &mut self.0 else {
                     return if input.is_empty() && matches!(self.0, State::Chunked(_)) {
-                        Ok(Piece::NeedsMore)
+                        Ok(Decoded::NeedsMore)
                     } else {
                         self.next(input)
                     };
                 };
                 if input.is_empty() {
-                    return Ok(Piece::NeedsMore);
+                    return Ok(Decoded::NeedsMore);
                 }
                 let data = take(input, left);
-                // What is wrong behind the data is met again, after the data is given out.
+                // An error after the data is found again by the next call, after the data was returned.
                 let _ = self.advance(input);
-                Ok(Piece::Data(data))
+                Ok(Decoded::Data(data))
             }
         }
     }
 
-    /// The connection has been closed; an error if the body had not ended.
-    pub(super) fn closed(&mut self) -> Result<(), Broken> {
+    /// The connection was closed. Fails if that does not end the body.
+    pub(super) fn closed(&mut self) -> Result<(), ExchangeError> {
         match self.0 {
-            State::Length(_) | State::Chunked(_) => Err(Broken::Closed),
+            State::Length(_) | State::Chunked(_) => Err(ExchangeError::Closed),
             State::UntilClose => {
                 self.0 = State::Ended;
                 Ok(())
@@ -139,69 +139,85 @@ impl Decoder {
         }
     }
 
-    /// Goes over what is no data, up to the next data or to the end.
-    fn advance(&mut self, input: &mut Bytes) -> Result<(), Broken> {
+    /// Consumes framing up to the next data or the end of the body (RFC 9112 §7.1).
+    fn advance(&mut self, input: &mut Bytes) -> Result<(), ExchangeError> {
         let State::Chunked(chunked) = &mut self.0 else { return Ok(()) };
         while let Some(&byte) = input.first() {
-            chunked.place = match chunked.place {
-                Place::Data { left: 0 } | Place::DataCr if byte == b'\r' => Place::DataLf,
-                Place::Data { left: 0 } | Place::DataCr => {
-                    return Err(Broken::Malformed("a chunk is longer than its size"));
-                }
-                Place::Data { .. } => return Ok(()),
-                Place::DataLf if byte == b'\n' => Place::Size { bytes: 0, is_begun: false },
-                Place::Size { bytes, is_begun } => match (byte, hex(byte)) {
-                    (_, Some(digit)) => {
-                        let bytes = bytes.checked_mul(16).and_then(|bytes| bytes.checked_add(digit));
-                        let bytes = bytes.ok_or(Broken::Malformed("the size of a chunk is too large"))?;
-                        Place::Size { bytes, is_begun: true }
-                    }
-                    (b'\r', _) if is_begun => Place::SizeEnd { bytes },
-                    (b';' | b' ' | b'\t', _) if is_begun => Place::Extension { bytes },
-                    _ => return Err(Broken::Malformed("the size of a chunk is no number")),
-                },
-                // A bare line feed would end the line for some readers.
-                Place::Extension { .. } if byte == b'\n' => {
-                    return Err(Broken::Malformed("the extension of a chunk has no end"));
-                }
-                Place::Extension { bytes } if byte == b'\r' => Place::SizeEnd { bytes },
-                Place::Extension { bytes } => {
-                    chunked.extension_bytes += 1;
-                    if chunked.extension_bytes > MAX_EXTENSION_BYTES {
-                        return Err(Broken::Malformed("its chunks have too long extensions"));
-                    }
-                    Place::Extension { bytes }
-                }
-                Place::SizeEnd { bytes: 0 } if byte == b'\n' => Place::Trailers,
-                Place::SizeEnd { bytes } if byte == b'\n' => Place::Data { left: bytes },
-                Place::DataLf | Place::SizeEnd { .. } => {
-                    return Err(Broken::Malformed("a line of its chunks has no end"));
-                }
-                Place::Trailers => {
-                    chunked.trailers.push(byte);
-                    if chunked.trailers == b"\r\n" {
-                        self.0 = State::Ended;
+            match chunked.position {
+                Position::Data { left } if left > 0 => return Ok(()),
+                Position::Trailers => {
+                    if let Some(end) = chunked.trailer_byte(byte)? {
+                        self.0 = end;
                         input.advance(1);
                         return Ok(());
                     }
-                    if chunked.trailers.ends_with(b"\r\n\r\n") {
-                        self.0 = State::Trailers(Box::new(trailers(&chunked.trailers)?));
-                        input.advance(1);
-                        return Ok(());
-                    }
-                    if chunked.trailers.len() > MAX_TRAILER_BYTES {
-                        return Err(Broken::Malformed("it has too many trailers"));
-                    }
-                    Place::Trailers
                 }
-            };
+                position => chunked.position = chunked.after(position, byte)?,
+            }
             input.advance(1);
         }
-        // What follows is known to be the end of the line.
-        if chunked.place == (Place::Data { left: 0 }) {
-            chunked.place = Place::DataCr;
+        // Only a line end can follow.
+        if chunked.position == (Position::Data { left: 0 }) {
+            chunked.position = Position::DataCr;
         }
         Ok(())
+    }
+}
+
+impl Chunked {
+    /// The position after one byte of a size line, or of the line end after data.
+    fn after(&mut self, position: Position, byte: u8) -> Result<Position, ExchangeError> {
+        const MALFORMED: fn(&'static str) -> ExchangeError = ExchangeError::Malformed;
+        Ok(match position {
+            Position::Data { .. } | Position::DataCr if byte == b'\r' => Position::DataLf,
+            Position::Data { .. } | Position::DataCr => {
+                return Err(MALFORMED("a chunk is longer than its size"));
+            }
+            Position::DataLf if byte == b'\n' => Position::Size { bytes: 0, is_begun: false },
+            Position::Size { bytes, is_begun } => match (byte, hex(byte)) {
+                (_, Some(digit)) => {
+                    let bytes = bytes.checked_mul(16).and_then(|bytes| bytes.checked_add(digit));
+                    let bytes = bytes.ok_or(MALFORMED("the size of a chunk is too large"))?;
+                    Position::Size { bytes, is_begun: true }
+                }
+                (b'\r', _) if is_begun => Position::SizeEnd { bytes },
+                (b';' | b' ' | b'\t', _) if is_begun => Position::Extension { bytes },
+                _ => return Err(MALFORMED("the size of a chunk is not a number")),
+            },
+            // Some parsers accept a bare line feed as a line end, so it could be used for smuggling (RFC 9112 §7.1.1).
+            Position::Extension { .. } if byte == b'\n' => {
+                return Err(MALFORMED("a chunk extension contains a bare line feed"));
+            }
+            Position::Extension { bytes } if byte == b'\r' => Position::SizeEnd { bytes },
+            Position::Extension { bytes } => {
+                self.extension_bytes += 1;
+                if self.extension_bytes > MAX_EXTENSION_BYTES {
+                    return Err(MALFORMED("chunk extensions are too long"));
+                }
+                Position::Extension { bytes }
+            }
+            Position::SizeEnd { bytes: 0 } if byte == b'\n' => Position::Trailers,
+            Position::SizeEnd { bytes } if byte == b'\n' => Position::Data { left: bytes },
+            Position::DataLf | Position::SizeEnd { .. } => {
+                return Err(MALFORMED("a chunk line does not end with CRLF"));
+            }
+            Position::Trailers => Position::Trailers,
+        })
+    }
+
+    /// Adds a byte of the trailer section. Returns the next state at its end.
+    fn trailer_byte(&mut self, byte: u8) -> Result<Option<State>, ExchangeError> {
+        self.trailers.push(byte);
+        if self.trailers == b"\r\n" {
+            return Ok(Some(State::Ended));
+        }
+        if self.trailers.ends_with(b"\r\n\r\n") {
+            return Ok(Some(State::Trailers(Box::new(trailers(&self.trailers)?))));
+        }
+        if self.trailers.len() > MAX_TRAILER_BYTES {
+            return Err(ExchangeError::Malformed("the trailers are too large"));
+        }
+        Ok(None)
     }
 }
 
@@ -215,17 +231,17 @@ fn hex(byte: u8) -> Option<u64> {
     char::from(byte).to_digit(16).map(u64::from)
 }
 
-fn trailers(bytes: &[u8]) -> Result<HeaderMap, Broken> {
+fn trailers(bytes: &[u8]) -> Result<HeaderMap, ExchangeError> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let parsed = httparse::parse_headers(bytes, &mut lines);
     let Ok(httparse::Status::Complete((_, lines))) = parsed else {
-        return Err(Broken::Malformed("its trailers cannot be parsed"));
+        return Err(ExchangeError::Malformed("the trailers cannot be parsed"));
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) else {
-            return Err(Broken::Malformed("one of its trailers is none"));
+            return Err(ExchangeError::Malformed("invalid trailer"));
         };
         trailers.append(name, value);
     }
@@ -238,30 +254,30 @@ mod tests {
 
     use super::*;
 
-    /// Data, trailers, what is left over, whether it ended.
-    type Decoded = (Vec<u8>, Option<HeaderMap>, Vec<u8>, bool);
+    /// Data, trailers, bytes left over, whether the body ended.
+    type Output = (Vec<u8>, Option<HeaderMap>, Vec<u8>, bool);
 
-    /// What comes out of `bytes` in pieces of `piece_bytes`.
-    fn decoded(mut decoder: Decoder, bytes: &[u8], piece_bytes: usize) -> Result<Decoded, Broken> {
+    /// Decodes `bytes` in pieces of `piece_bytes`.
+    fn decoded(mut decoder: Decoder, bytes: &[u8], piece_bytes: usize) -> Result<Output, ExchangeError> {
         let (mut data, mut trailers) = (Vec::new(), None);
         let mut pieces = bytes.chunks(piece_bytes.max(1));
         let mut input = Bytes::new();
         loop {
             match decoder.next(&mut input)? {
-                Piece::Data(piece) => {
+                Decoded::Data(piece) => {
                     assert!(!piece.is_empty());
                     data.extend_from_slice(&piece);
                 }
-                Piece::Trailers(found) => trailers = Some(found),
-                Piece::End => break,
-                Piece::NeedsMore => {
+                Decoded::Trailers(found) => trailers = Some(found),
+                Decoded::End => break,
+                Decoded::NeedsMore => {
                     assert!(input.is_empty());
                     match pieces.next() {
                         Some(piece) => input = Bytes::copy_from_slice(piece),
                         None => {
                             decoder.closed()?;
                             if !decoder.is_ended() {
-                                return Err(Broken::Closed);
+                                return Err(ExchangeError::Closed);
                             }
                         }
                     }
@@ -273,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn each_framing_ends_where_it_says() {
+    fn each_framing_ends_at_its_end() {
         for piece_bytes in [1, 2, 3, 100] {
             let data = |decoder, bytes| decoded(decoder, bytes, piece_bytes).unwrap();
             assert_eq!(data(Decoder::length(3), b"abcd"), (b"abc".to_vec(), None, b"d".to_vec(), true));
@@ -293,26 +309,26 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_seen_with_the_last_data() {
+    fn the_end_is_consumed_with_the_last_data() {
         let mut decoder = Decoder::chunked();
         let mut input = Bytes::from_static(b"3\r\nabc\r\n0\r\n\r\n");
-        assert_eq!(decoder.next(&mut input).unwrap(), Piece::Data(Bytes::from_static(b"abc")));
+        assert_eq!(decoder.next(&mut input).unwrap(), Decoded::Data(Bytes::from_static(b"abc")));
         assert!(decoder.is_ended() && input.is_empty());
     }
 
     #[test]
-    fn what_is_cut_off_is_not_whole() {
+    fn truncated_bodies_are_errors() {
         for bytes in
             ["", "3", "3\r\n", "3\r\nab", "3\r\nabc", "3\r\nabc\r\n", "0\r\n", "0\r\nx: y\r\n", "0\r\n\r"]
         {
             let ended = decoded(Decoder::chunked(), bytes.as_bytes(), 100);
-            assert!(matches!(ended, Err(Broken::Closed)), "{bytes:?}: {ended:?}");
+            assert!(matches!(ended, Err(ExchangeError::Closed)), "{bytes:?}: {ended:?}");
         }
-        assert!(matches!(decoded(Decoder::length(3), b"ab", 1), Err(Broken::Closed)));
+        assert!(matches!(decoded(Decoder::length(3), b"ab", 1), Err(ExchangeError::Closed)));
     }
 
     #[test]
-    fn framing_that_readers_could_differ_about_is_refused() {
+    fn rejects_framing_that_parsers_could_read_differently() {
         for bytes in [
             "\r\n",
             ";x\r\n",
@@ -330,17 +346,23 @@ mod tests {
             "0\r\nx y\r\n\r\n",
         ] {
             let ended = decoded(Decoder::chunked(), bytes.as_bytes(), 100);
-            assert!(matches!(ended, Err(Broken::Malformed(_))), "{bytes:?}: {ended:?}");
+            assert!(matches!(ended, Err(ExchangeError::Malformed(_))), "{bytes:?}: {ended:?}");
         }
         let long = format!("1;{}", "x".repeat(MAX_EXTENSION_BYTES + 1));
-        assert!(matches!(decoded(Decoder::chunked(), long.as_bytes(), 100), Err(Broken::Malformed(_))));
+        assert!(matches!(
+            decoded(Decoder::chunked(), long.as_bytes(), 100),
+            Err(ExchangeError::Malformed(_))
+        ));
         let long = format!("0\r\nx: {}", "y".repeat(MAX_TRAILER_BYTES));
-        assert!(matches!(decoded(Decoder::chunked(), long.as_bytes(), 100), Err(Broken::Malformed(_))));
+        assert!(matches!(
+            decoded(Decoder::chunked(), long.as_bytes(), 100),
+            Err(ExchangeError::Malformed(_))
+        ));
     }
 
     proptest! {
         #[test]
-        fn chunks_come_out_as_they_went_in(
+        fn decodes_chunked_bodies_of_any_split(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..8),
             piece_bytes in 1_usize..50,
         ) {
@@ -356,7 +378,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), piece_bytes in 1_usize..50) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), piece_bytes in 1_usize..50) {
             let _ = decoded(Decoder::chunked(), &bytes, piece_bytes);
         }
     }

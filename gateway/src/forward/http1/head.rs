@@ -1,4 +1,4 @@
-//! Heads, as bytes.
+//! Encodes request heads and decodes response heads.
 
 use std::mem::MaybeUninit;
 
@@ -9,23 +9,23 @@ use http::{
 use httparse::{ParserConfig, Status};
 
 use super::decode::Decoder;
-use crate::forward::Broken;
+use crate::forward::error::ExchangeError;
 
-/// Most headers of a response.
+/// Maximum headers of a response.
 const MAX_HEADERS: usize = 100;
-/// A response's map has room for so many from the start. It is not for the response: hyper keeps the map for the
-/// connection's next request, which then has room for what an SDK sends and what the gateway adds.
-const ROOM: usize = 24;
+/// Initial capacity of a response's header map. hyper reuses the map for the next request of the client's connection,
+/// which then has capacity for the headers of an SDK and of the gateway.
+const HEADER_CAPACITY: usize = 24;
 
-/// How a model server is told where a request's body ends (RFC 9112, 6).
+/// How the end of a request body is marked (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes are still to come.
+    /// Number of bytes left.
     Length(u64),
     Chunked,
 }
 
-/// A request's head, with room for `more` bytes behind it.
+/// Encodes a request head. The buffer has capacity for `more` bytes of body.
 pub(super) fn encode(head: &request::Parts, framing: Framing, more: usize) -> Vec<u8> {
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
@@ -35,7 +35,7 @@ pub(super) fn encode(head: &request::Parts, framing: Framing, more: usize) -> Ve
     bytes.extend_from_slice(target.as_bytes());
     bytes.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &head.headers {
-        // Whoever put them in: where the body ends is said here only.
+        // The framing is written below, independent of headers that filters or pickers have set.
         if *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING {
             continue;
         }
@@ -45,7 +45,7 @@ pub(super) fn encode(head: &request::Parts, framing: Framing, more: usize) -> Ve
         bytes.extend_from_slice(b"\r\n");
     }
     match framing {
-        // Where a body means something, that there is none is said too (RFC 9110, 8.6).
+        // An empty body is announced only for methods that define a meaning for a body (RFC 9110 §8.6).
         Framing::Length(0) if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {}
         Framing::Length(length) => {
             bytes.extend_from_slice(b"content-length: ");
@@ -58,39 +58,40 @@ pub(super) fn encode(head: &request::Parts, framing: Framing, more: usize) -> Ve
     bytes
 }
 
-/// A response's head, and what it says about what follows.
+/// A decoded response head.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) parts: response::Parts,
     pub(super) body: Decoder,
-    /// The connection can be used again after the body.
+    /// The connection can be reused after the body.
     pub(super) keeps_alive: bool,
     pub(super) bytes: usize,
 }
 
-/// The head that `input` begins with; nothing if more of it has to come. Its values share `input`'s memory.
-pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Broken> {
+/// Decodes the head at the start of `input`. `None` if it is incomplete. Header values share the memory of `input`.
+/// `is_head`: the request was a HEAD request.
+pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, ExchangeError> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut headers);
     let bytes = match status {
         Ok(Status::Complete(bytes)) => bytes,
         Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Broken::Malformed("it has too many headers")),
-        Err(_) => return Err(Broken::Malformed("its head cannot be parsed")),
+        Err(httparse::Error::TooManyHeaders) => return Err(ExchangeError::Malformed("too many headers")),
+        Err(_) => return Err(ExchangeError::Malformed("its head cannot be parsed")),
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(Broken::Malformed("its status is none"))?;
+    let status = status.ok_or(ExchangeError::Malformed("invalid status code"))?;
     let is_1_1 = parsed.version == Some(1);
     let mut parts = Response::new(()).into_parts().0;
     parts.status = status;
     parts.version = if is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    parts.headers.reserve(parsed.headers.len().max(ROOM));
+    parts.headers.reserve(parsed.headers.len().max(HEADER_CAPACITY));
     for header in parsed.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(input.slice_ref(header.value));
         let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(Broken::Malformed("one of its headers is none"));
+            return Err(ExchangeError::Malformed("invalid header"));
         };
         parts.headers.append(name, value);
     }
@@ -99,8 +100,8 @@ pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Broke
     Ok(Some(Head { parts, body, keeps_alive, bytes }))
 }
 
-/// RFC 9112, 6.3, for responses.
-fn body_of(headers: &mut HeaderMap, status: StatusCode, is_head: bool) -> Result<Decoder, Broken> {
+/// Selects the body decoder (RFC 9112 §6.3).
+fn body_of(headers: &mut HeaderMap, status: StatusCode, is_head: bool) -> Result<Decoder, ExchangeError> {
     let is_bodiless = is_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -110,18 +111,18 @@ fn body_of(headers: &mut HeaderMap, status: StatusCode, is_head: bool) -> Result
     if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
         let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
         let is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        // It does not count beside the other, and must not be passed on.
+        // Transfer-Encoding overrides Content-Length, which must be removed (RFC 9112 §6.3).
         headers.remove(header::CONTENT_LENGTH);
         return Ok(if is_chunked { Decoder::chunked() } else { Decoder::until_close() });
     }
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        let said =
-            parse_length(value.as_bytes()).ok_or(Broken::Malformed("its Content-Length is no number"))?;
-        if length.is_some_and(|length| length != said) {
-            return Err(Broken::Malformed("it has two Content-Lengths"));
+        let parsed =
+            parse_length(value.as_bytes()).ok_or(ExchangeError::Malformed("invalid Content-Length"))?;
+        if length.is_some_and(|length| length != parsed) {
+            return Err(ExchangeError::Malformed("conflicting Content-Length headers"));
         }
-        length = Some(said);
+        length = Some(parsed);
     }
     Ok(length.map_or_else(Decoder::until_close, Decoder::length))
 }
@@ -136,15 +137,16 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// Whether the connection persists after the response (RFC 9112 §9.3).
 fn keeps_alive(headers: &HeaderMap, is_1_1: bool) -> bool {
-    let says = |option: &[u8]| {
+    let has_option = |option: &[u8]| {
         let values = headers.get_all(header::CONNECTION);
         values
             .iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
+            .any(|value| value.trim_ascii().eq_ignore_ascii_case(option))
     };
-    if is_1_1 { !says(b"close") } else { says(b"keep-alive") && !says(b"close") }
+    if is_1_1 { !has_option(b"close") } else { has_option(b"keep-alive") && !has_option(b"close") }
 }
 
 #[cfg(test)]
@@ -157,7 +159,7 @@ mod tests {
         String::from_utf8(encode(&request.body(()).unwrap().into_parts().0, framing, 0)).unwrap()
     }
 
-    fn decoded(text: &str) -> Result<Option<Head>, Broken> {
+    fn decoded(text: &str) -> Result<Option<Head>, ExchangeError> {
         decode(&Bytes::copy_from_slice(text.as_bytes()), false)
     }
 
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_once_where_its_body_ends() {
+    fn writes_the_framing_exactly_once() {
         let post = || Request::post("/v1/x?y").header("host", "a").header("content-length", "7");
         assert_eq!(
             encoded(post(), Framing::Length(5)),
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_is_taken_when_its_head_is_whole() {
+    fn decodes_a_head_when_it_is_complete() {
         let text = "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 3\r\nX: 1\r\nX: 2\r\n\r\nabc";
         for end in 0..text.len() - 3 {
             assert!(decoded(&text[..end]).unwrap().is_none(), "{end}");
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_body_ends_follows_from_the_head() {
+    fn selects_the_body_decoder() {
         for (text, body) in [
             ("HTTP/1.1 200 OK\r\n\r\n", Decoder::until_close()),
             (
@@ -209,10 +211,10 @@ mod tests {
         ] {
             assert_eq!(head(text).body, body, "{text}");
         }
-        let of_head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
-        let of_head = decode(&Bytes::from_static(of_head.as_bytes()), true).unwrap().unwrap();
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+        let to_head_request = decode(&Bytes::from_static(text.as_bytes()), true).unwrap().unwrap();
         assert_eq!(
-            (of_head.body, &of_head.parts.headers["content-length"]),
+            (to_head_request.body, &to_head_request.parts.headers["content-length"]),
             (Decoder::empty(), &"4".parse().unwrap())
         );
         let both = head("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_as_its_server_says() {
+    fn keeps_a_connection_as_the_server_says() {
         for (text, keeps_alive) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", false),
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_response_is_refused() {
+    fn rejects_invalid_responses() {
         for text in [
             "HTTP/2 200 OK\r\n\r\n",
             "nonsense\r\n\r\n",
@@ -245,9 +247,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
         ] {
-            assert!(matches!(decoded(text), Err(Broken::Malformed(_))), "{text:?}");
+            assert!(matches!(decoded(text), Err(ExchangeError::Malformed(_))), "{text:?}");
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
-        assert!(matches!(decoded(&many), Err(Broken::Malformed("it has too many headers"))));
+        assert!(matches!(decoded(&many), Err(ExchangeError::Malformed("too many headers"))));
     }
 }

@@ -1,5 +1,5 @@
-//! HTTP/1.1 to model servers, on the way of every request: nothing is handed to another task, a request that is
-//! waited for holds no buffer, and bytes are copied once at most.
+//! HTTP/1.1 client. The task of the request drives its connection; nothing moves to another task. A request that waits
+//! for its response holds no buffer, and bytes are copied at most once.
 
 mod connection;
 mod decode;

@@ -11,27 +11,27 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::head::{Framing, encode};
-use crate::forward::Broken;
-use crate::hold::{RestError, UpstreamBody};
+use crate::forward::error::ExchangeError;
+use crate::hold::{ReadError, UpstreamBody};
 
-/// A body up to this size goes out in one piece with the head.
+/// A body up to this size is written together with the head.
 const COPIED_BYTES: u64 = 4 << 10;
-/// So much of a body is taken from the client before it is written; of what is held anyway, all.
+/// Maximum bytes taken from the client before they are written. Held frames do not count.
 const QUEUE_BYTES: usize = 128 << 10;
-/// Most pieces of one write.
-const PIECES: usize = 32;
+/// Maximum buffers of one vectored write.
+const MAX_BUFFERS: usize = 32;
 
-/// A request on its way out.
+/// A request while it is written.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     body: UpstreamBody,
     framing: Framing,
-    /// The head, a small body behind it.
+    /// The head, followed by a small body.
     first: Vec<u8>,
     first_written: usize,
     queue: VecDeque<Bytes>,
     queue_bytes: usize,
-    /// All of the body is written or in the queue.
+    /// The whole body is written or queued.
     has_ended: bool,
 }
 
@@ -54,12 +54,12 @@ impl Outgoing {
         }
     }
 
-    /// Ready when all is written.
+    /// Ready when the request is written completely.
     pub(super) fn poll_write(
         &mut self,
         stream: &mut TcpStream,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), ExchangeError>> {
         loop {
             self.fill(cx)?;
             let first = &self.first[self.first_written..];
@@ -70,16 +70,16 @@ impl Outgoing {
             let written = if self.queue.is_empty() {
                 ready!(stream.poll_write(cx, first))?
             } else {
-                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let mut buffers = [IoSlice::new(&[]); MAX_BUFFERS];
                 let mut count = 0;
                 let first = Some(first).filter(|first| !first.is_empty());
-                for (place, piece) in
-                    pieces.iter_mut().zip(first.into_iter().chain(self.queue.iter().map(|it| &it[..])))
+                for (buffer, piece) in
+                    buffers.iter_mut().zip(first.into_iter().chain(self.queue.iter().map(|it| &it[..])))
                 {
-                    *place = IoSlice::new(piece);
+                    *buffer = IoSlice::new(piece);
                     count += 1;
                 }
-                ready!(stream.poll_write_vectored(cx, &pieces[..count]))?
+                ready!(stream.poll_write_vectored(cx, &buffers[..count]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
@@ -88,11 +88,11 @@ impl Outgoing {
         }
     }
 
-    /// Takes from the body what is there, until there is enough for some writes.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+    /// Queues data of the body that is available, up to the limits.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
         while !self.has_ended
             && (self.queue_bytes < QUEUE_BYTES || self.body.is_held())
-            && self.queue.len() < PIECES
+            && self.queue.len() < MAX_BUFFERS
         {
             let data = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return Ok(()),
@@ -104,8 +104,8 @@ impl Outgoing {
             }
             match &mut self.framing {
                 Framing::Length(left) => {
-                    // It was announced: more of it would be the begin of another request.
-                    *left = left.checked_sub(data.len() as u64).ok_or(RestError::Broken)?;
+                    // Bytes beyond the announced length would be read as the next request.
+                    *left = left.checked_sub(data.len() as u64).ok_or(ReadError::Broken)?;
                     let is_last = *left == 0;
                     self.push(data);
                     if is_last {
@@ -125,11 +125,11 @@ impl Outgoing {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Broken> {
+    fn end(&mut self) -> Result<(), ExchangeError> {
         self.has_ended = true;
         match self.framing {
             Framing::Length(0) => {}
-            Framing::Length(_) => return Err(RestError::Broken.into()),
+            Framing::Length(_) => return Err(ReadError::Broken.into()),
             Framing::Chunked => self.push(Bytes::from_static(b"0\r\n\r\n")),
         }
         Ok(())
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// What arrives of a POST with these frames.
+    /// The bytes that a server receives for a POST with these frames.
     async fn sent(frames: Vec<Bytes>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -182,14 +182,14 @@ mod tests {
         let sending = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let head = Request::post("/").header("host", "a").body(()).unwrap().into_parts().0;
-            let mut outgoing = Outgoing::new(&head, UpstreamBody::whole(frames));
+            let mut outgoing = Outgoing::new(&head, UpstreamBody::complete(frames));
             std::future::poll_fn(|cx| outgoing.poll_write(&mut stream, cx)).await.unwrap();
         };
         tokio::join!(reading, sending).0
     }
 
     #[tokio::test]
-    async fn bodies_of_every_size_arrive_whole() {
+    async fn sends_bodies_of_every_size_completely() {
         for (count, bytes) in
             [(0, 0), (1, 1), (3, 1000), (1, 4096), (1, 4097), (40, 100), (40, 9000), (3, 900_000)]
         {

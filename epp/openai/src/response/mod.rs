@@ -1,0 +1,9 @@
+//! Reads OpenAI responses while they pass: usage and events ([`ResponseScanner`]), and the model name ([`Restore`]).
+
+mod format;
+mod restore;
+mod usage;
+
+pub use format::ResponseFormat;
+pub use restore::Restore;
+pub use usage::{Finding, ResponseScanner, Usage};

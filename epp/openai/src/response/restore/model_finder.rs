@@ -1,0 +1,194 @@
+use crate::nested::Nested;
+use crate::scanner::Part;
+use crate::string::{Piece, Skip, Unescape, skip_string};
+
+/// Finds the `model` member of a JSON root object. Input may be split at any byte. Input that is not valid JSON is
+/// passed through unchanged to its end.
+#[derive(Debug)]
+pub(super) struct ModelFinder {
+    state: State,
+    /// Also search a `response` member of the root. Events of the Responses API have the model there.
+    looks_into_response: bool,
+    is_in_response: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Start,
+    FirstKeyOrEnd,
+    Key,
+    InKey(Key),
+    /// In a key that is neither `model` nor `response`.
+    SkipKey(Skip),
+    Colon(Name),
+    Value(Name),
+    InModel(Skip),
+    SkipValue(Skip),
+    /// In a number, `true`, `false` or `null`.
+    Scalar,
+    AfterValue,
+    Nested(Nested),
+    /// After the root object, or after a syntax error.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Model,
+    Response,
+    Other,
+}
+
+impl ModelFinder {
+    /// For a JSON response.
+    pub(super) fn in_body() -> Self {
+        Self { state: State::Start, looks_into_response: false, is_in_response: false }
+    }
+
+    /// For the data of one event.
+    pub(super) fn in_event() -> Self {
+        Self { looks_into_response: true, ..Self::in_body() }
+    }
+
+    /// The length (at least one byte) and the kind of the next run of bytes of one kind. A value includes its quotes.
+    pub(super) fn part(&mut self, bytes: &[u8]) -> (usize, Part) {
+        let mut used = 0;
+        let mut part = None;
+        while let Some(byte) = bytes.get(used) {
+            let next = match self.state {
+                State::InModel(_) => Part::Model,
+                State::Value(Name::Model) if *byte == b'"' => Part::Model,
+                _ => Part::Other,
+            };
+            if *part.get_or_insert(next) != next {
+                break;
+            }
+            used += self.step(&bytes[used..]);
+        }
+        (used, part.unwrap_or(Part::Other))
+    }
+
+    /// Consumes at least one byte. `bytes` must not be empty. Returns the number of bytes consumed.
+    // Longer than the limit: one arm per state of the parser.
+    fn step(&mut self, bytes: &[u8]) -> usize {
+        let byte = bytes[0];
+        match &mut self.state {
+            State::Done => return bytes.len(),
+            State::Nested(nested) => match nested.skip(bytes) {
+                Ok(None) => return bytes.len(),
+                Ok(Some(used)) => {
+                    self.state = State::AfterValue;
+                    return used;
+                }
+                Err(_) => self.state = State::Done,
+            },
+            State::SkipKey(at) => {
+                let (used, end) = skip_string(bytes, *at);
+                *at = end;
+                if end == Skip::Ended {
+                    self.state = State::Colon(Name::Other);
+                }
+                return used;
+            }
+            State::SkipValue(at) | State::InModel(at) => {
+                let (used, end) = skip_string(bytes, *at);
+                *at = end;
+                if end == Skip::Ended {
+                    self.state = State::AfterValue;
+                }
+                return used;
+            }
+            State::InKey(key) => match key.push(byte) {
+                None => self.state = State::Done,
+                Some(KeyStep::More) => {}
+                Some(KeyStep::Other) => self.state = State::SkipKey(Skip::Inside),
+                Some(KeyStep::End(name)) => self.state = State::Colon(name),
+            },
+            _ if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') => {
+                if matches!(self.state, State::Scalar) {
+                    self.state = State::AfterValue;
+                }
+            }
+            State::Start => self.state = if byte == b'{' { State::FirstKeyOrEnd } else { State::Done },
+            State::FirstKeyOrEnd if byte == b'}' => self.close(),
+            State::FirstKeyOrEnd | State::Key => {
+                self.state = if byte == b'"' { State::InKey(Key::default()) } else { State::Done };
+            }
+            State::Colon(name) => {
+                self.state = if byte == b':' { State::Value(*name) } else { State::Done };
+            }
+            State::Value(name) => {
+                let may_enter = *name == Name::Response && self.looks_into_response && !self.is_in_response;
+                self.state = match byte {
+                    b'"' if *name == Name::Model => State::InModel(Skip::Inside),
+                    b'"' => State::SkipValue(Skip::Inside),
+                    b'{' if may_enter => {
+                        self.is_in_response = true;
+                        State::FirstKeyOrEnd
+                    }
+                    b'{' | b'[' => State::Nested(Nested::opened()),
+                    b'}' | b']' | b',' | b':' => State::Done,
+                    _ => State::Scalar,
+                }
+            }
+            State::Scalar | State::AfterValue => match byte {
+                b',' => self.state = State::Key,
+                b'}' => self.close(),
+                _ if matches!(self.state, State::Scalar) => {}
+                _ => self.state = State::Done,
+            },
+        }
+        1
+    }
+
+    fn close(&mut self) {
+        self.state = if self.is_in_response { State::AfterValue } else { State::Done };
+        self.is_in_response = false;
+    }
+}
+
+/// Length of the longer key, `response`.
+const KEY_BYTES: usize = 8;
+
+/// Compares a key with `model` and `response`.
+#[derive(Debug, Default)]
+struct Key {
+    unescape: Unescape,
+    content: [u8; KEY_BYTES],
+    length: usize,
+    is_other: bool,
+}
+
+enum KeyStep {
+    More,
+    /// Neither key, and no escape is pending. The rest can be skipped with [`skip_string`].
+    Other,
+    End(Name),
+}
+
+impl Key {
+    /// `None` if an escape is invalid.
+    fn push(&mut self, byte: u8) -> Option<KeyStep> {
+        let content = match self.unescape.push(byte).ok()? {
+            Piece::Pending => return Some(KeyStep::More),
+            Piece::End => {
+                return Some(KeyStep::End(match &self.content[..self.length] {
+                    _ if self.is_other => Name::Other,
+                    b"model" => Name::Model,
+                    b"response" => Name::Response,
+                    _ => Name::Other,
+                }));
+            }
+            Piece::Byte(byte) => Some(byte),
+            Piece::Unit(unit) => u8::try_from(unit).ok(),
+        };
+        match (content, self.content.get_mut(self.length)) {
+            (Some(content), Some(place)) => {
+                *place = content;
+                self.length += 1;
+            }
+            _ => self.is_other = true,
+        }
+        Some(if self.is_other && self.unescape.is_between() { KeyStep::Other } else { KeyStep::More })
+    }
+}

@@ -1,0 +1,38 @@
+use http::StatusCode;
+
+use super::read_class;
+use crate::forward::ExchangeError;
+use crate::pick::Evicted;
+
+/// Why a response ended before it was complete. The client sees its stream reset; logs and metrics get the status and
+/// the code.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Abort {
+    #[error(transparent)]
+    Upstream(ExchangeError),
+    #[error("the request took longer than its route allows")]
+    Timeout,
+    #[error("the model server sent nothing for longer than the stream idle timeout")]
+    Idle,
+    #[error(transparent)]
+    Evicted(Evicted),
+    #[error("the endpoint picker did not return the whole response")]
+    Picker,
+}
+
+impl Abort {
+    /// Status and error code.
+    pub(crate) fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Upstream(ExchangeError::Upload(error)) => {
+                let class = read_class(error);
+                (class.status, class.code)
+            }
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_reset"),
+            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout"),
+            Self::Idle => (StatusCode::GATEWAY_TIMEOUT, "upstream_idle"),
+            Self::Evicted(Evicted(status)) => (*status, "evicted"),
+            Self::Picker => (StatusCode::BAD_GATEWAY, "picker_response_lost"),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Starts and stops the gateway.
+
+mod controller;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use forebay_resources::{Provider, Store};
+use forebay_routing::{Certificates, SnapshotSettler};
+use forebay_service::tls;
+use opentelemetry_otlp::ExporterBuildError;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::controller::{Controller, State};
+use crate::accept::{ConnectionOptions, Listeners};
+use crate::config::Config;
+use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
+use crate::hold::HoldBudget;
+use crate::interest::interest;
+use crate::models::ModelLists;
+use crate::observe::{AccessLog, Health, Metrics, Traces, UNKNOWN, serve_admin};
+use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
+use crate::request::Proxy;
+use crate::runtime::Workers;
+use crate::status::{Applied, Writer};
+
+/// Why a gateway could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The resources cannot be read.
+    #[error(transparent)]
+    Resources(#[from] forebay_resources::Error),
+    /// The `--epp-tls` flags are invalid.
+    #[error(transparent)]
+    PickerTls(#[from] PickerTlsError),
+    /// The `--agent-tls` flags are invalid.
+    #[error("cannot set up TLS for the agents: {0}")]
+    AgentTls(#[from] tls::Error),
+    /// The admin address cannot be opened.
+    #[error(
+        "--admin-listen {address} cannot be opened: {source}; choose another address or stop the program that uses it"
+    )]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The exporter of traces cannot be set up.
+    #[error("--otlp-endpoint cannot be used: {0}")]
+    Traces(#[from] ExporterBuildError),
+    /// No worker thread can be started.
+    #[error("cannot start a worker thread: {0}")]
+    Workers(io::Error),
+}
+
+/// A running gateway. [`Gateway::shutdown`] stops it. Dropping it also stops it, and drains in the background.
+#[derive(Debug)]
+pub struct Gateway {
+    admin_address: SocketAddr,
+    state: watch::Receiver<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    /// Responses ask clients to close their connections.
+    draining: Arc<AtomicBool>,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+    traces: Option<Arc<Traces>>,
+    _resources: Provider,
+}
+
+/// What the parts of a gateway share while they are started.
+struct Shared {
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    workers: Arc<Workers>,
+    worker_count: usize,
+    connections: Arc<ConnectionPool>,
+    h2: Arc<H2Connections>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn start(config: &Config) -> Result<Self, StartError> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let worker_count = config.workers.map_or_else(available_cores, NonZeroUsize::get);
+        let workers = Workers::start(worker_count, &tasks, &stop).map_err(StartError::Workers)?;
+        Ok(Self {
+            metrics: Arc::new(Metrics::new()),
+            workers: Arc::new(workers),
+            worker_count,
+            connections: Arc::new(ConnectionPool::new(config.upstream_idle_timeout, worker_count)),
+            h2: Arc::new(H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone())),
+            draining: Arc::default(),
+            tasks,
+            stop,
+        })
+    }
+
+    fn proxy(&self, config: &Config, transport: Transport, traces: Option<Arc<Traces>>) -> Proxy {
+        let metrics = &self.metrics;
+        let forwarder = Arc::new(Forwarder {
+            connections: self.connections.clone(),
+            h2: self.h2.clone(),
+            metrics: metrics.clone(),
+            connect_timeout: config.connect_timeout,
+            first_byte_timeout: config.first_byte_timeout,
+        });
+        let access_log = config.access_log.then(|| {
+            let dropped = metrics.access_log_dropped_lines.clone();
+            let (log, writing) = AccessLog::new(dropped, tokio::io::stdout());
+            self.tasks.spawn(writing);
+            log
+        });
+        let budget = HoldBudget::new(
+            config.hold_request_bytes,
+            config.hold_total_bytes,
+            config.replay_bytes,
+            metrics.hold_bytes.clone(),
+        );
+        let mirrors = Mirrors::new(
+            forwarder.clone(),
+            metrics.clone(),
+            config.first_byte_timeout,
+            self.tasks.clone(),
+            self.stop.child_token(),
+        );
+        Proxy {
+            routes: Default::default(),
+            budget,
+            picker: Picker::new(metrics.clone(), transport, self.worker_count, config.picker_limits()),
+            mirrors,
+            forwarder,
+            models: ModelLists::new(self.connections.clone()),
+            metrics: metrics.clone(),
+            access_log,
+            traces,
+            client_body_timeout: config.client_body_timeout,
+            stream_idle_timeout: config.stream_idle_timeout,
+            unknown_label: Arc::from(UNKNOWN),
+            draining: self.draining.clone(),
+        }
+    }
+
+    fn listeners(&self, config: &Config, proxy: &Arc<Proxy>) -> Listeners<Proxy> {
+        let options = ConnectionOptions {
+            drain_timeout: config.drain_timeout,
+            coalesces_wakes: !config.no_coalescing_waker,
+        };
+        Listeners::new(
+            proxy.clone(),
+            config.bind_address,
+            options,
+            self.tasks.clone(),
+            self.workers.clone(),
+            self.metrics.client_connections.clone(),
+        )
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway. Returns once the resources are loaded and all listeners that can be opened are open. Loading
+    /// may take as long as the cluster is unreachable; metrics and health are served meanwhile. Dropping the future
+    /// stops everything.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store = Store::new();
+        let interest = interest(&config.gateway_class);
+        let resources = forebay_resources::start(&config.source(), interest, store.clone()).await?;
+        let admin = |source| StartError::Admin { address: config.admin_listen, source };
+        let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
+        let admin_address = admin_listener.local_addr().map_err(admin)?;
+        let picker_options = config.picker_options()?;
+        let transport = Transport::new(&config.picker_tls)?;
+        let traces = traces(&config)?;
+        let shared = Shared::start(&config)?;
+        let proxy = Arc::new(shared.proxy(&config, transport, traces.clone()));
+        let health = Arc::new(Health::default());
+        let in_process = InProcessPickers::new(store.clone(), picker_options, shared.metrics.pickers.clone());
+        let (state, observed) = watch::channel(State::default());
+        let (applied, observe_applied) = watch::channel(Applied::default());
+        // Without a namespace the gateway is not a pod, and listener ports are ports of this machine.
+        let services_in = config.pod_namespace.clone().filter(|_| matches!(resources, Provider::Cluster(_)));
+        if let (Provider::Cluster(provider), Some(namespace)) = (&resources, services_in.clone()) {
+            let options = config.writer_options(namespace);
+            Writer::start(provider, options, observe_applied, &shared.tasks, &shared.stop);
+        }
+        let half_closed = proxy.picker.half_closed().clone();
+        let config_page = config_page(&proxy);
+        let controller = Controller {
+            in_process,
+            certificates: Certificates::default(),
+            class: config.gateway_class.clone(),
+            port_map: config.port_map(),
+            store,
+            settling: SnapshotSettler::default(),
+            listeners: shared.listeners(&config, &proxy),
+            proxy,
+            health: health.clone(),
+            state,
+            problems: BTreeSet::new(),
+            services_in,
+            applied,
+        };
+        let Shared { metrics, tasks, stop, connections, h2, draining, .. } = shared;
+        tasks.spawn(controller.run(stop.clone()));
+        tasks.spawn(sweep(connections, h2, half_closed, stop.clone()));
+        tasks.spawn(serve_admin(admin_listener, metrics.clone(), health.clone(), config_page, stop.clone()));
+        let mut gateway = Self {
+            admin_address,
+            state: observed,
+            stop,
+            tasks,
+            health,
+            metrics,
+            draining,
+            drain_delay: config.drain_delay,
+            drain_timeout: config.drain_timeout,
+            traces,
+            _resources: resources,
+        };
+        // The controller does not end before it has applied the first snapshot, because `stop` is not cancelled.
+        drop(gateway.state.wait_for(|state| state.generation > 0).await);
+        Ok(gateway)
+    }
+
+    /// The address of the admin endpoint.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The open addresses, by the port number of the listener in its Gateway.
+    pub fn addresses(&self) -> HashMap<u16, SocketAddr> {
+        let state = self.state.borrow();
+        state.addresses.iter().map(|(port, address)| (port.port, *address)).collect()
+    }
+
+    /// Waits until a later generation of the resources is applied.
+    pub async fn changed(&mut self) {
+        drop(self.state.changed().await);
+    }
+
+    /// Becomes not ready, accepts connections for the drain delay, lets requests in flight finish within the drain
+    /// timeout, and closes the remaining connections.
+    pub async fn shutdown(self) {
+        let requests = self.metrics.active_requests.get();
+        let deadline = self.drain_delay.saturating_add(self.drain_timeout);
+        tracing::info!("shutting down: draining {requests} requests, deadline {} s", deadline.as_secs_f64());
+        self.health.drain();
+        self.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.drain_delay).await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(traces) = self.traces.clone() {
+            // A panic is logged by its own thread.
+            let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+}
+
+fn traces(config: &Config) -> Result<Option<Arc<Traces>>, ExporterBuildError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    Ok(Some(Arc::new(Traces::new(endpoint, config.trace_ratio)?)))
+}
+
+/// Renders the routing table in use. Does not keep the proxy alive, because the admin endpoint is served until
+/// everything else has ended.
+fn config_page(proxy: &Arc<Proxy>) -> impl Fn() -> String + Clone + Send + Sync + 'static {
+    let proxy = Arc::downgrade(proxy);
+    move || proxy.upgrade().map_or_else(String::new, |proxy| proxy.routes.load().table.describe().to_string())
+}
+
+/// The number of cores, or the CPU limit of the container.
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Closes idle upstream connections before the engines do, and expired streams to pickers.
+async fn sweep(
+    connections: Arc<ConnectionPool>,
+    h2: Arc<H2Connections>,
+    half_closed: HalfClosedStreams,
+    stop: CancellationToken,
+) {
+    let mut interval = tokio::time::interval(connections.sweep_interval());
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        connections.sweep();
+        h2.sweep();
+        half_closed.sweep();
+    }
+    h2.sweep();
+}

@@ -1,0 +1,117 @@
+use forebay_grpc::names::{DESTINATION_ENDPOINT_SUBSET, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
+use http::{HeaderMap, HeaderName};
+
+/// Headers that clients of trusted listeners may set, in exactly this spelling: the model, the candidate endpoints, and
+/// the request for an explanation.
+const TRUSTED: [&str; 4] =
+    [MODEL_NAME_REWRITE_ALIAS, MODEL_NAME_REWRITE, DESTINATION_ENDPOINT_SUBSET, "x-forebay-explain"];
+/// Internal headers, in lower case with dashes.
+const INTERNAL: [&str; 5] = [
+    "x-forebay-explain",
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    "x-kv-cache-source-host-port",
+];
+/// Headers with one of these prefixes and one of the words are internal. Others with these prefixes (objectives,
+/// fairness ids, SLOs) belong to the client.
+const INTERNAL_PREFIXES: [&str; 2] = ["x-gateway-", "x-llm-d-"];
+const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-name", "rewrite"];
+
+/// Removes headers that only the gateway and pickers may set. `is_trusted`: the listener is trusted.
+pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
+    let is_removed =
+        |name: &&HeaderName| is_internal(name.as_str()) && !(is_trusted && TRUSTED.contains(&name.as_str()));
+    let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
+    for name in removed {
+        headers.remove(name);
+    }
+}
+
+/// Underscores count as dashes: CGI and WSGI servers do not distinguish them.
+fn is_internal(name: &str) -> bool {
+    let may_be = name.as_bytes().get(..2).is_some_and(|start| start == b"x-" || start == b"x_");
+    if !may_be {
+        return false;
+    }
+    let name = name.replace('_', "-");
+    INTERNAL.contains(&name.as_str())
+        || INTERNAL_PREFIXES
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix))
+            .any(|rest| INTERNAL_WORDS.iter().any(|word| rest.contains(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(names: &[&'static str]) -> HeaderMap {
+        names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn removes_internal_headers_in_every_spelling() {
+        let mut all = headers(&[
+            "x-gateway-model-name",
+            "x_gateway_base_model_name",
+            "x-gateway-base_model-name",
+            "x-gateway-model-name-rewrite",
+            "x-gateway-destination-endpoint",
+            "x-gateway-destination-endpoint-subset",
+            "x-gateway-destination-endpoint-served",
+            "x-llm-d-model-name-rewrite",
+            "x-llm-d-destination-endpoint",
+            "x-prefiller-host-port",
+            "x_encoder_hosts_ports",
+            "x-data-parallel-host-port",
+            "x-kv-cache-source-host-port",
+            "x-forebay-explain",
+            "x-forebay_explain",
+            "x-gateway-inference-objective",
+            "x-llm-d-inference-fairness-id",
+            "x-request-id",
+            "authorization",
+        ]);
+        remove_internal(&mut all, false);
+        assert_eq!(
+            names(&all),
+            [
+                "authorization",
+                "x-gateway-inference-objective",
+                "x-llm-d-inference-fairness-id",
+                "x-request-id"
+            ]
+        );
+    }
+
+    #[test]
+    fn trusted_clients_may_set_only_the_trusted_headers() {
+        let allowed = [
+            "x-forebay-explain",
+            "x-gateway-destination-endpoint-subset",
+            "x-gateway-model-name-rewrite",
+            "x-llm-d-model-name-rewrite",
+        ];
+        let forbidden = [
+            "x-gateway-model-name",
+            "x-gateway-base-model-name",
+            "x_gateway_model_name_rewrite",
+            "x-gateway-destination-endpoint",
+            "x-gateway-destination-endpoint_subset",
+            "x-gateway-destination-endpoint-served",
+            "x-prefiller-host-port",
+        ];
+        let mut all = headers(&[&allowed[..], &forbidden[..]].concat());
+        remove_internal(&mut all, true);
+        assert_eq!(names(&all), allowed);
+    }
+}

@@ -1,0 +1,9 @@
+//! Rules for headers that pass through the gateway.
+
+mod hop_by_hop;
+mod internal;
+mod sanitise;
+
+pub(crate) use hop_by_hop::{is_hop_by_hop, remove_hop_by_hop};
+pub(crate) use internal::remove_internal;
+pub(crate) use sanitise::{Error, sanitise};

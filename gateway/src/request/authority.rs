@@ -1,0 +1,74 @@
+//! The host that a request is for.
+
+use http::{HeaderValue, Uri, header, request, uri};
+
+use crate::headers::Error;
+
+/// Takes the authority from the URI (HTTP/2 and absolute form) or from `Host` (RFC 9110 §7.2, RFC 9112 §3.2).
+///
+/// Afterwards `Host` has it, and the URI is in origin form. Empty for HTTP/1.0 requests without `Host`.
+pub(super) fn take_authority(head: &mut request::Parts) -> Result<String, Error> {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.as_str().to_owned(),
+        None => {
+            let hosts = head.headers.get_all(header::HOST);
+            let mut hosts = hosts.iter();
+            match (hosts.next(), hosts.next()) {
+                (Some(host), None) => host.to_str().map_err(|_| Error::NoHost)?.to_owned(),
+                (None, _) if head.version == http::Version::HTTP_10 => String::new(),
+                _ => return Err(Error::NoHost),
+            }
+        }
+    };
+    if head.uri.authority().is_some() {
+        // Host has no user information (RFC 9110 §7.2).
+        let host = authority.rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
+        head.headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| Error::NoHost)?);
+        let mut parts = uri::Parts::default();
+        parts.path_and_query = head.uri.path_and_query().cloned();
+        head.uri = Uri::from_parts(parts).unwrap_or_default();
+    }
+    Ok(authority)
+}
+
+/// The host without user information, port, and the brackets of IPv6 addresses.
+pub(super) fn host_of(authority: &str) -> &str {
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn authority(request: request::Builder) -> (Option<String>, request::Parts) {
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        (take_authority(&mut head).ok(), head)
+    }
+
+    #[test]
+    fn takes_exactly_one_host_and_writes_it_to_the_host_header() {
+        let (host, head) = authority(Request::get("http://user@a.example:80/v1?x").header("host", "b"));
+        assert_eq!(host.as_deref(), Some("user@a.example:80"));
+        assert_eq!(
+            (head.uri.to_string().as_str(), head.headers["host"].as_bytes()),
+            ("/v1?x", &b"a.example:80"[..])
+        );
+        assert_eq!(authority(Request::get("/").header("host", "b:1")).0.as_deref(), Some("b:1"));
+        assert_eq!(authority(Request::get("/").header("host", "a").header("host", "b")).0, None);
+        assert_eq!(authority(Request::get("/")).0, None);
+        assert_eq!(authority(Request::get("/").version(http::Version::HTTP_10)).0.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_host_has_no_port_and_no_brackets() {
+        for (authority, host) in [("a:1", "a"), ("a", "a"), ("[::1]:80", "::1"), ("u:p@a:1", "a"), ("", "")] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+}

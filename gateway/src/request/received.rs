@@ -1,0 +1,57 @@
+//! A request whose head is valid and whose listener is known.
+
+use forebay_routing::{BeforeBody, ListenerRoutes};
+use http::{Method, request};
+use hyper::body::Incoming;
+
+use super::authority::{host_of, take_authority};
+use super::context::Context;
+use crate::error::Error;
+use crate::headers::{self, remove_internal, sanitise};
+
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) head: request::Parts,
+    pub(super) body: Incoming,
+    /// Host and port that the client asked for.
+    pub(super) authority: String,
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
+    pub(super) listener: &'a ListenerRoutes,
+    /// What is known about the route before the body is read.
+    pub(super) before_body: BeforeBody<'a>,
+}
+
+impl<'a> Received<'a> {
+    /// Validates and sanitises the head, and selects the listener.
+    pub(super) fn new(
+        mut context: Context<'a>,
+        mut head: request::Parts,
+        body: Incoming,
+    ) -> Result<Self, Error> {
+        if head.method == Method::CONNECT {
+            return Err(headers::Error::UpgradeUnsupported.into());
+        }
+        sanitise(&mut head.headers)?;
+        let authority = take_authority(&mut head)?;
+        let host = host_of(&authority);
+        let port = context.routes.table.ports.get(&*context.via.port).ok_or(Error::NoRoute)?;
+        let listener = port.listener(host).ok_or(Error::NoRoute)?;
+        // The client was shown the certificate of another listener (RFC 9110 §15.5.20).
+        if let Some(name) = context.via.server_name.as_deref().filter(|name| !name.eq_ignore_ascii_case(host))
+            && !port.listener(name).is_some_and(|shown| std::ptr::eq(shown, listener))
+        {
+            return Err(Error::Misdirected);
+        }
+        remove_internal(&mut head.headers, listener.is_trusted());
+        context.observe_received(&mut head.headers, listener);
+        let before_body = listener.before_body(host, &head);
+        let scheme = port.scheme();
+        Ok(Self { context, head, body, authority, scheme, listener, before_body })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        host_of(&self.authority)
+    }
+}

@@ -1,0 +1,213 @@
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use forebay_openai::{ResponseScanner, Restore};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
+
+use crate::error::Abort;
+use crate::forward::PooledBody;
+use crate::observe::Record;
+use crate::pick::{RelayError, Session};
+use crate::runtime::IdleTimeout;
+
+/// The body of a response to a client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// Written by the gateway.
+    Complete(Option<Bytes>),
+    /// Streamed from an endpoint, frame by frame.
+    Upstream(Box<UpstreamResponse>),
+}
+
+/// The response of an endpoint while it is streamed to the client.
+///
+/// The client going away drops it, which closes the connection to the endpoint and resets the stream to the picker.
+#[derive(Debug)]
+pub(crate) struct UpstreamResponse {
+    body: PooledBody,
+    session: Option<Session>,
+    /// The client gets no more frames, even if the endpoint sends more.
+    is_finished: bool,
+    record: Box<Record>,
+    restore: Option<Box<Restore>>,
+    scanner: ResponseScanner,
+    /// Set for event streams.
+    idle: Option<IdleTimeout>,
+    /// When the timeouts of the route expire.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a response of an endpoint needs while it is streamed.
+#[derive(Debug)]
+pub(crate) struct ResponseState {
+    pub(crate) session: Option<Session>,
+    /// Restores the model name of the client.
+    pub(crate) restore: Option<Box<Restore>>,
+    /// The response is aborted at this time.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl ResponseBody {
+    pub(crate) fn complete(body: Bytes) -> Self {
+        Self::Complete((!body.is_empty()).then_some(body))
+    }
+
+    /// `idle_timeout`: maximum time between frames of an event stream.
+    pub(crate) fn upstream(
+        body: PooledBody,
+        state: ResponseState,
+        record: Box<Record>,
+        scanner: ResponseScanner,
+        idle_timeout: Duration,
+    ) -> Self {
+        let ResponseState { session, restore, deadline } = state;
+        let idle = scanner.is_event_stream().then(|| IdleTimeout::new(idle_timeout));
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
+        let mut response =
+            UpstreamResponse { body, session, is_finished: false, record, restore, scanner, idle, deadline };
+        response.finish_if_ended();
+        Self::Upstream(Box::new(response))
+    }
+}
+
+impl UpstreamResponse {
+    /// The next frame, from the endpoint or from the picker that relays the body.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        match self.session.as_mut().and_then(Session::relay_mut) {
+            _ if self.is_finished => Poll::Ready(None),
+            None => Pin::new(&mut self.body).poll_frame(cx).map_err(Abort::Upstream),
+            Some(relay) => relay.poll_frame(cx, &mut self.body).map_err(|error| match error {
+                RelayError::Upstream(error) => Abort::Upstream(error),
+                RelayError::Evicted(evicted) => Abort::Evicted(evicted),
+                RelayError::Lost => Abort::Picker,
+            }),
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        match self.session.as_ref().and_then(Session::relay) {
+            _ if self.is_finished => true,
+            None => self.body.is_end_stream(),
+            Some(relay) => relay.is_ended(&self.body),
+        }
+    }
+
+    /// Ends the response before it is complete.
+    fn abort(&mut self, reason: Abort) -> Abort {
+        let (status, code) = reason.status_and_code();
+        tracing::info!(%reason, code, "response aborted");
+        self.record.responding(status);
+        self.record.failed(code);
+        self.finish();
+        reason
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.is_ended() {
+            self.finish();
+        }
+    }
+
+    /// The frame with the model name of the client. `None` if it becomes empty.
+    fn restored(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(restore) = &mut self.restore else { return Some(frame) };
+        let frame = frame.map_data(|data| restore.feed(data));
+        frame.data_ref().is_none_or(|data| !data.is_empty()).then_some(frame)
+    }
+
+    fn observe(&mut self, data: &[u8]) {
+        self.record.body_bytes(data.len());
+        if !self.scanner.is_event_stream() {
+            self.record.first_token();
+        }
+        let record = &mut self.record;
+        self.scanner.feed(data, |finding| record.found(finding));
+    }
+
+    fn finish(&mut self) {
+        self.is_finished = true;
+        let record = &mut self.record;
+        let mut scanner = std::mem::replace(&mut self.scanner, ResponseScanner::Unreadable);
+        scanner.finish(|finding| record.found(finding));
+        self.record.complete();
+        if let Some(session) = self.session.take() {
+            session.finish();
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.deadline = None;
+            return Poll::Ready(Some(Err(self.abort(Abort::Timeout))));
+        }
+        if let Some(session) = &mut self.session
+            && let Poll::Ready(evicted) = session.poll_evicted(cx)
+        {
+            return Poll::Ready(Some(Err(self.abort(Abort::Evicted(evicted)))));
+        }
+        loop {
+            let frame = match self.poll_source(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let Some(idle) = &mut self.idle else { return Poll::Pending };
+                    ready!(idle.poll_expired(cx));
+                    Some(Err(Abort::Idle))
+                }
+            };
+            if let Some(idle) = &mut self.idle {
+                idle.reset();
+            }
+            let frame = match frame {
+                None => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Some(Err(reason)) => return Poll::Ready(Some(Err(self.abort(reason)))),
+                Some(Ok(frame)) => self.restored(frame),
+            };
+            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                self.observe(data);
+            }
+            self.finish_if_ended();
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Abort;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        match self.get_mut() {
+            Self::Complete(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Self::Upstream(response) => response.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Complete(body) => body.is_none(),
+            Self::Upstream(response) => response.is_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Complete(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Upstream(response) if response.restore.is_some() => SizeHint::default(),
+            Self::Upstream(response) => match response.session.as_ref().and_then(Session::relay) {
+                None => response.body.size_hint(),
+                Some(relay) => relay.size_hint(&response.body),
+            },
+        }
+    }
+}

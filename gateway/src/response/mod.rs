@@ -1,0 +1,5 @@
+//! The response to the client.
+
+mod body;
+
+pub(crate) use body::{ResponseBody, ResponseState};

@@ -1,0 +1,15 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use forebay_resources::Snapshot;
+use forebay_routing::{ListenerPort, Report};
+
+/// What the data plane has applied. Statuses describe it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) report: Arc<Report>,
+    /// The listener ports that this replica has opened.
+    pub(crate) addresses: Arc<BTreeMap<ListenerPort, SocketAddr>>,
+}
