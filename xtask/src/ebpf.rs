@@ -1,39 +1,15 @@
-//! Builds the kernel programs, with whichever Rust on this machine can.
+//! Builds the kernel programs.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{run, setup};
+use crate::{
+    run,
+    toolchain::{BPF_TARGET, Compiler, bpf_linker, compiler},
+};
 
-const TARGET: &str = "bpfel-unknown-none";
-/// Debian's Rust, and `core` for the BPF target as Debian packages it.
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-
-/// A Rust that can compile for the BPF target.
-pub(crate) enum Compiler {
-    /// rustup's nightly with rust-src: `core` is built along.
-    Nightly,
-    /// A compiler with a prebuilt `core`.
-    Prebuilt(PathBuf),
-}
-
-/// The first that this machine has; the object is the same.
-pub(crate) fn compiler() -> Option<Compiler> {
-    let nightly = run::output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
-    if nightly.is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir()) {
-        return Some(Compiler::Nightly);
-    }
-    let sysroot = run::output(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"]))?;
-    let core = Path::new(&sysroot).join("lib/rustlib").join(TARGET).join("lib");
-    core.is_dir().then(|| Compiler::Prebuilt(PathBuf::from(DEBIAN_RUSTC)))
-}
-
-/// Where the object goes; `agent/build.rs` embeds it from there.
+/// The object file, which `agent/build.rs` embeds.
 pub(crate) fn object() -> PathBuf {
     run::root().join("target/bpf/forebay-ebpf.o")
 }
@@ -41,7 +17,7 @@ pub(crate) fn object() -> PathBuf {
 pub(crate) fn build() -> Result<()> {
     let Some(compiler) = compiler() else {
         bail!(
-            "no Rust on this machine compiles for {TARGET}. Either `rustup toolchain install nightly -c rust-src`, \
+            "no Rust on this machine compiles for {BPF_TARGET}. Either `rustup toolchain install nightly -c rust-src`, \
              or (Debian) `apt-get install rustc-web libstd-rust-web-dev-bpf`; `cargo xtask setup` does the latter"
         );
     };
@@ -50,7 +26,7 @@ pub(crate) fn build() -> Result<()> {
         Compiler::Nightly => {
             let mut cargo = Command::new("rustup");
             cargo.args(["run", "nightly", "cargo"]).current_dir(run::root());
-            // Set for this task by the cargo that started it.
+            // The cargo that started this task has set these.
             cargo.env_remove("RUSTC").env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
             cargo
         }
@@ -61,11 +37,11 @@ pub(crate) fn build() -> Result<()> {
         }
     };
     cargo.args(["build", "--quiet", "--release", "--package", "forebay-agent-ebpf", "--bin", "forebay-ebpf"]);
-    cargo.args(["--features", "kernel", "--target", TARGET, "--target-dir"]).arg(&target_dir);
+    cargo.args(["--features", "kernel", "--target", BPF_TARGET, "--target-dir"]).arg(&target_dir);
     if matches!(compiler, Compiler::Nightly) {
         cargo.args(["-Z", "build-std=core"]);
     }
-    // No dependency of a kernel program is linked by anything else.
+    // Flags of the kernel programs and their dependencies only.
     let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".replace("x86_64", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
@@ -74,13 +50,13 @@ pub(crate) fn build() -> Result<()> {
     ];
     flags.extend(run::without_paths_of_this_machine());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", setup::bpf_linker());
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", bpf_linker());
     run::step("building the kernel programs", &mut cargo)?;
 
-    let built = target_dir.join(TARGET).join("release/forebay-ebpf");
+    let built = target_dir.join(BPF_TARGET).join("release/forebay-ebpf");
     let fresh = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     let object = object();
-    // Unchanged bytes keep their time, so that the agent is not built again.
+    // An unchanged file keeps its mtime, so that the agent is not rebuilt.
     if fs::read(&object).ok().as_deref() != Some(fresh.as_slice()) {
         fs::create_dir_all(object.parent().unwrap_or(&target_dir))?;
         fs::write(&object, fresh).with_context(|| format!("cannot write {}", object.display()))?;
@@ -88,9 +64,11 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Builds them if this machine can, or says why not.
+/// Builds them, or prints why this machine cannot.
 pub(crate) fn build_if_possible() {
     if let Err(error) = build() {
-        run::say(&format!("no kernel programs, the agent will only scrape: {error:#}"));
+        run::say(&format!(
+            "skipped: kernel programs (the agent measures by scraping engines only): {error:#}"
+        ));
     }
 }

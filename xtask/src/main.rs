@@ -10,6 +10,7 @@ mod release;
 mod run;
 mod setup;
 mod test;
+mod toolchain;
 
 use std::process::ExitCode;
 
@@ -66,5 +67,15 @@ fn main() -> ExitCode {
             run::say(&format!("failed: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        super::Args::command().debug_assert();
     }
 }

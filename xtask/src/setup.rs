@@ -1,39 +1,41 @@
-//! Installs what a build needs and is missing. Says what it does, never asks, and
-//! does nothing the second time.
+//! Installs missing build requirements. Prints what it does, never asks, and is idempotent.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Result, bail};
 
-use crate::{ebpf, run};
+use crate::{
+    run,
+    toolchain::{bpf_linker, compiler},
+};
 
-/// The linker whose LLVM Debian has.
+/// Version that builds with Debian's LLVM.
 const BPF_LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// What compiling crates with C parts (mimalloc) needs.
+/// For crates with C code (mimalloc).
 const C_COMPILER: &[&str] = &["binutils", "gcc", "libc6-dev", "make"];
 const LINKER_LIBRARIES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
-/// Debian's own Rust with `core` for the BPF target.
+/// Debian's Rust, with `core` for the BPF target.
 const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 /// `mount` and `setpriv`, for the demo and the tests.
 const TOOLS: &[&str] = &["mount", "util-linux"];
 
-/// What a cluster runs beside its own programs.
+/// Programs of a cluster that are not built from Go modules.
 const CLUSTER: &[&str] =
     &["runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack", "procps"];
 
-/// What a cluster needs on the machine.
+/// Installs the requirements of a cluster.
 pub(crate) fn for_clusters() -> Result<()> {
     install(CLUSTER)
 }
 
-/// What the gateway is measured against, as far as Debian has it.
+/// Installs nginx, a baseline of the gateway bench.
 pub(crate) fn for_benches() -> Result<()> {
     install(&["nginx-light"])
 }
 
-/// What merges profiles, for a compiler that has no rustup.
+/// Installs llvm-profdata, for a compiler without rustup.
 pub(crate) fn for_profiles(llvm: &str) -> Result<()> {
     install(&[llvm])
 }
@@ -41,7 +43,7 @@ pub(crate) fn for_profiles(llvm: &str) -> Result<()> {
 pub(crate) fn run() -> Result<()> {
     install(C_COMPILER)?;
     install(TOOLS)?;
-    if ebpf::compiler().is_none() {
+    if compiler().is_none() {
         install(BPF_COMPILER)?;
     }
     if !has_bpf_linker() {
@@ -51,11 +53,10 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Like [`run`], but a machine that cannot build the kernel programs goes on
-/// without them; the programs themselves say so when they run.
+/// Like [`run`], but only prints errors: without kernel programs everything else still builds and runs.
 pub(crate) fn run_if_possible() {
     if let Err(error) = run() {
-        run::say(&format!("going on without what is missing: {error:#}"));
+        run::say(&format!("continuing without missing requirements: {error:#}"));
     }
 }
 
@@ -82,7 +83,7 @@ fn install(packages: &[&str]) -> Result<()> {
     if known && run::step(&format!("installing {list}"), &mut apt_install()).is_ok() {
         return Ok(());
     }
-    // No lists yet, or lists so old that what they name is gone.
+    // No package lists, or outdated ones.
     run::step("reading the package lists", Command::new("apt-get").args(["-qq", "update"]))?;
     run::step(&format!("installing {list}"), &mut apt_install())
 }
@@ -94,18 +95,6 @@ fn is_installed(package: &str) -> bool {
 
 fn has_bpf_linker() -> bool {
     run::succeeds(Command::new(bpf_linker()).arg("--version"))
-}
-
-/// On the PATH, or where cargo installs.
-pub(crate) fn bpf_linker() -> PathBuf {
-    let name = PathBuf::from("bpf-linker");
-    if run::succeeds(Command::new(&name).arg("--version")) {
-        return name;
-    }
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    home.map_or(name.clone(), |home| home.join("bin").join(name))
 }
 
 fn install_bpf_linker() -> Result<()> {

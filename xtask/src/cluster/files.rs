@@ -8,11 +8,12 @@ use super::network::PODS;
 
 pub(super) const PAUSE_IMAGE: &str = "docker.io/forebay/pause:test";
 
+// Longer than the limit: the text of one file after the other.
 pub(super) fn write(state: &Path, runc: &Path) -> Result<()> {
     let s = state.display();
     let runc = runc.display();
-    // Without CAP_SYS_RESOURCE runc dies of "can't get final child's PID from pipe"
-    // unless restrict_oom_score_adj is on.
+    // Without CAP_SYS_RESOURCE runc fails with "can't get final child's PID from pipe" unless
+    // restrict_oom_score_adj is set.
     let containerd = format!(
         r#"version = 3
 root = "{s}/containerd"

@@ -60,6 +60,9 @@ struct Options {
     /// Envoy's program; it is left out without.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// Folder with the forebay-gateway and forebay-epp of an older build, measured in the same run.
+    #[arg(long, value_name = "FOLDER")]
+    baseline: Option<PathBuf>,
     /// Measure nothing: put the instrumented programs of this folder under load, so that they write profiles.
     #[arg(long, value_name = "FOLDER", conflicts_with = "parts", requires = "profiles")]
     train: Option<PathBuf>,
@@ -99,11 +102,23 @@ fn run(options: &Options) -> Result<()> {
     let duration = Duration::from_secs(options.seconds);
     if wanted(Part::Throughput) {
         let tls = options.tls.then(Tls::new).transpose()?;
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers, tls.as_ref())?;
+        let peers = Peers::all(
+            &options.nginx,
+            options.envoy.as_deref(),
+            options.baseline.as_deref(),
+            options.workers,
+            tls.as_ref(),
+        )?;
         report::print(&throughput::measure(&peers, options.runs, duration, &options.body)?);
     }
     if wanted(Part::Latency) {
-        let peers = Peers::all(&options.nginx, options.envoy.as_deref(), options.workers, None)?;
+        let peers = Peers::all(
+            &options.nginx,
+            options.envoy.as_deref(),
+            options.baseline.as_deref(),
+            options.workers,
+            None,
+        )?;
         report::print(&fixed_rate::measure(&peers, options.runs, duration)?);
     }
     if wanted(Part::Streams) {

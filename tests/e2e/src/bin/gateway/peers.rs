@@ -43,12 +43,16 @@ pub(crate) enum Kind {
     Forebay,
     /// The pick over ext_proc.
     ForebayWithPicker,
+    /// The older build of --baseline, picking in process.
+    Baseline,
+    /// The older build of --baseline, picking over ext_proc.
+    BaselineWithPicker,
 }
 
 impl Kind {
     /// Whether it reads `model` out of the body.
     pub(crate) fn extracts(self) -> bool {
-        matches!(self, Self::Forebay | Self::ForebayWithPicker)
+        matches!(self, Self::Forebay | Self::ForebayWithPicker | Self::Baseline | Self::BaselineWithPicker)
     }
 }
 
@@ -61,6 +65,8 @@ impl fmt::Display for Kind {
             Self::EnvoyWithPicker => "Envoy + forebay-epp",
             Self::Forebay => "forebay, pick in process",
             Self::ForebayWithPicker => "forebay + forebay-epp",
+            Self::Baseline => "baseline, pick in process",
+            Self::BaselineWithPicker => "baseline + its epp",
         })
     }
 }
@@ -127,7 +133,13 @@ pub(crate) struct Peers {
 impl Peers {
     /// Every kind that this machine has, in front of an upstream that gives one fixed answer. Over TLS there is no
     /// direct way: the upstream speaks plain text.
-    pub(crate) fn all(nginx: &Path, envoy: Option<&Path>, workers: u32, tls: Option<&Tls>) -> Result<Self> {
+    pub(crate) fn all(
+        nginx: &Path,
+        envoy: Option<&Path>,
+        baseline: Option<&Path>,
+        workers: u32,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
         if !nginx.is_file() {
             bail!(
                 "{} is not there; install nginx (`apt-get install nginx-light`) or name another",
@@ -138,8 +150,14 @@ impl Peers {
         let upstream = Upstream::start(Answer::Whole)?;
         let port = upstream.address.port();
         let workers = Some(workers);
-        let mut start =
-            Start { folder: folder.path(), upstream_port: port, workers, instrumented: None, tls };
+        let mut start = Start {
+            folder: folder.path(),
+            upstream_port: port,
+            workers,
+            instrumented: None,
+            baseline: None,
+            tls,
+        };
         let mut all = vec![start.nginx(nginx)?];
         if tls.is_none() {
             let target = Target { address: loopback(port), tls: None };
@@ -151,6 +169,11 @@ impl Peers {
         }
         all.push(start.forebay(&[])?);
         all.push(start.forebay_with_picker()?);
+        if baseline.is_some() {
+            start.baseline = baseline;
+            all.push(Peer { kind: Kind::Baseline, ..start.forebay(&[])? });
+            all.push(Peer { kind: Kind::BaselineWithPicker, ..start.forebay_with_picker()? });
+        }
         Self::ready(all, Some(upstream), folder)
     }
 
@@ -172,7 +195,8 @@ impl Peers {
         let folder = tempfile::tempdir()?;
         let upstream_port = upstream.address.port();
         let instrumented = Some(programs);
-        let mut start = Start { folder: folder.path(), upstream_port, workers: None, instrumented, tls };
+        let mut start =
+            Start { folder: folder.path(), upstream_port, workers: None, instrumented, baseline: None, tls };
         let all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
         Self::ready(all, Some(upstream), folder)
     }
@@ -198,6 +222,8 @@ struct Start<'a> {
     workers: Option<u32>,
     /// Those beside this one, if nothing is said.
     instrumented: Option<&'a Instrumented>,
+    /// Programs of an older build.
+    baseline: Option<&'a Path>,
     /// With the clients.
     tls: Option<&'a Tls>,
 }
@@ -397,7 +423,10 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
     fn run_forebay(&self, name: &str, file: &str, args: &[String]) -> Result<Process> {
         let mut environment = vec![("RUST_LOG", "warn".to_owned())];
         let program = match self.instrumented {
-            None => program(file)?,
+            None => match self.baseline {
+                Some(folder) => folder.join(file),
+                None => program(file)?,
+            },
             Some(Instrumented { programs, profiles }) => {
                 // Read by LLVM's runtime in an instrumented program; %p is the process.
                 environment.push((PROFILE_FILE, profiles.join("%p.profraw").display().to_string()));
