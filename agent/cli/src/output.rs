@@ -1,11 +1,22 @@
-//! How something is shown.
+//! Output formats.
 
 use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people: a line for each thing.
+    /// A table.
     Table,
-    /// For programs: one document; with --watch one a line.
+    /// One JSON document.
+    Json,
+}
+
+/// Format of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListOutput {
+    /// A table.
+    Table,
+    /// A table with more columns.
+    Wide,
+    /// One JSON document; with --watch one per line.
     Json,
 }
