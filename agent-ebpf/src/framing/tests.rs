@@ -808,7 +808,7 @@ impl WaitingModel {
                 }
                 self.closed = true;
                 self.open.clear();
-                Some(if size % 2 == 0 { ClientFin } else { ServerFin })
+                Some(if size.is_multiple_of(2) { ClientFin } else { ServerFin })
             }
         }
     }

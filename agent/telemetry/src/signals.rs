@@ -87,6 +87,9 @@ pub struct Signal {
     pub value: fn(&Endpoint) -> Option<Value>,
 }
 
+/// Reads one value of a distribution, in nanoseconds.
+pub type ReadLatency = fn(&Latency) -> u64;
+
 /// A latency distribution per endpoint, over about the last minute. Measured by the kernel programs.
 #[derive(Clone, Copy, Debug)]
 pub struct LatencySignal {
@@ -97,7 +100,7 @@ pub struct LatencySignal {
     /// Help text.
     pub help: &'static str,
     /// Columns of the CLI, with the value that each shows, in nanoseconds.
-    pub columns: &'static [(Column, fn(&Latency) -> u64)],
+    pub columns: &'static [(Column, ReadLatency)],
     /// Reads the distribution. `None` if it was not measured.
     pub value: fn(&Endpoint) -> Option<Latency>,
 }
