@@ -1,6 +1,5 @@
-//! Embeds the kernel programs where `cargo xtask ebpf` has built them. Without them the
-//! agent builds and runs all the same: it reports at start that it has none, and
-//! measures by scraping the engines only.
+//! Embeds the kernel programs that `cargo xtask ebpf` builds. Without them the agent builds and runs, reports at start that
+//! it has no kernel programs, and uses engine metrics only.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -17,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let out = PathBuf::from(env::var("OUT_DIR")?).join("forebay-ebpf.o");
         fs::copy(&object, out)?;
     } else {
-        println!("cargo::warning=no kernel programs to embed; build them with `cargo xtask ebpf`");
+        println!("cargo::warning=no kernel programs to embed; run `cargo xtask ebpf` to build them");
     }
     Ok(())
 }

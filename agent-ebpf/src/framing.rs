@@ -1,81 +1,51 @@
-//! HTTP/1.1 framing from TCP segments (RFC 9112), for counting, not for parsing.
+//! HTTP/1.1 message framing from TCP segments (RFC 9112 §6): counts requests and responses without parsing them.
 //!
-//! A [`Connection`] is fed every segment that carries payload or a closing flag, in
-//! both directions, and says what happened in its [`Effects`]. It reads the few
-//! bytes that framing hangs on (start lines, two header names, chunk sizes, the
-//! first byte of a chunk) and skips the rest without looking.
+//! A [`Connection`] takes every segment that carries payload or a FIN or RST flag, in both directions, and reports
+//! what the segment changed in [`Effects`]. It reads the bytes that framing depends on (start lines, two header names,
+//! chunk sizes, the first byte of a chunk) and skips all others.
 //!
-//! It is written for the BPF verifier: no allocation, no recursion, no panics, all
-//! state in one fixed-size value, and a bounded number of steps per segment.
+//! The code runs under the BPF verifier: no allocation, no recursion, no panics, all state in one fixed-size value,
+//! and at most [`MAX_STEPS`] steps per segment.
 //!
-//! Ingress and egress of one socket can run on two CPUs at once. Each direction
-//! owns its [`Half`]; they meet in a ring of pending requests that ingress fills and
-//! egress empties, and in [`claim`](self::claim), which lets exactly one of them end a
-//! request.
+//! Ingress and egress of one socket can run on two CPUs at the same time. Each direction writes only its own [`Half`].
+//! They share the ring of pending requests, where every shared word is written with one atomic instruction:
+//! `ended` (each request ends once) and `waiting_bytes` (each byte is removed once).
+//!
+//! Imports go one way: [`payload`] and `atomic` below, then the state (`half`, `pending`, `state`), then the readers of one
+//! syntax element (`chunk`, `header`, `sequence`, `requests`), then one step of a direction (`request`, `response`),
+//! then the loop over a segment (`walk`), and `driver` on top.
+//!
+//! # Example
+//!
+//! ```
+//! use forebay_agent_ebpf::framing::{Connection, Segment};
+//!
+//! let mut connection = Connection::default();
+//! let request: &[u8] = b"POST /v1/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+//! let segment = Segment { seq: 1, length: request.len() as u32, fin: false, rst: false };
+//! connection.ingress(segment, request, 1_000);
+//! assert_eq!(connection.request.effects.started, 1);
+//! assert_eq!(connection.waiting_bytes(), request.len() as u64);
+//! ```
 
+mod atomic;
 mod chunk;
-mod claim;
-mod connection;
+mod driver;
 mod half;
-mod head;
+mod header;
+mod payload;
+mod pending;
 mod request;
+mod requests;
 mod response;
 mod sequence;
+mod state;
 mod walk;
 
-pub use connection::{Connection, MAX_PENDING, Segment};
 pub use half::{Effects, Half};
-
-/// Steps (a few bytes of framing, or a skip of any length) that one segment may
-/// take: a bound on time in the kernel. A full 64 KiB segment of token events takes
-/// about 2,000. More means framing is lost and found again at the next response's
-/// end or request's start.
-pub const MAX_STEPS: u32 = 16_384;
-
-/// A segment's TCP payload, wherever it lies.
-pub trait Payload {
-    /// `count` (1 to 8) bytes from `offset`, the first one lowest; what is not
-    /// there is zero.
-    fn word(&self, offset: u32, count: u32) -> u64;
-}
-
-impl Payload for [u8] {
-    fn word(&self, offset: u32, count: u32) -> u64 {
-        let mut word = [0; 8];
-        let from = self.get(offset as usize..).unwrap_or_default();
-        for (to, byte) in word.iter_mut().zip(from.iter().take(count as usize)) {
-            *to = *byte;
-        }
-        u64::from_le_bytes(word)
-    }
-}
-
-/// How many of the low `count` (1 to 8) bytes of `word` come before and include the
-/// first line feed; 0 when there is none.
-#[inline(always)]
-fn through_line_feed(word: u64, count: u32) -> u32 {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let difference = word ^ (LOW * b'\n' as u64);
-    let mut hits = difference.wrapping_sub(LOW) & !difference & HIGH;
-    if hits == 0 {
-        return 0;
-    }
-    // The lowest hit is exact; those above it may be borrow artefacts.
-    let mut position = 1;
-    if hits & 0xffff_ffff == 0 {
-        hits >>= 32;
-        position += 4;
-    }
-    if hits & 0xffff == 0 {
-        hits >>= 16;
-        position += 2;
-    }
-    if hits & 0xff == 0 {
-        position += 1;
-    }
-    if position <= count { position } else { 0 }
-}
+pub use payload::Payload;
+pub use state::{Connection, MAX_PENDING, Segment};
+pub use walk::MAX_STEPS;
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,21 @@
-//! Log-linear latency buckets: eight to every power of two, so a bucket is at
-//! most 12.5 % wide, and finding one takes no loop and no table.
+//! Log-linear latency buckets: eight per power of two, so a bucket is at most 12.5 % wide. Finding a bucket needs no loop
+//! and no table.
+//!
+//! ```
+//! use forebay_agent_ebpf::histogram::{bucket, upper_bound_ns};
+//!
+//! let index = bucket(12_000_000);
+//! assert!(upper_bound_ns(index - 1) <= 12_000_000 && 12_000_000 < upper_bound_ns(index));
+//! ```
 
-/// Nanoseconds are counted in units of 2^10 ns (about a microsecond).
+/// Unit of the buckets: 2^10 ns, about a microsecond.
 pub const UNIT_SHIFT: u32 = 10;
-/// Buckets per histogram. The last one holds everything from about 17 minutes up.
+/// Buckets per histogram. The last one has no upper bound and starts at about 17 minutes.
 pub const BUCKETS: u32 = 224;
 
 const SUB_BITS: u32 = 3;
 
-/// The bucket that a duration belongs to.
+/// Returns the bucket of a duration.
 #[inline(always)]
 pub fn bucket(duration_ns: u64) -> u32 {
     let units = duration_ns >> UNIT_SHIFT;
@@ -20,7 +27,7 @@ pub fn bucket(duration_ns: u64) -> u32 {
     if index < BUCKETS { index } else { BUCKETS - 1 }
 }
 
-/// The smallest duration, in nanoseconds, that does not fit the bucket any more.
+/// Returns the exclusive upper bound of a bucket, in nanoseconds.
 pub fn upper_bound_ns(bucket: u32) -> u64 {
     let next = u64::from(bucket) + 1;
     if next < 1 << (SUB_BITS + 1) {
@@ -31,8 +38,7 @@ pub fn upper_bound_ns(bucket: u32) -> u64 {
     (mantissa << shift) << UNIT_SHIFT
 }
 
-/// BPF has no count-leading-zeros instruction; a branch tree keeps every path
-/// short and every intermediate value small for the verifier.
+/// BPF has no count-leading-zeros instruction. A branch tree keeps paths short for the verifier.
 #[inline(always)]
 fn floor_log2(mut value: u64) -> u32 {
     let mut log = 0;
@@ -64,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bucket_holds_what_lies_below_its_bound_and_above_the_last() {
+    fn bucket_contains_values_between_its_bounds() {
         for index in 0..BUCKETS - 1 {
             let bound = upper_bound_ns(index);
             assert_eq!(bucket(bound - 1), index, "last value of bucket {index}");
@@ -81,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bucket_is_open() {
+    fn last_bucket_has_no_upper_bound() {
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
         assert!(upper_bound_ns(BUCKETS - 2) > 15 * 60 * 1_000_000_000);
     }

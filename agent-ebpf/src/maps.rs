@@ -1,126 +1,255 @@
-//! The BPF maps' layouts. Each says who writes it, who reads it, how much fits,
-//! and what happens when it is full.
+//! Layouts of the BPF maps, and one table of all maps: [`MAPS`].
 //!
-//! All of these are `repr(C)` with asserted sizes, because kernel programs and
-//! user space are compiled by different compilers for different targets. A change
-//! of any layout is a new [`SCHEMA`]: it names the folder that the maps are pinned
-//! under, so an old reader never misreads a new map.
+//! Kernel programs and user space are compiled for different targets, so all layouts are `repr(C)` with asserted sizes.
+//! A change of any layout needs a new [`SCHEMA`], which names the folder of the pins: an old reader never reads a new
+//! map.
+//!
+//! # Example
+//!
+//! ```
+//! use forebay_agent_ebpf::maps::{LOADS, MAPS, MapKind};
+//!
+//! assert_eq!(LOADS.spec.kind, MapKind::Array);
+//! assert!(MAPS.iter().any(|spec| spec.name == "LOADS"));
+//! ```
 
-use core::mem::size_of;
+use core::{marker::PhantomData, mem::size_of};
 
-use crate::framing::Connection;
+use crate::{framing::Connection, histogram::BUCKETS};
 
-/// Version of all layouts here; part of the pin path (`…/forebay/v1`).
-pub const SCHEMA: u32 = 1;
+/// Version of all layouts. Part of the pin path (`…/forebay/v2`).
+pub const SCHEMA: u32 = 2;
 
-/// Pod address × port pairs one node can follow.
+/// Maximum endpoints (pod address and port) followed on a node.
 pub const MAX_ENDPOINTS: u32 = 256;
-/// Words of 64 bits for a bit map of all ports.
+/// 64-bit words of a bitmap of all ports.
 pub const WATCHED_PORT_WORDS: u32 = (1 << 16) / 64;
-/// Connections followed at one time.
+/// Maximum connections followed at one time.
 pub const MAX_CONNECTIONS: u32 = 32_768;
-/// GPUs of one node (a MIG instance is none of its own).
+/// Maximum GPUs of a node. MIG instances are not counted separately.
 pub const MAX_GPUS: u32 = 64;
 /// Bytes of the event ring. A power of two, at least a page.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 
-/// Map names, in the object file and as pins.
-pub mod name {
-    pub const PORTS: &str = "PORTS";
-    pub const ENDPOINTS: &str = "ENDPOINTS";
-    pub const CONNECTIONS: &str = "CONNECTIONS";
-    pub const LOADS: &str = "LOADS";
-    pub const LATENCIES: &str = "LATENCIES";
-    pub const EVENTS: &str = "EVENTS";
-    pub const STATS: &str = "STATS_BY_CPU";
-    pub const GPUS: &str = "GPUS";
-
-    pub const ALL: [&str; 8] = [PORTS, ENDPOINTS, CONNECTIONS, LOADS, LATENCIES, EVENTS, STATS, GPUS];
+/// Kind of a BPF map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array,
+    /// `BPF_MAP_TYPE_HASH`, preallocated, never evicting.
+    Hash,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`
+    PerCpuArray,
+    /// `BPF_MAP_TYPE_RINGBUF`
+    RingBuf,
 }
 
-/// Key of `ENDPOINTS` (hash → slot `u32`): which slot of `LOADS` and `LATENCIES`
-/// belongs to a port of a pod's cgroup.
-/// Written by the agent, read by the programs once per connection.
-/// Bound [`MAX_ENDPOINTS`]; the agent refuses more pods with a log line.
+impl MapKind {
+    /// The kernel's number of the map type (`enum bpf_map_type`).
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hash => 1,
+            Self::Array => 2,
+            Self::PerCpuArray => 6,
+            Self::RingBuf => 27,
+        }
+    }
+}
+
+/// Who accesses a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The agent, from user space.
+    Agent,
+    /// The kernel programs.
+    Programs,
+}
+
+/// Everything that loader, programs and pins must agree on for one map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Symbol in the object file, and file name of the pin.
+    pub name: &'static str,
+    /// The kernel's type of the map.
+    pub kind: MapKind,
+    /// Bytes of a key; 0 for a ring.
+    pub key_bytes: u32,
+    /// Bytes of a value; 0 for a ring.
+    pub value_bytes: u32,
+    /// Maximum entries, or bytes of a ring.
+    pub max_entries: u32,
+    /// The map is pinned, so that it survives a restart of the agent.
+    pub pinned: bool,
+    /// The side that adds and updates entries during normal operation. The agent may also clear and remove entries.
+    pub writer: Side,
+    /// The side that the entries are meant for.
+    pub reader: Side,
+}
+
+/// A [`MapSpec`] with the types of its keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct TypedMap<K, V> {
+    /// The specification.
+    pub spec: MapSpec,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TypedMap<K, V> {
+    const fn new(name: &'static str, kind: MapKind, max_entries: u32, writer: Side, reader: Side) -> Self {
+        let spec = MapSpec {
+            name,
+            kind,
+            key_bytes: size_of::<K>() as u32,
+            value_bytes: size_of::<V>() as u32,
+            max_entries,
+            pinned: true,
+            writer,
+            reader,
+        };
+        Self { spec, types: PhantomData }
+    }
+}
+
+/// Bitmap of watched ports, 64 per word. The first check for every packet.
+pub const PORTS: TypedMap<u32, u64> =
+    TypedMap::new("PORTS", MapKind::Array, WATCHED_PORT_WORDS, Side::Agent, Side::Programs);
+/// Slot in [`LOADS`] and [`LATENCIES`] of each endpoint. Read once per connection. If the map is full, the agent refuses
+/// further pods with a log line.
+pub const ENDPOINTS: TypedMap<EndpointKey, u32> =
+    TypedMap::new("ENDPOINTS", MapKind::Hash, MAX_ENDPOINTS, Side::Agent, Side::Programs);
+/// State of each connection, by socket cookie. If the map is full, new connections are not followed and counted in
+/// [`Stat::ConnectionsFull`].
+pub const CONNECTIONS: TypedMap<u64, Connection> =
+    TypedMap::new("CONNECTIONS", MapKind::Hash, MAX_CONNECTIONS, Side::Programs, Side::Programs);
+/// Counters and gauges of each endpoint, by slot.
+pub const LOADS: TypedMap<u32, Load> =
+    TypedMap::new("LOADS", MapKind::Array, MAX_ENDPOINTS, Side::Programs, Side::Agent);
+/// Histograms of each endpoint, by `slot * LATENCY_KINDS + kind`.
+pub const LATENCIES: TypedMap<u32, Histogram> =
+    TypedMap::new("LATENCIES", MapKind::Array, MAX_ENDPOINTS * LATENCY_KINDS, Side::Programs, Side::Agent);
+/// Ring of [`Event`] records. If it is full, events are dropped and counted in [`Stat::EventsDropped`].
+pub const EVENTS: TypedMap<(), ()> =
+    TypedMap::new("EVENTS", MapKind::RingBuf, EVENT_RING_BYTES, Side::Programs, Side::Agent);
+/// What the programs could not record, by [`Stat`].
+pub const STATS: TypedMap<u32, u64> =
+    TypedMap::new("STATS_BY_CPU", MapKind::PerCpuArray, STAT_KINDS, Side::Programs, Side::Agent);
+/// Samples of each GPU, by NVML index. The programs do not use this map. It is pinned with the others, for readers on
+/// the node.
+pub const GPUS: TypedMap<u32, GpuSample> =
+    TypedMap::new("GPUS", MapKind::Array, MAX_GPUS, Side::Agent, Side::Agent);
+
+/// All maps.
+pub const MAPS: [MapSpec; 8] = [
+    PORTS.spec,
+    ENDPOINTS.spec,
+    CONNECTIONS.spec,
+    LOADS.spec,
+    LATENCIES.spec,
+    EVENTS.spec,
+    STATS.spec,
+    GPUS.spec,
+];
+
+/// Key of [`ENDPOINTS`]: a port of a pod's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct EndpointKey {
     /// Inode of the pod's cgroup2 directory (the pod's own, not a container's).
     pub cgroup_id: u64,
+    /// Local TCP port.
     pub port: u16,
-    /// Always zero: padding must be equal for keys to be equal.
+    /// Always zero: keys are compared as bytes.
     pub reserved: [u8; 6],
 }
 
 impl EndpointKey {
+    /// A key with zeroed padding.
     pub const fn new(cgroup_id: u64, port: u16) -> Self {
         Self { cgroup_id, port, reserved: [0; 6] }
     }
 }
 
-/// Value of `LOADS` (array by slot): what the kernel counted at one endpoint.
-/// Written by the programs with atomic adds, zeroed by the agent before a slot is
-/// given out; read by anyone. `started = finished + aborted + in_flight`.
+/// Value of [`LOADS`]. The programs use atomic adds. The agent zeroes a slot before it assigns it.
+/// `started = finished + aborted + in_flight`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Load {
-    /// POST requests whose first bytes arrived and whose response has not ended.
+    /// POST requests whose first bytes arrived and whose response is not complete.
     pub in_flight: u64,
+    /// Bytes received for POST requests in flight that have no response body byte yet (head and body, as on the wire).
+    ///
+    /// Ingress and egress of one connection may run at the same time, so the raw value can be negative (two's
+    /// complement) for an instant.
+    pub waiting_bytes: u64,
+    /// POST requests started.
     pub started: u64,
+    /// POST requests whose response is complete.
     pub finished: u64,
-    /// Ended by FIN or RST of either side before the response was complete.
+    /// POST requests that ended by FIN or RST of either side before the response was complete.
     pub aborted: u64,
-    /// Requests that are no POST: probes and scrapes.
+    /// Requests with another method: probes and scrapes.
     pub other_requests: u64,
+    /// Responses to POST with status 2xx.
     pub responses_2xx: u64,
+    /// Responses to POST with status 4xx.
     pub responses_4xx: u64,
+    /// Responses to POST with status 5xx.
     pub responses_5xx: u64,
-    /// TCP payload, retransmits not counted again.
+    /// TCP payload bytes received, without retransmits.
     pub bytes_in: u64,
+    /// TCP payload bytes sent, without retransmits.
     pub bytes_out: u64,
-    /// Response chunks with data (an SSE event each, unless merged).
+    /// Response chunks with data (one SSE event each, unless merged).
     pub chunks: u64,
-    /// Connections that are no HTTP/1.1 (TLS, HTTP/2, pipelined too deep).
+    /// Connections that are not HTTP/1.1 (TLS, HTTP/2) or pipeline too many requests.
     pub opaque_connections: u64,
-    /// Times that framing was lost on a connection (a gap in what was seen, or
-    /// more to read in one segment than the verifier allows).
+    /// Times that framing was lost on a connection (a gap in the segments seen, or more steps than the limit).
     pub lost_framing: u64,
-    /// CLOCK_BOOTTIME, nanoseconds, of the last change of any of these.
+    /// Last time that a request started, finished or was aborted, CLOCK_BOOTTIME nanoseconds.
     pub changed_ns: u64,
 }
 
-/// Which histogram of a slot, in `LATENCIES`.
+/// The histograms of a slot, in [`LATENCIES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Latency {
+    /// First request byte to first content byte of the response.
     Ttft = 0,
+    /// Between two response chunks of one request.
     Itl = 1,
+    /// First request byte to last response byte.
     Duration = 2,
 }
 
 /// Histograms per slot.
 pub const LATENCY_KINDS: u32 = 3;
 
-/// Value of `LATENCIES` (array by `slot × LATENCY_KINDS + kind`).
-/// Written by the programs with atomic adds; read by anyone.
+/// Value of [`LATENCIES`]. The programs use atomic adds.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Histogram {
+    /// Sum of all durations, nanoseconds.
     pub sum_ns: u64,
-    pub counts: [u64; crate::histogram::BUCKETS as usize],
+    /// Number of durations per bucket (see [`crate::histogram`]).
+    pub counts: [u64; BUCKETS as usize],
 }
 
-/// What an [`Event`] tells.
+/// What an [`Event`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum EventKind {
+    /// A request started.
     Started = 1,
+    /// The first content byte of a response was sent.
     FirstBody = 2,
+    /// A response is complete.
     Finished = 3,
+    /// A request ended before its response did.
     Aborted = 4,
 }
 
 impl EventKind {
+    /// Decodes [`Event::kind`]. `None` for an unknown number.
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match raw {
             1 => Some(Self::Started),
@@ -132,66 +261,74 @@ impl EventKind {
     }
 }
 
-/// Record of `EVENTS` (ring buffer): a request changed state. It wakes the agent
-/// and tells about single requests; the counts are in `LOADS`, so a lost event
-/// loses no count. On full: dropped and counted in [`Stat::EventsDropped`].
+/// Record of [`EVENTS`]: a request changed state. Events wake the agent. The counts are in [`LOADS`], so a dropped event
+/// loses no count.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Event {
     /// CLOCK_BOOTTIME, nanoseconds.
     pub at_ns: u64,
-    /// FirstBody: TTFT. Finished: whole duration. Otherwise 0.
+    /// FirstBody: TTFT. Finished: duration of the request. Otherwise 0.
     pub elapsed_ns: u64,
+    /// Slot of the endpoint.
     pub slot: u32,
     /// An [`EventKind`].
     pub kind: u32,
+    /// Port of the client.
     pub remote_port: u16,
-    /// HTTP status, once known; else 0.
+    /// HTTP status; 0 if unknown.
     pub status: u16,
-    /// How many requests it stands for (more than one only when pipelined).
+    /// Number of requests (more than one only with pipelining).
     pub count: u32,
 }
 
-/// Index of `STATS` (per-CPU array of `u64`): what the programs could not do.
+/// Index of [`STATS`]: what the programs could not record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stat {
-    /// Segments looked at (right port, with payload or a closing flag).
+    /// Segments processed (watched port, with payload or FIN or RST).
     Segments = 0,
-    /// Connections not followed because `CONNECTIONS` was full.
+    /// Connections not followed because [`CONNECTIONS`] was full.
     ConnectionsFull = 1,
+    /// Events dropped because the ring was full.
     EventsDropped = 2,
-    /// Requests that came with the handshake's last segment, when the kernel still
-    /// shows the listener as their socket: not followed.
+    /// Requests not followed because they arrived with the last segment of the handshake, when the kernel still reports
+    /// the listener as their socket.
     OnListener = 3,
-    /// Connections to a watched port from a cgroup that has no slot.
+    /// Connections to a watched port from a cgroup without a slot.
     NoSlot = 4,
 }
 
-/// Entries of `STATS`.
-pub const STATS: u32 = 5;
+/// Number of [`Stat`] entries.
+pub const STAT_KINDS: u32 = 5;
 
-/// Value of `GPUS` (array by NVML index; `uuid[0] == 0` is an empty entry).
-/// Written by the agent (NVML has no kernel side), pinned beside the kernel's maps
-/// for readers on the node. `present` says which fields were measured.
+/// Value of [`GPUS`]. `uuid[0] == 0` is an empty entry.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GpuSample {
     /// CLOCK_BOOTTIME, nanoseconds.
     pub measured_ns: u64,
+    /// Framebuffer in use.
     pub memory_used_bytes: u64,
+    /// Framebuffer size.
     pub memory_total_bytes: u64,
+    /// Power draw, milliwatts.
     pub power_mw: u64,
     /// NVML's clocks event reasons bit mask.
     pub throttle_reasons: u64,
+    /// XID errors since the agent started.
     pub xid_errors: u64,
+    /// Share of time in which a GPU kernel ran.
     pub utilization_percent: u32,
+    /// GPU temperature.
     pub temperature_celsius: u32,
+    /// SM clock.
     pub sm_clock_mhz: u32,
     /// `GpuHealth` of `forebay.telemetry.v1`.
     pub health: u32,
-    /// Bits of [`gpu_field`].
+    /// Bits of [`gpu_field`]: the fields that were measured.
     pub present: u32,
+    /// Always zero.
     pub reserved: u32,
     /// `GPU-…`, zero-terminated.
     pub uuid: [u8; 48],
@@ -199,23 +336,27 @@ pub struct GpuSample {
 
 /// Bits of [`GpuSample::present`].
 pub mod gpu_field {
+    /// `utilization_percent`
     pub const UTILIZATION: u32 = 1 << 0;
+    /// `memory_used_bytes` and `memory_total_bytes`
     pub const MEMORY: u32 = 1 << 1;
+    /// `temperature_celsius`
     pub const TEMPERATURE: u32 = 1 << 2;
+    /// `power_mw`
     pub const POWER: u32 = 1 << 3;
+    /// `sm_clock_mhz`
     pub const SM_CLOCK: u32 = 1 << 4;
+    /// `throttle_reasons`
     pub const THROTTLE_REASONS: u32 = 1 << 5;
 }
 
 const _: () = {
     assert!(size_of::<EndpointKey>() == 16);
-    assert!(size_of::<Load>() == 112);
+    assert!(size_of::<Load>() == 120);
     assert!(size_of::<Histogram>() == 8 + 8 * 224);
     assert!(size_of::<Event>() == 32);
     assert!(size_of::<GpuSample>() == 120);
-    // `CONNECTIONS` (hash by socket cookie `u64`): preallocated, never evicting, so
-    // that no live stream is forgotten. Written by the programs only.
-    assert!(size_of::<Connection>() == 408);
+    assert!(size_of::<Connection>() == 504);
 };
 
 #[cfg(feature = "user")]

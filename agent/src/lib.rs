@@ -1,5 +1,11 @@
-//! The node daemon as a library, so that tests and benchmarks can start its parts:
-//! the kernel programs, the GPUs, the engine scrape, and the telemetry service.
+//! The node agent as a library, so that tests can start its parts.
+//!
+//! - [`discover`] finds the pods to watch and their cgroups.
+//! - [`kernel`] loads the kernel programs and reads what they count.
+//! - [`gpu`] samples GPUs, [`engine`] scrapes engines.
+//! - [`publish`] holds the current state and serves it.
+//! - [`node`] starts all of it.
+#![warn(missing_docs)]
 
 pub mod discover;
 pub mod engine;

@@ -1,4 +1,4 @@
-//! forebay-agent, the node daemon.
+//! forebay-agent, the node agent.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -10,64 +10,68 @@ use forebay_agent::{
     node::{self, Config, KernelMode, Owner},
 };
 use forebay_resources::ResourceSource;
-use forebay_service::log;
-use forebay_service::tls::{self, Identity};
-use tokio::signal::unix::{SignalKind, signal};
+use forebay_service::{
+    log, shutdown,
+    tls::{self, Identity},
+};
 use tokio_util::sync::CancellationToken;
 
-/// Measures the inference pods of one node: requests in the kernel, GPUs through
-/// NVML, the engines' own metrics; and streams all of it to whoever watches.
+/// Forebay's node agent.
+///
+/// Measures the inference pods of one node: counts requests in the kernel, samples GPUs through NVML, and scrapes the
+/// engines' metrics. Streams the results to endpoint pickers and the forebay CLI.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The node whose pods are watched (`spec.nodeName`).
+    /// Node whose pods are watched (`spec.nodeName`).
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
-    /// Folder of Kubernetes manifests, InferencePools and Pods, instead of a cluster.
+    /// Folder of Kubernetes manifests (InferencePools and Pods) to read instead of a cluster.
     #[arg(long, env = "FOREBAY_RESOURCES", conflicts_with = "kubeconfig")]
     resources: Option<PathBuf>,
-    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    /// Kubeconfig file [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// Where `forebay.telemetry.v1` is served.
+    /// Address of the telemetry service (gRPC, forebay.telemetry.v1).
     #[arg(long, default_value = "0.0.0.0:9550")]
     grpc_listen: SocketAddr,
-    /// Certificate for telemetry (PEM, signed for `forebay-agent`); read again when it changes.
+    /// Certificate of the telemetry service (PEM, DNS name forebay-agent). Reloaded when it changes.
     #[arg(long)]
     tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM).
     #[arg(long)]
     tls_key: Option<PathBuf>,
-    /// Authority that the readers' certificates must be of.
+    /// CA of the clients' certificates (PEM). If set, clients need a certificate of this CA.
     #[arg(long)]
     tls_client_ca: Option<PathBuf>,
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:9551")]
     http_listen: SocketAddr,
-    /// Whether to count requests in the kernel.
+    /// Whether to count requests in the kernel: `auto` if the machine supports it.
     #[arg(long, value_enum, default_value_t = KernelSwitch::Auto)]
     kernel: KernelSwitch,
-    /// Folder on a bpffs to pin the maps in.
+    /// Folder on a bpffs in which BPF maps and links are pinned.
     #[arg(long, default_value = "/sys/fs/bpf/forebay")]
     bpffs: PathBuf,
-    /// Leave the pins at the end, for the next agent to go on counting with.
+    /// Keep the pins at shutdown, so that counting continues and the next agent adopts the counters.
     #[arg(long)]
     keep_pins: bool,
-    /// Leave the pins as long as this DaemonSet exists; the pod that takes over goes on counting with them.
+    /// Keep the pins at shutdown if this DaemonSet still exists.
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["keep_pins", "resources"])]
     keep_pins_while: Option<Owner>,
-    /// The cgroup2 hierarchy, or the host's /sys/fs/cgroup [default: found in the mount table]
+    /// The cgroup2 hierarchy, or the host's /sys/fs/cgroup [default: the first cgroup2 mount]
     #[arg(long)]
     cgroup_root: Option<PathBuf>,
-    /// The host's /proc, to tell which pod a GPU process belongs to.
+    /// The host's /proc, to find the pods of GPU processes.
     #[arg(long, default_value = "/proc")]
     proc: PathBuf,
-    /// NVML libraries to try instead of the usual places; may be repeated.
+    /// NVML library to load instead of the usual paths. Can be repeated; the first one found is used.
     #[arg(long)]
     nvml_library: Vec<PathBuf>,
-    /// Milliseconds between two samples of the GPUs.
+    /// Interval of GPU samples, in milliseconds.
     #[arg(long, default_value = "250", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     gpu_interval_ms: u64,
-    /// Milliseconds between two scrapes of an engine, and the time one may take.
+    /// Interval of engine scrapes and timeout of one, in milliseconds.
     #[arg(long, default_value = "500", value_parser = clap::value_parser!(u64).range(50..=4_000))]
     scrape_interval_ms: u64,
 }
@@ -78,7 +82,7 @@ enum KernelSwitch {
     Off,
 }
 
-/// Between two looks at an engine's served models.
+/// Interval of requests for the models that an engine serves.
 const MODELS_INTERVAL: Duration = Duration::from_secs(10);
 
 #[tokio::main]
@@ -95,8 +99,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signalled = shutdown::on_signal()?;
     let shutdown = CancellationToken::new();
     let (owner, kubeconfig) = (args.keep_pins_while.clone(), args.kubeconfig.clone());
     let keep_pins = KeepPins::from(args.keep_pins);
@@ -104,13 +107,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut agent = Box::pin(node::run(config, shutdown.clone()));
     tokio::select! {
         result = &mut agent => return Ok(result?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signalled.cancelled() => {}
     }
     if let Some(owner) = owner {
         tokio::select! {
             result = &mut agent => return Ok(result?),
-            stays = owner.stays(kubeconfig) => keep_pins.set(stays),
+            exists = owner.exists(kubeconfig) => keep_pins.set(exists),
         }
     }
     shutdown.cancel();

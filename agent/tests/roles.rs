@@ -1,6 +1,6 @@
-//! The agent with its role and no more.
+//! The agent with exactly the permissions of its role.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use forebay_agent::node::{RULES, interest};
 use forebay_resources::ObjectKey;
@@ -9,7 +9,7 @@ use serde_json::json;
 use forebay_apiserver::store::{api, apply, namespace, provide, shared, until};
 
 #[tokio::test]
-async fn the_agents_role_is_enough_and_it_sees_its_own_node_alone() {
+async fn role_is_sufficient_and_selects_pods_of_one_node() {
     let Some(server) = shared().await else { return };
     let user = "system:serviceaccount:forebay:forebay-agent";
     let client = server.client().await.unwrap();
@@ -21,7 +21,7 @@ async fn the_agents_role_is_enough_and_it_sees_its_own_node_alone() {
     }
     let restricted = server.client_as(user).await.unwrap();
     let (store, _provider) = provide(restricted, interest("node-a"));
-    // Refused first: a role that comes late is enough.
+    // The role is granted after the first attempt.
     server.grant(user, None, RULES).await.unwrap();
     let snapshot = until(&store, "the agent's first list", |_| true).await;
     let names: Vec<String> = snapshot.pods.keys().map(ObjectKey::to_string).collect();

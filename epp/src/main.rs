@@ -10,9 +10,8 @@ use forebay_epp::{
     schedule,
 };
 use forebay_resources::{ObjectKey, ResourceSource};
-use forebay_service::log;
 use forebay_service::tls::Identity;
-use tokio::signal::unix::{SignalKind, signal};
+use forebay_service::{log, shutdown};
 
 /// Picks the pod for each request to an InferencePool, for any gateway that
 /// speaks the Endpoint Picker Protocol (Envoy ext_proc).
@@ -127,15 +126,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: ServerOptions) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    let signalled = shutdown::on_signal().map_err(Error::Signals)?;
     let pool = options.pool.clone();
     let server = Server::start(options).await?;
     tracing::info!(%pool, ext_proc = %server.grpc_address, health = %server.health_address, http = %server.http_address, "picking");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signalled.cancelled().await;
     server.shutdown().await;
     Ok(())
 }

@@ -309,6 +309,20 @@ async fn a_report_about_another_pod_of_the_same_address_is_not_used() {
 }
 
 #[tokio::test]
+async fn successor_at_the_same_address_keeps_the_load_of_the_same_delta() {
+    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+    let mut earlier = kernel(1, 9, 9);
+    earlier.key.as_mut().unwrap().uid = "uid-of-an-earlier-pod".into();
+    let removed = earlier.key.clone().unwrap();
+    agent.snapshot(vec![earlier, kernel(2, 6, 6)], vec![]);
+    stage.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
+    let endpoints = vec![kernel(1, 4, 4), kernel(2, 7, 7)];
+    agent.delta(Delta { endpoints, removed_endpoints: vec![removed], ..Delta::default() });
+    stage.until_endpoint(2, "the delta is in", by_kernel(7)).await;
+    assert_eq!(stage.endpoint(1).kernel_in_flight, Some(4));
+}
+
+#[tokio::test]
 async fn nonsense_from_an_agent_harms_nothing() {
     let (stage, _server, mut agent) = stage_with_agent(2).await;
     let mut no_address = kernel(1, 1, 1);

@@ -1,5 +1,5 @@
-//! Any segments in any order: nothing panics, and every request that starts is open
-//! until it has ended once.
+//! Any segments in any order: nothing panics, every request that starts is open until it ends once, and the bytes that
+//! wait are those of the open requests.
 //!
 //! Run in `agent-ebpf`, with a nightly toolchain and `cargo install cargo-fuzz`:
 //! `cargo +nightly fuzz run framing -- -max_total_time=60`
@@ -15,7 +15,7 @@ use libfuzzer_sys::{
 #[derive(Arbitrary, Debug)]
 struct Step<'a> {
     from_client: bool,
-    /// How far from the expected sequence number.
+    /// Distance from the expected sequence number.
     jump: Jump,
     flags: Flags,
     later_ns: u16,
@@ -34,8 +34,8 @@ enum Flags {
     None,
     Fin,
     Rst,
-    /// No segment: the kernel says that the socket is gone.
-    Gone,
+    /// No segment: the socket is closed.
+    SocketClosed,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -67,12 +67,14 @@ const KNOWN: [&[u8]; 16] = [
 struct Sum {
     started: u64,
     ended: u64,
+    waiting_bytes: i64,
 }
 
 impl Sum {
     fn add(&mut self, effects: &Effects) {
         self.started += u64::from(effects.started);
         self.ended += u64::from(effects.finished) + u64::from(effects.aborted);
+        self.waiting_bytes += effects.waiting_bytes;
     }
 }
 
@@ -100,8 +102,8 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
             rst: matches!(step.flags, Flags::Rst),
         };
         expected[side] = seq.wrapping_add(segment.length);
-        if matches!(step.flags, Flags::Gone) {
-            connection.gone();
+        if matches!(step.flags, Flags::SocketClosed) {
+            connection.socket_closed();
             sum.add(&connection.response.effects);
         } else if step.from_client {
             connection.ingress(segment, bytes, now_ns);
@@ -111,6 +113,7 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
             sum.add(&connection.response.effects);
         }
         assert_eq!(sum.started, sum.ended + u64::from(connection.open_requests()));
-        assert!(!connection.is_closed() || connection.open_requests() == 0, "closed, and still open");
+        assert_eq!(sum.waiting_bytes, connection.waiting_bytes() as i64);
+        assert!(!connection.is_closed() || connection.open_requests() == 0, "closed with open requests");
     }
 });

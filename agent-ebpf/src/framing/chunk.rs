@@ -1,12 +1,12 @@
-//! A chunk's size line, the same in both directions (RFC 9112, 7.1).
+//! Chunk size lines, the same in both directions (RFC 9112 §7.1).
 
 use super::{
-    connection::LEAVE,
     half::{Half, Phase},
-    through_line_feed,
+    payload::through_line_feed,
+    state::SKIP_SEGMENT,
 };
 
-/// One byte of a chunk's size line that is not its line feed.
+/// Reads one byte of a chunk size line other than its line feed. Sizes of 2^40 bytes and more lose framing.
 #[inline(always)]
 pub(super) fn size_byte(half: &mut Half, byte: u8) -> u32 {
     let digit = byte.wrapping_sub(b'0');
@@ -18,18 +18,17 @@ pub(super) fn size_byte(half: &mut Half, byte: u8) -> u32 {
     } else if byte == b';' || byte == b' ' || byte == b'\t' {
         half.phase = Phase::CHUNK_EXTENSION;
     } else if byte != b'\r' {
-        half.lose();
-        return LEAVE;
+        half.lose_framing();
+        return SKIP_SEGMENT;
     }
     if half.remaining >> 40 != 0 {
-        half.lose();
-        return LEAVE;
+        half.lose_framing();
+        return SKIP_SEGMENT;
     }
     1
 }
 
-/// Skips a chunk's extensions, up to its line feed: that is for the phase that knows
-/// what follows.
+/// Skips chunk extensions up to, not including, the line feed, which [`Phase::CHUNK_SIZE`] handles.
 #[inline(always)]
 pub(super) fn extension(half: &mut Half, word: u64, count: u32) -> u32 {
     let found = through_line_feed(word, count);

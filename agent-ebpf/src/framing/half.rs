@@ -1,32 +1,29 @@
-//! One direction of a connection.
+//! State of one direction of a connection.
 
-use super::head::Line;
-
-/// Where in a message a direction is.
+/// Position within a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub(super) struct Phase(u8);
 
 impl Phase {
-    /// Between messages. Zero, so that a zeroed value is a fresh one.
+    /// Between messages. Zero, so that zeroed memory is a new connection.
     pub(super) const IDLE: Self = Self(0);
     pub(super) const START_LINE: Self = Self(1);
     pub(super) const HEADERS: Self = Self(2);
-    /// `remaining` bytes of a body with Content-Length.
+    /// `remaining` bytes of a body with Content-Length are left.
     pub(super) const SIZED_BODY: Self = Self(3);
     pub(super) const CHUNK_SIZE: Self = Self(4);
     pub(super) const CHUNK_EXTENSION: Self = Self(5);
-    /// `remaining` bytes of a chunk, its CR LF included.
+    /// `remaining` bytes of a chunk are left, including its CR LF.
     pub(super) const CHUNK_DATA: Self = Self(6);
     pub(super) const TRAILERS: Self = Self(7);
-    /// A body that ends with the connection.
+    /// The body ends with the connection (RFC 9112 §6.3, rule 8).
     pub(super) const UNSIZED_BODY: Self = Self(8);
-    /// Framing is lost.
+    /// Framing is lost. See [`Half::lose_framing`].
     pub(super) const LOST: Self = Self(9);
 }
 
-/// Where a body's search for its first byte of content is: an SSE comment
-/// (`: keep-alive`) is none.
+/// Position in the search for the first content byte of a body. An SSE comment (`: keep-alive`) is not content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub(super) struct Prelude(u8);
@@ -34,30 +31,49 @@ pub(super) struct Prelude(u8);
 impl Prelude {
     pub(super) const LINE_START: Self = Self(0);
     pub(super) const COMMENT: Self = Self(1);
-    /// Content was seen.
+    /// Content was found.
     pub(super) const OVER: Self = Self(2);
 }
 
-/// State of one direction; written by that direction only.
+/// Position within a header line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Line(u8);
+
+impl Line {
+    pub(super) const START: Self = Self(0);
+    /// The rest of the line does not matter.
+    pub(super) const SKIP: Self = Self(1);
+    pub(super) const NAME_CONTENT_LENGTH: Self = Self(2);
+    pub(super) const NAME_TRANSFER_ENCODING: Self = Self(3);
+    pub(super) const VALUE_CONTENT_LENGTH: Self = Self(4);
+    pub(super) const VALUE_TRANSFER_ENCODING: Self = Self(5);
+    /// After the CR of the empty line.
+    pub(super) const BLANK: Self = Self(6);
+}
+
+/// State of one direction. Only that direction writes it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Half {
-    /// Bytes of the body or chunk still to come.
+    /// Bytes left of the body or chunk.
     pub(super) remaining: u64,
     /// Value of Content-Length.
     pub(super) length: u64,
-    /// When the last chunk with data started, CLOCK_BOOTTIME.
+    /// Start of the last chunk with data, CLOCK_BOOTTIME.
     pub(super) last_chunk_ns: u64,
-    /// Sequence number of the next byte to look at.
+    /// Sequence number of the next new byte.
     pub(super) next_seq: u32,
-    /// Request: the method's first four bytes. Response: the status code.
+    /// Request: first four bytes of the method. Response: the status code.
     pub(super) token: u32,
-    /// Response: which pending request it answers.
+    /// Response: number of the request that it answers.
     pub(super) index: u32,
-    /// How far a walk through a segment has come, and where it ends.
+    /// Progress of the walk through a segment, and its end.
     pub(super) cursor: u32,
     pub(super) end: u32,
-    /// Bytes of the start line seen, up to where it stops to matter.
+    /// Request: bytes of the current message that are not yet added to its pending entry.
+    pub(super) unrecorded_bytes: u32,
+    /// Bytes of the start line seen, up to the last one that matters.
     pub(super) position: u8,
     pub(super) sequence_known: u8,
     pub(super) phase: Phase,
@@ -69,12 +85,15 @@ pub struct Half {
     pub(super) prelude: Prelude,
     /// The next byte is the first of a chunk.
     pub(super) chunk_start: u8,
-    pub(super) reserved: [u8; 3],
+    /// Response: a body byte was seen.
+    pub(super) body_started: u8,
+    pub(super) reserved: [u8; 6],
+    /// What the last segment of this direction changed.
     pub effects: Effects,
 }
 
 impl Half {
-    /// A new message starts: nothing of the last one's framing remains.
+    /// Starts a new message and resets the framing state of the last one.
     #[inline(always)]
     pub(super) fn begin_message(&mut self) {
         self.phase = Phase::START_LINE;
@@ -87,39 +106,52 @@ impl Half {
         self.line = Line::START;
         self.prelude = Prelude::LINE_START;
         self.chunk_start = 0;
+        self.body_started = 0;
+        self.unrecorded_bytes = 0;
     }
 
+    /// Gives up on the current message. The direction recovers at the next segment that looks like a message start.
     #[inline(always)]
-    pub(super) fn lose(&mut self) {
+    pub(super) fn lose_framing(&mut self) {
         self.phase = Phase::LOST;
         self.effects.lost += 1;
     }
 }
 
-/// What one segment changed. Cleared before each segment.
+/// What one segment changed. Reset before each segment of the direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Effects {
-    /// Time to first content, when this segment brought it.
+    /// Time to first content, if this segment contains the first content byte.
     pub ttft_ns: u64,
-    /// Since the chunk before, when this segment started one.
+    /// Time since the previous chunk, if this segment starts a chunk.
     pub itl_ns: u64,
-    /// Of the request that this segment finished; 0 if its end was not seen.
+    /// Duration of the request that this segment finished; 0 if the end was not seen.
     pub duration_ns: u64,
+    /// Change of the bytes that wait for a response: received minus answered or ended.
+    pub waiting_bytes: i64,
+    /// POST requests started.
     pub started: u32,
+    /// POST requests whose response is complete.
     pub finished: u32,
+    /// POST requests that ended before their response did.
     pub aborted: u32,
-    /// Requests that are not counted (no POST).
+    /// Requests with another method.
     pub other: u32,
+    /// Response chunks with data.
     pub chunks: u32,
+    /// Responses to POST with status 2xx.
     pub responses_2xx: u32,
+    /// Responses to POST with status 4xx.
     pub responses_4xx: u32,
+    /// Responses to POST with status 5xx.
     pub responses_5xx: u32,
-    /// 1 when the connection turned out to be no HTTP/1.1.
+    /// 1 if this segment showed that the connection is not HTTP/1.1.
     pub opaque: u32,
+    /// Times that framing was lost.
     pub lost: u32,
-    /// Payload bytes never seen before, with those of a gap that was stepped over.
+    /// New payload bytes, including those of a gap that was stepped over.
     pub bytes: u32,
-    /// Status of the response that this segment belongs to; 0 if unknown.
+    /// Status of the response in this segment; 0 if unknown.
     pub status: u32,
 }

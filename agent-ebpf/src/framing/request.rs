@@ -1,19 +1,25 @@
-//! The client's direction.
+//! One step of the client's direction (RFC 9112 §3, §6).
 
 use super::{
-    Payload, chunk,
-    connection::{Connection, Direction, LEAVE, MAX_PENDING, abort_pending, pending},
-    half::Phase,
-    head,
+    chunk,
+    half::{Half, Phase},
+    header,
+    payload::Payload,
+    pending,
+    requests::{self, Direction},
+    state::{Connection, MAX_PENDING, SKIP_SEGMENT},
 };
+
+/// Bytes of the method that are read. They identify every method.
+const METHOD_BYTES: u8 = 4;
 
 const POST: u32 = u32::from_be_bytes(*b"POST");
 const HEAD: u32 = u32::from_be_bytes(*b"HEAD");
-/// The HTTP/2 preface starts with `PRI `.
+/// Start of the HTTP/2 connection preface (RFC 9113 §3.4).
 const PRI: u32 = u32::from_be_bytes(*b"PRI ");
 
-/// First four bytes of the methods of RFC 9110 and RFC 5789. Another word is taken
-/// for the text of a body whose beginning was not seen.
+/// Compares with the first four bytes of the methods of RFC 9110 §9.3 and RFC 5789. Any other text is taken for the
+/// middle of a body whose start was not seen.
 #[inline(always)]
 fn is_method(token: u32) -> bool {
     const GET: u32 = u32::from_be_bytes(*b"GET ");
@@ -26,19 +32,51 @@ fn is_method(token: u32) -> bool {
     matches!(token, POST | GET | HEAD | PUT | DELETE | CONNECT | OPTIONS | TRACE | PATCH)
 }
 
-/// Whether a payload may be the start of a request.
+/// Returns whether a payload may be the start of a request.
 #[inline(always)]
 pub(super) fn looks_like_start<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
     length >= 4 && is_method((payload.word(0, 4) as u32).swap_bytes())
 }
 
-/// Reads a little of a request: `word` has the next bytes (at most 8 of `left`).
-/// Returns how many were consumed, or [`LEAVE`].
+/// Reads the next bytes of a request: `word` has the first 8 of `left` bytes. Returns the number of bytes consumed, or
+/// [`SKIP_SEGMENT`].
 ///
-/// Never inlined: at a call the verifier forgets what it derived about the state,
-/// which keeps the number of paths through the loop small.
+/// Never inlined: at a call the verifier forgets what it derived about the state, which limits the number of paths
+/// through the loop.
 #[inline(never)]
 pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
+    let in_request = is_in_request(connection);
+    let consumed = read(connection, word, left, now_ns);
+    if in_request && consumed <= left {
+        connection.request.unrecorded_bytes = connection.request.unrecorded_bytes.wrapping_add(consumed);
+        if connection.request.phase == Phase::IDLE {
+            record_bytes(connection);
+        }
+    }
+    consumed
+}
+
+/// Returns whether the next byte belongs to the newest request.
+#[inline(always)]
+fn is_in_request(connection: &Connection) -> bool {
+    let half = &connection.request;
+    half.phase != Phase::IDLE && (half.phase != Phase::START_LINE || half.position >= METHOD_BYTES)
+}
+
+/// Adds the bytes read so far to the newest request.
+#[inline(always)]
+pub(super) fn record_bytes(connection: &mut Connection) {
+    let bytes = connection.request.unrecorded_bytes;
+    connection.request.unrecorded_bytes = 0;
+    if bytes != 0 {
+        let newest = connection.begun.wrapping_sub(1);
+        let added = connection.pending[(newest % MAX_PENDING) as usize].add_waiting(bytes);
+        connection.request.effects.waiting_bytes += added;
+    }
+}
+
+#[inline(always)]
+fn read(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
     let count = if left > 8 { 8 } else { left };
     let byte = word as u8;
     let half = &mut connection.request;
@@ -52,53 +90,30 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
         return consumed;
     }
     if phase == Phase::IDLE {
-        if byte == b'\r' || byte == b'\n' {
-            return 1;
-        }
-        if !is_upper(byte) {
-            if connection.begun == 0 && is_tls_record(byte) {
-                turn_opaque(connection);
-            } else {
-                // Perhaps the rest of a request that began before we watched: the
-                // next one will be found.
-                half.lose();
-            }
-            return LEAVE;
-        }
-        half.begin_message();
-        connection.pending[(connection.begun % MAX_PENDING) as usize].started_ns = now_ns;
-        return 0;
+        return between_messages(connection, byte, now_ns);
     }
     if phase == Phase::START_LINE {
-        if half.position < 4 {
+        if half.position < METHOD_BYTES {
             half.token = half.token << 8 | u32::from(byte);
             half.position += 1;
-            if half.position == 4 {
+            if half.position == METHOD_BYTES {
                 begin(connection);
             }
             return 1;
         }
-        return head::rest_of_start_line(half, word, count);
+        return header::rest_of_start_line(half, word, count);
     }
     if phase == Phase::HEADERS {
-        let step = head::step(half, word, count, true);
+        let step = header::step(half, word, count, true);
         if step.over {
-            half.phase = if half.chunked != 0 {
-                half.remaining = 0;
-                Phase::CHUNK_SIZE
-            } else if half.length != 0 {
-                half.remaining = half.length;
-                Phase::SIZED_BODY
-            } else {
-                Phase::IDLE
-            };
+            begin_body(half);
         }
         return step.consumed;
     }
     if phase == Phase::CHUNK_SIZE {
         if byte == b'\n' {
             half.phase = if half.remaining == 0 { Phase::TRAILERS } else { Phase::CHUNK_DATA };
-            // The chunk's own CR LF is skipped with it.
+            // Includes the CR LF after the data.
             half.remaining += 2;
             return 1;
         }
@@ -108,21 +123,55 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
         return chunk::extension(half, word, count);
     }
     if phase == Phase::TRAILERS {
-        let step = head::step(half, word, count, false);
+        let step = header::step(half, word, count, false);
         if step.over {
             half.phase = Phase::IDLE;
         }
         return step.consumed;
     }
-    LEAVE
+    SKIP_SEGMENT
 }
 
-/// The method is known: the request counts from here on.
+/// RFC 9112 §6.3: a request without Transfer-Encoding and Content-Length has no body.
+#[inline(always)]
+fn begin_body(half: &mut Half) {
+    half.phase = if half.chunked != 0 {
+        half.remaining = 0;
+        Phase::CHUNK_SIZE
+    } else if half.length != 0 {
+        half.remaining = half.length;
+        Phase::SIZED_BODY
+    } else {
+        Phase::IDLE
+    };
+}
+
+#[inline(always)]
+fn between_messages(connection: &mut Connection, byte: u8, now_ns: u64) -> u32 {
+    if byte == b'\r' || byte == b'\n' {
+        // RFC 9112 §2.2: empty lines before a request line are ignored.
+        return 1;
+    }
+    if !is_upper(byte) {
+        if connection.begun == 0 && is_tls_record(byte) {
+            turn_opaque(connection);
+        } else {
+            // Probably the middle of a request that started before the programs were attached.
+            connection.request.lose_framing();
+        }
+        return SKIP_SEGMENT;
+    }
+    connection.request.begin_message();
+    connection.pending[(connection.begun % MAX_PENDING) as usize].started_ns = now_ns;
+    0
+}
+
+/// Starts a request once its method is known.
 #[inline(always)]
 fn begin(connection: &mut Connection) {
     let token = connection.request.token;
     if token != PRI && !is_method(token) {
-        connection.request.lose();
+        connection.request.lose_framing();
         return;
     }
     if token == PRI || connection.begun.wrapping_sub(connection.ended) >= MAX_PENDING {
@@ -139,8 +188,9 @@ fn begin(connection: &mut Connection) {
             flags = pending::NO_BODY;
         }
     }
-    connection.pending[(connection.begun % MAX_PENDING) as usize].flags = flags;
+    connection.pending[(connection.begun % MAX_PENDING) as usize].begin(flags);
     connection.begun += 1;
+    connection.request.unrecorded_bytes = u32::from(METHOD_BYTES);
 }
 
 #[inline(always)]
@@ -148,11 +198,10 @@ fn turn_opaque(connection: &mut Connection) {
     connection.opaque = 1;
     connection.request.effects.opaque = 1;
     connection.request.phase = Phase::LOST;
-    abort_pending(connection, Direction::Ingress);
+    requests::abort_all(connection, Direction::Ingress);
 }
 
-/// The content types of TLS (RFC 8446, 5.1): control characters, which no text
-/// begins with.
+/// Returns whether the byte is a TLS content type (RFC 8446 §5.1): control characters, with which no text starts.
 #[inline(always)]
 fn is_tls_record(byte: u8) -> bool {
     byte.wrapping_sub(20) < 4

@@ -1,49 +1,53 @@
-//! The server's direction.
+//! One step of the server's direction (RFC 9112 §4, §6).
 
 use super::{
-    Payload, chunk, claim,
-    connection::{Connection, LEAVE, MAX_PENDING, pending},
+    chunk,
     half::{Phase, Prelude},
-    head, sequence, through_line_feed,
+    header,
+    payload::{Payload, through_line_feed},
+    requests::{self, Direction},
+    sequence,
+    state::{Connection, MAX_PENDING, SKIP_SEGMENT},
 };
 
-/// `HTTP/1.`, lowest byte first.
+/// `HTTP/1.` as a little-endian word.
 const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
 
-/// `0\r\n\r\n`, the last chunk without trailers, lowest byte first.
+/// `0\r\n\r\n`, the last chunk without trailers, as a little-endian word.
 const TERMINATOR: u64 = 0x0a_0d_0a_0d_30;
 
-/// Whether a payload ends like a chunked body. Only for a response whose framing
-/// is lost: generated text could hold the same bytes.
+/// Returns whether a payload ends like a chunked body. Used only after framing was lost: generated text may contain the
+/// same bytes.
 #[inline(always)]
 pub(super) fn ends_with_terminator<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
     length >= 5 && payload.word(length - 5, 5) == TERMINATOR
 }
 
-/// Whether a payload may be the start of a response.
+/// Returns whether a payload may be the start of a response.
 #[inline(always)]
 pub(super) fn looks_like_start<P: Payload + ?Sized>(payload: &P, length: u32) -> bool {
     length >= 7 && payload.word(0, 7) == VERSION
 }
 
-/// A response begins where the last one's framing was lost. When two requests are
-/// open, the older one's response has ended unseen; when is not known.
+/// Starts a response after framing was lost. If two requests are open, the older one's response has ended unseen; its
+/// duration is unknown.
 #[inline(always)]
-pub(super) fn begin_anew(connection: &mut Connection, seq: u32) {
+pub(super) fn begin_after_loss(connection: &mut Connection, seq: u32) {
     sequence::resume_at(&mut connection.response, seq);
     let oldest = connection.ended;
-    if connection.begun.wrapping_sub(oldest) < 2 || !claim::advance(&mut connection.ended, oldest) {
+    if connection.begun.wrapping_sub(oldest) < 2 {
         return;
     }
-    if connection.pending[(oldest % MAX_PENDING) as usize].flags & pending::COUNTED != 0 {
+    let counted = connection.pending[(oldest % MAX_PENDING) as usize].is_counted();
+    if requests::end(connection, oldest, Direction::Egress) && counted {
         connection.response.effects.finished += 1;
     }
 }
 
-/// Reads a little of a response: `word` has the next bytes (at most 8 of `left`).
-/// Returns how many were consumed, or [`LEAVE`].
+/// Reads the next bytes of a response: `word` has the first 8 of `left` bytes. Returns the number of bytes consumed, or
+/// [`SKIP_SEGMENT`].
 ///
-/// Never inlined, like its twin for requests.
+/// Never inlined, like `request::step`.
 #[inline(never)]
 pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
     let count = if left > 8 { 8 } else { left };
@@ -60,7 +64,7 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             } else {
                 half.phase = Phase::CHUNK_DATA;
                 half.chunk_start = 1;
-                // The chunk's own CR LF is skipped with it.
+                // Includes the CR LF after the data.
                 half.remaining += 2;
             }
             return 1;
@@ -68,21 +72,10 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
         return chunk::size_byte(half, byte);
     }
     if phase == Phase::IDLE {
-        if connection.begun == connection.ended {
-            // Nothing was asked, or it began before we watched.
-            return LEAVE;
-        }
-        half.index = connection.ended;
-        if byte != b'H' {
-            half.lose();
-            return LEAVE;
-        }
-        half.begin_message();
-        half.last_chunk_ns = 0;
-        return 0;
+        return between_messages(connection, byte);
     }
     if phase == Phase::START_LINE {
-        // HTTP/1.1 200 OK
+        // The status is at bytes 9 to 11 of `HTTP/1.1 200 OK` (RFC 9112 §4).
         if half.position < 12 {
             if half.position >= 9 {
                 half.token = half.token * 10 + u32::from(byte.wrapping_sub(b'0') & 15);
@@ -90,17 +83,17 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
             half.position += 1;
             return 1;
         }
-        return head::rest_of_start_line(half, word, count);
+        return header::rest_of_start_line(half, word, count);
     }
     if phase == Phase::HEADERS {
-        let step = head::step(half, word, count, true);
+        let step = header::step(half, word, count, true);
         if step.over {
-            head_is_over(connection, now_ns);
+            headers_complete(connection, now_ns);
         }
         return step.consumed;
     }
     if phase == Phase::TRAILERS {
-        let step = head::step(half, word, count, false);
+        let step = header::step(half, word, count, false);
         if step.over {
             end(connection, now_ns);
         }
@@ -109,20 +102,37 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
     if phase == Phase::CHUNK_EXTENSION {
         return chunk::extension(half, word, count);
     }
-    LEAVE
+    SKIP_SEGMENT
 }
 
 #[inline(always)]
-fn head_is_over(connection: &mut Connection, now_ns: u64) {
+fn between_messages(connection: &mut Connection, byte: u8) -> u32 {
+    if connection.begun == connection.ended {
+        // No request is open, or it started before the programs were attached.
+        return SKIP_SEGMENT;
+    }
+    let half = &mut connection.response;
+    half.index = connection.ended;
+    if byte != b'H' {
+        half.lose_framing();
+        return SKIP_SEGMENT;
+    }
+    half.begin_message();
+    half.last_chunk_ns = 0;
+    0
+}
+
+#[inline(always)]
+fn headers_complete(connection: &mut Connection, now_ns: u64) {
     let half = &mut connection.response;
     let status = half.token;
     if status < 200 && status != 101 {
-        // An interim response: the real one follows.
+        // An interim response (RFC 9110 §15.2): the final one follows.
         half.phase = Phase::IDLE;
         return;
     }
-    let flags = connection.pending[(half.index % MAX_PENDING) as usize].flags;
-    if flags & pending::COUNTED != 0 {
+    let pending = &connection.pending[(half.index % MAX_PENDING) as usize];
+    if pending.is_counted() {
         if status >= 500 {
             half.effects.responses_5xx += 1;
         } else if status >= 400 {
@@ -132,7 +142,7 @@ fn head_is_over(connection: &mut Connection, now_ns: u64) {
         }
     }
     half.effects.status = status;
-    if flags & pending::NO_BODY != 0 || status == 204 || status == 304 {
+    if pending.has_no_body() || status == 204 || status == 304 {
         end(connection, now_ns);
     } else if status == 101 {
         half.phase = Phase::UNSIZED_BODY;
@@ -149,10 +159,15 @@ fn head_is_over(connection: &mut Connection, now_ns: u64) {
     }
 }
 
-/// Body bytes: skipped, but for the first of a chunk and for what comes before the
-/// first content.
+/// Skips body bytes, except the first one of each chunk and everything before the first content.
 #[inline(always)]
 fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
+    if connection.response.body_started == 0 {
+        connection.response.body_started = 1;
+        let number = connection.response.index;
+        let waiting = connection.pending[(number % MAX_PENDING) as usize].stop_waiting();
+        connection.response.effects.waiting_bytes -= waiting;
+    }
     let half = &mut connection.response;
     let byte = word as u8;
     let unsized_body = half.phase == Phase::UNSIZED_BODY;
@@ -180,7 +195,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
         } else {
             half.prelude = Prelude::OVER;
             let pending = connection.pending[(half.index % MAX_PENDING) as usize];
-            if pending.flags & pending::COUNTED != 0 {
+            if pending.is_counted() {
                 half.effects.ttft_ns = now_ns.saturating_sub(pending.started_ns);
             }
         }
@@ -206,17 +221,17 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
     consumed
 }
 
-/// The response is complete. Its request is finished, unless it was aborted before.
+/// Completes the response, which finishes its request unless that was aborted before.
 #[inline(always)]
 pub(super) fn end(connection: &mut Connection, now_ns: u64) {
-    let half = &mut connection.response;
-    half.phase = Phase::IDLE;
-    let index = half.index;
-    if index == connection.begun || !claim::advance(&mut connection.ended, index) {
+    connection.response.phase = Phase::IDLE;
+    let number = connection.response.index;
+    if number == connection.begun {
         return;
     }
-    let pending = connection.pending[(index % MAX_PENDING) as usize];
-    if pending.flags & pending::COUNTED != 0 {
+    let pending = connection.pending[(number % MAX_PENDING) as usize];
+    if requests::end(connection, number, Direction::Egress) && pending.is_counted() {
+        let half = &mut connection.response;
         half.effects.finished += 1;
         half.effects.duration_ns = now_ns.saturating_sub(pending.started_ns);
         half.effects.status = half.token;

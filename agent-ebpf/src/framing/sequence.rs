@@ -1,28 +1,27 @@
-//! TCP sequence numbers: each byte is looked at once, whatever is sent again.
+//! TCP sequence numbers (RFC 9293 §3.4): each byte is read once, retransmits are skipped.
 
 use super::{
-    connection::Segment,
     half::{Half, Phase},
+    state::Segment,
 };
 
-/// No window is this wide in practice: what lies farther off belongs to another
-/// connection, an earlier one between the same ports.
-const FARTHEST: u32 = 1 << 26;
+/// Maximum distance between a segment and the expected sequence number. A segment farther away belongs to an earlier
+/// connection between the same ports: no receive window is that wide in practice.
+const MAX_DISTANCE: u32 = 1 << 26;
 
-/// What a segment has for a direction.
+/// The new bytes of a segment.
 pub(super) enum Admitted {
-    /// All seen before.
-    Nothing,
-    /// New bytes from this offset of the payload on.
+    /// A retransmit, or out of the window.
+    NoBytes,
+    /// The payload from this offset on.
     From(u32),
 }
 
-/// Places a segment in its direction and moves `next_seq` behind it.
+/// Finds the new bytes of a segment and advances `next_seq`.
 ///
-/// A gap (a segment that overtook another, or one that was never shown) inside a
-/// body of known length is stepped over exactly. Elsewhere the direction waits for
-/// the missing bytes when it is between messages or in a header section (the peer
-/// will send them again), and is lost inside chunk framing.
+/// A gap is a reordered segment, or one that the programs did not see. Inside a body of known length a gap is stepped
+/// over exactly. Between messages and in a header section the direction waits for the retransmit. Inside chunk framing
+/// a gap loses framing.
 #[inline(always)]
 pub(super) fn admit(half: &mut Half, seq: u32, length: u32) -> Admitted {
     if half.sequence_known == 0 {
@@ -33,48 +32,49 @@ pub(super) fn admit(half: &mut Half, seq: u32, length: u32) -> Admitted {
     if ahead <= 0 {
         let seen = ahead.wrapping_neg() as u32;
         if seen >= length {
-            return Admitted::Nothing;
+            return Admitted::NoBytes;
         }
         half.next_seq = seq.wrapping_add(length);
         half.effects.bytes = length - seen;
         return Admitted::From(seen);
     }
 
-    if ahead as u32 > FARTHEST {
-        return Admitted::Nothing;
+    if ahead as u32 > MAX_DISTANCE {
+        return Admitted::NoBytes;
     }
     let gap = ahead as u64;
     let phase = half.phase;
     if (phase == Phase::SIZED_BODY || phase == Phase::CHUNK_DATA) && half.remaining > gap {
         half.remaining -= gap;
+        half.unrecorded_bytes = half.unrecorded_bytes.wrapping_add(gap as u32);
     } else if phase == Phase::UNSIZED_BODY || phase == Phase::LOST {
-        // Nothing to keep in step with.
+        // No framing to keep.
     } else if phase == Phase::IDLE || phase == Phase::START_LINE || phase == Phase::HEADERS {
-        return Admitted::Nothing;
+        return Admitted::NoBytes;
     } else {
-        half.lose();
+        half.lose_framing();
     }
     half.next_seq = seq.wrapping_add(length);
-    // Should the bytes of the gap still come, they are behind `next_seq`: they count now.
+    // The bytes of the gap count now: if they arrive later, they are before `next_seq`.
     half.effects.bytes = length.wrapping_add(ahead as u32);
     Admitted::From(0)
 }
 
-/// Whether a segment that starts here has nothing that was seen before.
+/// Returns whether a segment that starts at `seq` contains only new bytes.
 #[inline(always)]
 pub(super) fn is_ahead(half: &Half, seq: u32) -> bool {
-    seq.wrapping_sub(half.next_seq) <= FARTHEST
+    seq.wrapping_sub(half.next_seq) <= MAX_DISTANCE
 }
 
-/// Whether a segment's end is where this connection's bytes are. The programs see
-/// segments before TCP has checked them, and a FIN or RST ends a connection.
+/// Returns whether the end of a segment is in the window of this connection. The programs see segments before TCP
+/// validates them, so a stray FIN or RST must not end the connection.
 #[inline(always)]
 pub(super) fn is_near(half: &Half, segment: Segment) -> bool {
-    let off = segment.seq.wrapping_add(segment.length).wrapping_sub(half.next_seq);
-    half.sequence_known == 0 || off.wrapping_add(FARTHEST) <= 2 * FARTHEST
+    let distance = segment.seq.wrapping_add(segment.length).wrapping_sub(half.next_seq);
+    half.sequence_known == 0 || distance.wrapping_add(MAX_DISTANCE) <= 2 * MAX_DISTANCE
 }
 
-/// Forgets what was expected and goes on from here.
+/// Resynchronises: expects a message start at `seq`.
 #[inline(always)]
 pub(super) fn resume_at(half: &mut Half, seq: u32) {
     half.next_seq = seq;

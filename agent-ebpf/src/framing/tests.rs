@@ -1,4 +1,4 @@
-//! Conversations played in every split, against what they mean.
+//! Conversations in every split into segments, compared with the expected counts.
 
 use std::{string::String, vec, vec::Vec};
 
@@ -30,7 +30,7 @@ fn server(text: &str) -> Turn {
     Server(text.into())
 }
 
-/// Everything that a conversation's segments changed, added up.
+/// Sum of the effects of all segments of a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sum {
     started: u32,
@@ -42,8 +42,10 @@ struct Sum {
     opaque: u32,
     lost: u32,
     bytes: u32,
-    /// Times of the first content, on the player's clock (one tick a turn).
+    /// Time of the first content (1,000 per turn).
     first_content: u64,
+    /// Request bytes that wait for a response body byte.
+    waiting_bytes: i64,
 }
 
 impl Sum {
@@ -59,13 +61,14 @@ impl Sum {
         self.opaque += effects.opaque;
         self.lost += effects.lost;
         self.bytes += effects.bytes;
+        self.waiting_bytes += effects.waiting_bytes;
         if effects.ttft_ns != 0 {
             self.first_content = now_ns;
         }
     }
 }
 
-/// Plays segments into a connection as a network would.
+/// Applies segments to a connection.
 struct Player {
     connection: Connection,
     client_seq: u32,
@@ -76,7 +79,7 @@ struct Player {
 
 impl Player {
     fn new() -> Self {
-        // Sequence numbers wrap in every test.
+        // Sequence numbers wrap around in every test.
         Self {
             connection: Connection::default(),
             client_seq: u32::MAX - 20,
@@ -136,7 +139,7 @@ fn play(turns: &[Turn], cut: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> (Sum, Connection
     (player.sum, player.connection)
 }
 
-/// Conversations, each with what it means.
+/// Conversations with their expected counts.
 fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
     let events = "5\r\ndata:\r\n5\r\ndata:\r\n0\r\n\r\n";
     let stream = |body: &str| std::format!("{CHUNKED}{body}");
@@ -154,7 +157,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "the head alone is no content",
+            "the head is not content",
             vec![client(POST), server(CHUNKED), server(events)],
             Sum {
                 started: 1,
@@ -166,7 +169,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "comments are no content",
+            "comments are not content",
             vec![
                 client(POST),
                 server(CHUNKED),
@@ -232,7 +235,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "100 Continue is not the answer",
+            "100 Continue is not the final response",
             vec![
                 client("POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"),
                 server("HTTP/1.1 100 Continue\r\n\r\n"),
@@ -306,7 +309,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "the client leaves in the middle",
+            "the client closes within the response",
             vec![
                 client(POST),
                 server(CHUNKED),
@@ -324,12 +327,12 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "the client resets before the answer",
+            "the client resets before the response",
             vec![client(POST), ClientRst],
             Sum { started: 1, aborted: 1, ..Sum::default() },
         ),
         (
-            "the server dies in the middle",
+            "the server closes within the response",
             vec![client(POST), server(CHUNKED), server("5\r\nda"), ServerFin],
             Sum {
                 started: 1,
@@ -341,7 +344,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "an answer before the body's end, then the rest",
+            "a response before the end of the request body",
             vec![
                 client("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345"),
                 server(SIZED),
@@ -359,7 +362,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             },
         ),
         (
-            "names that only begin like the ones that matter",
+            "header names with a relevant prefix",
             vec![
                 client(
                     "POST / HTTP/1.1\r\nContent-Lengthy: 99\r\nTransfer-Encodings: chunked\r\ncontent\r\nt\r\nc:\r\n\
@@ -395,7 +398,7 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             Sum { opaque: 1, ..Sum::default() },
         ),
         (
-            "an upgraded connection is busy until it closes",
+            "an upgraded connection is in flight until it closes",
             vec![
                 client(POST),
                 server("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
@@ -407,13 +410,13 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
     ]
 }
 
-/// Bytes are checked apart: they are the same in every split.
+/// Bytes are checked separately.
 fn without_bytes(sum: Sum) -> Sum {
     Sum { bytes: 0, ..sum }
 }
 
 #[test]
-fn the_corpus_means_what_it_says_however_it_is_cut() {
+fn counts_do_not_depend_on_the_split() {
     for (name, turns, expected) in corpus() {
         assert_eq!(without_bytes(play(&turns, whole).0), expected, "{name}");
         assert_eq!(without_bytes(play(&turns, bytewise).0), expected, "{name}, byte by byte");
@@ -425,7 +428,7 @@ fn the_corpus_means_what_it_says_however_it_is_cut() {
 }
 
 #[test]
-fn neighbouring_turns_of_one_side_may_share_a_segment() {
+fn turns_of_one_side_may_share_a_segment() {
     for (name, turns, expected) in corpus() {
         let mut merged: Vec<Turn> = Vec::new();
         for turn in turns {
@@ -435,14 +438,14 @@ fn neighbouring_turns_of_one_side_may_share_a_segment() {
                 (_, turn) => merged.push(turn),
             }
         }
-        // Merging moves content to an earlier turn; all counts stay.
+        // Merging moves content to an earlier turn. Counts do not change.
         let timeless = |sum: Sum| Sum { first_content: 0, ..without_bytes(sum) };
         assert_eq!(timeless(play(&merged, whole).0), timeless(expected), "{name}");
     }
 }
 
 #[test]
-fn a_full_segment_of_small_events_is_followed_to_its_end() {
+fn follows_a_full_segment_of_small_events() {
     let mut body = String::from(CHUNKED);
     let mut chunks = 0;
     while body.len() < 65_000 {
@@ -455,7 +458,7 @@ fn a_full_segment_of_small_events_is_followed_to_its_end() {
 }
 
 #[test]
-fn what_is_too_much_for_one_segment_loses_framing_and_finds_the_end() {
+fn too_many_steps_lose_framing_until_the_end_of_the_response() {
     let mut body = String::from(CHUNKED);
     while body.len() < 120_000 {
         body.push_str("1\r\nx\r\n");
@@ -467,7 +470,7 @@ fn what_is_too_much_for_one_segment_loses_framing_and_finds_the_end() {
 }
 
 #[test]
-fn too_deep_a_pipeline_turns_opaque_and_leaves_nothing_in_flight() {
+fn too_many_pipelined_requests_turn_the_connection_opaque() {
     let turns: Vec<Turn> = (0..20).map(|_| client(POST)).collect();
     let (sum, connection) = play(&turns, whole);
     assert_eq!((sum.started, sum.aborted, sum.opaque), (8, 8, 1));
@@ -475,7 +478,7 @@ fn too_deep_a_pipeline_turns_opaque_and_leaves_nothing_in_flight() {
 }
 
 #[test]
-fn a_segment_that_overtakes_another_inside_a_body_costs_nothing() {
+fn reordered_segment_within_a_body_keeps_framing() {
     let mut player = Player::new();
     let head = b"POST / HTTP/1.1\r\nContent-Length: 3000\r\n\r\n";
     let body = [b'x'; 1000];
@@ -485,7 +488,8 @@ fn a_segment_that_overtakes_another_inside_a_body_costs_nothing() {
     player.ingress(first, &body, false, false);
     player.ingress(first.wrapping_add(2000), &body, false, false);
     player.ingress(first.wrapping_add(1000), &body, false, false);
-    assert_eq!(player.sum.bytes as usize, head.len() + 3000, "each byte once, in whatever order");
+    assert_eq!(player.sum.bytes as usize, head.len() + 3000, "each byte once, in any order");
+    assert_eq!(player.sum.waiting_bytes as usize, head.len() + 3000);
     player.client_seq = first.wrapping_add(3000);
     player.turn(&server(SIZED), whole);
     player.turn(&client(POST), whole);
@@ -494,7 +498,7 @@ fn a_segment_that_overtakes_another_inside_a_body_costs_nothing() {
 }
 
 #[test]
-fn a_request_whose_first_segment_comes_late_is_counted_once() {
+fn request_with_a_late_first_segment_is_counted_once() {
     let mut player = Player::new();
     player.turn(&client(GET), whole);
     player.turn(&server(SIZED), whole);
@@ -510,7 +514,7 @@ fn a_request_whose_first_segment_comes_late_is_counted_once() {
 }
 
 #[test]
-fn what_was_open_when_watching_began_is_left_alone() {
+fn ignores_requests_from_before_the_attachment() {
     let mut player = Player::new();
     player.turn(&server("5\r\ndata:\r\n0\r\n\r\n"), whole);
     player.turn(&client(POST), whole);
@@ -519,17 +523,17 @@ fn what_was_open_when_watching_began_is_left_alone() {
 }
 
 #[test]
-fn a_vanished_socket_ends_what_was_open() {
+fn closed_socket_aborts_open_requests() {
     let (_, mut connection) = play(&[client(POST), client(POST)], whole);
-    connection.gone();
+    connection.socket_closed();
     assert_eq!(connection.response.effects.aborted, 2);
     assert!(connection.is_closed());
-    connection.gone();
+    connection.socket_closed();
     assert_eq!(connection.response.effects.aborted, 0);
 }
 
 #[test]
-fn a_list_of_equal_lengths_is_one_length() {
+fn accepts_a_list_of_equal_content_lengths() {
     let posted = "POST / HTTP/1.1\r\nContent-Length: 2, 2\r\n\r\n{}";
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2,2\r\ncontent-length: 2\r\n\r\n{}";
     for cut in [whole as fn(&[u8]) -> _, bytewise] {
@@ -539,7 +543,7 @@ fn a_list_of_equal_lengths_is_one_length() {
 }
 
 #[test]
-fn watching_that_begins_inside_a_body_finds_the_next_request() {
+fn attachment_within_a_body_finds_the_next_request() {
     for rest in ["of the prompt\"}", "THE END OF IT\"}", "{\"POST\": 1}"] {
         let mut player = Player::new();
         player.turn(&client(rest), whole);
@@ -552,7 +556,7 @@ fn watching_that_begins_inside_a_body_finds_the_next_request() {
 }
 
 #[test]
-fn a_first_segment_that_is_overtaken_still_begins_the_request() {
+fn reordered_first_segment_starts_the_request() {
     let mut player = Player::new();
     let (first, rest) = POST.as_bytes().split_at(60);
     let seq = player.client_seq;
@@ -566,10 +570,10 @@ fn a_first_segment_that_is_overtaken_still_begins_the_request() {
 }
 
 #[test]
-fn a_response_whose_framing_is_lost_ends_when_the_next_one_begins() {
+fn lost_response_ends_when_the_next_one_starts() {
     let mut player = Player::new();
     player.turn(&client(POST), whole);
-    // No such chunk size, and its end is no lone terminator.
+    // An invalid chunk size, and an end that is not the plain terminator.
     player.turn(&server(&std::format!("{CHUNKED}zz\r\n")), whole);
     player.turn(&server("0\r\nTrailer: 1\r\n\r\n"), whole);
     assert_eq!((player.sum.lost, player.sum.finished), (1, 0));
@@ -582,7 +586,7 @@ fn a_response_whose_framing_is_lost_ends_when_the_next_one_begins() {
 }
 
 #[test]
-fn old_segments_of_other_connections_end_nothing() {
+fn ignores_segments_of_earlier_connections() {
     let mut player = Player::new();
     player.turn(&client(POST), whole);
     let elsewhere = player.client_seq.wrapping_add(1 << 30);
@@ -594,14 +598,14 @@ fn old_segments_of_other_connections_end_nothing() {
     player.turn(&server(SIZED), whole);
     assert_eq!((player.sum.started, player.sum.finished, player.sum.aborted), (2, 2, 0));
     player.turn(&client(POST), whole);
-    // A reset need not follow the last byte that was seen: one may have been lost.
+    // The sequence number of a reset may be after the last byte seen: a segment may have been lost.
     player.client_seq = player.client_seq.wrapping_add(1460);
     player.turn(&ClientRst, whole);
     assert_eq!((player.sum.started, player.sum.aborted), (3, 1));
 }
 
 #[test]
-fn a_clock_that_steps_back_between_cpus_gives_no_endless_duration() {
+fn clock_difference_between_cpus_gives_no_negative_duration() {
     let mut player = Player::new();
     player.now_ns = 5_000;
     player.turn(&client(POST), whole);
@@ -612,12 +616,12 @@ fn a_clock_that_steps_back_between_cpus_gives_no_endless_duration() {
 }
 
 #[test]
-fn a_segment_may_carry_data_and_a_fin() {
+fn segment_may_have_data_and_fin() {
     let mut player = Player::new();
     player.turn(&client(POST), whole);
     let reply = b"HTTP/1.1 200 OK\r\n\r\nuntil the end";
     player.egress(player.server_seq, reply, true);
-    // Sent again, and answered.
+    // A retransmit, then the client's side.
     player.egress(player.server_seq, reply, true);
     player.turn(&ClientFin, whole);
     player.turn(&ClientRst, whole);
@@ -629,7 +633,7 @@ fn a_segment_may_carry_data_and_a_fin() {
 }
 
 #[test]
-fn keep_alive_probes_are_not_data() {
+fn tcp_keepalive_probes_are_not_data() {
     let mut player = Player::new();
     player.turn(&client(POST), whole);
     player.turn(&server(CHUNKED), whole);
@@ -641,7 +645,7 @@ fn keep_alive_probes_are_not_data() {
 }
 
 #[test]
-fn transfer_codings_other_than_chunked_leave_the_length_in_force() {
+fn other_transfer_codings_keep_the_content_length() {
     let turns = [
         client("POST / HTTP/1.0\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"),
         server("HTTP/1.0 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"),
@@ -665,8 +669,7 @@ fn cuts(bytes: &[u8], at: &[prop::sample::Index]) -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Any split, with any segments sent again (whole, or starting earlier), says
-    /// what one piece says, bytes included.
+    /// Any split with any retransmits gives the same counts as one segment per turn, including bytes.
     #[test]
     fn splits_and_retransmits_change_nothing(
         which in any::<prop::sample::Index>(),
@@ -696,16 +699,16 @@ proptest! {
             }
         }
         if expected.opaque != 0 {
-            // How much is read before that shows depends on the split.
+            // The bytes read before the connection is opaque depend on the split.
             player.sum.bytes = expected.bytes;
         }
         prop_assert_eq!(player.sum, expected, "{}", name);
     }
 
-    /// No bytes, sequence numbers or flags can make it panic, or break
-    /// `started = finished + aborted + in_flight`.
+    /// No input panics or breaks `started = finished + aborted + in_flight`. The bytes that wait are those of the open
+    /// requests, and never negative.
     #[test]
-    fn nothing_breaks_the_balance(
+    fn any_input_keeps_the_sums(
         segments in prop::collection::vec(
             (any::<bool>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..40), any::<prop::sample::Index>(), 0..40u8),
             0..60,
@@ -734,6 +737,120 @@ proptest! {
             }
             let open = player.connection.open_requests();
             prop_assert_eq!(player.sum.started, player.sum.finished + player.sum.aborted + open);
+            prop_assert_eq!(player.sum.waiting_bytes, player.connection.waiting_bytes() as i64);
         }
+    }
+
+    /// Waiting bytes against a model: each request is a number of bytes and whether its response has a body byte.
+    #[test]
+    fn waiting_bytes_equal_those_of_unanswered_requests(
+        steps in prop::collection::vec((0..10u8, 0..200usize, any::<prop::sample::Index>()), 1..60),
+        at in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let mut player = Player::new();
+        let mut model = WaitingModel::default();
+        for (step, size, which) in steps {
+            let Some(turn) = model.step(step, size, which) else { continue };
+            player.turn(&turn, |bytes| cuts(bytes, &at));
+            if let Client(text) = &turn {
+                // A retransmit is not counted again.
+                player.ingress(player.client_seq.wrapping_sub(text.len() as u32), text.as_bytes(), false, false);
+            }
+            prop_assert_eq!(player.sum.waiting_bytes, model.waiting(), "{:?}", turn);
+            prop_assert_eq!(player.connection.waiting_bytes() as i64, model.waiting());
+        }
+    }
+}
+
+/// Pipelined requests on one connection, the oldest first.
+#[derive(Default)]
+struct WaitingModel {
+    open: Vec<ModelRequest>,
+    /// Bytes of the newest request's body that are not sent.
+    body_left: usize,
+    closed: bool,
+}
+
+struct ModelRequest {
+    is_post: bool,
+    bytes: usize,
+    response: ModelResponse,
+}
+
+#[derive(PartialEq)]
+enum ModelResponse {
+    None,
+    Head,
+    Body,
+}
+
+impl WaitingModel {
+    fn waiting(&self) -> i64 {
+        let waits = |it: &&ModelRequest| it.is_post && it.response != ModelResponse::Body;
+        self.open.iter().filter(waits).map(|it| it.bytes as i64).sum()
+    }
+
+    /// The next turn, if the step is possible.
+    fn step(&mut self, step: u8, size: usize, which: prop::sample::Index) -> Option<Turn> {
+        if self.closed {
+            return None;
+        }
+        match step {
+            0..=2 => self.request(size, which),
+            3 => self.rest_of_the_body(size),
+            4 | 5 => self.response_head(),
+            6 | 7 => self.response_body(),
+            8 => self.response_end(),
+            _ => {
+                // Rarely: most conversations are long.
+                if which.index(10) != 0 {
+                    return None;
+                }
+                self.closed = true;
+                self.open.clear();
+                Some(if size.is_multiple_of(2) { ClientFin } else { ServerFin })
+            }
+        }
+    }
+
+    fn request(&mut self, size: usize, which: prop::sample::Index) -> Option<Turn> {
+        if self.open.len() >= super::MAX_PENDING as usize || self.body_left != 0 {
+            return None;
+        }
+        let is_post = which.index(4) != 0;
+        let method = if is_post { "POST" } else { "PUT" };
+        let sent = which.index(size + 1);
+        let text = std::format!("{method} / HTTP/1.1\r\nContent-Length: {size}\r\n\r\n{}", "x".repeat(sent));
+        self.body_left = size - sent;
+        self.open.push(ModelRequest { is_post, bytes: text.len(), response: ModelResponse::None });
+        Some(Client(text))
+    }
+
+    fn rest_of_the_body(&mut self, size: usize) -> Option<Turn> {
+        let sent = size.min(self.body_left);
+        self.body_left -= sent;
+        if let Some(newest) = self.open.last_mut() {
+            newest.bytes += sent;
+        }
+        (sent != 0).then(|| Client("x".repeat(sent)))
+    }
+
+    fn response_head(&mut self) -> Option<Turn> {
+        let oldest = self.open.first_mut().filter(|it| it.response == ModelResponse::None)?;
+        oldest.response = ModelResponse::Head;
+        Some(server(CHUNKED))
+    }
+
+    fn response_body(&mut self) -> Option<Turn> {
+        let oldest = self.open.first_mut().filter(|it| it.response != ModelResponse::None)?;
+        oldest.response = ModelResponse::Body;
+        Some(server("3\r\n: a\r\n"))
+    }
+
+    fn response_end(&mut self) -> Option<Turn> {
+        self.open.first().filter(|it| it.response != ModelResponse::None)?;
+        // The rest of its body belongs to a request that has ended.
+        self.open.remove(0);
+        Some(server("0\r\n\r\n"))
     }
 }

@@ -1,17 +1,21 @@
-//! Walking through a segment, a bounded number of steps at a time.
+//! The loop over the bytes of one segment.
 
 use super::{
-    MAX_STEPS, Payload,
-    connection::{Connection, Segment},
     half::Half,
+    payload::Payload,
     request, response,
+    state::{Connection, Segment},
 };
+
+/// Maximum steps per segment, which bounds the time in the kernel. A step reads a few bytes of framing or skips any
+/// number of bytes. A full 64 KiB segment of token events takes about 2,000 steps. With more, framing is lost until the
+/// response ends or the next request starts.
+pub const MAX_STEPS: u32 = 16_384;
 
 /// A walk through the new bytes of one segment.
 ///
-/// Where it is stands in the connection's [`Half`](super::Half), not here: what the
-/// verifier finds on a program's stack it follows exactly, turn by turn, and never
-/// comes to an end; what comes out of a map it takes as any number.
+/// The position is in the connection's [`Half`], which is map memory: the verifier tracks values on the stack exactly,
+/// iteration by iteration, and would not terminate. Values from a map are unknown to it.
 pub(super) struct Walk<'a, P: Payload + ?Sized, const REQUEST: bool> {
     connection: &'a mut Connection,
     payload: &'a P,
@@ -19,8 +23,7 @@ pub(super) struct Walk<'a, P: Payload + ?Sized, const REQUEST: bool> {
 }
 
 impl<'a, P: Payload + ?Sized, const REQUEST: bool> Walk<'a, P, REQUEST> {
-    /// Walks from `offset` to the segment's end. `false` when the steps did not
-    /// suffice.
+    /// Walks from `offset` to the end of the segment. Returns `false` if [`MAX_STEPS`] were not enough.
     #[inline(always)]
     pub(super) fn through(
         connection: &'a mut Connection,
@@ -43,7 +46,7 @@ impl<'a, P: Payload + ?Sized, const REQUEST: bool> Walk<'a, P, REQUEST> {
         if REQUEST { &mut self.connection.request } else { &mut self.connection.response }
     }
 
-    /// Says whether to stop.
+    /// Returns whether to stop.
     #[inline(always)]
     fn step(&mut self) -> bool {
         let half = self.half();
@@ -59,7 +62,7 @@ impl<'a, P: Payload + ?Sized, const REQUEST: bool> Walk<'a, P, REQUEST> {
         } else {
             response::step(self.connection, word, left, self.now_ns)
         };
-        // More than there is: the rest is to be left alone.
+        // `SKIP_SEGMENT` is more than any length.
         self.half().cursor = if consumed > left { end } else { cursor + consumed };
         consumed > left
     }
@@ -74,25 +77,24 @@ fn repeat<P: Payload + ?Sized, const REQUEST: bool>(walk: &mut Walk<'_, P, REQUE
     }
 }
 
-/// The kernel's own loop (Linux 5.17): the verifier looks at one turn, not at all of
-/// them.
+/// Uses `bpf_loop` (Linux 5.17): the verifier checks the body once instead of every iteration.
 #[cfg(all(target_arch = "bpf", feature = "kernel"))]
 #[inline(always)]
-#[allow(unsafe_code, reason = "the helper takes a function's and a value's address")]
+#[allow(unsafe_code, reason = "the helper takes the addresses of a function and a value")]
 fn repeat<P: Payload + ?Sized, const REQUEST: bool>(walk: &mut Walk<'_, P, REQUEST>) {
-    extern "C" fn turn<P: Payload + ?Sized, const REQUEST: bool>(
-        _turn: u64,
+    extern "C" fn iteration<P: Payload + ?Sized, const REQUEST: bool>(
+        _index: u64,
         walk: *mut Walk<'_, P, REQUEST>,
     ) -> i64 {
-        // SAFETY: the helper hands on the pointer below, and only while it is valid.
+        // SAFETY: the helper passes the pointer given below, during the call only.
         let walk = unsafe { &mut *walk };
         i64::from(walk.step())
     }
-    // SAFETY: the callback's signature is the helper's, and `walk` outlives the call.
+    // SAFETY: the callback has the signature that the helper expects, and `walk` outlives the call.
     unsafe {
         aya_ebpf::helpers::bpf_loop(
             MAX_STEPS,
-            turn::<P, REQUEST> as *mut core::ffi::c_void,
+            iteration::<P, REQUEST> as *mut core::ffi::c_void,
             (&raw mut *walk).cast(),
             0,
         );

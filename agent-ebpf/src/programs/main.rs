@@ -1,14 +1,13 @@
-//! Forebay's kernel programs: `cgroup_skb` on a pod's cgroup in both directions,
-//! and `sock_ops` to learn that a socket is gone.
+//! Forebay's kernel programs: `cgroup_skb` on a pod's cgroup in both directions, and `sock_ops` to detect closed sockets.
 //!
-//! They observe. Every path of the two packet programs returns 1 ("allow").
-//! Needs Linux 5.17 (`bpf_loop`).
+//! The programs only observe: every path of the two packet programs returns 1 ("allow"). They need Linux 5.17
+//! (`bpf_loop`).
 
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
-#![allow(unsafe_code, reason = "kernel side: maps and helpers are raw pointers")]
+#![allow(unsafe_code, reason = "maps and helpers are raw pointers in kernel programs")]
 
 mod packet;
 mod record;
@@ -43,8 +42,8 @@ pub(crate) fn forebay_sockets(ctx: SockOpsContext) -> u32 {
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // No program can get here: framing never indexes out of bounds and overflow
-    // checks are off. The loader would refuse a program that could not end.
+    // Unreachable: framing never indexes out of bounds, and overflow checks are off. The verifier would refuse a
+    // program that reaches an endless loop.
     loop {}
 }
 

@@ -1,4 +1,4 @@
-//! The two packet programs: from an IP packet to a segment of a known connection.
+//! The two packet programs: find the connection of an IP packet and apply its TCP segment.
 
 use core::{hint::black_box, mem::MaybeUninit};
 
@@ -25,15 +25,14 @@ const TCP_LISTEN: u32 = 10;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
 
-/// How deep a pod's cgroup may lie below the root (kubelet's own is at most 4; a
-/// nested node, as kind's, adds as many again).
+/// Maximum depth of a pod's cgroup below the root. The kubelet uses at most 4 levels; a nested node (kind) adds as many.
 const MAX_CGROUP_DEPTH: i32 = 10;
 
 #[inline(always)]
 pub(crate) fn ingress(ctx: &SkBuffContext) -> Option<()> {
     let skb = ctx.skb.skb;
     let packet = Packet::parse(skb)?;
-    if !is_watched(packet.destination) || packet.is_silent() {
+    if !is_watched(packet.destination) || packet.is_irrelevant() {
         return None;
     }
     count(Stat::Segments);
@@ -42,7 +41,7 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> Option<()> {
         Some(connection) => connection,
         None => begin(skb, &packet, cookie)?,
     };
-    // SAFETY: a map value; ingress writes only its own half (see `framing`).
+    // SAFETY: a map value. Ingress writes only its own half and shared words atomically (see `framing`).
     let connection = unsafe { &mut *connection };
     let now_ns = now_ns();
     connection.ingress(packet.segment, &packet.payload, now_ns);
@@ -54,12 +53,12 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> Option<()> {
 pub(crate) fn egress(ctx: &SkBuffContext) -> Option<()> {
     let skb = ctx.skb.skb;
     let packet = Packet::parse(skb)?;
-    if !is_watched(packet.source) || packet.is_silent() {
+    if !is_watched(packet.source) || packet.is_irrelevant() {
         return None;
     }
     count(Stat::Segments);
     let connection = CONNECTIONS.get_ptr_mut(&cookie(skb))?;
-    // SAFETY: a map value; egress writes only its own half (see `framing`).
+    // SAFETY: a map value. Egress writes only its own half and shared words atomically (see `framing`).
     let connection = unsafe { &mut *connection };
     let now_ns = now_ns();
     connection.egress(packet.segment, &packet.payload, now_ns);
@@ -67,13 +66,13 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> Option<()> {
     Some(())
 }
 
-/// A connection is followed from its first payload on.
+/// Starts to follow a connection, at its first payload.
 #[inline(always)]
 fn begin(skb: *mut __sk_buff, packet: &Packet, cookie: u64) -> Option<*mut Connection> {
     if packet.segment.length == 0 || cookie == 0 {
         return None;
     }
-    // SAFETY: the context is valid for the whole program; the verifier checks both.
+    // SAFETY: the context is valid for the whole program. The verifier checks both accesses.
     let socket = unsafe { (*skb).__bindgen_anon_2.sk };
     if !socket.is_null() && unsafe { (*socket).state } == TCP_LISTEN {
         count(Stat::OnListener);
@@ -83,13 +82,13 @@ fn begin(skb: *mut __sk_buff, packet: &Packet, cookie: u64) -> Option<*mut Conne
         count(Stat::NoSlot);
         return None;
     };
-    // SAFETY: a zeroed connection is a fresh one.
+    // SAFETY: a zeroed connection is a new one.
     if CONNECTIONS.insert(&cookie, unsafe { FRESH.assume_init_ref() }, 0).is_err() {
         count(Stat::ConnectionsFull);
         return None;
     }
     let connection = CONNECTIONS.get_ptr_mut(&cookie)?;
-    // SAFETY: a map value; no other segment of this connection can be earlier.
+    // SAFETY: a map value. No other segment of this connection was processed before.
     unsafe {
         (*connection).slot = slot;
         (*connection).remote_port = packet.source;
@@ -97,11 +96,10 @@ fn begin(skb: *mut __sk_buff, packet: &Packet, cookie: u64) -> Option<*mut Conne
     Some(connection)
 }
 
-/// Too large for a program's 512 bytes of stack.
+/// A new connection. In static memory, because a program's stack has 512 bytes.
 static FRESH: MaybeUninit<Connection> = MaybeUninit::zeroed();
 
-/// The endpoint of the cgroup that the socket was made in, or of one above it:
-/// containers have cgroups of their own below the pod's.
+/// Finds the slot by the cgroup of the socket or one of its ancestors: a container's cgroup is below the pod's.
 #[inline(always)]
 fn slot(skb: *mut __sk_buff, port: u16) -> Option<u32> {
     // SAFETY: helpers on a valid context.
@@ -110,7 +108,7 @@ fn slot(skb: *mut __sk_buff, port: u16) -> Option<u32> {
         return Some(slot);
     }
     for level in 1..MAX_CGROUP_DEPTH {
-        // SAFETY: as above; 0 beyond the socket's own depth.
+        // SAFETY: as above. Returns 0 below the socket's own level.
         let id = unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
         if id == 0 {
             return None;
@@ -124,7 +122,7 @@ fn slot(skb: *mut __sk_buff, port: u16) -> Option<u32> {
 
 #[inline(always)]
 fn lookup(cgroup_id: u64, port: u16) -> Option<u32> {
-    // SAFETY: the value is a plain number that the agent replaces as a whole.
+    // SAFETY: the value is a number that the agent replaces atomically.
     unsafe { ENDPOINTS.get(&EndpointKey::new(cgroup_id, port)) }.copied()
 }
 
@@ -140,7 +138,7 @@ fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// A TCP packet at layer 3, as these hooks see it.
+/// A TCP packet. These hooks see packets from the IP header on.
 struct Packet {
     source: u16,
     destination: u16,
@@ -156,8 +154,7 @@ impl Packet {
         let version = load::<1>(skb, 0)?[0] >> 4;
         let transport = if version == 4 {
             let head: [u8; 12] = load(skb, 0)?;
-            // Only the first fragment has the TCP header; TCP is never fragmented
-            // in practice, so fragments are not followed at all.
+            // Fragments are ignored: only the first one has the TCP header, and TCP is not fragmented in practice.
             let fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff;
             if head[9] != IPPROTO_TCP || fragment != 0 {
                 return None;
@@ -187,9 +184,9 @@ impl Packet {
         })
     }
 
-    /// Nothing in it that framing could care about.
+    /// Returns whether the segment has neither payload nor FIN nor RST.
     #[inline(always)]
-    fn is_silent(&self) -> bool {
+    fn is_irrelevant(&self) -> bool {
         self.segment.length == 0 && !self.segment.fin && !self.segment.rst
     }
 }
@@ -197,7 +194,7 @@ impl Packet {
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has N bytes.
     let result = unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
     if result == 0 { Some(bytes) } else { None }
 }
@@ -213,15 +210,14 @@ impl Payload for SkbPayload {
         let mut word = 0_u64;
         let at = self.start + offset;
         if count >= 8 {
-            // SAFETY: eight bytes into eight bytes. A failed load leaves zeros.
+            // SAFETY: the buffer has 8 bytes. A failed load leaves zeros.
             unsafe { bpf_skb_load_bytes(self.skb.cast(), at, (&raw mut word).cast(), 8) };
             return word;
         }
-        // The compiler knows that zero cannot come here and drops the check; the
-        // verifier does not know and wants it.
+        // The compiler knows that `count` is not 0 and would remove the check, which the verifier needs.
         let count = black_box(count);
         if count > 0 && count < 8 {
-            // SAFETY: fewer than eight bytes into eight.
+            // SAFETY: fewer than 8 bytes into 8.
             unsafe { bpf_skb_load_bytes(self.skb.cast(), at, (&raw mut word).cast(), count) };
         }
         word

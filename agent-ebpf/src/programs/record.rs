@@ -1,4 +1,4 @@
-//! From what a segment changed to the endpoint's numbers.
+//! Adds the effects of a segment to the load of the endpoint.
 
 use core::hint::black_box;
 
@@ -15,9 +15,10 @@ use crate::tables::{EVENTS, LATENCIES, LOADS, count};
 pub(crate) fn ingress(connection: &Connection, now_ns: u64) -> Option<()> {
     let effects = &connection.request.effects;
     let load = LOADS.get_ptr_mut(connection.slot)?;
-    // SAFETY: a map value; all writers add atomically.
+    // SAFETY: a map value, to which all writers add atomically.
     let load = unsafe { &mut *load };
     add(&mut load.bytes_in, effects.bytes);
+    add_waiting(load, effects);
     add(&mut load.lost_framing, effects.lost);
     add(&mut load.opaque_connections, effects.opaque);
     add(&mut load.other_requests, effects.other);
@@ -35,9 +36,10 @@ pub(crate) fn ingress(connection: &Connection, now_ns: u64) -> Option<()> {
 pub(crate) fn egress(connection: &Connection, now_ns: u64) -> Option<()> {
     let effects = &connection.response.effects;
     let load = LOADS.get_ptr_mut(connection.slot)?;
-    // SAFETY: a map value; all writers add atomically.
+    // SAFETY: a map value, to which all writers add atomically.
     let load = unsafe { &mut *load };
     add(&mut load.bytes_out, effects.bytes);
+    add_waiting(load, effects);
     add(&mut load.lost_framing, effects.lost);
     add(&mut load.chunks, effects.chunks);
     add(&mut load.responses_2xx, effects.responses_2xx);
@@ -91,7 +93,7 @@ fn emit(
         status: effects.status as u16,
         count: requests,
     };
-    // SAFETY: the record lives through the call; its size is its type's.
+    // SAFETY: the record outlives the call, and the size is that of its type.
     let result = unsafe {
         bpf_ringbuf_output(
             (&raw const EVENTS).cast_mut().cast(),
@@ -110,14 +112,21 @@ fn sample(slot: u32, kind: Latency, duration_ns: u64) {
     let Some(histogram) = LATENCIES.get_ptr_mut(slot * LATENCY_KINDS + kind as u32) else {
         return;
     };
-    // SAFETY: a map value; all writers add atomically.
+    // SAFETY: a map value, to which all writers add atomically.
     let histogram: &mut Histogram = unsafe { &mut *histogram };
-    // The compiler knows the bound and drops the check; the verifier wants it.
+    // The compiler knows the bound and would remove the check, which the verifier needs.
     let index = black_box(bucket(duration_ns)) as usize;
     if let Some(bucket) = histogram.counts.get_mut(index) {
         add(bucket, 1);
     }
     add_wide(&mut histogram.sum_ns, duration_ns);
+}
+
+#[inline(always)]
+fn add_waiting(load: &mut Load, effects: &Effects) {
+    if effects.waiting_bytes != 0 {
+        add_wide(&mut load.waiting_bytes, effects.waiting_bytes as u64);
+    }
 }
 
 #[inline(always)]
@@ -136,6 +145,6 @@ fn subtract(counter: &mut u64, amount: u32) {
 fn add_wide(counter: &mut u64, amount: u64) {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-    // SAFETY: an aligned place in a map value. Relaxed is BPF's plain `lock add`.
+    // SAFETY: aligned memory in a map value. Relaxed is BPF's plain `lock add`.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
 }

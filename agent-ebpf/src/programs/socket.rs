@@ -1,4 +1,4 @@
-//! A socket's end: what segments did not say (a killed peer, a time-out) shows here.
+//! Socket state changes: detects connections that end without FIN or RST (a killed peer, a timeout).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -19,20 +19,19 @@ pub(crate) fn changed(ctx: &SockOpsContext) -> Option<()> {
     match ctx.op() {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             if is_watched(ctx.local_port() as u16) {
-                // Only sockets that ask for it are told about; a refusal leaves
-                // the connection to the agent's sweep.
-                // Other programs' wishes stay: the helper replaces all of them.
-                let wished = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
-                let _ = ctx.set_cb_flags(wished as i32);
+                // Requests state callbacks for this socket. On failure the agent's sweep removes the connection. The
+                // helper replaces all flags, so those of other programs are kept.
+                let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+                let _ = ctx.set_cb_flags(flags as i32);
             }
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
             // SAFETY: a helper on a valid context.
             let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
             let connection = CONNECTIONS.get_ptr_mut(&cookie)?;
-            // SAFETY: a map value; the socket is locked, so egress is not running.
+            // SAFETY: a map value. The socket is locked, so egress is not running.
             let connection = unsafe { &mut *connection };
-            connection.gone();
+            connection.socket_closed();
             // SAFETY: no arguments.
             record::egress(connection, unsafe { bpf_ktime_get_boot_ns() });
             let _ = CONNECTIONS.remove(&cookie);

@@ -1,4 +1,4 @@
-//! The maps. Layouts, owners and bounds are in `forebay_agent_ebpf::maps`.
+//! The maps as the programs see them. [`forebay_agent_ebpf::maps`] specifies them.
 
 use aya_ebpf::{
     macros::map,
@@ -6,37 +6,42 @@ use aya_ebpf::{
 };
 use forebay_agent_ebpf::{
     framing::Connection,
-    maps::{
-        EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS,
-        MAX_ENDPOINTS, MAX_GPUS, STATS, Stat, WATCHED_PORT_WORDS,
-    },
+    maps::{self, EndpointKey, GpuSample, Histogram, Load, Stat, TypedMap},
 };
 
-/// Bit map of watched ports, 64 to a word: asked first, for every packet.
-#[map]
-pub(crate) static PORTS: Array<u64> = Array::with_max_entries(WATCHED_PORT_WORDS, 0);
+const fn array<V>(map: &TypedMap<u32, V>) -> Array<V> {
+    Array::with_max_entries(map.spec.max_entries, 0)
+}
+
+const fn hash<K, V>(map: &TypedMap<K, V>) -> HashMap<K, V> {
+    HashMap::with_max_entries(map.spec.max_entries, 0)
+}
 
 #[map]
-pub(crate) static ENDPOINTS: HashMap<EndpointKey, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
+pub(crate) static PORTS: Array<u64> = array(&maps::PORTS);
 
 #[map]
-pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+pub(crate) static ENDPOINTS: HashMap<EndpointKey, u32> = hash(&maps::ENDPOINTS);
 
 #[map]
-pub(crate) static LOADS: Array<Load> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+pub(crate) static CONNECTIONS: HashMap<u64, Connection> = hash(&maps::CONNECTIONS);
 
 #[map]
-pub(crate) static LATENCIES: Array<Histogram> = Array::with_max_entries(MAX_ENDPOINTS * LATENCY_KINDS, 0);
+pub(crate) static LOADS: Array<Load> = array(&maps::LOADS);
 
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+pub(crate) static LATENCIES: Array<Histogram> = array(&maps::LATENCIES);
 
 #[map]
-pub(crate) static STATS_BY_CPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(STATS, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS.spec.max_entries, 0);
 
-/// No program touches it; it is here so that it is made and pinned with the rest.
 #[map]
-pub(crate) static GPUS: Array<GpuSample> = Array::with_max_entries(MAX_GPUS, 0);
+pub(crate) static STATS_BY_CPU: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(maps::STATS.spec.max_entries, 0);
+
+/// Unused by the programs. Defined here so that the loader creates and pins it with the others.
+#[map]
+pub(crate) static GPUS: Array<GpuSample> = array(&maps::GPUS);
 
 #[inline(always)]
 pub(crate) fn is_watched(port: u16) -> bool {
@@ -49,8 +54,8 @@ pub(crate) fn is_watched(port: u16) -> bool {
 #[inline(always)]
 pub(crate) fn count(stat: Stat) {
     if let Some(value) = STATS_BY_CPU.get_ptr_mut(stat as u32) {
-        // SAFETY: this CPU's own entry. An interrupt between load and store may
-        // lose one count; these are diagnostics.
+        // SAFETY: the entry of this CPU. An interrupt between load and store may lose one count, which is acceptable
+        // for diagnostics.
         unsafe { *value += 1 };
     }
 }

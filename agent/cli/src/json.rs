@@ -1,16 +1,19 @@
-//! JSON for programs: stable names, units in names, `null` for what is unknown.
+//! JSON for programs: stable names, units in names, `null` for unknown values.
 
 use std::time::Duration;
 
-use forebay_telemetry::v1::{Endpoint, EngineLoad, Gpu, GpuHealth, KernelLoad, Latency};
-use serde_json::{Value, json};
+use forebay_telemetry::{
+    signals::{LATENCIES, SIGNALS, Source, Value as Measured},
+    v1::{Endpoint, Gpu, GpuHealth, Latency},
+};
+use serde_json::{Map, Value, json};
 
 use crate::{
     Subject,
     view::{Agent, View},
 };
 
-/// Names the shape of the documents.
+/// Version of the documents.
 pub(crate) const API_VERSION: &str = "forebay.dev/v1alpha1";
 
 pub(crate) fn render(subject: Subject, view: &View) -> Value {
@@ -18,11 +21,17 @@ pub(crate) fn render(subject: Subject, view: &View) -> Value {
         Subject::Nodes => ("NodeList", view.agents.iter().map(node).collect()),
         Subject::Pods => (
             "PodList",
-            view.agents.iter().flat_map(|agent| agent.endpoints.values().map(|it| pod(agent, it))).collect(),
+            view.agents
+                .iter()
+                .flat_map(|agent| agent.replica.endpoints().map(|endpoint| pod(agent, endpoint)))
+                .collect(),
         ),
         Subject::Gpus => (
             "GpuList",
-            view.agents.iter().flat_map(|agent| agent.gpus.values().map(|it| gpu(agent, it))).collect(),
+            view.agents
+                .iter()
+                .flat_map(|agent| agent.replica.gpus().into_iter().map(|it| gpu(agent, it)))
+                .collect(),
         ),
     };
     json!({ "apiVersion": API_VERSION, "kind": kind, "items": items })
@@ -34,8 +43,8 @@ fn node(agent: &Agent) -> Value {
         "name": known.then_some(&agent.node.name),
         "agent": agent.name,
         "agentVersion": known.then_some(&agent.node.agent_version),
-        "endpoints": known.then_some(agent.endpoints.len()),
-        "gpus": known.then_some(agent.gpus.len()),
+        "endpoints": known.then_some(agent.replica.endpoints().len()),
+        "gpus": known.then_some(agent.replica.gpus().len()),
         "kernelOff": agent.node.kernel_off,
         "gpuOff": agent.node.gpu_off,
     })
@@ -50,33 +59,44 @@ fn pod(agent: &Agent, endpoint: &Endpoint) -> Value {
         "node": agent.node.name,
         "ip": key.ip,
         "port": key.port,
-        "kernel": endpoint.kernel.as_ref().map(|load| kernel(load, agent.kernel_age(endpoint))),
+        "kernel": endpoint.kernel.as_ref().map(|_| kernel(endpoint, agent.replica.kernel_age(endpoint))),
         "kernelOff": endpoint.kernel_off,
-        "engine": endpoint.engine.as_ref().map(|load| engine(load, agent.engine_age(endpoint))),
+        "engine": endpoint.engine.as_ref().map(|_| engine(endpoint, agent.replica.engine_age(endpoint))),
         "engineOff": endpoint.engine_off,
         "gpuUuids": endpoint.gpu_uuids,
     })
 }
 
-fn kernel(load: &KernelLoad, age: Option<Duration>) -> Value {
-    json!({
-        "ageSeconds": age.map(|age| age.as_secs_f64()),
-        "inFlight": load.in_flight,
-        "started": load.started,
-        "finished": load.finished,
-        "aborted": load.aborted,
-        "otherRequests": load.other_requests,
-        "responses2xx": load.responses_2xx,
-        "responses4xx": load.responses_4xx,
-        "responses5xx": load.responses_5xx,
-        "bytesIn": load.bytes_in,
-        "bytesOut": load.bytes_out,
-        "chunks": load.chunks,
-        "opaqueConnections": load.opaque_connections,
-        "ttft": load.ttft.as_ref().and_then(latency),
-        "itl": load.itl.as_ref().and_then(latency),
-        "duration": load.duration.as_ref().and_then(latency),
-    })
+/// All signals of a source.
+fn signals(endpoint: &Endpoint, source: Source, age: Option<Duration>) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("ageSeconds".into(), json!(age.map(|age| age.as_secs_f64())));
+    for signal in SIGNALS.iter().filter(|signal| signal.source == source) {
+        let value = match (signal.value)(endpoint) {
+            Some(Measured::Integer(value)) => json!(value),
+            Some(Measured::Ratio(value)) => json!(value),
+            None => Value::Null,
+        };
+        object.insert(signal.json.into(), value);
+    }
+    object
+}
+
+fn kernel(endpoint: &Endpoint, age: Option<Duration>) -> Value {
+    let mut object = signals(endpoint, Source::Kernel, age);
+    for signal in LATENCIES {
+        let value = (signal.value)(endpoint).as_ref().and_then(latency);
+        object.insert(signal.json.into(), json!(value));
+    }
+    object.into()
+}
+
+fn engine(endpoint: &Endpoint, age: Option<Duration>) -> Value {
+    let mut object = signals(endpoint, Source::Engine, age);
+    let models = endpoint.engine.iter().flat_map(|load| &load.models);
+    let models: Vec<Value> = models.map(|model| json!({ "id": model.id, "parent": model.parent })).collect();
+    object.insert("models".into(), models.into());
+    object.into()
 }
 
 fn latency(latency: &Latency) -> Option<Value> {
@@ -92,24 +112,6 @@ fn latency(latency: &Latency) -> Option<Value> {
     })
 }
 
-fn engine(load: &EngineLoad, age: Option<Duration>) -> Value {
-    json!({
-        "ageSeconds": age.map(|age| age.as_secs_f64()),
-        "running": load.running,
-        "waiting": load.waiting,
-        "kvCacheUsage": load.kv_cache_usage,
-        "promptTokens": load.prompt_tokens,
-        "generationTokens": load.generation_tokens,
-        "prefixCacheQueries": load.prefix_cache_queries,
-        "prefixCacheHits": load.prefix_cache_hits,
-        "preemptions": load.preemptions,
-        "requestsSucceeded": load.requests_succeeded,
-        "blockSizeTokens": load.block_size_tokens,
-        "numGpuBlocks": load.num_gpu_blocks,
-        "models": load.models.iter().map(|model| json!({ "id": model.id, "parent": model.parent })).collect::<Vec<_>>(),
-    })
-}
-
 fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
     let health = match gpu.health() {
         GpuHealth::Unspecified => None,
@@ -122,7 +124,7 @@ fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
-        "ageSeconds": agent.gpu_age(gpu).map(|age| age.as_secs_f64()),
+        "ageSeconds": agent.replica.gpu_age(gpu).map(|age| age.as_secs_f64()),
         "health": health,
         "healthReason": (!gpu.health_reason.is_empty()).then_some(&gpu.health_reason),
         "utilizationPercent": gpu.utilization_percent,

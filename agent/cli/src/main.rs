@@ -21,7 +21,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use output::Output;
+use output::ListOutput;
 use tokio::time::MissedTickBehavior;
 use view::View;
 
@@ -59,8 +59,9 @@ enum Command {
 struct Options {
     #[command(flatten)]
     agents: agents::Options,
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    /// Format of the output.
+    #[arg(short, long, value_enum, default_value_t = ListOutput::Table)]
+    output: ListOutput,
     /// Refresh every second until interrupted.
     #[arg(short, long)]
     watch: bool,
@@ -125,15 +126,16 @@ async fn show(subject: Subject, options: &Options, access: &forward::Access) -> 
 fn print(subject: Subject, options: &Options, view: &View) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match options.output {
-        Output::Table => {
+        ListOutput::Table | ListOutput::Wide => {
             if options.watch && out.is_terminal() {
                 // Cursor home, erase the screen.
                 write!(out, "\x1b[H\x1b[2J")?;
             }
-            write!(out, "{}", table::render(subject, view))?;
+            let is_wide = options.output == ListOutput::Wide;
+            write!(out, "{}", table::render(subject, view, is_wide))?;
         }
-        Output::Json if options.watch => writeln!(out, "{}", json::render(subject, view))?,
-        Output::Json => writeln!(out, "{:#}", json::render(subject, view))?,
+        ListOutput::Json if options.watch => writeln!(out, "{}", json::render(subject, view))?,
+        ListOutput::Json => writeln!(out, "{:#}", json::render(subject, view))?,
     }
     out.flush()?;
     for (agent, problem) in view.problems() {

@@ -1,18 +1,22 @@
-//! Tables for people. What is unknown is `-`, never 0.
+//! Tables for people. Unknown values are `-`, never 0.
 
 use std::{fmt::Write as _, time::Duration};
 
-use forebay_telemetry::v1::{Endpoint, Gpu, GpuHealth, Latency};
+use forebay_telemetry::{
+    signals::{Column, LATENCIES, SIGNALS, Value, Width},
+    v1::{Endpoint, EndpointKey, Gpu, GpuHealth, Latency},
+};
 
 use crate::{
     Subject,
     view::{Agent, View},
 };
 
-pub(crate) fn render(subject: Subject, view: &View) -> String {
+/// `is_wide` adds the columns of `-o wide`.
+pub(crate) fn render(subject: Subject, view: &View, is_wide: bool) -> String {
     let rows = match subject {
         Subject::Nodes => nodes(view),
-        Subject::Pods => pods(view),
+        Subject::Pods => pods(view, is_wide),
         Subject::Gpus => gpus(view),
     };
     align(&rows)
@@ -29,80 +33,70 @@ fn nodes(view: &View) -> Vec<Vec<String>> {
             rows.push(row);
             continue;
         }
-        let in_flight: Option<u64> = agent
-            .endpoints
-            .values()
-            .map(|endpoint| endpoint.kernel.as_ref().map(|load| load.in_flight))
-            .sum();
         rows.push(vec![
             node.name.clone(),
             agent.name.clone(),
             node.agent_version.clone(),
-            agent.endpoints.len().to_string(),
-            or_dash(in_flight),
-            agent.gpus.len().to_string(),
+            agent.replica.endpoints().len().to_string(),
+            or_dash(agent.in_flight()),
+            agent.replica.gpus().len().to_string(),
             node.kernel_off
                 .clone()
-                .map_or_else(|| "on".into(), |reason| format!("off: {}", first_words(&reason))),
-            node.gpu_off
-                .clone()
-                .map_or_else(|| "on".into(), |reason| format!("off: {}", first_words(&reason))),
+                .map_or_else(|| "on".into(), |reason| format!("off: {}", shorten(&reason))),
+            node.gpu_off.clone().map_or_else(|| "on".into(), |reason| format!("off: {}", shorten(&reason))),
         ]);
     }
     rows
 }
 
-fn pods(view: &View) -> Vec<Vec<String>> {
-    let mut rows = vec![header(&[
-        "NAMESPACE",
-        "POD",
-        "NODE",
-        "ENDPOINT",
-        "IN-FLIGHT",
-        "STARTED",
-        "FINISHED",
-        "ABORTED",
-        "RUNNING",
-        "WAITING",
-        "KV",
-        "TTFT-P50",
-        "TTFT-P99",
-        "ITL-P50",
-        "AGE",
-        "ENGINE-AGE",
-    ])];
+fn pods(view: &View, is_wide: bool) -> Vec<Vec<String>> {
+    let mut names = header(&["NAMESPACE", "POD", "NODE", "ENDPOINT"]);
+    names.extend(columns(Width::Table).map(|(column, _)| column.header.to_owned()));
+    names.extend(header(&["AGE", "ENGINE-AGE"]));
+    if is_wide {
+        names.extend(columns(Width::Wide).map(|(column, _)| column.header.to_owned()));
+    }
+    let mut rows = vec![names];
     for agent in &view.agents {
-        for ((namespace, pod, port), endpoint) in &agent.endpoints {
-            rows.push(pod_row(agent, namespace, pod, *port, endpoint));
-        }
+        rows.extend(agent.replica.endpoints().map(|endpoint| pod_row(agent, endpoint, is_wide)));
     }
     rows
 }
 
-fn pod_row(agent: &Agent, namespace: &str, pod: &str, port: u32, endpoint: &Endpoint) -> Vec<String> {
-    let kernel = endpoint.kernel.as_ref();
-    let engine = endpoint.engine.as_ref();
-    let ip = endpoint.key.as_ref().map_or("-", |key| key.ip.as_str());
-    let ttft = kernel.and_then(|load| load.ttft.as_ref());
-    let itl = kernel.and_then(|load| load.itl.as_ref());
-    vec![
-        namespace.into(),
-        pod.into(),
-        agent.node.name.clone(),
-        format!("{ip}:{port}"),
-        or_dash(kernel.map(|load| load.in_flight)),
-        or_dash(kernel.map(|load| load.started)),
-        or_dash(kernel.map(|load| load.finished)),
-        or_dash(kernel.map(|load| load.aborted)),
-        or_dash(engine.map(|load| load.running)),
-        or_dash(engine.map(|load| load.waiting)),
-        or_dash(engine.and_then(|load| load.kv_cache_usage).map(|usage| format!("{:.0}%", usage * 100.0))),
-        latency(ttft, |latency| latency.p50_ns),
-        latency(ttft, |latency| latency.p99_ns),
-        latency(itl, |latency| latency.p50_ns),
-        or_dash(agent.kernel_age(endpoint).map(short)),
-        or_dash(agent.engine_age(endpoint).map(short)),
-    ]
+fn pod_row(agent: &Agent, endpoint: &Endpoint, is_wide: bool) -> Vec<String> {
+    let EndpointKey { namespace, pod, ip, port, .. } = endpoint.key.clone().unwrap_or_default();
+    let mut row = vec![namespace, pod, agent.node.name.clone(), format!("{ip}:{port}")];
+    row.extend(columns(Width::Table).map(|(_, cell)| cell(endpoint)));
+    row.push(or_dash(agent.replica.kernel_age(endpoint).map(short)));
+    row.push(or_dash(agent.replica.engine_age(endpoint).map(short)));
+    if is_wide {
+        row.extend(columns(Width::Wide).map(|(_, cell)| cell(endpoint)));
+    }
+    row
+}
+
+type Cell = Box<dyn Fn(&Endpoint) -> String>;
+
+/// The columns of one width, from the table of signals.
+fn columns(width: Width) -> impl Iterator<Item = (Column, Cell)> {
+    let signals = SIGNALS.iter().filter_map(|signal| {
+        let cell: Cell = Box::new(|endpoint| or_dash((signal.value)(endpoint).map(number)));
+        Some((signal.column?, cell))
+    });
+    let latencies = LATENCIES.iter().flat_map(|signal| {
+        signal.columns.iter().map(move |(column, value_ns)| {
+            let cell: Cell = Box::new(move |endpoint| latency((signal.value)(endpoint), value_ns));
+            (*column, cell)
+        })
+    });
+    signals.chain(latencies).filter(move |(column, _)| column.width == width)
+}
+
+fn number(value: Value) -> String {
+    match value {
+        Value::Integer(value) => value.to_string(),
+        Value::Ratio(ratio) => format!("{:.0}%", ratio * 100.0),
+    }
 }
 
 fn gpus(view: &View) -> Vec<Vec<String>> {
@@ -122,7 +116,7 @@ fn gpus(view: &View) -> Vec<Vec<String>> {
         "AGE",
     ])];
     for agent in &view.agents {
-        for gpu in agent.gpus.values() {
+        for gpu in agent.replica.gpus() {
             rows.push(gpu_row(agent, gpu));
         }
     }
@@ -132,8 +126,8 @@ fn gpus(view: &View) -> Vec<Vec<String>> {
 fn gpu_row(agent: &Agent, gpu: &Gpu) -> Vec<String> {
     const GIB: f64 = (1_u64 << 30) as f64;
     let mut pods: Vec<&str> = agent
-        .endpoints
-        .values()
+        .replica
+        .endpoints()
         .filter(|endpoint| endpoint.gpu_uuids.contains(&gpu.uuid))
         .filter_map(|endpoint| endpoint.key.as_ref().map(|key| key.pod.as_str()))
         .collect();
@@ -158,7 +152,7 @@ fn gpu_row(agent: &Agent, gpu: &Gpu) -> Vec<String> {
         if gpu.throttle_reasons.is_empty() { "-".into() } else { gpu.throttle_reasons.join(",") },
         or_dash(gpu.last_xid),
         if pods.is_empty() { "-".into() } else { pods.join(",") },
-        or_dash(agent.gpu_age(gpu).map(short)),
+        or_dash(agent.replica.gpu_age(gpu).map(short)),
     ]
 }
 
@@ -170,15 +164,12 @@ fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-fn latency(latency: Option<&Latency>, value_ns: impl Fn(&Latency) -> u64) -> String {
-    or_dash(
-        latency
-            .filter(|latency| latency.count != 0)
-            .map(|latency| short(Duration::from_nanos(value_ns(latency)))),
-    )
+fn latency(latency: Option<Latency>, value_ns: impl Fn(&Latency) -> u64) -> String {
+    let latency = latency.filter(|latency| latency.count != 0);
+    or_dash(latency.map(|latency| short(Duration::from_nanos(value_ns(&latency)))))
 }
 
-/// Three digits are enough.
+/// Formats with at most three digits.
 fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1e-3 {
@@ -190,8 +181,8 @@ fn short(duration: Duration) -> String {
     }
 }
 
-/// The reason in a column's width; `-o json` has all of it.
-fn first_words(reason: &str) -> String {
+/// Shortens a reason to the width of a column. `-o json` has the full text.
+fn shorten(reason: &str) -> String {
     const WIDTH: usize = 60;
     match reason.char_indices().nth(WIDTH) {
         Some((at, _)) => format!("{}…", &reason[..at]),
@@ -221,23 +212,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_lines_end_where_they_end() {
+    fn aligns_columns_without_trailing_spaces() {
         let rows = vec![header(&["A", "LONG"]), header(&["longer", "x"])];
         assert_eq!(align(&rows), "A        LONG\nlonger   x\n");
     }
 
     #[test]
-    fn durations_are_short() {
+    fn shortens_durations() {
         for (nanoseconds, text) in [(1_500, "2us"), (12_345_678, "12ms"), (2_500_000_000, "2.5s")] {
             assert_eq!(short(Duration::from_nanos(nanoseconds)), text);
         }
     }
 
     #[test]
-    fn what_was_not_measured_is_a_dash() {
+    fn unknown_values_are_dashes() {
         let view = View::new(&["127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap().into()]);
-        let row = pod_row(&view.agents[0], "ns", "pod", 8000, &Endpoint::default());
+        let row = pod_row(&view.agents[0], &Endpoint::default(), false);
         assert_eq!(row[4..], vec!["-"; 12]);
+        let row = pod_row(&view.agents[0], &Endpoint::default(), true);
+        assert_eq!(row[4..], vec!["-"; 13]);
         let row = gpu_row(&view.agents[0], &Gpu::default());
         assert_eq!(row[3..], vec!["-"; 10]);
     }

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use forebay_agent::publish::{Board, TelemetryService};
+use forebay_agent::publish::{Publisher, TelemetryService};
 use forebay_apiserver::{ApiServer, crds};
 use forebay_telemetry::v1::{Node, telemetry_server::TelemetryServer};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -62,10 +62,10 @@ impl Found {
 
 /// An agent that counts, in this process.
 async fn agent() -> (SocketAddr, JoinSet<()>) {
-    let board = Arc::new(Board::new(Node { name: "node-a".into(), ..Node::default() }));
+    let publisher = Arc::new(Publisher::new(Node { name: "node-a".into(), ..Node::default() }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = TelemetryService::new(board, 1, CancellationToken::new());
+    let service = TelemetryService::new(publisher, 1, CancellationToken::new());
     let mut serving = JoinSet::new();
     serving.spawn(async move {
         let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));

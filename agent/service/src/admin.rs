@@ -1,5 +1,4 @@
-//! The small HTTP server beside every program's real work: `/healthz`, and the pages
-//! that the program has (metrics, readiness, what people and tests look at).
+//! The admin HTTP server of a program: `/healthz`, and the program's own pages (metrics, readiness, debugging).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,21 +9,21 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time};
 
-/// Scrapers and probes at one time; more wait in the listen queue.
+/// Maximum connections at one time. More wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
-/// A connection that sends no whole request head in this time is closed.
+/// Timeout for a complete request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is not kept longer, idle or not.
+/// Maximum age of a connection.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
-/// After a failed accept, which is nearly always a lack of file descriptors.
+/// Pause after a failed accept, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Exposition format 0.0.4.
+/// Content type of the Prometheus text format 0.0.4.
 pub const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// What `prometheus-client` writes.
+/// Content type of OpenMetrics text, which `prometheus-client` writes.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// An answer to a GET.
+/// The response to a GET.
 #[derive(Clone, Debug)]
 pub struct Page {
     status: StatusCode,
@@ -33,11 +32,12 @@ pub struct Page {
 }
 
 impl Page {
+    /// A page with status 200.
     pub fn new(content_type: &'static str, body: String) -> Self {
         Self { status: StatusCode::OK, content_type, body }
     }
 
-    /// The answer of a probe: 200, or 503 with the reason.
+    /// The response to a probe: 200, or 503 with the reason.
     pub fn probe(state: Result<(), String>) -> Self {
         match state {
             Ok(()) => Self::text(StatusCode::OK, "ok\n".into()),
@@ -45,7 +45,7 @@ impl Page {
         }
     }
 
-    /// 500: the page cannot be made.
+    /// Status 500: the page cannot be generated.
     pub fn failed(error: &dyn std::error::Error) -> Self {
         Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
     }
@@ -62,18 +62,17 @@ impl Page {
     }
 }
 
-/// Serves `/healthz` and whatever `page` has for a path, until it is dropped, and all
-/// connections with it.
+/// Serves `/healthz` and the pages that `page` returns for a path, until the future is dropped.
 pub async fn serve(listener: TcpListener, page: impl Fn(&str) -> Option<Page> + Clone + Send + 'static) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the HTTP listener");
+                tracing::warn!(%error, retry_in = ?ACCEPT_PAUSE, "cannot accept on the admin listener");
                 time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -81,23 +80,24 @@ pub async fn serve(listener: TcpListener, page: impl Fn(&str) -> Option<Page> + 
         let page = page.clone();
         connections.spawn(async move {
             let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let answer = answer(request.method(), request.uri().path(), &page);
-                async move { Ok::<_, Infallible>(answer.into_response()) }
+                let page = respond(request.method(), request.uri().path(), &page);
+                async move { Ok::<_, Infallible>(page.into_response()) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            // A client's broken connection is its own affair.
+            // Errors of a client's connection do not matter.
             let _ = time::timeout(CONNECTION_LIFETIME, connection).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-fn answer(method: &Method, path: &str, page: &impl Fn(&str) -> Option<Page>) -> Page {
+/// Routes a request.
+fn respond(method: &Method, path: &str, page: &impl Fn(&str) -> Option<Page>) -> Page {
     if method != Method::GET && method != Method::HEAD {
-        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n".into());
     }
     if path == "/healthz" {
         return Page::probe(Ok(()));
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_and_method_has_an_answer() {
+    fn every_path_and_method_has_a_response() {
         let page = |path: &str| match path {
             "/readyz" => Some(Page::probe(Err("not yet".into()))),
             "/metrics" => Some(Page::new(PROMETHEUS_TEXT, "up 1\n".into())),
@@ -121,10 +121,10 @@ mod tests {
             (Method::HEAD, "/metrics", 200, "up 1\n"),
             (Method::GET, "/readyz", 503, "not yet\n"),
             (Method::GET, "/", 404, "no such page\n"),
-            (Method::POST, "/metrics", 405, "only GET\n"),
+            (Method::POST, "/metrics", 405, "only GET is allowed\n"),
         ] {
-            let answer = answer(&method, path, &page);
-            assert_eq!((answer.status.as_u16(), answer.body.as_str()), (status, body), "{method} {path}");
+            let response = respond(&method, path, &page);
+            assert_eq!((response.status.as_u16(), response.body.as_str()), (status, body), "{method} {path}");
         }
     }
 }

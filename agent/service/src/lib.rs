@@ -1,5 +1,7 @@
-//! What every Forebay program has: a log, an admin HTTP server, and mutual TLS.
+//! What every Forebay program has: log, admin HTTP server, mutual TLS, shutdown on signals.
+#![warn(missing_docs)]
 
 pub mod admin;
 pub mod log;
+pub mod shutdown;
 pub mod tls;

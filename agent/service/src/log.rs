@@ -1,10 +1,10 @@
-//! The programs' log.
+//! The log of a program.
 
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
-/// To standard error, from now on: what `RUST_LOG` asks for, or `info`.
+/// Logs to standard error, filtered by `RUST_LOG` (default `info`). Call once, at the start of the program.
 pub fn to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
     tracing_subscriber::fmt()

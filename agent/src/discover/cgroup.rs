@@ -1,4 +1,4 @@
-//! Pods' cgroups, found by the paths that the kubelet gives them.
+//! Finds the cgroups of pods by the paths that the kubelet uses.
 
 use std::{
     collections::HashMap,
@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How deep below the root a pod's cgroup is looked for: the kubelet's own paths
-/// have at most 3 levels, a nested node (kind, k3s in a container) adds a few.
+/// Maximum depth of a pod's cgroup below the root. The kubelet's paths have at most 3 levels; a nested node (kind, k3s in
+/// a container) adds a few.
 const MAX_DEPTH: usize = 8;
 
-/// In every folder of a cgroup2 hierarchy, and of no other.
+/// A file that every folder of a cgroup2 hierarchy has, and no other.
 const CGROUP2_FILE: &str = "cgroup.controllers";
 
 /// The cgroup2 hierarchy: `/sys/fs/cgroup` on a unified host,
@@ -19,15 +19,15 @@ const CGROUP2_FILE: &str = "cgroup.controllers";
 pub struct CgroupRoot(PathBuf);
 
 impl CgroupRoot {
-    /// The first cgroup2 mount of this process's mount table.
+    /// Returns the first cgroup2 mount of the process's mount table.
     pub fn find() -> io::Result<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
         Self::in_mount_table(&table)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
     }
 
-    /// The hierarchy at this folder, or where a hybrid host has it below: in a
-    /// container the host's `/sys/fs/cgroup` is mounted somewhere, whichever it is.
+    /// The hierarchy in a folder, or in its subfolder `unified` (hybrid host). For a container with the host's
+    /// `/sys/fs/cgroup` mounted.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let below = path.join("unified");
@@ -35,6 +35,7 @@ impl CgroupRoot {
         Self(if !is_cgroup2(&path) && is_cgroup2(&below) { below } else { path })
     }
 
+    /// Folder of the hierarchy.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -48,7 +49,7 @@ impl CgroupRoot {
         })
     }
 
-    /// All pods' cgroups there are, by the kubelet's name for the pod.
+    /// Lists the cgroups of all pods.
     pub fn pods(&self) -> io::Result<PodCgroups> {
         let mut found = PodCgroups::default();
         walk(&self.0, MAX_DEPTH, false, &mut found.by_uid)?;
@@ -56,13 +57,14 @@ impl CgroupRoot {
     }
 }
 
-/// Where each pod's cgroup is.
+/// Cgroups by pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodCgroups {
     by_uid: HashMap<String, PathBuf>,
 }
 
 impl PodCgroups {
+    /// Returns the folder of a pod's cgroup. `cgroup_uid` is the uid in the path.
     pub fn get(&self, cgroup_uid: &str) -> Option<&Path> {
         self.by_uid.get(cgroup_uid).map(PathBuf::as_path)
     }
@@ -77,7 +79,7 @@ fn walk(
     for entry in fs::read_dir(folder)? {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => entry,
-            // Gone since the folder was opened.
+            // A file, or removed since the folder was opened.
             _ => continue,
         };
         let name = entry.file_name();
@@ -96,7 +98,7 @@ fn walk(
     Ok(())
 }
 
-/// The pod whose cgroup, or one below it, a path names.
+/// Returns the pod uid in the path of a pod's cgroup or of one below it.
 pub fn pod_uid_in_path(path: &str) -> Option<String> {
     let mut in_kubepods = false;
     path.split('/').find_map(|name| {
@@ -106,7 +108,7 @@ pub fn pod_uid_in_path(path: &str) -> Option<String> {
     })
 }
 
-/// The pod that a folder's name speaks of:
+/// Returns the pod uid in the name of a folder:
 /// - cgroupfs driver: `pod<uid>`
 /// - systemd driver: `kubepods[-<qos>]-pod<uid, - as _>.slice`
 fn pod_uid(name: &str) -> Option<String> {
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_both_drivers_give_the_uid() {
+    fn parses_names_of_both_cgroup_drivers() {
         let uid = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
         for name in [
             format!("pod{uid}"),
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_give_none() {
+    fn rejects_other_names() {
         for name in [
             "kubepods.slice",
             "kubepods-besteffort.slice",
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_found_in_every_layout_and_nothing_else_is() {
+    fn finds_pods_in_every_layout() {
         let root = tempfile::tempdir().unwrap();
         let uid = |n: u32| format!("00000000-0000-4000-8000-{n:012}");
         let slice = |n: u32| uid(n).replace('-', "_");
@@ -192,15 +194,15 @@ mod tests {
         }
         let pods = CgroupRoot::at(root.path()).pods().unwrap();
         for (n, path) in &layouts[..5] {
-            let found = pods.get(&uid(*n)).unwrap_or_else(|| panic!("{path} was not found"));
+            let found = pods.get(&uid(*n)).unwrap_or_else(|| panic!("{path} not found"));
             assert!(root.path().join(path).starts_with(found), "{path}: found {}", found.display());
         }
-        assert_eq!(pods.get(&uid(6)), None, "not the kubelet's");
+        assert_eq!(pods.get(&uid(6)), None, "not below kubepods");
         assert_eq!(pods.by_uid.len(), 5);
     }
 
     #[test]
-    fn a_hybrid_hosts_hierarchy_is_found_below_the_folder_that_is_given() {
+    fn finds_the_hierarchy_of_a_hybrid_host() {
         let host = tempfile::tempdir().unwrap();
         let unified = host.path().join("unified");
         fs::create_dir(&unified).unwrap();
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_is_found_on_unified_and_hybrid_hosts() {
+    fn finds_the_mount_on_unified_and_hybrid_hosts() {
         let found = |table| CgroupRoot::in_mount_table(table).map(|root| root.0);
         let hybrid = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
                       31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:5 - cgroup2 cgroup2 rw\n\

@@ -1,4 +1,4 @@
-//! Which pods of this node are watched, and where their cgroups are.
+//! Finds the pods to watch on this node, and their cgroups.
 
 mod cgroup;
 mod pods;

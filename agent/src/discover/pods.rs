@@ -1,27 +1,31 @@
-//! This node's pods that belong to an InferencePool.
+//! Finds the pods of this node that are members of an InferencePool.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use forebay_resources::{ObjectKey, Snapshot};
 
-/// The kubelet names a static pod's cgroup after this annotation, not after the
-/// uid that the API server gave its mirror.
+/// Annotation with the uid in the cgroup name of a static pod. It differs from the uid of the mirror pod in the API
+/// server.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
-/// A pod of this node that some pool selects, Ready or not: it is watched from its
-/// first moment on, so that its first request is counted.
+/// A pod of this node that a pool selects. It need not be Ready: it is watched from its creation, so that its first
+/// request is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
+    /// Namespace and name.
     pub key: ObjectKey,
+    /// `metadata.uid`
     pub uid: String,
-    /// What the kubelet calls the pod in cgroup paths.
+    /// The uid in the path of its cgroup.
     pub cgroup_uid: String,
+    /// `status.podIP`
     pub ip: Option<IpAddr>,
     /// Target ports of all pools that select it, ascending.
     pub ports: Vec<u16>,
 }
 
-/// The pods of `node_name` in any pool, ordered by name.
+/// Returns the pods of `node_name` that are members of any pool, ordered by namespace and name. Pods that have ended are
+/// left out: another pod may have their address.
 pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
     let mut pods = BTreeMap::<&ObjectKey, LocalPod>::new();
     for (pool_key, pool) in &snapshot.inference_pools {
@@ -29,7 +33,6 @@ pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
             let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node_name);
             let selected = key.namespace == pool_key.namespace
                 && pod.metadata.labels.as_ref().is_some_and(|labels| pool.spec.selector.matches(labels));
-            // One that has ended is listed on, and its address may be another's by now.
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             let ended = matches!(phase, Some("Succeeded" | "Failed"));
             let Some(uid) = pod.metadata.uid.clone().filter(|_| here && selected && !ended) else { continue };

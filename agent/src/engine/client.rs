@@ -1,4 +1,4 @@
-//! One kept-open HTTP connection to one engine.
+//! A persistent HTTP connection to one engine.
 
 use std::net::SocketAddr;
 
@@ -11,28 +11,28 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-/// vLLM's `/metrics` has about 60 KB; many models and adapters multiply it.
+/// Maximum response. vLLM's `/metrics` has about 60 KB per model.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
-/// Why an engine gave no answer, in a line for an operator.
+/// Why a request failed, as one line for an operator.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("cannot connect to {0}: {1}")]
     Connect(SocketAddr, std::io::Error),
-    #[error("{path} broke off: {source}")]
+    #[error("{path} failed: {source}")]
     Http { path: &'static str, source: hyper::Error },
-    #[error("{path} answered {status}")]
+    #[error("{path} returned {status}")]
     Status { path: &'static str, status: StatusCode },
     #[error("{path} is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge { path: &'static str },
-    #[error("{path} broke off in the body")]
+    #[error("{path} ended within the body")]
     Body { path: &'static str },
 }
 
 pub(super) struct EngineClient {
     address: SocketAddr,
     connection: Option<SendRequest<Empty<Bytes>>>,
-    /// The connection's own task; gone with this value.
+    /// The task that drives the connection.
     driver: JoinSet<()>,
 }
 
@@ -41,8 +41,7 @@ impl EngineClient {
         Self { address, connection: None, driver: JoinSet::new() }
     }
 
-    /// The body of a 200 answer. A kept connection that the engine has closed in
-    /// the meantime is opened again once.
+    /// Returns the body of a response with status 200. Retries once if the engine closed the persistent connection.
     pub(super) async fn get(&mut self, path: &'static str) -> Result<Bytes, FetchError> {
         let reused = self.connection.is_some();
         match self.try_get(path).await {
@@ -90,7 +89,7 @@ impl EngineClient {
         self.driver.abort_all();
         self.driver = JoinSet::new();
         self.driver.spawn(async move {
-            // Its errors come out of the request that meets them.
+            // Errors are returned by the request.
             let _ = driver.await;
         });
         Ok(connection)

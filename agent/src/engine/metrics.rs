@@ -1,16 +1,17 @@
-//! The few families of vLLM's `/metrics` that matter here, out of the fifty
-//! kilobytes there are (Prometheus text, exposition format 0.0.4).
+//! Parses the families of vLLM's `/metrics` that telemetry uses (Prometheus text format 0.0.4).
 
 use forebay_telemetry::v1::EngineLoad;
 
+/// Why a scrape cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetricsError {
-    #[error("/metrics has no vllm:num_requests_running: is it a vLLM server?")]
+    /// The family that every vLLM server has is missing.
+    #[error("/metrics has no vllm:num_requests_running; not a vLLM server")]
     NotVllm,
 }
 
-/// Reads a scrape. Several engines (data parallel ranks behind one port) are added
-/// up; the KV cache usage is that of the fullest. Older names are understood.
+/// Parses a scrape. Values of several engines (data parallel ranks behind one port) are added; for the KV cache usage
+/// the maximum is taken. Names of older vLLM versions are accepted.
 pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, MetricsError> {
     let mut load = EngineLoad { measured_boottime_ns, ..EngineLoad::default() };
     let mut is_vllm = false;
@@ -46,7 +47,7 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
     if is_vllm { Ok(load) } else { Err(MetricsError::NotVllm) }
 }
 
-/// An engine may claim any number.
+/// Saturates: an engine may report any number.
 fn add(counter: &mut u64, value: f64) {
     *counter = counter.saturating_add(value as u64);
 }
@@ -56,7 +57,7 @@ fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
     let name_end = line.find(['{', ' '])?;
     let (name, rest) = line.split_at(name_end);
     let (labels, rest) = match rest.strip_prefix('{') {
-        // A value may hold a brace, so the last one closes.
+        // A label value may contain a brace, so the last one ends the labels.
         Some(rest) => rest.rsplit_once('}')?,
         None => ("", rest),
     };
@@ -64,7 +65,7 @@ fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
     (value.is_finite() && value >= 0.0).then_some((name, labels, value))
 }
 
-/// A label's value, where it has no escapes (those asked for here are numbers).
+/// Returns the value of a label without escapes (the labels used here are numbers).
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = labels;
     loop {
@@ -100,7 +101,7 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
 "#;
 
     #[test]
-    fn a_scrape_of_vllm_is_read() {
+    fn parses_a_scrape_of_vllm() {
         let load = parse(SCRAPE, 7).unwrap();
         assert_eq!(
             load,
@@ -123,7 +124,7 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
     }
 
     #[test]
-    fn engines_behind_one_port_add_up() {
+    fn adds_engines_behind_one_port() {
         let two = "vllm:num_requests_running{engine=\"0\"} 2\nvllm:num_requests_running{engine=\"1\"} 3\n\
                    vllm:kv_cache_usage_perc{engine=\"0\"} 0.9\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.1\n";
         let load = parse(two, 0).unwrap();
@@ -131,7 +132,7 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
     }
 
     #[test]
-    fn absurd_numbers_are_cut_off() {
+    fn saturates_large_numbers() {
         let absurd = "vllm:num_requests_running{engine=\"0\"} 1e300\nvllm:num_requests_running{engine=\"1\"} 1\n\
                       vllm:prompt_tokens_total 1e300\nvllm:prompt_tokens_total 1e300\n";
         let load = parse(absurd, 0).unwrap();
@@ -139,13 +140,13 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
     }
 
     #[test]
-    fn what_is_not_measured_is_absent() {
+    fn missing_families_are_absent() {
         let load = parse("vllm:num_requests_running 0\n", 0).unwrap();
         assert_eq!((load.kv_cache_usage, load.block_size_tokens), (None, None));
     }
 
     #[test]
-    fn another_program_is_told_apart() {
+    fn rejects_metrics_of_another_program() {
         assert_eq!(parse("up 1\n", 0), Err(MetricsError::NotVllm));
         for noise in
             ["vllm:", "vllm:num_requests_running", "vllm:x{", "vllm:x{}", "vllm:num_requests_running{} NaN"]

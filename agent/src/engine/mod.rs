@@ -1,4 +1,4 @@
-//! What vLLM says of itself, read on its own node.
+//! Scrapes the metrics and models of engines (vLLM) on this node.
 
 mod client;
 mod metrics;

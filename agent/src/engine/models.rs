@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the names an engine serves.
+//! Parses `GET /v1/models`: the models that an engine serves.
 
 use serde::Deserialize;
 
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adapters_name_their_base() {
+    fn adapters_have_their_base_as_parent() {
         let body = br#"{"object":"list","data":[
             {"id":"base","object":"model","max_model_len":2048,"parent":null,"permission":[]},
             {"id":"lora","object":"model","root":"/x","parent":"base"}]}"#;

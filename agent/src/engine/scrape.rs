@@ -1,4 +1,4 @@
-//! One engine, read again and again.
+//! Scrapes one engine periodically.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -7,23 +7,23 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{client::EngineClient, metrics, models};
 use crate::{
     kernel::boottime_ns,
-    publish::{Board, Reading},
+    publish::{LoadReport, Publisher},
 };
 use forebay_telemetry::v1::{EngineLoad, Model};
 
-/// How often an engine is asked.
+/// Intervals of the scrapes.
 #[derive(Clone, Copy, Debug)]
 pub struct ScrapeOptions {
-    /// Between two scrapes, and the time that one may take. Below uvicorn's 5 s, so
-    /// that the connection stays open.
+    /// Interval of scrapes, and the timeout of one. Below uvicorn's keep-alive timeout (5 s), so that the connection
+    /// stays open.
     pub interval: Duration,
-    /// Between two looks at the models served.
+    /// Interval of requests for the served models.
     pub models_interval: Duration,
 }
 
-/// Reads one engine, of the pod with this uid, until it is dropped, and keeps the board up to date. One scrape
-/// at a time: a slow engine is asked less often, not more.
-pub async fn scrape(address: SocketAddr, uid: String, board: Arc<Board>, options: ScrapeOptions) {
+/// Scrapes the engine of the pod with this uid and publishes the result, until the future is dropped. One scrape at a
+/// time: a slow engine is scraped less often.
+pub async fn scrape(address: SocketAddr, uid: String, publisher: Arc<Publisher>, options: ScrapeOptions) {
     let mut client = EngineClient::new(address);
     let mut models = Vec::new();
     let mut models_due = Instant::now();
@@ -38,21 +38,24 @@ pub async fn scrape(address: SocketAddr, uid: String, board: Arc<Board>, options
             models = served;
             models_due = Instant::now() + options.models_interval;
         }
-        let reading = match tokio::time::timeout(options.interval, read_load(&mut client)).await {
-            Ok(Ok(load)) => Reading::On(EngineLoad { models: models.clone(), ..load }),
-            Ok(Err(reason)) => Reading::Off(reason),
-            Err(_elapsed) => Reading::Off(format!("/metrics took longer than {:?}", options.interval)),
+        let report = match tokio::time::timeout(options.interval, read_load(&mut client)).await {
+            Ok(Ok(load)) => LoadReport::Measured(EngineLoad { models: models.clone(), ..load }),
+            Ok(Err(reason)) => LoadReport::Off(reason),
+            Err(_elapsed) => LoadReport::Off(format!("/metrics took longer than {:?}", options.interval)),
         };
-        match &reading {
-            Reading::Off(reason) if !failing => tracing::warn!(%address, %reason, "cannot read the engine"),
-            Reading::On(_) if failing => tracing::info!(%address, "the engine can be read again"),
+        match &report {
+            LoadReport::Off(reason) if !failing => {
+                tracing::warn!(%address, %reason, retry_in = ?options.interval, "cannot scrape the engine");
+            }
+            LoadReport::Measured(_) if failing => tracing::info!(%address, "scraping the engine works again"),
             _ => {}
         }
-        failing = matches!(reading, Reading::Off(_));
-        board.set_engine(address, &uid, reading);
+        failing = matches!(report, LoadReport::Off(_));
+        publisher.set_engine(address, &uid, report);
     }
 }
 
+#[tracing::instrument(level = "debug", skip_all)]
 async fn read_load(client: &mut EngineClient) -> Result<EngineLoad, String> {
     let measured_ns = boottime_ns();
     let body = client.get("/metrics").await.map_err(|error| error.to_string())?;

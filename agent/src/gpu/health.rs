@@ -1,4 +1,4 @@
-//! From XID errors, throttling and lost devices to one word.
+//! Derives a GPU's health from XID errors, throttling and lost devices.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use nvml_wrapper::bitmasks::device::ThrottleReasons;
 
 use forebay_telemetry::v1::GpuHealth;
 
-/// After a recoverable error a GPU counts as degraded for this long.
+/// A GPU is degraded for this long after a recoverable error.
 pub(super) const RECOVERABLE_FOR: Duration = Duration::from_secs(600);
 
-/// What an XID means for serving (NVIDIA, "XID Errors").
+/// Severity of an XID for serving (NVIDIA, "XID Errors").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Severity {
-    /// The application's own doing (illegal access, its channel reset).
+    /// Caused by the application (illegal access, channel reset).
     Application,
-    /// The hardware handled it (row remapped, contained or corrected errors).
+    /// Handled by the hardware (row remapped, contained or corrected errors).
     Recoverable,
-    /// The GPU needs a reset or is gone.
+    /// The GPU needs a reset or is not on the bus.
     Fatal,
 }
 
@@ -32,28 +32,28 @@ pub(super) fn severity(xid: u64) -> Severity {
     }
 }
 
-/// Throttling that is a fault, as opposed to a set limit.
+/// Throttling reasons that indicate a fault, not a configured limit.
 const FAULTY_THROTTLING: ThrottleReasons = ThrottleReasons::HW_SLOWDOWN
     .union(ThrottleReasons::HW_THERMAL_SLOWDOWN)
     .union(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN)
     .union(ThrottleReasons::SW_THERMAL_SLOWDOWN);
 
-/// How the driver says that a GPU does no work any more.
+/// Why the driver reports a GPU as unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
     Gone,
     NeedsReset,
 }
 
-/// One GPU's memory of its errors.
+/// XID errors of one GPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) xid_errors: u64,
     /// XID and CLOCK_BOOTTIME nanoseconds.
     pub(super) last_xid: Option<(u64, u64)>,
-    /// Stays until the agent starts again: the GPU must be reset, and that ends it.
+    /// Kept until the agent restarts.
     fatal_xid: Option<u64>,
-    /// The newest one, and until when it counts.
+    /// The newest recoverable XID, and when it expires (CLOCK_BOOTTIME nanoseconds).
     recoverable: Option<(u64, u64)>,
 }
 
@@ -70,21 +70,21 @@ impl History {
         }
     }
 
-    /// Health and, unless it is fine, why.
+    /// Returns the health, and the reason if it is not OK.
     pub(super) fn judge(
         &self,
         lost: Option<Lost>,
         throttling: Option<ThrottleReasons>,
         now_ns: u64,
     ) -> (GpuHealth, String) {
-        // The XID first: it says why the GPU is lost.
+        // The XID has priority: it is the cause of a lost GPU.
         if let Some(xid) = self.fatal_xid {
             return (GpuHealth::Lost, format!("XID {xid}"));
         }
         match lost {
-            Some(Lost::Gone) => return (GpuHealth::Lost, "the driver says the GPU is lost".into()),
+            Some(Lost::Gone) => return (GpuHealth::Lost, "the driver reports the GPU as lost".into()),
             Some(Lost::NeedsReset) => {
-                return (GpuHealth::Lost, "the driver says the GPU needs a reset".into());
+                return (GpuHealth::Lost, "the driver requires a reset of the GPU".into());
             }
             None => {}
         }
@@ -101,7 +101,7 @@ impl History {
     }
 }
 
-/// NVML's clocks event reasons, in lower snake case.
+/// Names of NVML's clocks event reasons, in lower snake case.
 pub(super) fn names(reasons: ThrottleReasons) -> Vec<String> {
     reasons.iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect()
 }
@@ -111,11 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fatal_xid_stays_and_a_recoverable_one_passes() {
+    fn fatal_xid_is_permanent_and_recoverable_xid_expires() {
         let mut history = History::default();
         assert_eq!(history.judge(None, None, 0), (GpuHealth::Ok, String::new()));
         history.record(31, 1);
-        assert_eq!(history.judge(None, None, 2).0, GpuHealth::Ok, "an application's fault");
+        assert_eq!(history.judge(None, None, 2).0, GpuHealth::Ok, "caused by the application");
         history.record(94, 10);
         history.record(13, 10);
         assert_eq!(history.judge(None, None, 11), (GpuHealth::Degraded, "XID 94".into()));
@@ -123,12 +123,12 @@ mod tests {
         assert_eq!(history.judge(None, None, later).0, GpuHealth::Ok);
         history.record(79, later);
         assert_eq!(history.judge(None, None, u64::MAX), (GpuHealth::Lost, "XID 79".into()));
-        assert_eq!(history.judge(Some(Lost::Gone), None, u64::MAX).1, "XID 79", "which says more than lost");
+        assert_eq!(history.judge(Some(Lost::Gone), None, u64::MAX).1, "XID 79", "more specific than lost");
         assert_eq!(history.xid_errors, 4);
     }
 
     #[test]
-    fn only_throttling_that_is_a_fault_degrades() {
+    fn only_faulty_throttling_degrades() {
         let history = History::default();
         let limit = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::GPU_IDLE;
         assert_eq!(history.judge(None, Some(limit), 0).0, GpuHealth::Ok);
@@ -137,6 +137,6 @@ mod tests {
         assert_eq!((health, reason.as_str()), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
         assert_eq!(history.judge(Some(Lost::Gone), Some(limit), 0).0, GpuHealth::Lost);
         let (health, reason) = history.judge(Some(Lost::NeedsReset), None, 0);
-        assert_eq!((health, reason.as_str()), (GpuHealth::Lost, "the driver says the GPU needs a reset"));
+        assert_eq!((health, reason.as_str()), (GpuHealth::Lost, "the driver requires a reset of the GPU"));
     }
 }

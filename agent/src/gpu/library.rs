@@ -1,13 +1,11 @@
-//! Finding and loading the driver's NVML at run time: the same agent runs on nodes
-//! with and without GPUs.
+//! Loads the driver's NVML library at run time: the same agent runs on nodes with and without GPUs.
 
 use std::path::{Path, PathBuf};
 
 use nvml_wrapper::{Nvml, error::NvmlError};
 
-/// Where `libnvidia-ml.so.1` lies: under the container toolkit, the GPU operator's
-/// driver root, GKE's, and in distributions' own places. The bare name first, which
-/// asks the dynamic linker.
+/// Usual paths of `libnvidia-ml.so.1`: the dynamic linker (container toolkit), the GPU operator's driver root, GKE, and
+/// distributions.
 pub fn default_paths() -> Vec<PathBuf> {
     [
         "libnvidia-ml.so.1",
@@ -23,32 +21,42 @@ pub fn default_paths() -> Vec<PathBuf> {
     .to_vec()
 }
 
-/// Why there are no GPU values, in one line for an operator.
+/// Why GPUs are not measured, as one line for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuOff {
-    #[error("no NVIDIA driver library was found; tried {}", list(.tried))]
-    NoLibrary { tried: Vec<PathBuf> },
-    #[error("{} does not start: {reason}", .path.display())]
-    NotStarted { path: PathBuf, reason: String },
-    #[error("NVML stopped answering: {0}")]
+    /// No library was found. Normal on nodes without GPUs.
+    #[error("no NVIDIA driver library found; tried {}", list(.tried))]
+    NoLibrary {
+        /// Paths tried, in order.
+        tried: Vec<PathBuf>,
+    },
+    /// The library was found and failed to initialise.
+    #[error("{} cannot be initialised: {reason}", .path.display())]
+    NotStarted {
+        /// Path of the library.
+        path: PathBuf,
+        /// NVML's error.
+        reason: String,
+    },
+    /// NVML worked before and fails now.
+    #[error("NVML failed: {0}")]
     Failing(String),
 }
 
-/// Loads the first library there is. One that is there but does not start ends the
-/// search: the next would be another driver's.
+/// Loads the first library found. If it fails to initialise, the search ends: the next one would be of another driver.
 pub(super) fn open(paths: &[PathBuf]) -> Result<(Nvml, PathBuf), GpuOff> {
     for path in paths {
         match Nvml::builder().lib_path(path.as_os_str()).init() {
             Ok(nvml) => return Ok((nvml, path.clone())),
-            Err(NvmlError::LibloadingError(_)) if !is_there(path) => {}
+            Err(NvmlError::LibloadingError(_)) if !exists(path) => {}
             Err(error) => return Err(GpuOff::NotStarted { path: path.clone(), reason: error.to_string() }),
         }
     }
     Err(GpuOff::NoLibrary { tried: paths.to_vec() })
 }
 
-/// A bare name is looked up by the linker, so whether it is there only loading says.
-fn is_there(path: &Path) -> bool {
+/// Returns `false` for a bare name, which only the dynamic linker can resolve.
+fn exists(path: &Path) -> bool {
     path.is_absolute() && path.exists()
 }
 

@@ -1,4 +1,4 @@
-//! The node's GPUs through NVML.
+//! Measures the node's GPUs through NVML.
 
 mod health;
 mod library;
@@ -9,4 +9,4 @@ mod sample;
 pub use library::{GpuOff, default_paths};
 pub use monitor::{GpuMonitor, GpuReport, MonitorOptions};
 pub use owners::pod_of_process;
-pub use sample::{GpuReading, Processes};
+pub use sample::{GpuMeasurement, Processes};

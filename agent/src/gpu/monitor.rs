@@ -1,4 +1,4 @@
-//! NVML blocks, so it has a thread of its own, which ends with its owner.
+//! Samples all GPUs on a thread: NVML calls block.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,41 +20,45 @@ use tokio::sync::watch;
 use super::{
     health::History,
     library::{GpuOff, open},
-    sample::{GpuReading, Identity, ends_the_watch, identify, lost, read, unidentified},
+    sample::{GpuMeasurement, Identity, identify, lost, needs_reload, read, unidentified},
 };
 use crate::kernel::boottime_ns;
 
-/// After a failure the library is tried again this often: a driver may be installed
-/// or restarted under a running agent.
+/// Pause before the library is loaded again after a failure: a driver may be installed or restarted while the agent
+/// runs.
 const RETRY: Duration = Duration::from_secs(30);
-/// GPUs that were not there are looked for this often.
-const LOOK: Duration = Duration::from_secs(5);
-/// Between two samples that XIDs cause: a GPU in trouble may report thousands.
-const SHORTEST: Duration = Duration::from_millis(20);
-/// Between two log lines on the same XID of the same GPU.
+/// Interval of searches for new GPUs.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
+/// Minimum interval of samples caused by XIDs: a broken GPU may report thousands.
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
+/// Minimum interval of log lines for the same XID of the same GPU.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
-/// A call to a sick GPU may never return; the agent ends without its thread then.
-const LONGEST_END: Duration = Duration::from_secs(2);
-/// How soon the thread sees that it is to end.
-const LONGEST_WAIT: Duration = Duration::from_millis(200);
+/// Maximum time for the thread to end. A call to a broken GPU may never return; the agent then ends without it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum wait for events, after which the thread checks whether it must stop.
+const MAX_WAIT: Duration = Duration::from_millis(200);
 
+/// Options of [`GpuMonitor`].
 #[derive(Clone, Debug)]
 pub struct MonitorOptions {
     /// Libraries to try, in order.
     pub libraries: Vec<PathBuf>,
+    /// Interval of samples.
     pub interval: Duration,
 }
 
-/// The newest look at all GPUs.
+/// The newest sample of all GPUs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GpuReport {
-    /// Nothing was tried yet.
+    /// No sample yet.
     Pending,
-    On(Vec<GpuReading>),
+    /// The values of each GPU.
+    Measured(Vec<GpuMeasurement>),
+    /// Why there are none.
     Off(GpuOff),
 }
 
-/// Samples until it is dropped.
+/// A thread that samples all GPUs until this value is dropped.
 #[derive(Debug)]
 pub struct GpuMonitor {
     reports: watch::Receiver<GpuReport>,
@@ -63,6 +67,7 @@ pub struct GpuMonitor {
 }
 
 impl GpuMonitor {
+    /// Starts the thread.
     pub fn start(options: MonitorOptions) -> std::io::Result<Self> {
         let (sender, reports) = watch::channel(GpuReport::Pending);
         let stop = Arc::new(AtomicBool::new(false));
@@ -73,6 +78,7 @@ impl GpuMonitor {
         Ok(Self { reports, stop, thread: Some(thread) })
     }
 
+    /// Returns a receiver of the newest report.
     pub fn reports(&self) -> watch::Receiver<GpuReport> {
         self.reports.clone()
     }
@@ -83,10 +89,10 @@ impl Drop for GpuMonitor {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            let deadline = Instant::now() + LONGEST_END;
+            let deadline = Instant::now() + STOP_TIMEOUT;
             while !thread.is_finished() {
                 if Instant::now() > deadline {
-                    tracing::warn!("a call to NVML does not return; it is left behind");
+                    tracing::warn!("an NVML call does not return; stopping without its thread");
                     return;
                 }
                 thread::sleep(Duration::from_millis(1));
@@ -105,7 +111,7 @@ impl Stop {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Sleeps, or less if it is time to end.
+    /// Sleeps, or returns early if the thread must stop.
     fn sleep(&self, duration: Duration) {
         let until = Instant::now() + duration;
         while !self.is_set() {
@@ -119,7 +125,7 @@ impl Stop {
 }
 
 fn run(options: &MonitorOptions, reports: &watch::Sender<GpuReport>, stop: &Stop) {
-    // Errors are remembered beyond the driver's own restart.
+    // Kept across reloads of the library.
     let mut errors = Errors::default();
     while !stop.is_set() {
         let off = match open(&options.libraries) {
@@ -147,32 +153,35 @@ fn watch_gpus(
     let mut identities = Vec::new();
     let mut silent = BTreeSet::new();
     let mut events = None;
-    let mut next_look = Instant::now();
+    let mut next_search = Instant::now();
     while !stop.is_set() {
-        if Instant::now() >= next_look {
-            next_look = Instant::now() + LOOK;
-            if look(nvml, &mut identities, &mut silent)? {
+        if Instant::now() >= next_search {
+            next_search = Instant::now() + SEARCH_INTERVAL;
+            if search(nvml, &mut identities, &mut silent)? {
                 events = subscribe(nvml, &identities).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "XID errors cannot be watched");
+                    tracing::warn!(%error, "cannot subscribe to XID errors; they are not reported");
                     None
                 });
             }
         }
         let now_ns = boottime_ns();
-        let readings = identities
+        let measurements = identities
             .iter_mut()
             .map(|identity| read(nvml, identity, errors.of(&identity.uuid), now_ns))
             .collect::<Result<_, _>>()?;
-        reports.send_replace(GpuReport::On(readings));
+        reports.send_replace(GpuReport::Measured(measurements));
         await_events(events.as_ref(), interval, errors, stop);
     }
     Ok(())
 }
 
-/// Which GPUs there are. Those known before stay, answering or not; one that is lost
-/// and not known is known by its index alone, until it answers. Says whether there is
-/// a GPU that was not known.
-fn look(nvml: &Nvml, identities: &mut Vec<Identity>, silent: &mut BTreeSet<u32>) -> Result<bool, NvmlError> {
+/// Updates the list of GPUs. Known GPUs stay, even if they do not respond. A lost GPU that is not known is listed by its
+/// index until it responds. Returns whether a GPU is new.
+fn search(
+    nvml: &Nvml,
+    identities: &mut Vec<Identity>,
+    silent: &mut BTreeSet<u32>,
+) -> Result<bool, NvmlError> {
     let mut any_new = false;
     for index in 0..nvml.device_count()?.min(MAX_GPUS) {
         match nvml.device_by_index(index).and_then(|device| identify(&device, index)) {
@@ -189,10 +198,10 @@ fn look(nvml: &Nvml, identities: &mut Vec<Identity>, silent: &mut BTreeSet<u32>)
                     }
                 }
             }
-            Err(error) if ends_the_watch(&error) => return Err(error),
+            Err(error) if needs_reload(&error) => return Err(error),
             Err(error) => {
                 if silent.insert(index) {
-                    tracing::warn!(index, %error, "a GPU does not answer");
+                    tracing::warn!(index, %error, "GPU does not respond");
                 }
                 if lost(&error).is_some() && identities.iter().all(|known| known.index != index) {
                     identities.push(unidentified(index));
@@ -204,12 +213,12 @@ fn look(nvml: &Nvml, identities: &mut Vec<Identity>, silent: &mut BTreeSet<u32>)
     Ok(any_new)
 }
 
-/// All GPUs' memories of their errors, and what was said of them.
+/// XID errors of all GPUs.
 #[derive(Default)]
 struct Errors {
     histories: BTreeMap<String, History>,
-    /// Of each GPU and XID: when it was last logged, and how many came since.
-    said: BTreeMap<(String, u64), (Instant, u64)>,
+    /// By GPU and XID: time of the last log line, and number of errors since.
+    logged: BTreeMap<(String, u64), (Instant, u64)>,
 }
 
 impl Errors {
@@ -220,27 +229,26 @@ impl Errors {
     fn record(&mut self, uuid: String, xid: u64) {
         self.histories.entry(uuid.clone()).or_default().record(xid, boottime_ns());
         let now = Instant::now();
-        let mut silent = 0;
-        self.said.retain(|(of, which), (said, since)| {
-            let recent = now.duration_since(*said) < LOG_PAUSE;
+        let mut suppressed = 0;
+        self.logged.retain(|(of, which), (logged_at, since)| {
+            let recent = now.duration_since(*logged_at) < LOG_PAUSE;
             if (of, *which) == (&uuid, xid) {
                 if recent {
                     *since += 1;
                 } else {
-                    silent = *since;
+                    suppressed = *since;
                 }
             }
             recent
         });
-        if !self.said.contains_key(&(uuid.clone(), xid)) {
-            tracing::warn!(%uuid, xid, not_logged_before = silent, "the GPU reported an XID error");
-            self.said.insert((uuid, xid), (now, 0));
+        if !self.logged.contains_key(&(uuid.clone(), xid)) {
+            tracing::warn!(%uuid, xid, suppressed, "GPU reported an XID error");
+            self.logged.insert((uuid, xid), (now, 0));
         }
     }
 }
 
-/// Waits until the next sample is due. An XID makes one due at once, but not sooner
-/// than [`SHORTEST`] after the last one.
+/// Waits until the next sample is due. After an XID it is due [`MIN_INTERVAL`] after the last sample.
 fn await_events(events: Option<&XidEvents<'_>>, interval: Duration, errors: &mut Errors, stop: &Stop) {
     let sampled = Instant::now();
     let mut next = sampled + interval;
@@ -248,7 +256,7 @@ fn await_events(events: Option<&XidEvents<'_>>, interval: Duration, errors: &mut
         return stop.sleep(interval);
     };
     while !stop.is_set() {
-        let left = next.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
+        let left = next.saturating_duration_since(Instant::now()).min(MAX_WAIT);
         if left.is_zero() {
             return;
         }
@@ -257,35 +265,35 @@ fn await_events(events: Option<&XidEvents<'_>>, interval: Duration, errors: &mut
                 let Some(XidError::Value(xid)) = event.event_data else { continue };
                 let Some(uuid) = events.uuid(&event.device) else { continue };
                 errors.record(uuid, xid);
-                next = next.min(sampled + SHORTEST);
+                next = next.min(sampled + MIN_INTERVAL);
             }
             Err(NvmlError::Timeout) => {}
-            // Waiting itself fails (a GPU fell off the bus): the samples go on.
+            // A GPU is no longer on the bus. Sampling continues.
             Err(_) => stop.sleep(left),
         }
     }
 }
 
-/// XID events, and whose they are.
+/// Subscription to XID events.
 struct XidEvents<'nvml> {
     set: EventSet<'nvml>,
-    /// By NVML's handle.
+    /// By address of the NVML handle.
     uuids: BTreeMap<usize, String>,
 }
 
 impl XidEvents<'_> {
-    /// By handle, since a GPU that fell off the bus no longer tells its UUID.
+    /// Looks the UUID up by handle: a GPU that is not on the bus cannot be queried.
     fn uuid(&self, device: &Device<'_>) -> Option<String> {
         self.uuids.get(&address(device)).cloned().or_else(|| device.uuid().ok())
     }
 }
 
 fn address(device: &Device<'_>) -> usize {
-    // SAFETY: the handle is only compared with others, never used.
+    // SAFETY: the handle is compared, never dereferenced.
     unsafe { device.handle() }.addr()
 }
 
-/// None where no GPU has XID events.
+/// Returns `None` if no GPU supports XID events.
 fn subscribe<'nvml>(
     nvml: &'nvml Nvml,
     identities: &[Identity],
@@ -294,7 +302,7 @@ fn subscribe<'nvml>(
     let mut uuids = BTreeMap::new();
     for Identity { uuid, .. } in identities {
         let Ok(device) = nvml.device_by_uuid(uuid.as_str()) else { continue };
-        // One without them (which some drivers say with an error) must not hide the others'.
+        // Some drivers report missing support as an error. Other GPUs must still be subscribed.
         if device.supported_event_types().is_ok_and(|types| types.contains(EventTypes::CRITICAL_XID_ERROR)) {
             set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|error| error.error)?;
             uuids.insert(address(&device), uuid.clone());

@@ -1,4 +1,4 @@
-//! One look at one GPU. What a device does not support is absent, never zero.
+//! Reads the values of one GPU. Values that a device does not support are absent, never zero.
 
 use nvml_wrapper::{
     Device, Nvml,
@@ -10,30 +10,31 @@ use nvml_wrapper::{
 use super::health::{History, Lost, names};
 use forebay_telemetry::v1::Gpu;
 
-/// Process ids (the host's, whatever namespace asks) that run on a GPU.
+/// Ids of the processes on a GPU, in the host's PID namespace.
 pub type Processes = Vec<u32>;
 
-/// A GPU's values and who runs on it.
+/// The values of a GPU and its processes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct GpuReading {
+pub struct GpuMeasurement {
+    /// Values for telemetry.
     pub gpu: Gpu,
     /// NVML's clocks event reasons as their bit mask.
     pub throttle_bits: Option<u64>,
+    /// Compute processes on the GPU.
     pub processes: Processes,
 }
 
-/// A device as it was when it still answered: one that fell off the bus must be
-/// reported as lost, not forgotten.
+/// A device as it was when it last responded. A GPU that is no longer on the bus must be reported as lost.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) index: u32,
     pub(super) uuid: String,
     pub(super) name: String,
-    /// Those on a lost GPU are still the ones whose pods must get no request.
+    /// Kept for a lost GPU: the pods of these processes must not get requests.
     pub(super) processes: Processes,
 }
 
-/// One that did not answer when it was looked for has no UUID to be known by.
+/// A device that never responded, so that its UUID is unknown.
 pub(super) fn unidentified(index: u32) -> Identity {
     Identity { index, uuid: format!("index-{index}"), name: String::new(), processes: Processes::new() }
 }
@@ -42,7 +43,7 @@ pub(super) fn identify(device: &Device<'_>, index: u32) -> Result<Identity, Nvml
     Ok(Identity { index, uuid: device.uuid()?, name: device.name()?, processes: Processes::new() })
 }
 
-/// What an error says of the GPU.
+/// Returns whether an error means that the GPU is lost.
 pub(super) fn lost(error: &NvmlError) -> Option<Lost> {
     match error {
         NvmlError::GpuLost => Some(Lost::Gone),
@@ -51,48 +52,38 @@ pub(super) fn lost(error: &NvmlError) -> Option<Lost> {
     }
 }
 
-/// What an error says of the driver: no call will succeed again before the library
-/// is loaded anew.
-pub(super) fn ends_the_watch(error: &NvmlError) -> bool {
+/// Returns whether an error means that the library must be loaded again.
+pub(super) fn needs_reload(error: &NvmlError) -> bool {
     matches!(error, NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch)
 }
 
-/// An error only if it [ends the watch](ends_the_watch).
+/// Fails only with errors that [need a reload](needs_reload). Other errors make the value absent.
 pub(super) fn read(
     nvml: &Nvml,
     identity: &mut Identity,
     history: &History,
     now_ns: u64,
-) -> Result<GpuReading, NvmlError> {
-    let mut ask = Ask { device: None, lost: None, end: None };
-    let device = match nvml.device_by_uuid(identity.uuid.as_str()) {
-        Ok(device) => Some(device),
-        Err(error) => {
-            if matches!(error, NvmlError::NotFound | NvmlError::NoData | NvmlError::InvalidArg) {
-                ask.lost = Some(Lost::Gone);
-            }
-            ask.note(error);
-            None
-        }
-    };
-    ask.device = device.as_ref();
+) -> Result<GpuMeasurement, NvmlError> {
+    let mut query = Query { device: None, lost: None, end: None };
+    let device = find_device(nvml, &identity.uuid, &mut query);
+    query.device = device.as_ref();
 
-    let utilization = ask.value(Device::utilization_rates);
-    let memory = ask.value(Device::memory_info);
-    let temperature = ask.value(|device| device.temperature(TemperatureSensor::Gpu));
-    let power = ask.value(Device::power_usage);
-    let power_limit = ask.value(Device::enforced_power_limit);
-    let sm_clock = ask.value(|device| device.clock_info(Clock::SM));
-    let sm_clock_max = ask.value(|device| device.max_clock_info(Clock::SM));
-    let throttling: Option<ThrottleReasons> = ask.value(Device::current_throttle_reasons);
-    if let Some(processes) = ask.value(Device::running_compute_processes) {
+    let utilization = query.value(Device::utilization_rates);
+    let memory = query.value(Device::memory_info);
+    let temperature = query.value(|device| device.temperature(TemperatureSensor::Gpu));
+    let power = query.value(Device::power_usage);
+    let power_limit = query.value(Device::enforced_power_limit);
+    let sm_clock = query.value(|device| device.clock_info(Clock::SM));
+    let sm_clock_max = query.value(|device| device.max_clock_info(Clock::SM));
+    let throttling: Option<ThrottleReasons> = query.value(Device::current_throttle_reasons);
+    if let Some(processes) = query.value(Device::running_compute_processes) {
         identity.processes = processes.into_iter().map(|process| process.pid).collect();
     }
 
-    if let Some(end) = ask.end {
+    if let Some(end) = query.end {
         return Err(end);
     }
-    let (health, health_reason) = history.judge(ask.lost, throttling, now_ns);
+    let (health, health_reason) = history.judge(query.lost, throttling, now_ns);
     let gpu = Gpu {
         measured_boottime_ns: now_ns,
         uuid: identity.uuid.clone(),
@@ -113,20 +104,35 @@ pub(super) fn read(
         last_xid: history.last_xid.map(|(xid, _)| xid),
         last_xid_boottime_ns: history.last_xid.map(|(_, at_ns)| at_ns),
     };
-    Ok(GpuReading {
+    Ok(GpuMeasurement {
         gpu,
         throttle_bits: throttling.map(|reasons| reasons.bits()),
         processes: identity.processes.clone(),
     })
 }
 
-struct Ask<'a, 'nvml> {
+/// Returns `None` for a device that does not respond, and notes the error.
+fn find_device<'nvml>(nvml: &'nvml Nvml, uuid: &str, query: &mut Query<'_, '_>) -> Option<Device<'nvml>> {
+    match nvml.device_by_uuid(uuid) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            if matches!(error, NvmlError::NotFound | NvmlError::NoData | NvmlError::InvalidArg) {
+                query.lost = Some(Lost::Gone);
+            }
+            query.note(error);
+            None
+        }
+    }
+}
+
+/// Reads several values of a device and remembers errors.
+struct Query<'a, 'nvml> {
     device: Option<&'a Device<'nvml>>,
     lost: Option<Lost>,
     end: Option<NvmlError>,
 }
 
-impl<'nvml> Ask<'_, 'nvml> {
+impl<'nvml> Query<'_, 'nvml> {
     fn value<T>(&mut self, get: impl FnOnce(&Device<'nvml>) -> Result<T, NvmlError>) -> Option<T> {
         match get(self.device?) {
             Ok(value) => Some(value),
@@ -139,7 +145,7 @@ impl<'nvml> Ask<'_, 'nvml> {
 
     fn note(&mut self, error: NvmlError) {
         self.lost = self.lost.or(lost(&error));
-        if ends_the_watch(&error) {
+        if needs_reload(&error) {
             self.end = Some(error);
         }
     }

@@ -1,4 +1,4 @@
-//! Which pods are watched: slots, cgroup links, adoption.
+//! Attaches the programs to the cgroups of pods and assigns slots.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use aya::{
     maps::MapError,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SockOps,
-        links::{FdLink, LinkError, PinnedLink},
+        links::{FdLink, LinkError},
     },
 };
 use forebay_agent_ebpf::{
@@ -20,62 +20,60 @@ use forebay_agent_ebpf::{
     maps::{EndpointKey, Histogram, LATENCY_KINDS, Load, MAX_ENDPOINTS},
 };
 
-use super::load::{EGRESS, INGRESS, Kernel, SOCKETS};
+use super::state::{Attached, EGRESS, INGRESS, Kernel, Link, SOCKETS};
 
-/// A pod's cgroup with programs on it.
-#[derive(Debug)]
-pub(super) struct Attached {
-    /// Port and slot.
-    pub(super) slots: Vec<(u16, u32)>,
-    _links: Vec<Link>,
-}
-
-/// Dropping it detaches the program, or leaves that to the pin.
-#[derive(Debug)]
-enum Link {
-    #[expect(dead_code, reason = "held for its drop")]
-    Held(FdLink),
-    #[expect(dead_code, reason = "held for its drop")]
-    Pinned(PinnedLink),
-}
-
-/// A watched pod, as the reader needs it.
+/// A pod that is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Inode of the pod's cgroup.
     pub cgroup_id: u64,
-    /// Port and slot, in the order of the ports asked for.
+    /// Port and slot, in the order of the requested ports.
     pub slots: Vec<(u16, u32)>,
 }
 
 /// Why a pod is not watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
+    /// The cgroup does not exist or cannot be read.
     #[error("cannot open the cgroup {path}: {source}")]
-    Cgroup { path: PathBuf, source: io::Error },
-    #[error("no slot is free: this agent follows at most {MAX_ENDPOINTS} pod ports")]
+    Cgroup {
+        /// Folder of the cgroup.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// All slots are in use.
+    #[error("no free slot: this agent follows at most {MAX_ENDPOINTS} endpoints")]
     Full,
+    /// The kernel refused the attachment.
     #[error("cannot attach {program} to {path}: {source}")]
-    Attach { program: &'static str, path: PathBuf, source: ProgramError },
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Folder of the cgroup.
+        path: PathBuf,
+        /// Cause.
+        source: ProgramError,
+    },
+    /// The link could not be pinned.
     #[error("cannot pin the link of {program}: {source}")]
-    Pin { program: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    Pin {
+        /// Name of the program.
+        program: &'static str,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map operation failed.
     #[error("cannot write a BPF map: {0}")]
     Map(#[from] MapError),
+    /// A link operation failed.
     #[error("cannot detach: {0}")]
     Link(#[from] LinkError),
 }
 
 impl Kernel {
-    /// Takes over what an earlier agent left pinned: its slots stay what they were,
-    /// so that no counter starts again.
-    pub(super) fn adopt(&mut self) {
-        let taken: HashSet<u32> =
-            self.endpoints.iter().filter_map(|entry| entry.ok().map(|(_, slot)| slot)).collect();
-        self.free_slots = (0..MAX_ENDPOINTS).filter(|slot| !taken.contains(slot)).collect();
-    }
-
-    /// Watches a pod's ports, and no others of it. Asked again for the same cgroup, it
-    /// changes only what is different.
+    /// Watches exactly these ports of a pod. A repeated call for the same cgroup changes only the difference. On an error
+    /// the ports watched before stay watched.
     pub fn watch(&mut self, cgroup: &Path, ports: &[u16]) -> Result<Watched, WatchError> {
         let open = |source| WatchError::Cgroup { path: cgroup.to_owned(), source };
         let file = File::open(cgroup).map_err(open)?;
@@ -109,8 +107,7 @@ impl Kernel {
         Ok(Watched { cgroup_id, slots })
     }
 
-    /// Stops watching everything that is not of one of these pods, and what an earlier
-    /// agent watched and this one was not asked to.
+    /// Stops watching all other pods, including those that an earlier agent watched.
     pub fn retain(&mut self, cgroup_ids: &HashSet<u64>) -> Result<(), WatchError> {
         let gone: Vec<u64> = self.attached.keys().filter(|id| !cgroup_ids.contains(id)).copied().collect();
         for id in gone {
@@ -139,13 +136,13 @@ impl Kernel {
         self.write_ports()
     }
 
-    /// The slot of an endpoint: the one it had, or a cleared one.
+    /// Returns the slot of an endpoint: the existing one, or a free one after clearing it.
     fn slot(&mut self, key: EndpointKey) -> Result<u32, WatchError> {
         if let Ok(slot) = self.endpoints.get(&key, 0) {
             return Ok(slot);
         }
         let slot = self.free_slots.pop_front().ok_or(WatchError::Full)?;
-        match self.give_out(key, slot) {
+        match self.assign(key, slot) {
             Ok(()) => Ok(slot),
             Err(error) => {
                 self.free_slots.push_back(slot);
@@ -154,10 +151,10 @@ impl Kernel {
         }
     }
 
-    /// Connections of the slot's last owner go first: should that pod be watched
-    /// again, they would count for the new one.
-    fn give_out(&mut self, key: EndpointKey, slot: u32) -> Result<(), MapError> {
-        self.forget_connections(|connection| connection.slot == slot)?;
+    /// Clears a slot and assigns it. Connections of its last owner are removed first: if that pod is watched again, they
+    /// would count for the new owner.
+    fn assign(&mut self, key: EndpointKey, slot: u32) -> Result<(), MapError> {
+        self.remove_connections(|_, connection| connection.slot == slot)?;
         self.loads.set(slot, Load::default(), 0)?;
         for kind in 0..LATENCY_KINDS {
             let empty = Histogram { sum_ns: 0, counts: [0; BUCKETS as usize] };
@@ -176,7 +173,7 @@ impl Kernel {
     fn attach(&mut self, cgroup_id: u64, path: &Path, cgroup: &File) -> Result<Vec<Link>, WatchError> {
         let mut links = Vec::with_capacity(3);
         let attach = |program, source| WatchError::Attach { program, path: path.to_owned(), source };
-        // Last the requests' direction: nothing can begin before its end can be seen.
+        // Ingress last, so that no request starts before the other programs can see its end.
         let sockets: &mut SockOps = self.program(SOCKETS)?;
         let id =
             sockets.attach(cgroup, CgroupAttachMode::Single).map_err(|source| attach(SOCKETS, source))?;
@@ -195,14 +192,14 @@ impl Kernel {
         links.into_iter().map(|(program, link)| self.pin(cgroup_id, program, link)).collect()
     }
 
-    /// An earlier agent's link goes only now: for a moment both run on the same
-    /// maps, and the second to see a segment finds it seen.
+    /// Pins a link in place of the one of an earlier agent. Until that is removed both programs run on the same maps, and
+    /// the second one takes every segment for a retransmit.
     fn pin(&self, cgroup_id: u64, program: &'static str, link: FdLink) -> Result<Link, WatchError> {
         let Some(pins) = &self.pins else {
             return Ok(Link::Held(link));
         };
         let path = pins.link(cgroup_id, program);
-        // Most often there is none; what cannot be removed shows when pinning fails.
+        // Usually there is none. If it cannot be removed, pinning fails.
         let _ = fs::remove_file(&path);
         link.pin(path).map(Link::Pinned).map_err(|error| WatchError::Pin { program, source: error.into() })
     }
@@ -221,7 +218,7 @@ impl Kernel {
         })
     }
 
-    /// The port bit map is that of all endpoints there are.
+    /// Writes the bitmap of the ports of all endpoints.
     fn write_ports(&mut self) -> Result<(), WatchError> {
         let mut words = std::collections::HashMap::<u32, u64>::new();
         for key in self.endpoints.keys() {

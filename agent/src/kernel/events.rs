@@ -1,4 +1,4 @@
-//! The ring of request events: what wakes the agent.
+//! The ring of request events, which wakes the agent.
 
 use std::io;
 
@@ -13,12 +13,12 @@ pub struct Events {
 
 impl Events {
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        // SAFETY: the ring owns its descriptor and keeps it for as long as it lives.
+        // SAFETY: the ring owns its descriptor for its whole lifetime.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         Ok(Self { ring: ring.map_err(io::Error::from)? })
     }
 
-    /// Waits for events and hands all there are to `each`.
+    /// Waits until there are events and passes all of them to `each`. Cancel safe.
     pub async fn next(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
         loop {
             let mut guard = self.ring.readable_mut().await?;
@@ -42,6 +42,6 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     if bytes.len() != size_of::<Event>() {
         return None;
     }
-    // SAFETY: as long as an `Event`, which is plain numbers; read without alignment.
+    // SAFETY: `bytes` has the size of an `Event`, which is valid for every bit pattern, and the read is unaligned.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
 }

@@ -1,99 +1,47 @@
-//! Loading the programs.
+//! Loads the programs.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::collections::{HashMap as StdHashMap, HashSet, VecDeque};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
+    Ebpf, EbpfError, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
     programs::{CgroupSkb, ProgramError, SockOps},
 };
-use forebay_agent_ebpf::{
-    framing::Connection,
-    maps::{EndpointKey, GpuSample, Histogram, Load, name},
+use forebay_agent_ebpf::maps::{self, MAPS, MAX_ENDPOINTS, MapSpec, TypedMap};
+
+use super::{
+    events::Events,
+    options::Options,
+    pins::PinFolder,
+    state::{EGRESS, INGRESS, Kernel, SOCKETS},
 };
 
-use super::{attach::Attached, events::Events, pins::PinFolder, read::Drift};
-
-pub(super) const INGRESS: &str = "forebay_ingress";
-pub(super) const EGRESS: &str = "forebay_egress";
-pub(super) const SOCKETS: &str = "forebay_sockets";
-
-/// Where the kernel part may leave things.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Folder on a bpffs, made if it is not there (`/sys/fs/bpf/forebay`).
-    pub pin_root: PathBuf,
-    /// Leave maps and links pinned at the end, for the next agent to adopt.
-    pub keep_pins: KeepPins,
-}
-
-/// A decision that may still change until the end.
-#[derive(Clone, Debug, Default)]
-pub struct KeepPins(Arc<AtomicBool>);
-
-impl KeepPins {
-    pub fn set(&self, keep: bool) {
-        self.0.store(keep, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl From<bool> for KeepPins {
-    fn from(keep: bool) -> Self {
-        Self(Arc::new(AtomicBool::new(keep)))
-    }
-}
-
-/// Why nothing is measured in the kernel, in one line for an operator.
+/// Why requests are not counted in the kernel, as one line for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelOff {
-    #[error(
-        "this build carries no kernel programs: build them with `cargo xtask ebpf`, then the agent again"
-    )]
+    /// The binary was built without the object file.
+    #[error("this build has no kernel programs: run `cargo xtask ebpf`, then build the agent again")]
     NotBuilt,
+    /// A capability is missing.
     #[error("not permitted to load BPF programs: needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON ({0})")]
     NotPermitted(String),
+    /// The verifier refused a program.
     #[error("the kernel refused program {program}: {reason}")]
-    Refused { program: &'static str, reason: String },
+    Refused {
+        /// Name of the program.
+        program: &'static str,
+        /// End of the verifier's log.
+        reason: String,
+    },
+    /// Any other failure.
     #[error("cannot load the kernel programs: {0}")]
     Unloadable(String),
 }
 
-/// The loaded programs and their maps.
-pub struct Kernel {
-    pub(super) ebpf: Ebpf,
-    pub(super) ports: Array<MapData, u64>,
-    pub(super) endpoints: BpfHashMap<MapData, EndpointKey, u32>,
-    pub(super) connections: BpfHashMap<MapData, u64, Connection>,
-    pub(super) loads: Array<MapData, Load>,
-    pub(super) latencies: Array<MapData, Histogram>,
-    pub(super) stats: PerCpuArray<MapData, u64>,
-    pub(super) gpus: Array<MapData, GpuSample>,
-    pub(super) pins: Option<PinFolder>,
-    pub(super) keep_pins: KeepPins,
-    /// By cgroup id.
-    pub(super) attached: HashMap<u64, Attached>,
-    /// The one free for the longest time first.
-    pub(super) free_slots: VecDeque<u32>,
-    /// Connections found closed by the last sweep, by socket cookie.
-    pub(super) closed: HashSet<u64>,
-    /// What the last two sweeps found of gauges that disagree, by slot.
-    pub(super) drift: HashMap<u32, Drift>,
-}
-
 impl Kernel {
-    /// Loads everything and attaches nothing yet. Also says, if so, why nothing is
-    /// pinned.
+    /// Loads programs and maps, and adopts pinned maps. Attaches nothing.
+    ///
+    /// The third value is the reason why the maps are not pinned, if they are not.
     pub fn load(options: &Options) -> Result<(Self, Events, Option<String>), KernelOff> {
         let object = object().ok_or(KernelOff::NotBuilt)?;
         let (mut pins, mut unpinned) = match PinFolder::create(&options.pin_root) {
@@ -102,7 +50,7 @@ impl Kernel {
         };
         let mut ebpf = match load_maps(object, pins.as_ref()) {
             Err(error) if pins.is_some() => {
-                // What is pinned there may be the reason; counting must not hang on it.
+                // The pinned maps may be the cause. Counting works without them.
                 unpinned = Some(format!("cannot use {}: {}", options.pin_root.display(), chain(&error)));
                 pins = None;
                 load_maps(object, None)
@@ -117,50 +65,44 @@ impl Kernel {
         let sockets: &mut SockOps = program_mut(&mut ebpf, SOCKETS)?;
         sockets.load().map_err(|error| refused(SOCKETS, &error))?;
 
-        let events: RingBuf<MapData> = map(&mut ebpf, name::EVENTS)?;
+        let events: RingBuf<MapData> = take(&mut ebpf, &maps::EVENTS.spec)?;
         let events = Events::new(events).map_err(|error| KernelOff::Unloadable(error.to_string()))?;
         let mut kernel = Self {
-            ports: map(&mut ebpf, name::PORTS)?,
-            endpoints: map(&mut ebpf, name::ENDPOINTS)?,
-            connections: map(&mut ebpf, name::CONNECTIONS)?,
-            loads: map(&mut ebpf, name::LOADS)?,
-            latencies: map(&mut ebpf, name::LATENCIES)?,
-            stats: map(&mut ebpf, name::STATS)?,
-            gpus: map(&mut ebpf, name::GPUS)?,
+            ports: array(&mut ebpf, &maps::PORTS)?,
+            endpoints: hash(&mut ebpf, &maps::ENDPOINTS)?,
+            connections: hash(&mut ebpf, &maps::CONNECTIONS)?,
+            loads: array(&mut ebpf, &maps::LOADS)?,
+            latencies: array(&mut ebpf, &maps::LATENCIES)?,
+            stats: take(&mut ebpf, &maps::STATS.spec)?,
+            gpus: array(&mut ebpf, &maps::GPUS)?,
             ebpf,
             pins,
             keep_pins: options.keep_pins.clone(),
-            attached: HashMap::new(),
+            attached: StdHashMap::new(),
             free_slots: VecDeque::new(),
             closed: HashSet::new(),
-            drift: HashMap::new(),
+            drift: StdHashMap::new(),
         };
-        kernel.adopt();
+        kernel.adopt_slots();
         Ok((kernel, events, unpinned))
+    }
+
+    /// Keeps the slots that an earlier agent assigned, so that its counters continue.
+    fn adopt_slots(&mut self) {
+        let taken: HashSet<u32> =
+            self.endpoints.iter().filter_map(|entry| entry.ok().map(|(_, slot)| slot)).collect();
+        self.free_slots = (0..MAX_ENDPOINTS).filter(|slot| !taken.contains(slot)).collect();
     }
 }
 
 fn load_maps(object: &[u8], pins: Option<&PinFolder>) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     if let Some(pins) = pins {
-        for map in name::ALL {
-            loader.map_pin_path(map, pins.map(map));
+        for spec in MAPS.iter().filter(|spec| spec.pinned) {
+            loader.map_pin_path(spec.name, pins.map(spec.name));
         }
     }
     loader.load(object)
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        if self.keep_pins.get() {
-            return;
-        }
-        if let Some(pins) = &self.pins
-            && let Err(error) = pins.remove()
-        {
-            tracing::warn!(%error, "could not remove the BPF pins");
-        }
-    }
 }
 
 #[cfg(kernel_programs)]
@@ -183,10 +125,19 @@ where
     program.try_into().map_err(|error: ProgramError| refused(name, &error))
 }
 
-fn map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, KernelOff>
+fn array<V: Pod>(ebpf: &mut Ebpf, map: &TypedMap<u32, V>) -> Result<Array<MapData, V>, KernelOff> {
+    take(ebpf, &map.spec)
+}
+
+fn hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, map: &TypedMap<K, V>) -> Result<HashMap<MapData, K, V>, KernelOff> {
+    take(ebpf, &map.spec)
+}
+
+fn take<M>(ebpf: &mut Ebpf, spec: &MapSpec) -> Result<M, KernelOff>
 where
-    M: TryFrom<Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
+    let name = spec.name;
     let map =
         ebpf.take_map(name).ok_or_else(|| KernelOff::Unloadable(format!("the object has no map {name}")))?;
     M::try_from(map).map_err(|error| KernelOff::Unloadable(format!("map {name}: {error}")))
@@ -210,7 +161,7 @@ fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<std::io::Error>()
-            // Not EACCES, which is how the verifier says no.
+            // EACCES is a refusal by the verifier.
             && io.raw_os_error() == Some(libc::EPERM)
         {
             return true;
@@ -220,10 +171,9 @@ fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// The error and its causes on one line; the verifier's log is cut to its end,
-/// where the reason stands.
+/// Formats the error and its causes on one line. Of the verifier's log only the end is kept, which has the reason.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    const LONGEST: usize = 400;
+    const MAX_CHARS: usize = 400;
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -232,8 +182,37 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth_back(LONGEST) {
+    match text.char_indices().nth_back(MAX_CHARS) {
         Some((at, _)) => format!("…{}", &text[at..]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_of_the_object_file_agree_with_the_table() {
+        let Some(object) = object() else {
+            eprintln!("skipped: built without kernel programs");
+            return;
+        };
+        let object = aya_obj::Object::parse(object).unwrap();
+        let mut found: Vec<_> = object
+            .maps
+            .iter()
+            .filter(|(name, _)| !name.starts_with('.'))
+            .map(|(name, map)| {
+                (name.as_str(), map.map_type(), map.key_size(), map.value_size(), map.max_entries())
+            })
+            .collect();
+        let mut specified: Vec<_> = MAPS
+            .iter()
+            .map(|map| (map.name, map.kind.number(), map.key_bytes, map.value_bytes, map.max_entries))
+            .collect();
+        found.sort_unstable();
+        specified.sort_unstable();
+        assert_eq!(found, specified);
     }
 }

@@ -1,4 +1,4 @@
-//! Where maps and links are pinned.
+//! Pins of maps and links.
 
 use std::{
     ffi::CString,
@@ -8,46 +8,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapInfo, MapType};
-use forebay_agent_ebpf::{
-    framing::Connection,
-    maps::{
-        EVENT_RING_BYTES, EndpointKey, GpuSample, Histogram, LATENCY_KINDS, Load, MAX_CONNECTIONS,
-        MAX_ENDPOINTS, MAX_GPUS, SCHEMA, STATS, WATCHED_PORT_WORDS, name,
-    },
-};
+use aya::maps::MapInfo;
+use forebay_agent_ebpf::maps::{MAPS, MapSpec, SCHEMA};
 
-/// A folder on a bpffs that is ours: `<root>/v<schema>`.
+/// The agent's folder on a bpffs: `<root>/v<schema>`.
 #[derive(Debug)]
 pub(super) struct PinFolder {
     folder: PathBuf,
-    /// Two agents on the same pins would take each other's events, and the first to
-    /// end would remove the other's pins. The kernel unlocks it with the process.
+    /// Lock of the folder, released when the process ends. Two agents on the same pins would consume each other's events
+    /// and remove each other's pins.
     _lock: File,
 }
 
-/// What a map must look like: type, bytes of a key and of a value, entries.
-type Layout = (MapType, u32, u32, u32);
-
-fn layout(map: &str) -> Option<Layout> {
-    const fn bytes<T>() -> u32 {
-        size_of::<T>() as u32
-    }
-    Some(match map {
-        name::PORTS => (MapType::Array, 4, 8, WATCHED_PORT_WORDS),
-        name::ENDPOINTS => (MapType::Hash, bytes::<EndpointKey>(), 4, MAX_ENDPOINTS),
-        name::CONNECTIONS => (MapType::Hash, 8, bytes::<Connection>(), MAX_CONNECTIONS),
-        name::LOADS => (MapType::Array, 4, bytes::<Load>(), MAX_ENDPOINTS),
-        name::LATENCIES => (MapType::Array, 4, bytes::<Histogram>(), MAX_ENDPOINTS * LATENCY_KINDS),
-        name::EVENTS => (MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
-        name::STATS => (MapType::PerCpuArray, 4, 8, STATS),
-        name::GPUS => (MapType::Array, 4, bytes::<GpuSample>(), MAX_GPUS),
-        _ => return None,
-    })
-}
-
 impl PinFolder {
-    /// Makes the folder. The error says, in one line, why there are no pins.
+    /// Creates and locks the folder. The error is one line for an operator.
     pub(super) fn create(root: &Path) -> Result<Self, String> {
         let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
         if !is_bpffs(existing) {
@@ -55,7 +29,7 @@ impl PinFolder {
         }
         let folder = root.join(format!("v{SCHEMA}"));
         fs::create_dir_all(folder.join("links"))
-            .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
         let lock =
             File::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
         match lock.try_lock() {
@@ -72,18 +46,12 @@ impl PinFolder {
         Ok(pins)
     }
 
-    /// The loader takes whatever is pinned under a map's name. One with longer values
-    /// would be read beyond the end of ours.
+    /// Checks the pinned maps. The loader adopts any map pinned under the name, and values longer than ours would be read
+    /// out of bounds.
     fn check(&self) -> Result<(), String> {
-        for map in name::ALL {
-            let path = self.map(map);
-            if !path.exists() {
-                continue;
-            }
-            let found = MapInfo::from_pin(&path).ok().and_then(|info| {
-                Some((info.map_type().ok()?, info.key_size(), info.value_size(), info.max_entries()))
-            });
-            if found != layout(map) {
+        for spec in &MAPS {
+            let path = self.map(spec.name);
+            if path.exists() && !is_as_specified(&path, spec) {
                 return Err(format!("{} is not a map of this agent; remove it", path.display()));
             }
         }
@@ -94,12 +62,12 @@ impl PinFolder {
         self.folder.join(name)
     }
 
-    /// The pin of one of a pod's links.
+    /// Path of the pin of a pod's link.
     pub(super) fn link(&self, cgroup_id: u64, program: &str) -> PathBuf {
         self.folder.join("links").join(format!("{cgroup_id}_{program}"))
     }
 
-    /// Cgroup ids that links are pinned for, and those pins.
+    /// All pinned links: cgroup id and path.
     pub(super) fn links(&self) -> io::Result<Vec<(u64, PathBuf)>> {
         let mut links = Vec::new();
         for entry in fs::read_dir(self.folder.join("links"))? {
@@ -112,7 +80,7 @@ impl PinFolder {
         Ok(links)
     }
 
-    /// Removes every pin; the kernel frees what nobody else holds.
+    /// Removes every pin. The kernel frees maps and links without other references.
     pub(super) fn remove(&self) -> io::Result<()> {
         let links = self.folder.join("links");
         for folder in [&links, &self.folder] {
@@ -126,11 +94,18 @@ impl PinFolder {
         fs::remove_dir(links)?;
         fs::remove_dir(&self.folder)?;
         if let Some(root) = self.folder.parent() {
-            // Only when it is empty, and never the mount itself.
+            // Fails if it is not empty or a mount point.
             let _ = fs::remove_dir(root);
         }
         Ok(())
     }
+}
+
+fn is_as_specified(path: &Path, spec: &MapSpec) -> bool {
+    let Ok(info) = MapInfo::from_pin(path) else { return false };
+    info.map_type().is_ok_and(|found| found as u32 == spec.kind.number())
+        && (info.key_size(), info.value_size(), info.max_entries())
+            == (spec.key_bytes, spec.value_bytes, spec.max_entries)
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -138,7 +113,7 @@ fn is_bpffs(path: &Path) -> bool {
         return false;
     };
     let mut info = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: both pointers are valid; the result is read only on success.
+    // SAFETY: both pointers are valid, and the result is read only on success.
     unsafe {
         libc::statfs(path.as_ptr(), info.as_mut_ptr()) == 0 && info.assume_init().f_type == libc::BPF_FS_MAGIC
     }

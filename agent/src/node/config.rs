@@ -1,4 +1,4 @@
-//! What the agent is started with.
+//! Configuration of the agent.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -6,28 +6,36 @@ use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel};
 use forebay_resources::ResourceSource;
 use forebay_service::tls::Identity;
 
+/// Configuration of the agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `spec.nodeName` of the pods to watch.
     pub node_name: String,
-    /// Where InferencePools and Pods are read from.
+    /// Source of InferencePools and Pods.
     pub resources: ResourceSource,
+    /// Address of the telemetry service.
     pub grpc_listen: SocketAddr,
-    /// Readers must show a certificate of its authority; plain text without.
+    /// Certificate of the telemetry service; readers must have one of the same authority. Plain text without.
     pub tls: Option<Arc<Identity>>,
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub http_listen: SocketAddr,
+    /// Whether requests are counted in the kernel.
     pub kernel: KernelMode,
-    /// The cgroup2 hierarchy; found in the mount table when absent.
+    /// The cgroup2 hierarchy; found in the mount table if absent.
     pub cgroup_root: Option<PathBuf>,
     /// The host's `/proc`.
     pub proc: PathBuf,
+    /// Sampling of GPUs.
     pub gpus: MonitorOptions,
+    /// Scraping of engines.
     pub scrape: ScrapeOptions,
 }
 
+/// Whether requests are counted in the kernel.
 #[derive(Clone, Debug)]
 pub enum KernelMode {
-    /// Count in the kernel if this machine allows it.
+    /// If the machine allows it.
     Auto(kernel::Options),
+    /// Never.
     Off,
 }

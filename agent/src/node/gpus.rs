@@ -1,9 +1,9 @@
-//! From the monitor's reports to the board: GPUs, and which pods run on them.
+//! Publishes the GPUs and which pods use them.
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -13,44 +13,31 @@ use tokio_util::sync::CancellationToken;
 use super::members::endpoints;
 use crate::{
     discover::LocalPod,
-    gpu::{GpuOff, GpuReading, GpuReport, pod_of_process},
-    publish::Board,
+    gpu::{GpuMeasurement, GpuOff, GpuReport, pod_of_process},
+    publish::Publisher,
 };
 
-pub(super) async fn follow(
+/// Runs until `shutdown`, or until the sender of reports or pods is gone.
+pub(super) async fn publish_gpus(
     mut reports: watch::Receiver<GpuReport>,
     mut pods: watch::Receiver<Vec<LocalPod>>,
     proc: PathBuf,
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     shutdown: CancellationToken,
 ) {
     let mut off = None;
     loop {
         let report = reports.borrow_and_update().clone();
-        let here = pods.borrow_and_update().clone();
-        let now_off = match report {
-            GpuReport::Pending => None,
-            GpuReport::Off(reason) => {
-                // How they are is not known any more.
-                board.set_gpus(Vec::new(), &BTreeMap::new(), None);
-                Some(reason)
-            }
-            GpuReport::On(readings) => {
-                let used_by = used_by(&readings, &here, &proc);
-                let at_ns = readings.iter().map(|reading| reading.gpu.measured_boottime_ns).max();
-                let gpus = readings.into_iter().map(|reading| reading.gpu).collect();
-                board.set_gpus(gpus, &used_by, at_ns);
-                None
-            }
-        };
+        let local = pods.borrow_and_update().clone();
+        let now_off = publish(report, &local, &proc, &publisher);
         if now_off != off {
             match &now_off {
-                // Most nodes of most clusters have none.
-                Some(reason @ GpuOff::NoLibrary { .. }) => tracing::info!(%reason, "no GPU values"),
-                Some(reason) => tracing::warn!(%reason, "no GPU values"),
+                // Normal on nodes without GPUs.
+                Some(reason @ GpuOff::NoLibrary { .. }) => tracing::info!(%reason, "GPUs are not measured"),
+                Some(reason) => tracing::warn!(%reason, "GPUs are not measured"),
                 None => {}
             }
-            board.set_node(|node| node.gpu_off = now_off.as_ref().map(ToString::to_string));
+            publisher.set_node(|node| node.gpu_off = now_off.as_ref().map(ToString::to_string));
             off = now_off;
         }
         tokio::select! {
@@ -62,19 +49,39 @@ pub(super) async fn follow(
     }
 }
 
-/// Which GPUs run processes of which endpoint.
+/// Returns the reason why GPUs are not measured, if they are not.
+#[tracing::instrument(level = "debug", skip_all)]
+fn publish(report: GpuReport, pods: &[LocalPod], proc: &Path, publisher: &Publisher) -> Option<GpuOff> {
+    match report {
+        GpuReport::Pending => None,
+        GpuReport::Off(reason) => {
+            // Their health is unknown.
+            publisher.set_gpus(Vec::new(), &BTreeMap::new(), None);
+            Some(reason)
+        }
+        GpuReport::Measured(measurements) => {
+            let used_by = used_by(&measurements, pods, proc);
+            let at_ns = measurements.iter().map(|it| it.gpu.measured_boottime_ns).max();
+            let gpus = measurements.into_iter().map(|it| it.gpu).collect();
+            publisher.set_gpus(gpus, &used_by, at_ns);
+            None
+        }
+    }
+}
+
+/// The UUIDs of the GPUs that run processes of each endpoint's pod.
 fn used_by(
-    readings: &[GpuReading],
+    measurements: &[GpuMeasurement],
     pods: &[LocalPod],
-    proc: &std::path::Path,
+    proc: &Path,
 ) -> BTreeMap<SocketAddr, Vec<String>> {
     let mut pod_gpus = HashMap::<String, Vec<String>>::new();
-    for reading in readings {
-        for pid in &reading.processes {
+    for measurement in measurements {
+        for pid in &measurement.processes {
             let Some(pod) = pod_of_process(proc, *pid) else { continue };
             let gpus = pod_gpus.entry(pod).or_default();
-            if !gpus.contains(&reading.gpu.uuid) {
-                gpus.push(reading.gpu.uuid.clone());
+            if !gpus.contains(&measurement.gpu.uuid) {
+                gpus.push(measurement.gpu.uuid.clone());
             }
         }
     }

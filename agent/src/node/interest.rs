@@ -1,21 +1,21 @@
-//! What the agent needs to know of a cluster.
+//! The resources that the agent watches, and the permissions that it needs.
 
 use forebay_resources::{
     Kind,
     cluster::{FOLLOW, Interest, Rule, Selection},
 };
 
-/// Its ClusterRole: RBAC cannot tell the pods of one node from those of another.
+/// Rules of the agent's ClusterRole. RBAC cannot restrict them to the pods of one node.
 pub const RULES: &[Rule] = &[
     Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW },
     Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
 ];
 
-/// Its Role in its own namespace, limited to the DaemonSet that `--keep-pins-while` names.
+/// Rules of the agent's Role in its own namespace, limited to the DaemonSet of `--keep-pins-while`.
 pub const OWNER_RULES: &[Rule] =
     &[Rule { api_groups: &["apps"], resources: &["daemonsets"], verbs: &["get"] }];
 
-/// The pods of its node, and all pools.
+/// Watches the pods of the node, and all InferencePools.
 pub fn interest(node_name: &str) -> Interest {
     let pods = Selection::all(Kind::Pod).fields(format!("spec.nodeName={node_name}"));
     Interest::new(move |_| [pods.clone(), Selection::all(Kind::InferencePool)].into())

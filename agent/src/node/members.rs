@@ -1,5 +1,4 @@
-//! Follows the resources: which pods are here, which endpoints they make, and one
-//! scraper for each.
+//! Follows the pods of the node: publishes their endpoints and runs one scraper per endpoint.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,41 +15,26 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     discover::{LocalPod, local_pods},
     engine::{ScrapeOptions, scrape},
-    publish::Board,
+    publish::Publisher,
 };
 use forebay_resources::Store;
 use forebay_telemetry::v1::EndpointKey;
 
-pub(super) async fn follow(
+/// Runs until `shutdown`, or until the store is gone.
+pub(super) async fn follow_members(
     store: Arc<Store>,
     node_name: String,
     options: ScrapeOptions,
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     pods_sender: watch::Sender<Vec<LocalPod>>,
     shutdown: CancellationToken,
 ) {
     let mut changed = store.subscribe();
-    let mut scrapers = JoinSet::new();
-    // A pod that takes over an address is another engine, with other models.
-    let mut by_endpoint = HashMap::<(SocketAddr, String), AbortHandle>::new();
+    let mut scrapers = Scrapers::new(options, publisher);
     loop {
         changed.mark_unchanged();
         let pods = local_pods(&store.snapshot(), &node_name);
-        let endpoints = endpoints(&pods);
-        by_endpoint.retain(|(address, uid), scraper| {
-            let stays = endpoints.get(address).is_some_and(|key| key.uid == *uid);
-            if !stays {
-                scraper.abort();
-            }
-            stays
-        });
-        let here: Vec<_> = endpoints.iter().map(|(address, key)| (*address, key.uid.clone())).collect();
-        board.set_endpoints(endpoints);
-        for (address, uid) in here {
-            by_endpoint
-                .entry((address, uid.clone()))
-                .or_insert_with(|| scrapers.spawn(scrape(address, uid, Arc::clone(&board), options)));
-        }
+        scrapers.reconcile(endpoints(&pods));
         pods_sender.send_if_modified(|before| {
             let differs = *before != pods;
             *before = pods;
@@ -59,7 +43,7 @@ pub(super) async fn follow(
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(_) = scrapers.join_next(), if !scrapers.is_empty() => {}
+                Some(_) = scrapers.tasks.join_next(), if !scrapers.tasks.is_empty() => {}
                 result = changed.changed() => match result {
                     Ok(()) => break,
                     Err(_store_gone) => return,
@@ -69,7 +53,40 @@ pub(super) async fn follow(
     }
 }
 
-/// Every address that pods of this node serve on.
+/// The scrapers, by address and pod uid: a new pod at an old address is another engine with other models.
+struct Scrapers {
+    options: ScrapeOptions,
+    publisher: Arc<Publisher>,
+    tasks: JoinSet<()>,
+    by_endpoint: HashMap<(SocketAddr, String), AbortHandle>,
+}
+
+impl Scrapers {
+    fn new(options: ScrapeOptions, publisher: Arc<Publisher>) -> Self {
+        Self { options, publisher, tasks: JoinSet::new(), by_endpoint: HashMap::new() }
+    }
+
+    /// Publishes the endpoints, stops scrapers of removed ones, and starts scrapers for new ones.
+    #[tracing::instrument(level = "debug", skip_all, fields(endpoints = endpoints.len()))]
+    fn reconcile(&mut self, endpoints: BTreeMap<SocketAddr, EndpointKey>) {
+        self.by_endpoint.retain(|(address, uid), scraper| {
+            let stays = endpoints.get(address).is_some_and(|key| key.uid == *uid);
+            if !stays {
+                scraper.abort();
+            }
+            stays
+        });
+        let keys: Vec<_> = endpoints.iter().map(|(address, key)| (*address, key.uid.clone())).collect();
+        self.publisher.set_endpoints(endpoints);
+        for (address, uid) in keys {
+            self.by_endpoint.entry((address, uid.clone())).or_insert_with(|| {
+                self.tasks.spawn(scrape(address, uid, Arc::clone(&self.publisher), self.options))
+            });
+        }
+    }
+}
+
+/// The endpoints of pods: one per pod with an address and target port.
 pub(super) fn endpoints(pods: &[LocalPod]) -> BTreeMap<SocketAddr, EndpointKey> {
     let mut endpoints = BTreeMap::new();
     for pod in pods {

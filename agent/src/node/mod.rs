@@ -1,11 +1,11 @@
-//! The daemon: the parts of a node's agent, started together and ended together.
+//! The daemon: starts all tasks of the agent and stops them at shutdown.
 
 mod config;
-mod counting;
 mod gpus;
 mod interest;
 mod members;
 mod owner;
+mod requests;
 
 use std::{
     io,
@@ -20,37 +20,49 @@ pub use owner::Owner;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::requests::RequestCounter;
 use crate::{
     discover::{CgroupRoot, local_pods},
     gpu::GpuMonitor,
     kernel::Kernel,
-    publish::{Board, Readiness, TelemetryService, serve_http},
+    publish::{Publisher, Readiness, TelemetryService, serve_http},
 };
 use forebay_resources::Store;
 use forebay_service::tls;
 use forebay_telemetry::v1::{Node, telemetry_server::TelemetryServer};
 
-/// A silent reader is asked whether it is there, and given up.
+/// HTTP/2 keepalive: detects readers that are gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the streams may take to end.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Maximum time for the streams to end at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// The resources cannot be read.
     #[error(transparent)]
     Resources(#[from] forebay_resources::Error),
+    /// An address cannot be bound.
     #[error("cannot listen on {address} (--{flag}): {source}")]
-    Listen { address: SocketAddr, flag: &'static str, source: io::Error },
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The NVML thread cannot be started.
     #[error("cannot start the NVML thread: {0}")]
     Gpu(io::Error),
-    #[error("the gRPC server failed: {0}")]
+    /// The gRPC server failed.
+    #[error("gRPC server failed: {0}")]
     Grpc(#[from] tonic::transport::Error),
 }
 
-/// Runs until `shutdown`. Without BPF, without a driver, or without pods it runs as
-/// well, and says what is off.
+/// Runs the agent until `shutdown`. Missing BPF support or a missing GPU driver is reported in telemetry and in the log;
+/// the agent continues with the other sources.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
     let grpc = listen(config.grpc_listen, "grpc-listen").await?;
     let http = listen(config.http_listen, "http-listen").await?;
@@ -58,7 +70,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let provider =
         forebay_resources::start(&config.resources, interest(&config.node_name), Arc::clone(&store)).await?;
 
-    let board = Arc::new(Board::new(Node {
+    let publisher = Arc::new(Publisher::new(Node {
         name: config.node_name.clone(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         ..Node::default()
@@ -66,61 +78,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let readiness = Arc::new(Readiness::default());
     let gpus = GpuMonitor::start(config.gpus.clone()).map_err(NodeError::Gpu)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve_http(http, Arc::clone(&board), Arc::clone(&readiness), shutdown.clone()));
-    // Without pods the kernel would let go of what an earlier life of this agent has counted.
-    if shutdown.run_until_cancelled(store.loaded()).await.is_none() {
-        while tasks.join_next().await.is_some() {}
-        return Ok(());
-    }
-    let (pods_sender, pods) = watch::channel(local_pods(&store.snapshot(), &config.node_name));
-
-    tasks.spawn(members::follow(
-        store,
-        config.node_name.clone(),
-        config.scrape,
-        Arc::clone(&board),
-        pods_sender,
-        shutdown.clone(),
-    ));
-    tasks.spawn(gpus::follow(
-        gpus.reports(),
-        pods.clone(),
-        config.proc.clone(),
-        Arc::clone(&board),
-        shutdown.clone(),
-    ));
-    match load_kernel(&config) {
-        Ok((kernel, events, root)) => {
-            let counting = counting::Counting::new(kernel, root, Arc::clone(&board), Arc::clone(&readiness));
-            tasks.spawn(counting.run(events, pods, gpus.reports(), shutdown.clone()));
-        }
-        Err(reason) => {
-            tracing::warn!(%reason, "requests are not counted in the kernel; the scrape of the engines goes on");
-            board.set_node(|node| node.kernel_off = Some(reason));
-            readiness.set_ready();
-        }
-    }
-
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<TelemetryServer<TelemetryService>>().await;
-    let service = TelemetryService::new(board, epoch(), shutdown.clone());
-    let serving = tonic::transport::Server::builder()
-        // A reader that vanished must not hold its place for good.
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(health_service)
-        .add_service(TelemetryServer::new(service))
-        .serve_with_incoming_shutdown(
-            tls::accept(grpc, config.tls.clone()),
-            shutdown.clone().cancelled_owned(),
-        );
-    let served = tokio::select! {
-        served = serving => served,
-        // Readers that do not take their goodbye are not waited for longer.
-        () = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(GOODBYE).await;
-        } => Ok(()),
+    tasks.spawn(serve_http(http, Arc::clone(&publisher), Arc::clone(&readiness), shutdown.clone()));
+    // With an empty pod list, the pinned counters of an earlier agent would be removed.
+    let served = if shutdown.run_until_cancelled(store.loaded()).await.is_some() {
+        start_tasks(&mut tasks, store, &config, &gpus, &publisher, &readiness, &shutdown);
+        serve_grpc(grpc, publisher, &config, &shutdown).await
+    } else {
+        Ok(())
     };
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
@@ -128,14 +92,80 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     Ok(served?)
 }
 
+fn start_tasks(
+    tasks: &mut JoinSet<()>,
+    store: Arc<Store>,
+    config: &Config,
+    gpus: &GpuMonitor,
+    publisher: &Arc<Publisher>,
+    readiness: &Arc<Readiness>,
+    shutdown: &CancellationToken,
+) {
+    let (pods_sender, pods) = watch::channel(local_pods(&store.snapshot(), &config.node_name));
+    tasks.spawn(members::follow_members(
+        store,
+        config.node_name.clone(),
+        config.scrape,
+        Arc::clone(publisher),
+        pods_sender,
+        shutdown.clone(),
+    ));
+    tasks.spawn(gpus::publish_gpus(
+        gpus.reports(),
+        pods.clone(),
+        config.proc.clone(),
+        Arc::clone(publisher),
+        shutdown.clone(),
+    ));
+    match load_kernel(config) {
+        Ok((kernel, events, root)) => {
+            let counter = RequestCounter::new(kernel, root, Arc::clone(publisher), Arc::clone(readiness));
+            tasks.spawn(counter.run(events, pods, gpus.reports(), shutdown.clone()));
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "requests are not counted in the kernel; using engine metrics only");
+            publisher.set_node(|node| node.kernel_off = Some(reason));
+            readiness.set_ready();
+        }
+    }
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    publisher: Arc<Publisher>,
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TelemetryServer<TelemetryService>>().await;
+    let service = TelemetryService::new(publisher, epoch(), shutdown.clone());
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(TelemetryServer::new(service))
+        .serve_with_incoming_shutdown(
+            tls::accept(listener, config.tls.clone()),
+            shutdown.clone().cancelled_owned(),
+        );
+    tokio::select! {
+        served = serving => served,
+        // Streams whose readers do not take the goodbye are cut.
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        } => Ok(()),
+    }
+}
+
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, flag, source })
 }
 
-/// The programs, or the line that says why not.
+/// Loads the programs. The error is one line for an operator.
 fn load_kernel(config: &Config) -> Result<(Kernel, crate::kernel::Events, CgroupRoot), String> {
     let KernelMode::Auto(options) = &config.kernel else {
-        return Err("switched off (--kernel off)".into());
+        return Err("disabled (--kernel off)".into());
     };
     let root = match &config.cgroup_root {
         Some(path) => CgroupRoot::at(path),
@@ -143,13 +173,12 @@ fn load_kernel(config: &Config) -> Result<(Kernel, crate::kernel::Events, Cgroup
     };
     let (kernel, events, unpinned) = Kernel::load(options).map_err(|off| off.to_string())?;
     if let Some(reason) = unpinned {
-        tracing::warn!(%reason, "BPF maps are not pinned: a restart of the agent starts the counters again");
+        tracing::warn!(%reason, "BPF maps are not pinned; counters restart with the agent");
     }
     Ok((kernel, events, root))
 }
 
-/// Differs from that of every earlier life on this node, as long as its clock is
-/// not set back between two starts to the same nanosecond.
+/// Identifies this run. Unique unless the clock is set back to exactly the nanosecond of an earlier start.
 fn epoch() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
 }

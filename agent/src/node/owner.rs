@@ -1,4 +1,4 @@
-//! Whether there will be another agent on this node to adopt the pins.
+//! Whether another agent will run on this node and adopt the pins.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -7,12 +7,15 @@ use kube::Api;
 
 use forebay_resources::cluster;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Timeout of the query.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The DaemonSet that this agent is a pod of, as `namespace/name`.
+/// The DaemonSet of this agent's pod, as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
+    /// Namespace of the DaemonSet.
     pub namespace: String,
+    /// Name of the DaemonSet.
     pub name: String,
 }
 
@@ -30,16 +33,15 @@ impl FromStr for Owner {
 }
 
 impl Owner {
-    /// Whether it will have another pod here, as far as can be known within seconds.
-    /// While the API server is away it will; once this agent may not ask any more, its
-    /// roles are gone, and so is the DaemonSet.
-    pub async fn stays(&self, kubeconfig: Option<PathBuf>) -> bool {
-        let asking = async {
+    /// Returns whether the DaemonSet still exists. If the API server does not respond within 3 s, it is assumed to exist.
+    /// If it refuses the query (401, 403), the roles were deleted, and so was the DaemonSet.
+    pub async fn exists(&self, kubeconfig: Option<PathBuf>) -> bool {
+        let query = async {
             let client = cluster::connect(kubeconfig.as_deref()).await.ok()?;
             let daemonsets = Api::<DaemonSet>::namespaced(client, &self.namespace);
             Some(daemonsets.get_opt(&self.name).await)
         };
-        match tokio::time::timeout(PATIENCE, asking).await {
+        match tokio::time::timeout(TIMEOUT, query).await {
             Ok(Some(Ok(found))) => found.is_some_and(|it| it.metadata.deletion_timestamp.is_none()),
             Ok(Some(Err(kube::Error::Api(refusal)))) => !matches!(refusal.code, 401 | 403 | 404),
             Ok(Some(Err(_)) | None) | Err(_) => true,
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_a_namespace_and_a_name() {
+    fn parses_namespace_and_name() {
         let owner: Owner = "forebay-system/forebay-agent".parse().unwrap();
         assert_eq!((owner.namespace.as_str(), owner.name.as_str()), ("forebay-system", "forebay-agent"));
         for bad in ["", "agent", "/agent", "a/", "a/b/c"] {

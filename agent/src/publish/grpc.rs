@@ -1,4 +1,4 @@
-//! `forebay.telemetry.v1` over gRPC.
+//! Serves `forebay.telemetry.v1` over gRPC.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -7,26 +7,25 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Board, Subscription, WatchOptions};
+use super::{Publisher, Subscription, WatchOptions};
 use forebay_telemetry::v1::{Frame, WatchRequest, telemetry_server::Telemetry};
 
-/// Readers at one time. A node's are a few pickers and a few people.
+/// Maximum streams at one time. A node has a few pickers and CLIs as readers.
 const MAX_SUBSCRIBERS: usize = 256;
 
-/// The service that readers watch.
+/// The gRPC service.
 #[derive(Clone, Debug)]
 pub struct TelemetryService {
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     epoch: u64,
     subscribers: Arc<Semaphore>,
-    /// Ends every stream, with a goodbye.
     shutdown: CancellationToken,
 }
 
 impl TelemetryService {
-    /// `epoch` must differ from that of any earlier agent on this node.
-    pub fn new(board: Arc<Board>, epoch: u64, shutdown: CancellationToken) -> Self {
-        Self { board, epoch, subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)), shutdown }
+    /// `epoch` must differ from that of every earlier run on this node. `shutdown` ends all streams with a goodbye.
+    pub fn new(publisher: Arc<Publisher>, epoch: u64, shutdown: CancellationToken) -> Self {
+        Self { publisher, epoch, subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)), shutdown }
     }
 }
 
@@ -36,12 +35,12 @@ impl Telemetry for TelemetryService {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let permit = Arc::clone(&self.subscribers).try_acquire_owned().map_err(|_full| {
-            Status::resource_exhausted(format!("this agent serves at most {MAX_SUBSCRIBERS} readers"))
+            Status::resource_exhausted(format!("subscriber limit exceeded: at most {MAX_SUBSCRIBERS}"))
         })?;
         let request = request.into_inner();
-        tracing::debug!(subscriber = %request.subscriber, "a reader subscribed");
+        tracing::debug!(subscriber = %request.subscriber, "subscribed");
         let options = WatchOptions::requested(request.min_interval_us, request.heartbeat_ms);
-        let subscription = Subscription::new(Arc::clone(&self.board), self.epoch, options);
+        let subscription = Subscription::new(Arc::clone(&self.publisher), self.epoch, options);
         let shutdown = self.shutdown.clone();
         let frames = stream::unfold(Some((subscription, permit)), move |state| {
             let shutdown = shutdown.clone();
@@ -49,7 +48,7 @@ impl Telemetry for TelemetryService {
                 let (mut subscription, permit) = state?;
                 tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => Some((Ok(subscription.goodbye("the agent stops")), None)),
+                    () = shutdown.cancelled() => Some((Ok(subscription.goodbye("agent is shutting down")), None)),
                     frame = subscription.next() => Some((Ok(frame), Some((subscription, permit)))),
                 }
             }

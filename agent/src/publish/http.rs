@@ -1,4 +1,4 @@
-//! Prometheus text and readiness over HTTP.
+//! Metrics and readiness over HTTP.
 
 use std::sync::{
     Arc,
@@ -8,14 +8,15 @@ use std::sync::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, prometheus};
-use forebay_service::admin::{self, PROMETHEUS_TEXT, Page};
+use super::{Publisher, prometheus};
+use forebay_service::admin::{self, OPEN_METRICS, Page};
 
-/// Whether the first list of pods has been read and attached to.
+/// Whether the programs are attached to the pods of the first list.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicBool);
 
 impl Readiness {
+    /// The agent stays ready from now on.
     pub fn set_ready(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -24,20 +25,24 @@ impl Readiness {
         if self.0.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err("the first list of pods is not read yet".into())
+            Err("pods of this node are not listed yet".into())
         }
     }
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until told to stop.
+/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown`.
 pub async fn serve_http(
     listener: TcpListener,
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     readiness: Arc<Readiness>,
     shutdown: CancellationToken,
 ) {
+    let registry = Arc::new(prometheus::registry(publisher));
     let pages = admin::serve(listener, move |path| match path {
-        "/metrics" => Some(Page::new(PROMETHEUS_TEXT, prometheus::render(&board))),
+        "/metrics" => Some(match prometheus::text(&registry) {
+            Ok(metrics) => Page::new(OPEN_METRICS, metrics),
+            Err(error) => Page::failed(&error),
+        }),
         "/readyz" => Some(Page::probe(readiness.state())),
         _ => None,
     });

@@ -1,13 +1,12 @@
-//! What the node knows, and everyone it is told to: gRPC streams, Prometheus,
-//! health.
+//! The node's current state, and how it is served: gRPC streams, Prometheus, readiness.
 
-mod board;
 mod grpc;
 mod http;
 mod prometheus;
+mod publisher;
 mod subscription;
 
-pub use board::{Board, Reading};
 pub use grpc::TelemetryService;
 pub use http::{Readiness, serve_http};
+pub use publisher::{LoadReport, Publisher};
 pub use subscription::{Subscription, WatchOptions};

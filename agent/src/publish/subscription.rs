@@ -1,32 +1,32 @@
-//! One reader's stream: a snapshot, deltas, heartbeats.
+//! The frames for one reader: a snapshot, deltas, heartbeats.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::board::{Board, Changes};
+use super::publisher::{Changes, Publisher};
 use crate::kernel::boottime_ns;
 use forebay_telemetry::v1::{Delta, EndpointKey, Frame, frame::Body};
 
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_millis(1);
-/// So many frames may follow each other at once before the interval holds them back:
-/// a single change is never late, a storm of them is merged.
+/// Frames that may be sent without a pause before the interval applies: single changes are never delayed, many changes
+/// are merged.
 const BURST: u32 = 8;
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
-/// A reader cannot ask for less or more than this.
+/// Accepted heartbeat intervals.
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
-/// How often a reader wants to hear.
+/// The intervals of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchOptions {
-    /// Shortest time between two frames, over more than a few of them.
+    /// Shortest time between two frames, averaged over [`BURST`] frames.
     pub min_interval: Duration,
-    /// Longest silence.
+    /// Time between two heartbeats.
     pub heartbeat: Duration,
 }
 
 impl WatchOptions {
-    /// From a request's fields, where 0 takes the default.
+    /// From the fields of a request. 0 selects the default.
     pub fn requested(min_interval_us: u32, heartbeat_ms: u32) -> Self {
         let or = |asked: Duration, default| if asked.is_zero() { default } else { asked };
         let heartbeat = or(Duration::from_millis(u64::from(heartbeat_ms)), DEFAULT_HEARTBEAT);
@@ -36,29 +36,30 @@ impl WatchOptions {
     }
 }
 
-/// Frames for one reader. It is pulled: what changes while nobody pulls is merged.
+/// Frames for one reader. Changes between two calls of [`Self::next`] are merged.
 #[derive(Debug)]
 pub struct Subscription {
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     changed: watch::Receiver<u64>,
     options: WatchOptions,
     epoch: u64,
     seq: u64,
     seen: u64,
-    /// Set once the snapshot is sent: where the frames so far would end if each had
-    /// kept its interval. Ahead of the present, it is what the burst has used up.
+    /// `None` before the snapshot. Otherwise the time at which the frames so far would end if each had kept its interval.
+    /// A time in the future is the used part of the burst.
     paced_until: Option<Instant>,
-    /// Of its own clock: deltas say nothing of what did not change.
+    /// Heartbeats are due independently of deltas, which do not confirm unchanged values.
     last_heartbeat: Instant,
     endpoints: HashSet<EndpointKey>,
     gpu_uuids: HashSet<String>,
 }
 
 impl Subscription {
-    pub fn new(board: Arc<Board>, epoch: u64, options: WatchOptions) -> Self {
-        let changed = board.subscribe();
+    /// Starts a stream. `epoch` identifies the run of the agent.
+    pub fn new(publisher: Arc<Publisher>, epoch: u64, options: WatchOptions) -> Self {
+        let changed = publisher.subscribe();
         Self {
-            board,
+            publisher,
             changed,
             options,
             epoch,
@@ -71,7 +72,7 @@ impl Subscription {
         }
     }
 
-    /// The next frame, when it is due. Cancel safe.
+    /// Waits until the next frame is due. Cancel safe.
     pub async fn next(&mut self) -> Frame {
         let Some(paced_until) = self.paced_until else {
             return self.snapshot();
@@ -80,11 +81,11 @@ impl Subscription {
         loop {
             if Instant::now() >= heartbeat_at {
                 self.last_heartbeat = Instant::now();
-                return self.frame(Body::Heartbeat(self.board.heartbeat()));
+                return self.frame(Body::Heartbeat(self.publisher.heartbeat()));
             }
             match tokio::time::timeout_at(heartbeat_at, self.changed.changed()).await {
                 Err(_elapsed) => continue,
-                // The board outlives its subscriptions, so this is not for long.
+                // Unreachable: the subscription holds the publisher.
                 Ok(Err(_gone)) => tokio::time::sleep_until(heartbeat_at).await,
                 Ok(Ok(())) => {}
             }
@@ -97,7 +98,12 @@ impl Subscription {
         }
     }
 
-    /// The last frame of a stream that the agent ends.
+    #[cfg(test)]
+    fn has_changes(&self) -> bool {
+        self.seen != *self.changed.borrow()
+    }
+
+    /// Returns the last frame of a stream that the agent ends.
     pub fn goodbye(&mut self, reason: &str) -> Frame {
         self.frame(Body::Goodbye(forebay_telemetry::v1::Goodbye { reason: reason.into() }))
     }
@@ -105,7 +111,7 @@ impl Subscription {
     fn snapshot(&mut self) -> Frame {
         self.last_heartbeat = Instant::now();
         self.changed.mark_unchanged();
-        let (snapshot, version) = self.board.snapshot();
+        let (snapshot, version) = self.publisher.snapshot();
         self.seen = version;
         self.endpoints = snapshot.endpoints.iter().filter_map(|endpoint| endpoint.key.clone()).collect();
         self.gpu_uuids = snapshot.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
@@ -113,7 +119,7 @@ impl Subscription {
     }
 
     fn delta(&mut self) -> Option<Delta> {
-        let Changes { mut delta, members, version } = self.board.changes(self.seen);
+        let Changes { mut delta, members, version } = self.publisher.changes(self.seen);
         self.seen = version;
         if let Some(members) = members {
             let endpoints: HashSet<EndpointKey> = members.endpoints.into_iter().collect();
@@ -140,15 +146,19 @@ mod tests {
     use std::{collections::BTreeMap, net::SocketAddr};
 
     use super::*;
-    use crate::publish::Reading;
-    use forebay_telemetry::v1::{Gpu, KernelLoad, Node};
+    use crate::publish::LoadReport;
+    use forebay_telemetry::{
+        Replica,
+        client::Received,
+        v1::{EngineLoad, Gpu, KernelLoad, Node, Snapshot},
+    };
 
     const ADDRESS: &str = "10.0.0.1:8000";
 
-    fn board() -> Arc<Board> {
-        let board = Arc::new(Board::new(Node { name: "n".into(), ..Node::default() }));
-        board.set_endpoints(members(&[ADDRESS]));
-        board
+    fn publisher() -> Arc<Publisher> {
+        let publisher = Arc::new(Publisher::new(Node { name: "n".into(), ..Node::default() }));
+        publisher.set_endpoints(members(&[ADDRESS]));
+        publisher
     }
 
     fn members(addresses: &[&str]) -> BTreeMap<SocketAddr, EndpointKey> {
@@ -166,43 +176,43 @@ mod tests {
             .collect()
     }
 
-    fn load(in_flight: u64, measured_boottime_ns: u64) -> Reading<KernelLoad> {
-        Reading::On(KernelLoad { in_flight, measured_boottime_ns, ..KernelLoad::default() })
+    fn load(in_flight: u64, measured_boottime_ns: u64) -> LoadReport<KernelLoad> {
+        LoadReport::Measured(KernelLoad { in_flight, measured_boottime_ns, ..KernelLoad::default() })
     }
 
-    fn subscribe(board: &Arc<Board>, heartbeat_ms: u32) -> Subscription {
-        Subscription::new(Arc::clone(board), 7, WatchOptions::requested(0, heartbeat_ms))
+    fn subscribe(publisher: &Arc<Publisher>, heartbeat_ms: u32) -> Subscription {
+        Subscription::new(Arc::clone(publisher), 7, WatchOptions::requested(0, heartbeat_ms))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_is_a_snapshot_then_what_changes_then_heartbeats() {
-        let board = board();
+    async fn stream_has_snapshot_then_deltas_then_heartbeats() {
+        let publisher = publisher();
         let address = ADDRESS.parse().unwrap();
-        let mut subscription = subscribe(&board, 1000);
+        let mut subscription = subscribe(&publisher, 1000);
         let first = subscription.next().await;
         assert_eq!((first.epoch, first.seq), (7, 1));
         assert!(matches!(first.body, Some(Body::Snapshot(snapshot)) if snapshot.endpoints.len() == 1));
 
-        board.set_kernel(address, "", load(1, 10));
+        publisher.set_kernel(address, "", load(1, 10));
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 1);
 
-        // The same again, only measured later, is no change.
-        board.set_kernel(address, "", load(1, 20));
-        board.confirm_kernel(20);
-        let beat = subscription.next().await;
-        assert_eq!(beat.seq, 3);
-        let Some(Body::Heartbeat(heartbeat)) = beat.body else { panic!("no heartbeat") };
+        // A new measurement of the same value is not a change.
+        publisher.set_kernel(address, "", load(1, 20));
+        publisher.confirm_kernel(20);
+        let frame = subscription.next().await;
+        assert_eq!(frame.seq, 3);
+        let Some(Body::Heartbeat(heartbeat)) = frame.body else { panic!("no heartbeat") };
         assert_eq!(heartbeat.kernel_measured_boottime_ns, Some(20));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_gets_the_newest_values_once() {
-        let board = board();
-        let mut subscription = subscribe(&board, 1000);
+    async fn slow_reader_gets_newest_values_once() {
+        let publisher = publisher();
+        let mut subscription = subscribe(&publisher, 1000);
         subscription.next().await;
         for in_flight in 1..=100 {
-            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
+            publisher.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
         }
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.endpoints[0].kernel.unwrap().in_flight, 100);
@@ -210,28 +220,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_of_a_pod_is_not_told_of_its_successor() {
-        let board = board();
+    fn successor_at_the_same_address_does_not_inherit_values() {
+        let publisher = publisher();
         let address = ADDRESS.parse().unwrap();
-        board.set_kernel(address, "", load(3, 10));
+        publisher.set_kernel(address, "", load(3, 10));
         let mut next = members(&[ADDRESS]);
         next.values_mut().for_each(|key| key.uid = "next".into());
-        board.set_endpoints(next);
-        board.set_kernel(address, "", load(4, 20));
-        assert_eq!(board.snapshot().0.endpoints[0].kernel, None);
-        board.set_kernel(address, "next", load(1, 30));
-        assert_eq!(board.snapshot().0.endpoints[0].kernel.unwrap().in_flight, 1);
+        publisher.set_endpoints(next);
+        publisher.set_kernel(address, "", load(4, 20));
+        assert_eq!(publisher.snapshot().0.endpoints[0].kernel, None);
+        publisher.set_kernel(address, "next", load(1, 30));
+        assert_eq!(publisher.snapshot().0.endpoints[0].kernel.unwrap().in_flight, 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_changes_go_at_once_and_a_storm_keeps_the_interval() {
-        let board = board();
-        let mut subscription = subscribe(&board, 60_000);
+    async fn burst_is_sent_at_once_and_more_frames_keep_the_interval() {
+        let publisher = publisher();
+        let mut subscription = subscribe(&publisher, 60_000);
         subscription.next().await;
         let started = Instant::now();
         let mut sent = Vec::new();
         for in_flight in 1..=100 {
-            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
+            publisher.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
             subscription.next().await;
             sent.push(started.elapsed());
         }
@@ -240,14 +250,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deltas_do_not_put_heartbeats_off() {
-        let board = board();
-        let mut subscription = subscribe(&board, 1000);
+    async fn deltas_do_not_delay_heartbeats() {
+        let publisher = publisher();
+        let mut subscription = subscribe(&publisher, 1000);
         subscription.next().await;
         let started = Instant::now();
         let mut heartbeats = 0;
         for in_flight in 1.. {
-            board.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
+            publisher.set_kernel(ADDRESS.parse().unwrap(), "", load(in_flight, in_flight));
             if matches!(subscription.next().await.body, Some(Body::Heartbeat(_))) {
                 heartbeats += 1;
             }
@@ -260,19 +270,91 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_gone_is_said() {
-        let board = board();
+    async fn removed_endpoints_and_gpus_are_in_the_delta() {
+        let publisher = publisher();
         let gpu = Gpu { uuid: "GPU-1".into(), ..Gpu::default() };
-        board.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
-        let mut subscription = subscribe(&board, 1000);
+        publisher.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
+        let mut subscription = subscribe(&publisher, 1000);
         subscription.next().await;
-        board.set_endpoints(members(&["10.0.0.2:8000"]));
-        // As many as before, but another.
+        publisher.set_endpoints(members(&["10.0.0.2:8000"]));
+        // The number stays the same.
         let other = Gpu { uuid: "GPU-2".into(), ..Gpu::default() };
-        board.set_gpus(vec![other], &BTreeMap::new(), Some(2));
+        publisher.set_gpus(vec![other], &BTreeMap::new(), Some(2));
         let Some(Body::Delta(delta)) = subscription.next().await.body else { panic!("no delta") };
         assert_eq!(delta.removed_endpoints[0].ip, "10.0.0.1");
         assert_eq!(delta.removed_gpu_uuids, ["GPU-1"]);
         assert_eq!(delta.endpoints[0].key.as_ref().unwrap().ip, "10.0.0.2");
+    }
+
+    /// Compares without times of measurement, which unchanged values do not send.
+    fn without_times(mut snapshot: Snapshot) -> Snapshot {
+        for endpoint in &mut snapshot.endpoints {
+            if let Some(kernel) = &mut endpoint.kernel {
+                kernel.measured_boottime_ns = 0;
+            }
+            if let Some(engine) = &mut endpoint.engine {
+                engine.measured_boottime_ns = 0;
+            }
+        }
+        snapshot.gpus.iter_mut().for_each(|gpu| gpu.measured_boottime_ns = 0);
+        snapshot.endpoints.sort_by(|a, b| format!("{:?}", a.key).cmp(&format!("{:?}", b.key)));
+        snapshot
+    }
+
+    /// One random change of the state.
+    fn change(publisher: &Publisher, random: &mut fastrand::Rng, now_ns: u64) {
+        let address: SocketAddr = ([10, 0, 0, random.u8(0..4)], 8000).into();
+        let uid = random.u8(0..2).to_string();
+        match random.u8(0..6) {
+            0 => {
+                let mut endpoints =
+                    members(&["10.0.0.0:8000", "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]);
+                endpoints.retain(|_, key| {
+                    key.uid = random.u8(0..2).to_string();
+                    random.bool()
+                });
+                publisher.set_endpoints(endpoints);
+            }
+            1 => publisher.set_kernel(address, &uid, load(random.u64(0..3), now_ns)),
+            2 => publisher.set_kernel(address, &uid, LoadReport::Off("off".into())),
+            3 => {
+                let engine = EngineLoad { measured_boottime_ns: now_ns, running: 1, ..EngineLoad::default() };
+                publisher.set_engine(address, &uid, LoadReport::Measured(engine));
+            }
+            4 => {
+                let gpu = |index: u32| Gpu { uuid: format!("GPU-{index}"), index, ..Gpu::default() };
+                let gpus: Vec<Gpu> = (0..3).filter(|_| random.bool()).map(gpu).collect();
+                let users = BTreeMap::from([(address, vec!["GPU-0".to_owned()])]);
+                publisher.set_gpus(gpus, &users, Some(now_ns));
+            }
+            _ => publisher.set_node(|node| node.gpu_off = random.bool().then(|| "off".into())),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replica_of_a_subscription_equals_the_publishers_snapshot() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..50 {
+            let publisher = publisher();
+            let mut subscription = subscribe(&publisher, 1000);
+            let mut replica = Replica::default();
+            for step in 1..=40 {
+                for _ in 0..random.u8(0..4) {
+                    change(&publisher, &mut random, step);
+                }
+                // The snapshot or all pending changes; a heartbeat may come first.
+                loop {
+                    let frame = subscription.next().await;
+                    let is_heartbeat = matches!(frame.body, Some(Body::Heartbeat(_)));
+                    replica.apply(&Received { frame, at: std::time::Instant::now() });
+                    if is_heartbeat || !subscription.has_changes() {
+                        break;
+                    }
+                }
+                if !subscription.has_changes() {
+                    assert_eq!(without_times(replica.snapshot()), without_times(publisher.snapshot().0));
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,7 @@
-//! Reads an agent's telemetry stream, for as long as somebody wants it.
+//! Reads the telemetry stream of an agent.
 //!
-//! [`watch`] keeps one stream open: it dials, checks that frames follow each
-//! other, and dials again with a jittered, growing pause when they do not. What
-//! a frame means for old values is the reader's business; that it is whole and
-//! in order is settled here.
+//! [`watch`] keeps one stream open: it connects, checks the sequence of frames, and reconnects with exponential backoff
+//! and jitter after any error. [`Replica`](crate::Replica) applies the frames.
 
 use std::{
     convert::Infallible,
@@ -19,89 +17,109 @@ use tonic::{Status, Streaming, transport::Endpoint};
 use crate::v1::{Frame, WatchRequest, frame::Body, telemetry_client::TelemetryClient};
 use forebay_service::tls::{self, AGENT_NAME, Identity};
 
-/// A stream without a frame for this many heartbeats is dead, and what it said
-/// is stale.
+/// A stream without a frame for this many heartbeats is closed, and its values are stale.
 pub const STALE_HEARTBEATS: u32 = 3;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bounds of the pause before a reconnect.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// A snapshot of a node with thousands of endpoints is far smaller.
+/// Maximum frame. A snapshot of a node with thousands of endpoints is far smaller.
 const MAX_FRAME_BYTES: usize = 16 << 20;
 
-/// What a reader asks an agent for.
+/// Options of a stream.
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
-    /// Names the reader in the agent's logs.
+    /// Name of the reader in the agent's log.
     pub subscriber: String,
-    /// Shortest time between two frames; zero takes the agent's default.
+    /// Shortest time between two frames. Zero selects the agent's default.
     pub min_interval: Duration,
-    /// Longest silence of a healthy agent.
+    /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// To dial with TLS; plain text without.
+    /// Client identity for TLS. Plain text without.
     pub tls: Option<Arc<Identity>>,
 }
 
 impl WatchOptions {
-    /// How long a value may be used after it was last known to hold.
+    /// How long a value may be used after it was last confirmed.
     pub fn stale_after(&self) -> Duration {
         self.heartbeat * STALE_HEARTBEATS
     }
 }
 
+/// What [`watch`] reports.
 #[derive(Debug)]
 pub enum Event {
-    /// The next frame in order; the first of every stream is a snapshot.
+    /// The next frame in sequence. The first frame of every stream is a snapshot.
     Frame(Received),
-    /// The stream has ended and will be dialled again.
-    Down { reason: Error, retry_in: Duration },
+    /// The stream ended. A new one is opened after `retry_in`.
+    Down {
+        /// Why it ended.
+        reason: Error,
+        /// The pause before the reconnect.
+        retry_in: Duration,
+    },
 }
 
-/// A frame and the moment it arrived.
+/// A frame and its time of arrival.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// The frame.
     pub frame: Frame,
+    /// When it arrived.
     pub at: Instant,
 }
 
 impl Received {
-    /// A boot time of the agent's node on this machine's clock: the age it had
-    /// when the frame was sent, before the frame's arrival. The frame's time on
-    /// the way is not in it. `None` is older than this clock can say.
+    /// Converts a boot time of the agent's node to this machine's clock: the arrival of the frame minus the age when the
+    /// frame was sent. Transit time is ignored. `None` if this clock cannot express it.
     pub fn local_time(&self, boottime_ns: u64) -> Option<Instant> {
         let age = Duration::from_nanos(self.frame.sent_boottime_ns.saturating_sub(boottime_ns));
         self.at.checked_sub(age)
     }
 }
 
-/// Why a stream ended. All of them are retried.
+/// Why a stream ended. All errors are retried.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// No connection, or no TLS.
     #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("the agent refused or broke the stream: {}: {}", .0.code(), .0.message())]
+    /// A gRPC status.
+    #[error("stream failed: {}: {}", .0.code(), .0.message())]
     Status(#[from] Status),
-    #[error("no answer within {0:?}")]
+    /// No stream within the timeout.
+    #[error("no response within {0:?}")]
     Timeout(Duration),
+    /// No frame within [`WatchOptions::stale_after`].
     #[error("no frame for {0:?}")]
     Silent(Duration),
-    #[error("the first frame is no snapshot")]
+    /// The first frame was not a snapshot.
+    #[error("first frame is not a snapshot")]
     NoSnapshot,
-    #[error("frame {got} came after frame {after}")]
-    Gap { after: u64, got: u64 },
-    #[error("the epoch changed within a stream")]
+    /// A sequence number was skipped.
+    #[error("frame {got} followed frame {after}")]
+    Gap {
+        /// Last sequence number.
+        after: u64,
+        /// Sequence number received.
+        got: u64,
+    },
+    /// The epoch changed.
+    #[error("epoch changed within a stream")]
     Epoch,
-    #[error("the agent says goodbye: {0}")]
+    /// The agent shuts down.
+    #[error("agent closed the stream: {0}")]
     Goodbye(String),
-    #[error("the agent ended the stream")]
+    /// The stream ended without a goodbye.
+    #[error("agent ended the stream")]
     Ended,
 }
 
 impl From<tonic::transport::Error> for Error {
-    /// The transport's own text is always the same; what happened is at the end
-    /// of the chain.
+    /// Takes the last error of the chain: the transport's own text is always the same.
     fn from(error: tonic::transport::Error) -> Self {
         let mut cause: &dyn std::error::Error = &error;
         while let Some(deeper) = cause.source() {
@@ -111,8 +129,7 @@ impl From<tonic::transport::Error> for Error {
     }
 }
 
-/// Watches the agent at `address` until the future is dropped. `on_event` is
-/// called in order and must not block.
+/// Watches the agent at `address` until the future is dropped. Calls `on_event` in order. It must not block.
 pub async fn watch(
     address: SocketAddr,
     options: &WatchOptions,
@@ -177,7 +194,7 @@ async fn open(address: SocketAddr, options: &WatchOptions) -> Result<Streaming<F
     Ok(client.watch(request).await?.into_inner())
 }
 
-/// Checks that a stream begins with a snapshot and has no gaps.
+/// Checks that a stream starts with a snapshot and has no gaps.
 #[derive(Default)]
 struct Order {
     last: Option<(u64, u64)>,
@@ -186,7 +203,7 @@ struct Order {
 impl Order {
     fn check(&mut self, frame: &Frame) -> Result<(), Error> {
         match self.last {
-            // An agent that shuts down at this moment may say so at once.
+            // An agent that is shutting down sends a goodbye instead.
             None if !matches!(frame.body, Some(Body::Snapshot(_) | Body::Goodbye(_))) => {
                 return Err(Error::NoSnapshot);
             }
@@ -199,8 +216,7 @@ impl Order {
     }
 }
 
-/// Doubling pauses, each cut to a random part of itself so that the readers of
-/// a restarted agent do not come back all at once.
+/// Exponential backoff with jitter, so that the readers of a restarted agent do not reconnect at the same moment.
 struct Pauses {
     ceiling: Duration,
 }
@@ -227,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_must_begin_with_a_snapshot_and_follow_each_other() {
+    fn rejects_streams_without_snapshot_or_with_gaps() {
         let heartbeat = || Body::Heartbeat(Heartbeat::default());
         let mut order = Order::default();
         assert!(matches!(order.check(&frame(1, 1, heartbeat())), Err(Error::NoSnapshot)));
@@ -238,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_ceiling_and_never_vanish() {
+    fn pauses_grow_up_to_the_maximum() {
         let mut pauses = Pauses::new();
         let all: Vec<Duration> = (0..20).map(|_| pauses.next()).collect();
         assert!(
@@ -248,12 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn a_measurement_is_as_old_as_it_was_when_it_was_sent() {
+    fn local_time_subtracts_the_age_at_sending() {
         let received =
             Received { frame: frame(1, 1, Body::Snapshot(Snapshot::default())), at: Instant::now() };
         let age = |boottime_ns| received.at - received.local_time(boottime_ns).unwrap();
         assert_eq!(age(999_000_000), Duration::from_millis(1));
         assert_eq!(age(0), Duration::from_secs(1));
-        assert_eq!(age(2_000_000_000), Duration::ZERO, "from the future: as new as the frame");
+        assert_eq!(age(2_000_000_000), Duration::ZERO, "a time in the future counts as the time of sending");
     }
 }

@@ -1,8 +1,49 @@
-//! The agents' telemetry contract: `forebay.telemetry.v1` and its client.
+//! The agents' telemetry: the protocol `forebay.telemetry.v1`, its client, and the state that readers keep.
+//!
+//! - [`client::watch`] keeps one stream to an agent open and delivers frames in order.
+//! - [`changes`] says what a frame means for the values before it.
+//! - [`Replica`] is a copy of an agent's state with all changes applied, and knows the age of each value.
+//! - [`signals`] lists the endpoint signals with their names in Prometheus, the CLI and JSON.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::{net::SocketAddr, time::Duration};
+//!
+//! use forebay_telemetry::{Replica, client::{Event, WatchOptions, watch}};
+//!
+//! # async fn example(agent: SocketAddr) {
+//! let options = WatchOptions {
+//!     subscriber: "example".into(),
+//!     min_interval: Duration::ZERO,
+//!     heartbeat: Duration::from_secs(1),
+//!     tls: None,
+//! };
+//! let mut replica = Replica::default();
+//! watch(agent, &options, |event| match event {
+//!     Event::Frame(received) => {
+//!         replica.apply(&received);
+//!         for endpoint in replica.endpoints() {
+//!             let in_flight = endpoint.kernel.as_ref().map(|load| load.in_flight);
+//!             println!("{:?}: {in_flight:?} requests in flight", endpoint.key);
+//!         }
+//!     }
+//!     Event::Down { reason, retry_in } => eprintln!("{reason}; retrying in {retry_in:?}"),
+//! })
+//! .await;
+//! # }
+//! ```
+#![warn(missing_docs)]
 
+mod change;
 pub mod client;
+mod replica;
+pub mod signals;
 
-/// `forebay.telemetry.v1`, as generated from `proto/`.
+pub use change::{Change, changes};
+pub use replica::Replica;
+
+/// `forebay.telemetry.v1`, generated from `proto/`.
 #[allow(
     missing_debug_implementations,
     missing_docs,
@@ -13,4 +54,7 @@ pub mod client;
 )]
 pub mod v1 {
     tonic::include_proto!("forebay.telemetry.v1");
+
+    /// The descriptors of this package, an encoded `google.protobuf.FileDescriptorSet`.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }

@@ -83,9 +83,9 @@ async fn follow_agent(agent: SocketAddr, options: Arc<AgentOptions>, endpoints: 
         Event::Frame(received) => endpoints.apply(agent, &received),
         Event::Down { reason, retry_in } => {
             if endpoints.agent_down(agent) {
-                tracing::warn!(%agent, %reason, "no telemetry from this agent; picks go on with what else is known");
+                tracing::warn!(%agent, %reason, "agent telemetry lost; using engine metrics");
             } else {
-                tracing::debug!(%agent, %reason, ?retry_in, "still no telemetry from this agent");
+                tracing::debug!(%agent, %reason, ?retry_in, "agent telemetry still lost");
             }
         }
     });

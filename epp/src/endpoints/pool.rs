@@ -12,8 +12,11 @@ use std::{
 };
 
 use forebay_resources::PoolEndpoint;
-use forebay_telemetry::client::Received;
-use forebay_telemetry::v1::{self, GpuHealth, frame::Body};
+use forebay_telemetry::{
+    Change, changes,
+    client::Received,
+    v1::{self, GpuHealth},
+};
 
 use super::{
     AgentView, EndpointView,
@@ -132,55 +135,42 @@ impl Endpoints {
         agent.last_frame = Some(received.at);
         let mut slots = Slots { slots: &mut table.slots, by_address: &table.by_address };
         let had_lost_gpus = !agent.lost_gpus.is_empty();
-        match &received.frame.body {
-            Some(Body::Snapshot(snapshot)) => {
-                let new_epoch =
-                    std::mem::replace(&mut agent.epoch, received.frame.epoch) != received.frame.epoch;
-                agent.take_node(snapshot.node.as_ref());
-                agent.lost_gpus.clear();
-                agent.take_gpus(&snapshot.gpus);
-                let mut gone = std::mem::take(&mut agent.reports);
-                for endpoint in &snapshot.endpoints {
-                    if let Some(address) = agent.take_endpoint(endpoint, received, new_epoch, &mut slots) {
-                        gone.remove(&address);
-                    }
+        let mut new_epoch = false;
+        // Reports before a snapshot that it does not renew.
+        let mut gone = HashMap::new();
+        for change in changes(&received.frame) {
+            match change {
+                Change::Reset { epoch } => {
+                    new_epoch = std::mem::replace(&mut agent.epoch, epoch) != epoch;
+                    agent.lost_gpus.clear();
+                    gone = std::mem::take(&mut agent.reports);
                 }
-                for (address, report) in gone {
-                    slots.forget(address, &report);
-                }
-            }
-            Some(Body::Delta(delta)) => {
-                agent.take_node(delta.node.as_ref());
-                agent.take_gpus(&delta.gpus);
-                for uuid in &delta.removed_gpu_uuids {
+                Change::Node(node) => agent.node.clone_from(&node.name),
+                Change::GpuRemoved(uuid) => {
                     agent.lost_gpus.remove(uuid);
                 }
-                for endpoint in &delta.endpoints {
-                    agent.take_endpoint(endpoint, received, false, &mut slots);
-                }
-                for key in &delta.removed_endpoints {
+                Change::Gpu(gpu) => agent.take_gpu(gpu),
+                Change::EndpointRemoved(key) => {
                     if let Some(address) = address_of(key)
                         && let Some(report) = agent.reports.remove(&address)
                     {
                         slots.forget(address, &report);
                     }
                 }
-                // The maps are read all at once: what is not in the delta was
-                // seen unchanged by the same reading.
-                let kernels = delta.endpoints.iter().filter_map(|endpoint| endpoint.kernel.as_ref());
-                if let Some(newest) = kernels.map(|kernel| kernel.measured_boottime_ns).max() {
-                    agent.kernel_still_holds(newest, received, &mut slots);
+                Change::Endpoint(endpoint) => {
+                    if let Some(address) = agent.take_endpoint(endpoint, received, new_epoch, &mut slots) {
+                        gone.remove(&address);
+                    }
                 }
+                Change::KernelConfirmed { measured_boottime_ns } => {
+                    agent.kernel_still_holds(measured_boottime_ns, received, &mut slots);
+                }
+                Change::GpusConfirmed { .. } => {}
+                Change::EngineConfirmed(engine) => agent.engine_still_holds(engine, received, &mut slots),
             }
-            Some(Body::Heartbeat(heartbeat)) => {
-                if let Some(measured) = heartbeat.kernel_measured_boottime_ns {
-                    agent.kernel_still_holds(measured, received, &mut slots);
-                }
-                for engine in &heartbeat.engines {
-                    agent.engine_still_holds(engine, received, &mut slots);
-                }
-            }
-            Some(Body::Goodbye(_)) | None => {}
+        }
+        for (address, report) in gone {
+            slots.forget(address, &report);
         }
         if had_lost_gpus || !agent.lost_gpus.is_empty() {
             agent.mark_lost_gpus(received.at + self.stale_after, &mut slots);
@@ -314,19 +304,11 @@ impl Report {
 }
 
 impl Agent {
-    fn take_node(&mut self, node: Option<&v1::Node>) {
-        if let Some(node) = node {
-            self.node.clone_from(&node.name);
-        }
-    }
-
-    fn take_gpus(&mut self, gpus: &[v1::Gpu]) {
-        for gpu in gpus {
-            if gpu.health() != GpuHealth::Lost {
-                self.lost_gpus.remove(&gpu.uuid);
-            } else if self.lost_gpus.len() < MAX_GPUS_PER_AGENT {
-                self.lost_gpus.insert(gpu.uuid.clone());
-            }
+    fn take_gpu(&mut self, gpu: &v1::Gpu) {
+        if gpu.health() != GpuHealth::Lost {
+            self.lost_gpus.remove(&gpu.uuid);
+        } else if self.lost_gpus.len() < MAX_GPUS_PER_AGENT {
+            self.lost_gpus.insert(gpu.uuid.clone());
         }
     }
 

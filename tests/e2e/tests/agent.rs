@@ -262,7 +262,7 @@ async fn an_engine_is_read_given_up_and_read_again() {
     pod.start();
     agent.tells("the values again", |pod| pod["engine"]["running"] == 0 && pod["engineOff"].is_null());
     let log = agent.process.log();
-    assert_eq!(log.matches("cannot read the engine").count(), 1, "one line, not one a scrape: {log}");
+    assert_eq!(log.matches("cannot scrape the engine").count(), 1, "one line, not one a scrape: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::publish::{Board, Reading, TelemetryService};
+use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
 use forebay_e2e::stage::program;
 use forebay_telemetry::v1::{
     EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer,
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// An agent's service with one pod and one GPU, in this process.
 struct Agent {
     address: SocketAddr,
-    board: Arc<Board>,
+    publisher: Arc<Publisher>,
     _server: JoinSet<()>,
 }
 
@@ -38,7 +38,7 @@ const POD: &str = "10.0.0.1:8000";
 
 impl Agent {
     async fn start() -> Self {
-        let board = Arc::new(Board::new(Node { name: "n".into(), ..Node::default() }));
+        let publisher = Arc::new(Publisher::new(Node { name: "n".into(), ..Node::default() }));
         let address: SocketAddr = POD.parse().unwrap();
         let key = EndpointKey {
             namespace: "a".into(),
@@ -47,27 +47,28 @@ impl Agent {
             ip: address.ip().to_string(),
             port: address.port().into(),
         };
-        board.set_endpoints(BTreeMap::from([(address, key)]));
+        publisher.set_endpoints(BTreeMap::from([(address, key)]));
         let gpu = Gpu { uuid: "GPU-0".into(), name: "N".into(), health: 1, ..Gpu::default() };
-        board.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
+        publisher.set_gpus(vec![gpu], &BTreeMap::new(), Some(1));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = TelemetryService::new(Arc::clone(&board), 1, CancellationToken::new());
+        let service = TelemetryService::new(Arc::clone(&publisher), 1, CancellationToken::new());
         let mut server = JoinSet::new();
         server.spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, board, _server: server }
+        Self { address, publisher, _server: server }
     }
 
     fn measure(&self) {
         let latency = Some(Latency { count: 1, ..Latency::default() });
-        let load = KernelLoad { in_flight: 3, ttft: latency, ..KernelLoad::default() };
-        self.board.set_kernel(POD.parse().unwrap(), "u", Reading::On(load));
+        let load =
+            KernelLoad { in_flight: 3, waiting_request_bytes: 512, ttft: latency, ..KernelLoad::default() };
+        self.publisher.set_kernel(POD.parse().unwrap(), "u", LoadReport::Measured(load));
         let load = EngineLoad { running: 2, ..EngineLoad::default() };
-        self.board.set_engine(POD.parse().unwrap(), "u", Reading::On(load));
+        self.publisher.set_engine(POD.parse().unwrap(), "u", LoadReport::Measured(load));
     }
 }
 
@@ -178,6 +179,7 @@ async fn the_shape_of_documents_stays() {
         "finished",
         "aborted",
         "otherRequests",
+        "waitingRequestBytes",
         "responses2xx",
         "responses4xx",
         "responses5xx",
@@ -191,6 +193,7 @@ async fn the_shape_of_documents_stays() {
     ];
     assert_eq!(keys(&pod["kernel"]), sorted(kernel));
     assert_eq!((&pod["kernel"]["inFlight"], &pod["engine"]["running"]), (&3.into(), &2.into()));
+    assert_eq!(pod["kernel"]["waitingRequestBytes"], 512);
     assert_eq!(pod["kernel"]["itl"], Value::Null, "nothing was measured");
     let latency = ["count", "sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds"];
     assert_eq!(keys(&pod["kernel"]["ttft"]), sorted(latency));
@@ -231,6 +234,20 @@ async fn the_shape_of_documents_stays() {
         "lastXid",
     ];
     assert_eq!(keys(&gpus["items"][0]), sorted(gpu));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wide_tables_have_more_columns() {
+    let agent = Agent::start().await;
+    agent.measure();
+    for (format, expected) in [("table", None), ("wide", Some("512"))] {
+        let output = run(&["pods", "-o", format, "--agents", &agent.address.to_string()]).await;
+        let table = String::from_utf8(output.stdout).unwrap();
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let (header, row) = (rows.next().unwrap(), rows.next().unwrap());
+        let column = header.iter().position(|name| *name == "WAITING-BYTES");
+        assert_eq!(column.map(|column| row[column]), expected, "{table}");
+    }
 }
 
 /// Killed at the end of its test.

@@ -9,7 +9,7 @@
 use std::process::Command;
 
 use aya::maps::{Array, Map, MapData};
-use forebay_agent_ebpf::maps::{GpuSample, gpu_field, name};
+use forebay_agent_ebpf::maps::{self, GpuSample, SCHEMA, gpu_field};
 use forebay_e2e::{
     eventually,
     load::{Client, Shape},
@@ -34,7 +34,7 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
     assert_eq!((&first["health"], &first["powerMilliwatts"]), (&"ok".into(), &400_000.into()));
 
     if stage.off.is_empty() {
-        let pin = stage.pins().join("v1").join(name::GPUS);
+        let pin = stage.pins().join(format!("v{SCHEMA}")).join(maps::GPUS.spec.name);
         let map: Array<MapData, GpuSample> = Map::Array(MapData::from_pin(&pin).unwrap()).try_into().unwrap();
         let sample = map.get(&1, 0).unwrap();
         assert_eq!((sample.utilization_percent, sample.memory_total_bytes), (41, 80 << 30));

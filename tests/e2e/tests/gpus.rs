@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use forebay_agent::gpu::{GpuMonitor, GpuOff, GpuReading, GpuReport, MonitorOptions, pod_of_process};
+use forebay_agent::gpu::{GpuMeasurement, GpuMonitor, GpuOff, GpuReport, MonitorOptions, pod_of_process};
 use forebay_telemetry::v1::{Gpu, GpuHealth};
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch, time::timeout};
@@ -110,9 +110,10 @@ impl Watch {
         found.unwrap_or_else(|| panic!("waited in vain; the last report is {:#?}", *self.reports.borrow()))
     }
 
-    fn readings(&mut self, condition: impl Fn(&[GpuReading]) -> bool) -> Vec<GpuReading> {
-        let report = self.report(|report| matches!(report, GpuReport::On(readings) if condition(readings)));
-        let GpuReport::On(readings) = report else { unreachable!("it was asked for") };
+    fn readings(&mut self, condition: impl Fn(&[GpuMeasurement]) -> bool) -> Vec<GpuMeasurement> {
+        let report =
+            self.report(|report| matches!(report, GpuReport::Measured(readings) if condition(readings)));
+        let GpuReport::Measured(readings) = report else { unreachable!("it was asked for") };
         readings
     }
 
@@ -145,7 +146,7 @@ fn named(uuid: &str, changes: &Value) -> Value {
     with(with(full(), &json!({ "uuid": uuid })), changes)
 }
 
-fn health(reading: &GpuReading) -> (GpuHealth, &str) {
+fn health(reading: &GpuMeasurement) -> (GpuHealth, &str) {
     (reading.gpu.health(), &reading.gpu.health_reason)
 }
 
@@ -178,7 +179,7 @@ fn all_values_arrive() {
         };
         assert_eq!(
             readings[1],
-            GpuReading { gpu: expected, throttle_bits: Some(4), processes: vec![4711, 4712] }
+            GpuMeasurement { gpu: expected, throttle_bits: Some(4), processes: vec![4711, 4712] }
         );
 
         stage.play(&json!([named("GPU-0", &json!({"utilization_percent": 3})), full()]));
@@ -204,7 +205,7 @@ fn what_a_gpu_does_not_support_is_absent_and_not_zero() {
             health: GpuHealth::Ok.into(),
             ..Gpu::default()
         };
-        assert_eq!(readings[1], GpuReading { gpu, throttle_bits: None, processes: vec![] });
+        assert_eq!(readings[1], GpuMeasurement { gpu, throttle_bits: None, processes: vec![] });
     });
 }
 
@@ -256,7 +257,7 @@ fn a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well() {
         watch.readings(|it| it.len() == 2);
         stage.play(&json!([named("GPU-0", &json!({"lost": true})), full()]));
         let readings = watch.readings(|it| it[0].gpu.health() != GpuHealth::Ok);
-        assert_eq!(health(&readings[0]), (GpuHealth::Lost, "the driver says the GPU is lost"));
+        assert_eq!(health(&readings[0]), (GpuHealth::Lost, "the driver reports the GPU as lost"));
         assert_eq!((health(&readings[1]), readings[1].gpu.power_mw), (OK, Some(412_000)));
 
         // Also one that the driver no longer lists, and XIDs of others still come.

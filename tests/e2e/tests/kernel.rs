@@ -17,7 +17,7 @@ use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
 use forebay_agent::kernel::{Kernel, Options, Quantiles, WatchError};
 use forebay_agent_ebpf::{
     framing::Connection,
-    maps::{EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA, name},
+    maps::{self, EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA},
 };
 use forebay_e2e::{
     eventually,
@@ -69,6 +69,50 @@ async fn a_stream_is_in_flight_from_its_first_byte_to_its_terminator() {
         bench.events.next(|event| kinds.push(EventKind::from_raw(event.kind).unwrap())).await.unwrap();
     }
     assert_eq!(kinds, [EventKind::Started, EventKind::FirstBody, EventKind::Finished]);
+}
+
+#[tokio::test]
+async fn request_bytes_wait_until_the_first_response_body_byte() {
+    let Some(bench) = Bench::new("waiting") else { return };
+    let waiting = || bench.kernel.load_of(bench.slot()).unwrap().waiting_bytes;
+    let body = vec![b'x'; 1 << 20];
+    let head = format!("POST /v1/completions HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+    let sent = (head.len() + body.len()) as u64;
+
+    // A server that delays its response. Another connection waits at the same time.
+    let (mut client, mut server) = bench.connect();
+    let (mut other_client, mut other_server) = bench.connect();
+    send(&mut client, &mut server, head.as_bytes());
+    assert_eq!(waiting(), head.len() as u64);
+    let reader = std::thread::spawn(move || {
+        let mut arrived = vec![0; 1 << 20];
+        server.read_exact(&mut arrived).unwrap();
+        server
+    });
+    client.write_all(&body).unwrap();
+    let mut server = reader.join().unwrap();
+    assert_eq!(waiting(), sent);
+    send(&mut other_client, &mut other_server, POST);
+    assert_eq!(waiting(), sent + POST.len() as u64);
+    send(&mut server, &mut client, HEAD_CHUNKED);
+    assert_eq!(waiting(), sent + POST.len() as u64, "a response head is not a body byte");
+    send(&mut server, &mut client, &chunk("data: a\n\n"));
+    assert_eq!(waiting(), POST.len() as u64);
+    send(&mut server, &mut client, TERMINATOR);
+    assert_eq!(waiting(), POST.len() as u64);
+
+    // Pipelined requests wait for their own responses. Probes never wait.
+    send(&mut client, &mut server, &[POST, b"GET /health HTTP/1.1\r\n\r\n", POST].concat());
+    assert_eq!(waiting(), 3 * POST.len() as u64);
+    send(&mut server, &mut client, JSON);
+    send(&mut server, &mut client, JSON);
+    assert_eq!(waiting(), 2 * POST.len() as u64);
+
+    // Aborted requests do not wait.
+    drop((client, server));
+    eventually("the abort removes the bytes", || waiting() == POST.len() as u64);
+    send(&mut other_server, &mut other_client, JSON);
+    assert_eq!(waiting(), 0);
 }
 
 #[tokio::test]
@@ -162,7 +206,7 @@ async fn many_connections_at_once_are_counted_exactly() {
     let finished = total - CONNECTIONS + answered;
     eventually("all closed", || settled(&load()) == (total, finished, total - finished, 0));
     let durations = bench.kernel.histogram(bench.slot(), Latency::Duration).unwrap();
-    let nothing = forebay_agent_ebpf::maps::Histogram { counts: [0; 224], sum_ns: 0 };
+    let nothing = maps::Histogram { counts: [0; 224], sum_ns: 0 };
     let quantiles = Quantiles::between(&nothing, &durations);
     assert_eq!(quantiles.count, finished);
     assert!(
@@ -305,7 +349,7 @@ async fn chunks_that_a_slow_reader_merges_are_all_counted() {
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
     server.write_all(HEAD_CHUNKED).unwrap();
-    let before = bench.kernel.counted().unwrap().segments;
+    let before = bench.kernel.drop_counters().unwrap().segments;
     let one = chunk("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
     let (whole, mut sent) = (one.clone(), 0);
     server.set_nonblocking(true).unwrap();
@@ -345,7 +389,7 @@ async fn chunks_that_a_slow_reader_merges_are_all_counted() {
     let load = bench.kernel.load_of(bench.slot()).unwrap();
     assert_eq!(settled(&load), (1, 1, 0, 0));
     assert_eq!((load.chunks, load.lost_framing, load.bytes_out), (total, 0, bytes as u64));
-    let segments = bench.kernel.counted().unwrap().segments - before;
+    let segments = bench.kernel.drop_counters().unwrap().segments - before;
     assert!(segments < total / 2, "{total} chunks in {segments} segments are not merged");
 }
 
@@ -486,7 +530,7 @@ async fn when_no_connection_fits_it_is_counted_and_traffic_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_mount, pins)) = pinned(&folder) else { return };
     let Some(mut bench) = Bench::with_pins("full", &pins, false) else { return };
-    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", name::CONNECTIONS))).unwrap();
+    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", maps::CONNECTIONS.spec.name))).unwrap();
     let mut map = BpfHashMap::<_, u64, Connection>::try_from(Map::HashMap(map)).unwrap();
     let mut nobodys = Connection::default();
     nobodys.slot = MAX_ENDPOINTS - 1;
@@ -497,7 +541,7 @@ async fn when_no_connection_fits_it_is_counted_and_traffic_goes_on() {
     send(&mut client, &mut server, POST);
     send(&mut server, &mut client, JSON);
     assert_eq!(settled(&bench.kernel.load_of(bench.slot()).unwrap()), (0, 0, 0, 0));
-    assert_eq!(bench.kernel.counted().unwrap().connections_full, 1);
+    assert_eq!(bench.kernel.drop_counters().unwrap().connections_full, 1);
 
     assert_eq!(bench.kernel.sweep().unwrap(), MAX_CONNECTIONS as usize);
     send(&mut client, &mut server, POST);
@@ -512,17 +556,19 @@ async fn a_gauge_that_no_connection_bears_out_is_corrected() {
     let Some(mut bench) = Bench::with_pins("drift", &pins, false) else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
-    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", name::LOADS))).unwrap();
+    let map = MapData::from_pin(pins.join(format!("v{SCHEMA}/{}", maps::LOADS.spec.name))).unwrap();
     let mut map = Array::<_, Load>::try_from(Map::Array(map)).unwrap();
     let mut load = map.get(&bench.slot(), 0).unwrap();
     load.in_flight += 2;
     load.started += 2;
+    load.waiting_bytes += 100;
     map.set(bench.slot(), load, 0).unwrap();
     let told = |bench: &Bench| settled(&bench.kernel.load_of(bench.slot()).unwrap());
     bench.kernel.sweep().unwrap();
     assert_eq!(told(&bench), (3, 0, 0, 3), "once may be a matter of moments");
     bench.kernel.sweep().unwrap();
     assert_eq!(told(&bench), (3, 0, 2, 1));
+    assert_eq!(bench.kernel.load_of(bench.slot()).unwrap().waiting_bytes, POST.len() as u64);
     send(&mut server, &mut client, JSON);
     assert_eq!(told(&bench), (3, 1, 2, 0));
     bench.kernel.sweep().unwrap();
@@ -542,8 +588,8 @@ async fn pins_that_cannot_be_used_are_said_and_left_alone() {
 
     // Another map under the name of ours.
     let versioned = pins.join(format!("v{SCHEMA}"));
-    std::fs::rename(versioned.join(name::LOADS), versioned.join("ELSE")).unwrap();
-    std::fs::rename(versioned.join(name::PORTS), versioned.join(name::LOADS)).unwrap();
+    std::fs::rename(versioned.join(maps::LOADS.spec.name), versioned.join("ELSE")).unwrap();
+    std::fs::rename(versioned.join(maps::PORTS.spec.name), versioned.join(maps::LOADS.spec.name)).unwrap();
     // A program that another test starts has a copy of the lock from its fork to its exec.
     let mut reason = None;
     eventually("the lock is free", || {
@@ -552,13 +598,13 @@ async fn pins_that_cannot_be_used_are_said_and_left_alone() {
     });
     let reason = reason.expect("a map of another layout");
     assert!(reason.contains("LOADS is not a map of this agent"), "{reason}");
-    std::fs::remove_file(versioned.join(name::LOADS)).unwrap();
-    std::fs::create_dir(versioned.join(name::LOADS)).unwrap();
+    std::fs::remove_file(versioned.join(maps::LOADS.spec.name)).unwrap();
+    std::fs::create_dir(versioned.join(maps::LOADS.spec.name)).unwrap();
     let reason = load().expect("no map at all");
     assert!(reason.contains("LOADS"), "{reason}");
 
     // Half of them is as good as all: what is missing is made.
-    std::fs::remove_dir(versioned.join(name::LOADS)).unwrap();
+    std::fs::remove_dir(versioned.join(maps::LOADS.spec.name)).unwrap();
     assert_eq!(load(), None);
     assert!(!pins.exists(), "and removed with the rest");
 }

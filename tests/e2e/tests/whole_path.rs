@@ -219,7 +219,7 @@ fn without_the_kernel_it_runs_and_says_so() {
         .output()
         .unwrap();
     let table = String::from_utf8_lossy(&output.stdout);
-    assert!(table.contains("off: switched off"), "{table}");
+    assert!(table.contains("off: disabled"), "{table}");
     let pods = pods(&stage);
     assert!(pods.values().all(|pod| pod["kernel"].is_null()), "unknown is not zero");
     eventually("the scrape goes on", || self::pods(&stage).values().all(|pod| pod["engine"]["running"] == 0));

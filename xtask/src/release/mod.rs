@@ -14,6 +14,7 @@ use self::profile::Rustc;
 use crate::{ebpf, run, setup};
 
 #[derive(Debug, Default, clap::Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Build by this profile of an earlier run, of the same compiler, and record none.
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]

@@ -1,4 +1,4 @@
-//! A part's certificate, its key, and the authority it trusts.
+//! A component's certificate, its key, and the authority that it trusts.
 
 use std::{
     fmt, fs, io,
@@ -16,50 +16,78 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-/// How long files may have changed before a new connection notices.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of checks whether the files changed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const H2: &[u8] = b"h2";
 
-/// PEM files.
+/// Paths of PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The part's own certificate, and those between it and the authority.
+    /// The component's certificate, followed by intermediate certificates.
     pub certificate: PathBuf,
+    /// The private key.
     pub key: PathBuf,
-    /// What the other side's certificate must be of. A server without it takes
-    /// clients without a certificate.
+    /// The authority of the other side's certificate. A server without it accepts clients without a certificate.
     pub authority: Option<PathBuf>,
 }
 
 /// Why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A file cannot be read or is not PEM.
     #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{path} has no certificate in it")]
-    NoCertificate { path: PathBuf },
-    #[error("certificate {certificate} and key {key} cannot be used: {source}")]
-    Unusable { certificate: PathBuf, key: PathBuf, source: rustls::Error },
-    #[error("authority {path} cannot be used: {reason}")]
-    Authority { path: PathBuf, reason: String },
-    #[error("give all of {0} or none")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file has no certificate.
+    #[error("{path} has no certificate")]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key do not match, or have an unsupported type.
+    #[error("cannot use certificate {certificate} with key {key}: {source}")]
+    Unusable {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File of the key.
+        key: PathBuf,
+        /// Cause.
+        source: rustls::Error,
+    },
+    /// The authority's certificate is invalid.
+    #[error("cannot use authority {path}: {reason}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        reason: String,
+    },
+    /// Only some of the flags are set.
+    #[error("set all of {0} or none")]
     Incomplete(&'static str),
 }
 
-/// PEM texts, from where there are no files.
+/// PEM texts, as in a Secret that is not mounted.
 #[derive(Clone)]
 pub struct Texts {
+    /// See [`Files::certificate`].
     pub certificate: Vec<u8>,
+    /// See [`Files::key`].
     pub key: Vec<u8>,
+    /// See [`Files::authority`].
     pub authority: Vec<u8>,
 }
 
-/// A certificate and key, and what was last read of them.
+/// A certificate and key with the TLS configurations made from them.
 pub struct Identity {
-    /// What to look at for changes.
+    /// Checked for changes.
     files: Option<Files>,
     current: ArcSwap<Loaded>,
-    next_look: Mutex<Instant>,
+    next_check: Mutex<Instant>,
 }
 
 #[derive(Clone)]
@@ -76,26 +104,27 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Loads the files. They are read again when they change.
     pub fn load(files: Files) -> Result<Arc<Self>, Error> {
         let loaded = Loaded::read(&files)?;
         Ok(Arc::new(Self {
             files: Some(files),
             current: ArcSwap::from_pointee(loaded),
-            next_look: Mutex::new(Instant::now() + LOOK_INTERVAL),
+            next_check: Mutex::new(Instant::now() + CHECK_INTERVAL),
         }))
     }
 
-    /// One that does not change. `source` names it in errors.
+    /// An identity that does not change. `source` names it in errors.
     pub fn from_texts(texts: &Texts, source: &str) -> Result<Arc<Self>, Error> {
         let path = |name: &str| PathBuf::from(format!("{source} {name}"));
         let files =
             Files { certificate: path("certificate"), key: path("key"), authority: Some(path("authority")) };
         let loaded = Loaded::new(&files, &texts.certificate, &texts.key, Some(&texts.authority))?;
-        let next_look = Mutex::new(Instant::now());
-        Ok(Arc::new(Self { files: None, current: ArcSwap::from_pointee(loaded), next_look }))
+        let next_check = Mutex::new(Instant::now());
+        Ok(Arc::new(Self { files: None, current: ArcSwap::from_pointee(loaded), next_check }))
     }
 
-    /// From flags: all three, or certificate and key if `authority` may be left out.
+    /// Loads the files that flags name. `None` without any of them. `flags` names them in the error if only some are set.
     pub fn from_flags(
         certificate: Option<PathBuf>,
         key: Option<PathBuf>,
@@ -112,25 +141,24 @@ impl Identity {
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {
-        self.look();
+        self.check_files();
         Arc::clone(&self.current.load().server)
     }
 
-    /// For dialling another part.
+    /// Configuration for connecting to another component.
     pub fn client(&self) -> Arc<ClientConfig> {
-        self.look();
+        self.check_files();
         Arc::clone(&self.current.load().client)
     }
 
-    /// Reads the files again if they have changed. What is in use stays so when the
-    /// new ones are no good.
-    fn look(&self) {
+    /// Reads the files again if they changed. If the new ones are invalid, the current identity stays in use.
+    fn check_files(&self) {
         {
-            let mut next_look = self.next_look.lock().unwrap_or_else(PoisonError::into_inner);
-            if Instant::now() < *next_look {
+            let mut next_check = self.next_check.lock().unwrap_or_else(PoisonError::into_inner);
+            if Instant::now() < *next_check {
                 return;
             }
-            *next_look = Instant::now() + LOOK_INTERVAL;
+            *next_check = Instant::now() + CHECK_INTERVAL;
         }
         self.reload();
     }
@@ -147,8 +175,8 @@ impl Identity {
                 self.current.store(Arc::new(loaded));
             }
             Err(error) => {
-                tracing::warn!(%error, "the certificate was changed and cannot be used; the old one stays");
-                // Said once, until the files change again.
+                tracing::warn!(%error, "cannot use the changed certificate; keeping the current one");
+                // Logged once per change of the files.
                 let loaded = Loaded { seen: changed(files), ..Loaded::clone(&current) };
                 self.current.store(Arc::new(loaded));
             }
@@ -164,7 +192,7 @@ impl Loaded {
         Ok(Self { seen, ..loaded })
     }
 
-    /// `files` only names them in errors.
+    /// `files` names the texts in errors.
     fn new(files: &Files, certificate: &[u8], key: &[u8], authority: Option<&[u8]>) -> Result<Self, Error> {
         let chain = certificates(&files.certificate, certificate)?;
         let key = PrivateKeyDer::from_pem_slice(key)
@@ -196,7 +224,7 @@ impl Loaded {
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(unusable)?;
         server.alpn_protocols = vec![H2.to_vec()];
 
-        // A part without an authority only serves; dialling, it trusts nobody.
+        // Without an authority every server certificate is rejected: the identity is for serving only.
         let client =
             client(provider, roots.unwrap_or_else(|| Arc::new(RootCertStore::empty()))).map_err(unusable)?;
         let mut client = client.with_client_auth_cert(chain, key).map_err(unusable)?;
@@ -205,7 +233,7 @@ impl Loaded {
     }
 }
 
-/// For dialling a server whose certificate must be of this authority, without showing one.
+/// Configuration for connecting to servers with a certificate of this authority, without a client certificate.
 pub fn trusting(authority: &Path) -> Result<Arc<ClientConfig>, Error> {
     let unusable =
         |source: rustls::Error| Error::Authority { path: authority.to_owned(), reason: source.to_string() };
@@ -245,7 +273,7 @@ fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
     if all.is_empty() { Err(Error::NoCertificate { path: path.to_owned() }) } else { Ok(all) }
 }
 
-/// When each file was last written. A mounted Secret's files are links that move on.
+/// Returns when each file was last written. The files of a mounted Secret are links whose targets change.
 fn changed(files: &Files) -> Vec<Option<SystemTime>> {
     let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
     [Some(&files.certificate), Some(&files.key), files.authority.as_ref()]

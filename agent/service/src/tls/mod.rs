@@ -1,10 +1,8 @@
-//! Mutual TLS between Forebay's own parts.
+//! Mutual TLS between Forebay's components.
 //!
-//! All of them hold certificates of one authority. Whoever dials checks that the
-//! other's certificate is of that authority and carries the name of its part
-//! ([`AGENT_NAME`], [`PICKER_NAME`]): pods are dialled by address, and addresses come
-//! and go. Files that change are read again, so that certificates can be renewed
-//! without a restart.
+//! All components have certificates of one authority. A client checks that the server's certificate is of that authority
+//! and has the name of the component ([`AGENT_NAME`], [`PICKER_NAME`]) instead of an address, because pod addresses
+//! change. Changed files are read again, so that certificates can be renewed without a restart.
 
 mod identity;
 mod stream;
@@ -14,9 +12,9 @@ pub use self::{
     stream::{Stream, accept, connect},
 };
 
-/// What the agents' certificates are for (DNS subject alternative name).
+/// DNS subject alternative name in the agents' certificates.
 pub const AGENT_NAME: &str = "forebay-agent";
-/// What the endpoint pickers' certificates are for.
+/// DNS subject alternative name in the endpoint pickers' certificates.
 pub const PICKER_NAME: &str = "forebay-epp";
 
 #[cfg(test)]

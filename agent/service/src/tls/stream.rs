@@ -1,4 +1,4 @@
-//! Connections that are plain or TLS, the same to those who use them.
+//! Connections in plain text or TLS with one type.
 
 use std::{
     io,
@@ -23,21 +23,25 @@ use tonic::transport::server::Connected;
 
 use super::Identity;
 
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way; more wait in the kernel's queue.
+/// Maximum concurrent handshakes. More connections wait in the listen queue.
 const MAX_HANDSHAKES: usize = 128;
-/// After the kernel refused a connection (no more files, for example).
+/// Pause after a failed accept, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A connection.
 #[derive(Debug)]
 pub enum Stream {
+    /// Plain text.
     Plain(TcpStream),
+    /// TLS, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// Has the kernel find out about a peer that is gone without a word: when nothing was heard for `idle`, and then
-    /// within three halves of it. What is sent and not acknowledged counts the same.
+    /// Enables TCP keepalive, so that the connection fails if the peer is gone. The first probe is sent after `idle`
+    /// without traffic; the connection fails after 1.5 times `idle`, also with unacknowledged data.
     pub fn keep_alive(&self, idle: Duration) -> io::Result<()> {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
@@ -50,7 +54,7 @@ impl Stream {
     }
 }
 
-/// Dials a part: by its address, as `name`.
+/// Connects to a component: to its address, with the name that its certificate must have. Plain text without `identity`.
 pub async fn connect(
     address: SocketAddr,
     identity: Option<&Identity>,
@@ -66,7 +70,7 @@ pub async fn connect(
     Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
 }
 
-/// A listener's connections, for tonic; those whose handshake fails are left out.
+/// Accepts connections, for tonic. Connections whose handshake fails are dropped. Plain text without `identity`.
 pub fn accept(
     listener: TcpListener,
     identity: Option<Arc<Identity>>,
@@ -77,7 +81,7 @@ pub fn accept(
             tokio::select! {
                 Some(done) = handshakes.join_next(), if !handshakes.is_empty() => match done {
                     Ok(Ok(stream)) => break stream,
-                    Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_aborted) => {}
                 },
                 connection = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => match connection {
@@ -93,7 +97,7 @@ pub fn accept(
                         });
                     }
                     Err(error) => {
-                        tracing::debug!(%error, "a connection could not be accepted");
+                        tracing::debug!(%error, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

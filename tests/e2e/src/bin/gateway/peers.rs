@@ -180,8 +180,14 @@ impl Peers {
     /// The gateway alone, picking in process, in front of an upstream that runs already.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut start =
-            Start { folder: folder.path(), upstream_port, workers: None, instrumented: None, tls: None };
+        let mut start = Start {
+            folder: folder.path(),
+            upstream_port,
+            workers: None,
+            instrumented: None,
+            baseline: None,
+            tls: None,
+        };
         let all = vec![start.forebay(&[])?];
         Self::ready(all, None, folder)
     }

@@ -1,4 +1,4 @@
-//! The newest value of everything, each with its age, and what changed since when.
+//! The agent's current state, from which all streams are served.
 
 use std::{
     collections::BTreeMap,
@@ -8,23 +8,25 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::kernel::Counted;
+use crate::kernel::DropCounters;
 use forebay_telemetry::v1::{
     Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
 };
 
-/// A measurement, or the one-line reason why there is none.
+/// Counters and gauges of one endpoint at one time, or why there are none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reading<T> {
-    On(T),
+pub enum LoadReport<T> {
+    /// The values.
+    Measured(T),
+    /// The reason, as one line for an operator.
     Off(String),
 }
 
-/// The node's state. Writers are the agent's own tasks; a reader takes what changed
-/// since the version it has seen, so a slow one misses old values and no new ones.
+/// The current state of the node. The agent's tasks write it. Every change increments a version, and a reader takes all
+/// changes after the version it has: a slow reader skips old values, never the newest.
 #[derive(Debug)]
-pub struct Board {
-    /// Never held across an await; every section is a few map operations.
+pub struct Publisher {
+    /// Held for a few map operations, never across an await.
     state: Mutex<State>,
     version: watch::Sender<u64>,
 }
@@ -35,11 +37,11 @@ pub(super) struct State {
     node: Versioned<Node>,
     endpoints: BTreeMap<SocketAddr, Versioned<Endpoint>>,
     gpus: BTreeMap<String, Versioned<Gpu>>,
-    /// When an endpoint or a GPU last came or went.
+    /// Version of the last change in the set of endpoints or GPUs.
     membership_version: u64,
     kernel_confirmed_ns: Option<u64>,
     gpu_confirmed_ns: Option<u64>,
-    counted: Option<Counted>,
+    drop_counters: Option<DropCounters>,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,8 @@ struct Versioned<T> {
     version: u64,
 }
 
-impl Board {
+impl Publisher {
+    /// A state with a node and no endpoints.
     pub fn new(node: Node) -> Self {
         let state = State {
             version: 1,
@@ -58,17 +61,17 @@ impl Board {
             membership_version: 1,
             kernel_confirmed_ns: None,
             gpu_confirmed_ns: None,
-            counted: None,
+            drop_counters: None,
         };
         Self { state: Mutex::new(state), version: watch::Sender::new(1) }
     }
 
-    /// Changes with every change of the state.
+    /// Returns a receiver that changes with every version.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Changes what is said of the node.
+    /// Changes the node.
     pub fn set_node(&self, change: impl FnOnce(&mut Node)) {
         self.update(|state, version| {
             let mut node = state.node.value.clone();
@@ -77,7 +80,7 @@ impl Board {
         });
     }
 
-    /// The endpoints there are. Those that stay keep their measurements.
+    /// Sets the endpoints. Those that stay keep their values.
     pub fn set_endpoints(&self, endpoints: BTreeMap<SocketAddr, EndpointKey>) {
         self.update(|state, version| {
             let before = state.endpoints.len();
@@ -99,76 +102,44 @@ impl Board {
         });
     }
 
-    /// Nothing if another pod has the address by now.
-    pub fn set_kernel(&self, address: SocketAddr, uid: &str, reading: Reading<KernelLoad>) {
+    /// Sets the kernel values of an endpoint. No effect if another pod has the address now.
+    pub fn set_kernel(&self, address: SocketAddr, uid: &str, report: LoadReport<KernelLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            (endpoint.kernel, endpoint.kernel_off) = split(reading);
+            (endpoint.kernel, endpoint.kernel_off) = split(report);
         });
     }
 
-    /// Nothing if another pod has the address by now.
-    pub fn set_engine(&self, address: SocketAddr, uid: &str, reading: Reading<EngineLoad>) {
+    /// Sets the engine values of an endpoint. No effect if another pod has the address now.
+    pub fn set_engine(&self, address: SocketAddr, uid: &str, report: LoadReport<EngineLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            (endpoint.engine, endpoint.engine_off) = split(reading);
+            (endpoint.engine, endpoint.engine_off) = split(report);
         });
     }
 
-    /// All kernel values on the board were still so at this CLOCK_BOOTTIME.
+    /// Confirms that all kernel values were still valid at this CLOCK_BOOTTIME.
     pub fn confirm_kernel(&self, at_ns: u64) {
         self.lock().kernel_confirmed_ns = Some(at_ns);
     }
 
-    /// What the programs could not do, for the node's metrics.
-    pub fn set_counted(&self, counted: Counted) {
-        self.lock().counted = Some(counted);
+    /// Sets the drop counters, which are in the node's metrics only.
+    pub fn set_drop_counters(&self, counters: DropCounters) {
+        self.lock().drop_counters = Some(counters);
     }
 
-    pub(super) fn counted(&self) -> Option<Counted> {
-        self.lock().counted
+    pub(super) fn drop_counters(&self) -> Option<DropCounters> {
+        self.lock().drop_counters
     }
 
-    /// The node's GPUs, and which of them each endpoint's processes use.
+    /// Sets the GPUs, the GPUs that each endpoint uses, and the time of the measurement.
     pub fn set_gpus(&self, gpus: Vec<Gpu>, used_by: &BTreeMap<SocketAddr, Vec<String>>, at_ns: Option<u64>) {
         self.update(|state, version| {
             state.gpu_confirmed_ns = at_ns;
-            let before = state.gpus.len();
-            state.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
-            let mut members_changed = state.gpus.len() != before;
-            let mut changed = members_changed;
-            for gpu in gpus {
-                match state.gpus.get_mut(&gpu.uuid) {
-                    Some(entry) => {
-                        let same =
-                            Gpu { measured_boottime_ns: entry.value.measured_boottime_ns, ..gpu.clone() };
-                        if same != entry.value {
-                            entry.value = gpu;
-                            entry.version = version;
-                            changed = true;
-                        }
-                    }
-                    None => {
-                        state.gpus.insert(gpu.uuid.clone(), Versioned { value: gpu, version });
-                        members_changed = true;
-                        changed = true;
-                    }
-                }
-            }
-            if members_changed {
-                state.membership_version = version;
-            }
-            for (address, entry) in &mut state.endpoints {
-                let gpu_uuids = used_by.get(address).cloned().unwrap_or_default();
-                if entry.value.gpu_uuids != gpu_uuids {
-                    entry.value.gpu_uuids = gpu_uuids;
-                    entry.version = version;
-                    changed = true;
-                }
-            }
-            changed
+            let gpus_changed = state.replace_gpus(gpus, version);
+            state.replace_gpu_users(used_by, version) || gpus_changed
         });
     }
 
-    /// Everything, and the version it is of.
+    /// Returns the whole state and its version.
     pub fn snapshot(&self) -> (Snapshot, u64) {
         let state = self.lock();
         let snapshot = Snapshot {
@@ -179,8 +150,7 @@ impl Board {
         (snapshot, state.version)
     }
 
-    /// What came or changed after `seen`, whether anything may have gone, and the
-    /// version now.
+    /// Returns everything that was added or changed after version `seen`, and all members if any was added or removed.
     pub(super) fn changes(&self, seen: u64) -> Changes {
         let state = self.lock();
         let newer = |version: u64| version > seen;
@@ -233,7 +203,7 @@ impl Board {
             }
             let mut next = entry.value.clone();
             change(&mut next);
-            let changed = !same_but_for_time(&entry.value, &next);
+            let changed = !has_same_values(&entry.value, &next);
             entry.value = next;
             if changed {
                 entry.version = version;
@@ -242,8 +212,7 @@ impl Board {
         });
     }
 
-    /// Applies a change under the next version, which is told only if `change` says
-    /// that something is different.
+    /// Applies a change under the next version. The version is published only if `change` returns `true`.
     fn update(&self, change: impl FnOnce(&mut State, u64) -> bool) {
         let mut state = self.lock();
         let version = state.version + 1;
@@ -259,10 +228,11 @@ impl Board {
     }
 }
 
-/// The answer to "what is new since".
+/// Changes since a version.
 pub(super) struct Changes {
+    /// Without removals, which the reader derives from `members`.
     pub(super) delta: Delta,
-    /// All there are, if any came or went.
+    /// All members, if any was added or removed.
     pub(super) members: Option<Members>,
     pub(super) version: u64,
 }
@@ -270,6 +240,47 @@ pub(super) struct Changes {
 pub(super) struct Members {
     pub(super) endpoints: Vec<EndpointKey>,
     pub(super) gpu_uuids: Vec<String>,
+}
+
+impl State {
+    fn replace_gpus(&mut self, gpus: Vec<Gpu>, version: u64) -> bool {
+        let before = self.gpus.len();
+        self.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
+        let mut members_changed = self.gpus.len() != before;
+        let mut values_changed = false;
+        for gpu in gpus {
+            match self.gpus.get_mut(&gpu.uuid) {
+                Some(entry) => {
+                    let measured_boottime_ns = entry.value.measured_boottime_ns;
+                    if (Gpu { measured_boottime_ns, ..gpu.clone() }) != entry.value {
+                        *entry = Versioned { value: gpu, version };
+                        values_changed = true;
+                    }
+                }
+                None => {
+                    self.gpus.insert(gpu.uuid.clone(), Versioned { value: gpu, version });
+                    members_changed = true;
+                }
+            }
+        }
+        if members_changed {
+            self.membership_version = version;
+        }
+        members_changed || values_changed
+    }
+
+    fn replace_gpu_users(&mut self, used_by: &BTreeMap<SocketAddr, Vec<String>>, version: u64) -> bool {
+        let mut changed = false;
+        for (address, entry) in &mut self.endpoints {
+            let gpu_uuids = used_by.get(address).cloned().unwrap_or_default();
+            if entry.value.gpu_uuids != gpu_uuids {
+                entry.value.gpu_uuids = gpu_uuids;
+                entry.version = version;
+                changed = true;
+            }
+        }
+        changed
+    }
 }
 
 impl<T: PartialEq> Versioned<T> {
@@ -282,15 +293,15 @@ impl<T: PartialEq> Versioned<T> {
     }
 }
 
-fn split<T>(reading: Reading<T>) -> (Option<T>, Option<String>) {
-    match reading {
-        Reading::On(value) => (Some(value), None),
-        Reading::Off(reason) => (None, Some(reason)),
+fn split<T>(report: LoadReport<T>) -> (Option<T>, Option<String>) {
+    match report {
+        LoadReport::Measured(value) => (Some(value), None),
+        LoadReport::Off(reason) => (None, Some(reason)),
     }
 }
 
-/// A value measured again and found the same is no change; heartbeats carry its age.
-fn same_but_for_time(before: &Endpoint, after: &Endpoint) -> bool {
+/// Compares without the times of measurement: those of unchanged values are in the heartbeats.
+fn has_same_values(before: &Endpoint, after: &Endpoint) -> bool {
     let mut before = before.clone();
     if let (Some(before), Some(after)) = (&mut before.kernel, &after.kernel) {
         before.measured_boottime_ns = after.measured_boottime_ns;

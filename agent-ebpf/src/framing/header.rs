@@ -1,35 +1,18 @@
-//! Header lines: only `Content-Length` and `Transfer-Encoding: chunked` matter.
+//! Header lines. Only `Content-Length` and `Transfer-Encoding: chunked` matter (RFC 9112 §6).
 
 use super::{
-    half::{Half, Phase},
-    through_line_feed,
+    half::{Half, Line, Phase},
+    payload::through_line_feed,
 };
 
 const CONTENT_LENGTH: &[u8; 16] = b"content-length:\0";
 const TRANSFER_ENCODING: &[u8; 32] = b"transfer-encoding:\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const CHUNKED: &[u8; 8] = b"chunked\0";
 
-/// A body longer than this is not believed (2^53 bytes).
+/// Upper bound on Content-Length (2^53 bytes). Further digits are ignored.
 const MAX_LENGTH: u64 = 1 << 53;
 
-/// Where in a header line a direction is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub(super) struct Line(u8);
-
-impl Line {
-    pub(super) const START: Self = Self(0);
-    /// An uninteresting line, to its line feed.
-    const SKIP: Self = Self(1);
-    const NAME_CONTENT_LENGTH: Self = Self(2);
-    const NAME_TRANSFER_ENCODING: Self = Self(3);
-    const VALUE_CONTENT_LENGTH: Self = Self(4);
-    const VALUE_TRANSFER_ENCODING: Self = Self(5);
-    /// CR of the empty line.
-    const BLANK: Self = Self(6);
-}
-
-/// Skips the rest of a start line, up to the headers.
+/// Skips the rest of a start line, including its line feed.
 #[inline(always)]
 pub(super) fn rest_of_start_line(half: &mut Half, word: u64, count: u32) -> u32 {
     let found = through_line_feed(word, count);
@@ -42,12 +25,12 @@ pub(super) fn rest_of_start_line(half: &mut Half, word: u64, count: u32) -> u32 
 
 pub(super) struct Step {
     pub(super) consumed: u32,
-    /// The empty line was consumed: the header section (or the trailers) is over.
+    /// The empty line was consumed: the header or trailer section is complete.
     pub(super) over: bool,
 }
 
-/// Reads a little of a header section. `names` says whether names matter (in
-/// trailers they do not).
+/// Reads the next bytes of a header section, or of a trailer section if `names` is `false`: names in trailers do not
+/// matter.
 #[inline(always)]
 pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step {
     let byte = word as u8;
@@ -86,11 +69,20 @@ pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step 
         half.line = Line::SKIP;
         return Step { consumed: 0, over: false };
     }
-    // Inside a line that may matter: a line feed always ends it.
+    // A line feed ends every line.
     if byte == b'\n' {
         half.line = Line::START;
         return Step { consumed: 1, over: false };
     }
+    name_or_value(half, byte);
+    Step { consumed: 1, over: false }
+}
+
+/// Compares one byte with the name or value that the line may have.
+#[inline(always)]
+fn name_or_value(half: &mut Half, byte: u8) {
+    let lower = byte | 0x20;
+    let line = half.line;
     if line == Line::NAME_CONTENT_LENGTH {
         if lower == CONTENT_LENGTH[(half.matched & 15) as usize] | 0x20 {
             half.matched += 1;
@@ -121,7 +113,7 @@ pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step 
                 half.length = half.length * 10 + u64::from(digit);
             }
         } else if half.matched != 0 || (byte != b' ' && byte != b'\t') {
-            // The number is over: a list repeats it (RFC 9110, 8.6).
+            // End of the number. A list may only repeat the same one (RFC 9110 §8.6).
             half.line = Line::SKIP;
         }
     } else if lower == CHUNKED[(half.matched & 7) as usize] {
@@ -133,5 +125,4 @@ pub(super) fn step(half: &mut Half, word: u64, count: u32, names: bool) -> Step 
     } else {
         half.matched = u8::from(lower == b'c');
     }
-    Step { consumed: 1, over: false }
 }
