@@ -20,6 +20,7 @@
 mod compile;
 mod condition;
 mod names;
+pub mod status;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -151,3 +151,45 @@ impl Candidate {
         self.api.replace(NAME, &PostParams::default(), &lease).await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::SignedDuration;
+    use kube::client::Body;
+
+    use super::*;
+
+    fn candidate() -> Candidate {
+        let service = tower::service_fn(|_: http::Request<Body>| async {
+            Err::<http::Response<Body>, _>(std::io::Error::from(std::io::ErrorKind::NotConnected))
+        });
+        Candidate::new(Client::new(service, "default"), "forebay-system", "this".into())
+    }
+
+    /// A Lease of another replica whose clock differs by `skew_seconds`.
+    fn lease(version: &str, skew_seconds: i64) -> Lease {
+        let renewed = Timestamp::now() + SignedDuration::from_secs(skew_seconds);
+        let spec = LeaseSpec {
+            holder_identity: Some("other".into()),
+            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            renew_time: Some(MicroTime(renewed)),
+            ..LeaseSpec::default()
+        };
+        let metadata = ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() };
+        Lease { metadata, spec: Some(spec) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn expires_by_own_clock_whatever_the_holders_clock_says() {
+        for skew in [-86_400, 0, 86_400] {
+            let mut candidate = candidate();
+            assert!(!candidate.is_expired(&lease("1", skew)), "skew {skew}: first seen now");
+            tokio::time::advance(DURATION).await;
+            assert!(!candidate.is_expired(&lease("1", skew)), "skew {skew}: not longer than its duration");
+            // A renewal starts the time again.
+            assert!(!candidate.is_expired(&lease("2", skew)));
+            tokio::time::advance(DURATION + Duration::from_millis(1)).await;
+            assert!(candidate.is_expired(&lease("2", skew)), "skew {skew}");
+        }
+    }
+}

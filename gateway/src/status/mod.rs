@@ -3,12 +3,8 @@
 
 mod api;
 mod applied;
-mod conditions;
-mod gateways;
 mod lease;
 mod owner;
-mod parents;
-mod rewrites;
 mod rules;
 mod services;
 mod statuses;
@@ -19,7 +15,5 @@ pub use rules::{STATUS_RULES, WRITE_RULES};
 pub(crate) use services::{PortRange, open_ports};
 pub(crate) use writer::{Writer, WriterOptions};
 
-/// `spec.controllerName` of the GatewayClass, and the controller name of entries in statuses.
-pub(crate) const CONTROLLER_NAME: &str = "forebay.dev/gateway";
 /// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "forebay-gateway";

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_resources::cluster::Statuses;
 use forebay_resources::{Kind, ObjectKey, Snapshot};
+use forebay_routing::status::{
+    Reach, class_status, gateway_status, has_ours, policy_status, pool_status, rewrite_status, route_status,
+};
 use serde_json::Value;
 
 use super::applied::Applied;
-use super::gateways::{Reach, class_status, gateway_status};
-use super::parents::{has_ours, policy_status, pool_status, route_status};
-use super::rewrites::rewrite_status;
 use super::services::service_of;
 
 /// A status that must be written.

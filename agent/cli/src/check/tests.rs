@@ -1,6 +1,8 @@
 //! A valid installation, and the findings for one fault at a time.
 
-use std::collections::BTreeMap;
+mod agreement;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use forebay_resources::{
     Kind, Snapshot, Store,

@@ -2,19 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::ConditionStatus;
+use crate::condition::ConditionStatus;
+use crate::names::CONTROLLER_NAME;
 
 const ACCEPTED: &str = "Accepted";
 /// The default reason that the API server sets until a controller writes the condition.
 const PENDING: &str = "Pending";
 
-/// The new status. `None` if another controller owns the condition.
+/// Status of an InferenceModelRewrite. `None` if another controller owns the condition.
 ///
 /// The API has no field for the controller, so the message starts with the controller name. `state` is `None` if no
 /// Gateway of this controller uses the object.
-pub(super) fn rewrite_status(
+pub fn rewrite_status(
     generation: Option<i64>,
     state: Option<&ConditionStatus>,
     current: &Value,

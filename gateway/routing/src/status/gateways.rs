@@ -3,9 +3,10 @@
 use forebay_resources::{GatewayClass, Service};
 use serde_json::{Value, json};
 
-use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::{ConditionStatus, ListenerReport, reason};
+use crate::compile::ListenerReport;
+use crate::condition::{ConditionStatus, reason};
+use crate::names::CONTROLLER_NAME;
 
 /// `status.supportedFeatures`: names of the conformance suite, sorted.
 const SUPPORTED_FEATURES: &[&str] = &[
@@ -46,8 +47,8 @@ const SUPPORTED_FEATURES: &[&str] = &[
 const GATEWAY_CONDITIONS: [&str; 2] = ["Accepted", "Programmed"];
 const LISTENER_CONDITIONS: [&str; 4] = ["Accepted", "Conflicted", "Programmed", "ResolvedRefs"];
 
-/// `None` for classes of other controllers.
-pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Value> {
+/// Status of a GatewayClass; `None` for classes of other controllers.
+pub fn class_status(class: &GatewayClass, current: &Value) -> Option<Value> {
     if class.spec.controller_name != CONTROLLER_NAME {
         return None;
     }
@@ -64,15 +65,17 @@ pub(super) fn class_status(class: &GatewayClass, current: &Value) -> Option<Valu
 }
 
 /// Service and open ports of a Gateway.
-pub(super) struct Reach<'a> {
-    pub(super) service: Option<&'a Service>,
+pub struct Reach<'a> {
+    /// The Service with the Gateway's addresses; `None` before it exists.
+    pub service: Option<&'a Service>,
     /// Why the Gateway has no Service.
-    pub(super) refused: Option<&'a str>,
+    pub refused: Option<&'a str>,
     /// Whether this replica has opened the listener's port.
-    pub(super) is_open: &'a dyn Fn(&ListenerReport) -> bool,
+    pub is_open: &'a dyn Fn(&ListenerReport) -> bool,
 }
 
-pub(super) fn gateway_status(
+/// Status of a Gateway; `listeners` in the order of `spec.listeners`.
+pub fn gateway_status(
     generation: Option<i64>,
     listeners: &[ListenerReport],
     reach: &Reach<'_>,

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use forebay_resources::ObjectKey;
 use serde_json::{Value, json};
 
-use super::CONTROLLER_NAME;
 use super::conditions::{Condition, merge};
-use forebay_routing::{ConditionStatus, ParentReport, PoolReport};
+use crate::compile::{ParentReport, PoolReport};
+use crate::condition::ConditionStatus;
+use crate::names::CONTROLLER_NAME;
 
 /// Names and maximum length of such a list.
 struct List {
@@ -29,7 +30,8 @@ struct Entry<'a> {
     conditions: Vec<(&'static str, &'a ConditionStatus)>,
 }
 
-pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], current: &Value) -> Value {
+/// Status of an HTTPRoute.
+pub fn route_status(generation: Option<i64>, parents: &[ParentReport], current: &Value) -> Value {
     let entries = parents.iter().map(|report| {
         let mut conditions = vec![("Accepted", &report.accepted), ("ResolvedRefs", &report.resolved_refs)];
         conditions.extend(report.partially_invalid.iter().map(|state| ("PartiallyInvalid", state)));
@@ -38,8 +40,8 @@ pub(super) fn route_status(generation: Option<i64>, parents: &[ParentReport], cu
     with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
-/// `report` is `None` if no Gateway of this controller uses the pool.
-pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
+/// Status of an InferencePool. `report` is `None` if no Gateway of this controller uses the pool.
+pub fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
     let entries = report.into_iter().flat_map(|report| {
         report.parents.iter().map(|(gateway, accepted)| Entry {
             parent: reference(gateway),
@@ -49,7 +51,8 @@ pub(super) fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, 
     with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
-pub(super) fn policy_status(
+/// Status of an AgentgatewayPolicy: condition `Accepted` by Gateway.
+pub fn policy_status(
     generation: Option<i64>,
     gateways: Option<&BTreeMap<ObjectKey, ConditionStatus>>,
     current: &Value,
@@ -62,7 +65,7 @@ pub(super) fn policy_status(
 }
 
 /// Whether an entry belongs to this controller.
-pub(super) fn has_ours(status: &Value) -> bool {
+pub fn has_ours(status: &Value) -> bool {
     [PARENTS, ANCESTORS]
         .iter()
         .any(|list| status.get(list.name).and_then(Value::as_array).into_iter().flatten().any(is_ours))

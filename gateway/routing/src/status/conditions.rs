@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use forebay_routing::ConditionStatus;
+use crate::condition::ConditionStatus;
 
 /// A condition to write.
 pub(super) struct Condition<'a> {
