@@ -252,7 +252,7 @@ async fn route(client: &Client, name: &str, parent: Value, model: &str, pool_nam
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_found_and_doing_what_it_says_mends_it() {
+async fn finds_faults_and_its_fixes_work() {
     let Some(server) = ApiServer::start().await.unwrap() else { return };
     let client = server.client().await.unwrap();
     let kubeconfig = server.kubeconfig().unwrap();
@@ -281,7 +281,7 @@ async fn what_is_wrong_is_found_and_doing_what_it_says_mends_it() {
     let fixes = [
         found.fix("error", "HTTPRoute", "names Gateway llm-d/inference-gateway, which does not exist"),
         found.fix("error", "HTTPRoute", "refers to InferencePool pools/qwen in another namespace"),
-        found.fix("error", "InferencePool", "selects no Pod: it asks for app=vllm-qwen3-06b"),
+        found.fix("error", "InferencePool", "selects no Pod: its selector is app=vllm-qwen3-06b"),
     ];
     found.fix("warning", "Gateway", "no HTTPRoute is attached");
     for fix in fixes {
@@ -290,7 +290,7 @@ async fn what_is_wrong_is_found_and_doing_what_it_says_mends_it() {
     report_gateway(&client, 2).await;
     report_route(&client, "qwen").await;
 
-    // Only now that the route is attached, its model matters.
+    // The model is checked only for an attached route.
     let found = check(&kubeconfig, agent).await;
     assert_eq!(found.code, Some(1));
     assert_eq!(found.wrong().len(), 1, "{:#?}", found.wrong());
@@ -302,7 +302,7 @@ async fn what_is_wrong_is_found_and_doing_what_it_says_mends_it() {
     let well = check(&kubeconfig, agent).await;
     assert_eq!((well.code, well.wrong()), (Some(0), Vec::new()));
 
-    // Of what this user may not list, nothing is said to be well.
+    // Kinds that the user may not list are never reported as ok.
     let stranger = server.kubeconfig_as("stranger").unwrap();
     let unknown = check(&stranger, agent).await;
     assert_eq!(unknown.code, Some(0), "nothing is known to be wrong: {:#?}", unknown.items);

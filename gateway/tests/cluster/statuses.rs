@@ -118,7 +118,7 @@ async fn the_leader_writes_statuses_and_services() {
     let refused = harness.until(food, "the rewrite is refused", |it| accepted(it).is_some()).await;
     let said = accepted(&refused).unwrap();
     assert_eq!((&said["status"], &said["reason"]), (&json!("False"), &json!("TargetNotFound")), "{said:#}");
-    assert_eq!(said["message"], "forebay.dev/gateway: there is no InferencePool models/nowhere");
+    assert_eq!(said["message"], "forebay.dev/gateway: the InferencePool models/nowhere does not exist");
     harness.apply(REWRITES, "InferenceModelRewrite", "models", "food", rewrite("qwen")).await;
     let taken = harness
         .until(food, "the rewrite is accepted", |it| has(&it["status"]["conditions"], "Accepted", "True"))
