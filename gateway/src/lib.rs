@@ -31,6 +31,8 @@ mod interest;
 mod models;
 mod observe;
 mod pick;
+#[cfg(test)]
+mod reference;
 mod request;
 mod response;
 mod runtime;

@@ -4,9 +4,12 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
+/// Default filter. kube-runtime logs each retry of a watch; the resource store logs an outage once.
+const DEFAULT_FILTER: &str = "info,kube_runtime=error";
+
 /// Logs to standard error, filtered by `RUST_LOG` (default `info`). Call once, at the start of the program.
 pub fn to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(DEFAULT_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -10,3 +10,11 @@ pub use grpc::TelemetryService;
 pub use http::{Readiness, serve_http};
 pub use publisher::{LoadReport, Publisher};
 pub use subscription::{Subscription, WatchOptions};
+
+/// The node's metrics as OpenMetrics text, as `/metrics` serves them.
+///
+/// # Errors
+/// If a value cannot be encoded.
+pub fn metrics_text(publisher: std::sync::Arc<Publisher>) -> Result<String, std::fmt::Error> {
+    prometheus::text(&prometheus::registry(publisher))
+}

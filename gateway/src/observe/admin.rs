@@ -51,7 +51,7 @@ pub(crate) async fn serve_admin(
 
 fn metrics_page(metrics: &Metrics) -> Page {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &metrics.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, metrics.registry()) {
         Ok(()) => Page::new(OPEN_METRICS, text),
         Err(error) => Page::failed(&error),
     }

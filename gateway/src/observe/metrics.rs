@@ -172,6 +172,11 @@ impl Metrics {
         metrics
     }
 
+    /// All metrics of the process.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "processing_duration",

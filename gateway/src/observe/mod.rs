@@ -11,6 +11,8 @@ mod traces;
 pub(crate) use access::AccessLog;
 pub(crate) use admin::{Health, serve_admin};
 pub(crate) use explain::{EXPLANATION, Explanation};
+#[cfg(test)]
+pub(crate) use labels::ModelLabels;
 pub(crate) use labels::{MirrorResult, PickResult, PickerFailureOutcome, RetryReason};
 pub(crate) use metrics::{Metrics, UNKNOWN};
 pub(crate) use record::{Record, client_closed_request};
