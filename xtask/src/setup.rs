@@ -35,6 +35,15 @@ pub(crate) fn for_benches() -> Result<()> {
     install(&["nginx-light"])
 }
 
+/// Installs what building the Dockerfile in a test needs.
+pub(crate) fn for_dockerfile() -> Result<()> {
+    install(&["buildah", "debootstrap"])?;
+    if !run::is_root() {
+        bail!("needs root");
+    }
+    Ok(())
+}
+
 /// Installs llvm-profdata, for a compiler without rustup.
 pub(crate) fn for_profiles(llvm: &str) -> Result<()> {
     install(&[llvm])

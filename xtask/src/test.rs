@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cluster, ebpf, lint, run, setup};
+use crate::{cluster, ebpf, image, lint, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -39,6 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "the tests",
         run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
     )?;
+    image::dockerfile::test()?;
     in_cluster(why_not, options)
 }
 

@@ -2,6 +2,7 @@
 //! same tree and profile.
 
 mod base;
+pub(crate) mod dockerfile;
 mod layer;
 mod oci;
 
@@ -25,6 +26,12 @@ pub(crate) struct Options {
     /// Also the vLLM simulator, for tests.
     #[arg(long)]
     with_simulator: bool,
+    /// Only print the Dockerfile.
+    #[arg(long)]
+    dockerfile: bool,
+    /// Only build the Dockerfile with buildah, over the programs of target/debug, as `cargo xtask test` does.
+    #[arg(long, conflicts_with = "dockerfile")]
+    check_dockerfile: bool,
     #[command(flatten)]
     release: release::Options,
 }
@@ -66,6 +73,12 @@ const SIMULATOR: Program =
     Program { name: "vllm-sim", user: NONROOT, description: "Stands in for vLLM in Forebay's tests" };
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.dockerfile {
+        return print_dockerfile();
+    }
+    if options.check_dockerfile {
+        return dockerfile::test();
+    }
     setup::run_if_possible();
     ebpf::build_if_possible();
     let programs = programs(options.with_simulator);
@@ -77,6 +90,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Profile::Dev => build_for_tests(&programs, &mut demo::build()),
     }
     .map(drop)
+}
+
+#[expect(clippy::print_stdout, reason = "the text is the result")]
+fn print_dockerfile() -> Result<()> {
+    print!("{}", dockerfile::text());
+    Ok(())
 }
 
 /// Images that are quick to build, the simulator's among them, of programs that this builds into `target/debug`.

@@ -8,6 +8,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::Layer;
 
+/// Labels of an image (OCI image specification, pre-defined annotation keys).
+pub(super) fn labels(title: &str, description: &str, version: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("org.opencontainers.image.title", title.to_owned()),
+        ("org.opencontainers.image.description", description.to_owned()),
+        ("org.opencontainers.image.version", version.to_owned()),
+        ("org.opencontainers.image.licenses", "Apache-2.0".to_owned()),
+    ]
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     /// `registry/repository:tag`, as containerd files it.
@@ -25,12 +35,10 @@ pub(crate) struct Image {
 impl Image {
     /// Writes the archive; the manifest's digest.
     pub(crate) fn write(&self, archive: &Path) -> Result<String> {
-        let labels = json!({
-            "org.opencontainers.image.title": self.title,
-            "org.opencontainers.image.description": self.description,
-            "org.opencontainers.image.version": self.version,
-            "org.opencontainers.image.licenses": "Apache-2.0",
-        });
+        let labels: Value = labels(self.title, self.description, self.version)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::String(value)))
+            .collect();
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| digest(layer)).collect();
         let config = bytes(&json!({
             "architecture": architecture(),
