@@ -7,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
-    POOL, Stage, eventually,
+    Harness, POOL, eventually,
     gateway::{
         Gateway, body, destination, error_code, headers, immediate, list, piece, response_headers, trailers,
         with_subset,
@@ -24,8 +24,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
 async fn headers_are_answered_at_once_and_in_full() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(false)).await;
     let reply = request.reply().await;
     assert_eq!(destination(&reply), ["127.0.1.1:8000"]);
@@ -44,8 +44,8 @@ async fn headers_are_answered_at_once_and_in_full() {
 
 #[tokio::test]
 async fn a_request_without_a_body_is_answered_the_same() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(true)).await;
     assert_eq!(destination(&request.reply().await), ["127.0.1.1:8000"]);
     request.finish();
@@ -54,8 +54,8 @@ async fn a_request_without_a_body_is_answered_the_same() {
 
 #[tokio::test]
 async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8).collect();
     request.send_part(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
     request.send_part(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
@@ -76,8 +76,8 @@ async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
 
 #[tokio::test]
 async fn an_empty_last_chunk_ends_the_echo() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send_part(Request::RequestBody(body("{}", false))).await;
     request.send_part(Request::RequestBody(body("", true))).await;
     let first = piece(&request.reply().await);
@@ -89,8 +89,8 @@ async fn an_empty_last_chunk_ends_the_echo() {
 /// Envoy 1.35 to 1.37 does this with large bodies.
 #[tokio::test]
 async fn a_repeated_last_chunk_is_answered_once() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     for _ in 0..2 {
         request.send_part(Request::RequestBody(body("last", true))).await;
     }
@@ -102,8 +102,8 @@ async fn a_repeated_last_chunk_is_answered_once() {
 
 #[tokio::test]
 async fn trailers_may_carry_the_end_of_the_request() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send_part(Request::RequestBody(body("all", false))).await;
     request.send_part(Request::RequestTrailers(trailers())).await;
     let only = piece(&request.reply().await);
@@ -114,8 +114,8 @@ async fn trailers_may_carry_the_end_of_the_request() {
 
 #[tokio::test]
 async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     let config = ProtocolConfiguration {
         request_body_mode: BodySendMode::Buffered.into(),
         response_body_mode: BodySendMode::Streamed.into(),
@@ -135,8 +135,8 @@ async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
 
 #[tokio::test]
 async fn the_response_is_followed_to_its_end() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("503", Some("127.0.1.1:8000"))).await;
     let reply = request.reply().await;
     let Some(Response::ResponseHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
@@ -148,13 +148,13 @@ async fn the_response_is_followed_to_its_end() {
     assert!(piece(&request.reply().await).end_of_stream);
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::ResponseTrailers(_))), "{reply:?}");
-    assert_eq!(stage.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
+    assert_eq!(harness.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
 }
 
 #[tokio::test]
 async fn only_endpoints_of_the_subset_hint_are_picked() {
-    let stage = Stage::with_pods(3).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(3).await;
+    let gateway = Gateway::connect(&harness).await;
     let cases = [
         (list(&["127.0.1.2:8000"]), vec!["127.0.1.2:8000"]),
         (list(&["127.0.1.2:8000", "127.0.1.3:8000"]), vec!["127.0.1.2:8000", "127.0.1.3:8000"]),
@@ -175,8 +175,8 @@ async fn only_endpoints_of_the_subset_hint_are_picked() {
 
 #[tokio::test]
 async fn a_subset_hint_without_a_member_is_a_503() {
-    let stage = Stage::with_pods(2).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(2).await;
+    let gateway = Gateway::connect(&harness).await;
     let hints = [
         list(&[]),
         list(&["127.0.1.9:8000"]),
@@ -198,9 +198,9 @@ async fn a_subset_hint_without_a_member_is_a_503() {
 #[tokio::test]
 async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned())];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    stage.write("pod-1.yaml", &pod(1, false));
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    harness.write("pod-1.yaml", &pod(1, false));
+    let gateway = Gateway::connect(&harness).await;
     let mut request = gateway.open().await;
     request.send(headers(false)).await;
     let reply = request.reply().await;
@@ -213,9 +213,9 @@ async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
     assert_eq!(body["error"]["message"], "no pod of InferencePool llm-d/qwen is ready");
     assert_eq!(body["error"]["code"], "no_ready_endpoint");
 
-    stage.remove("pool.yaml");
+    harness.remove("pool.yaml");
     eventually("the pool is gone", || {
-        let missing = stage.server.picker().pick(&Default::default()).unwrap_err();
+        let missing = harness.server.picker().pick(&Default::default()).unwrap_err();
         (missing.code() == "pool_not_found").then_some(())
     })
     .await;
@@ -226,27 +226,27 @@ async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
 
 #[tokio::test]
 async fn pods_come_and_go_with_the_store() {
-    let stage = Stage::with_pods(2).await;
-    let gateway = Gateway::connect(&stage).await;
-    stage.write("pod-1.yaml", &pod(1, false));
-    stage.until("pod 1 is out", |endpoints| endpoints.len() == 1).await;
+    let harness = Harness::with_pods(2).await;
+    let gateway = Gateway::connect(&harness).await;
+    harness.write("pod-1.yaml", &pod(1, false));
+    harness.until("pod 1 is out", |endpoints| endpoints.len() == 1).await;
     for _ in 0..5 {
         assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"]);
     }
-    stage.write("pod-3.yaml", &pod(3, true));
-    stage.until("pod 3 is in", |endpoints| endpoints.len() == 2).await;
+    harness.write("pod-3.yaml", &pod(3, true));
+    harness.until("pod 3 is in", |endpoints| endpoints.len() == 2).await;
     assert_eq!(gateway.pick().await.1, ["127.0.1.3:8000", "127.0.1.2:8000"], "pod 2 has five requests open");
 }
 
 #[tokio::test]
 async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
-    let stage = Stage::with_pods(5).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(5).await;
+    let gateway = Gateway::connect(&harness).await;
     let (_open, first) = gateway.pick().await;
     assert_eq!(first.len(), 3);
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
     // Who does not say so is given the best alone.
-    let foreign = Gateway::connect_foreign(&stage).await;
+    let foreign = Gateway::connect_foreign(&harness).await;
     let mut open = Vec::new();
     for _ in 0..4 {
         open.push(foreign.pick().await);
@@ -259,33 +259,33 @@ async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
         ("pod-1.yaml".into(), pod(1, true)),
         ("pod-2.yaml".into(), pod(2, true)),
     ];
-    let stage = Stage::start(&manifests, |options| options.picker.endpoints_per_pick = 1).await;
-    assert_eq!(Gateway::connect(&stage).await.pick().await.1.len(), 1);
+    let harness = Harness::start(&manifests, |options| options.picker.endpoints_per_pick = 1).await;
+    assert_eq!(Gateway::connect(&harness).await.pick().await.1.len(), 1);
 }
 
 #[tokio::test]
 async fn the_end_of_a_stream_releases_its_pick_however_it_ends() {
-    let stage = Stage::with_pods(1).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(1).await;
+    let gateway = Gateway::connect(&harness).await;
     let (mut finished, _) = gateway.pick().await;
     let (cancelled, _) = gateway.pick().await;
     let (kept, _) = gateway.pick().await;
-    assert_eq!(stage.endpoint(1).open_picks, 3);
+    assert_eq!(harness.endpoint(1).open_picks, 3);
     finished.finish();
     finished.ended().await.unwrap();
-    stage.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
+    harness.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
     drop(cancelled);
-    stage.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
+    harness.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
     // The last one goes with its whole connection.
     drop((kept, gateway));
-    stage.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
-    assert_eq!(stage.metric("forebay_epp_open_streams").await, 0.0);
+    harness.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
+    assert_eq!(harness.metric("forebay_epp_open_streams").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn picks_at_the_same_moment_see_each_other() {
-    let stage = Stage::with_pods(4).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(4).await;
+    let gateway = Gateway::connect(&harness).await;
     let picks = futures_util::future::join_all((0..100).map(|_| gateway.pick())).await;
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, destination) in &picks {
@@ -296,12 +296,12 @@ async fn picks_at_the_same_moment_see_each_other() {
 
 #[tokio::test]
 async fn equals_take_turns() {
-    let stage = Stage::with_pods(4).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(4).await;
+    let gateway = Gateway::connect(&harness).await;
     let mut picked = Vec::new();
     for _ in 0..8 {
         picked.push(gateway.pick_and_end().await);
-        stage
+        harness
             .until("the pick is released", |endpoints| endpoints.iter().all(|view| view.open_picks == 0))
             .await;
     }
@@ -311,17 +311,19 @@ async fn equals_take_turns() {
 
 #[tokio::test]
 async fn a_request_counts_where_it_was_served() {
-    let stage = Stage::with_pods(2).await;
-    let (mut request, destination) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::with_pods(2).await;
+    let (mut request, destination) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("200", Some(&destination[1]))).await;
     request.reply().await;
     let open = |address: &str| {
-        let views = stage.endpoints();
+        let views = harness.endpoints();
         views.iter().find(|view| view.endpoint.address.to_string() == address).unwrap().open_picks
     };
     assert_eq!((open(&destination[0]), open(&destination[1])), (0, 1));
     drop(request);
-    stage.until("it is released there", |endpoints| endpoints.iter().all(|view| view.open_picks == 0)).await;
+    harness
+        .until("it is released there", |endpoints| endpoints.iter().all(|view| view.open_picks == 0))
+        .await;
 }
 
 #[tokio::test]
@@ -329,17 +331,17 @@ async fn each_target_port_is_an_endpoint() {
     let pool = POOL.replace("[{ number: 8000 }]", "[{ number: 8000 }, { number: 8001 }]");
     let manifests =
         [("pool.yaml".into(), pool), ("six.yaml".into(), pod_at("six", "u", "qwen", "fd00::6", true))];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    stage.until("both ports are known", |endpoints| endpoints.len() == 2).await;
-    let (_open, mut picked) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    harness.until("both ports are known", |endpoints| endpoints.len() == 2).await;
+    let (_open, mut picked) = Gateway::connect(&harness).await.pick().await;
     picked.sort();
     assert_eq!(picked, ["[fd00::6]:8000", "[fd00::6]:8001"]);
 }
 
 #[tokio::test]
 async fn messages_out_of_order_end_the_stream_with_an_error() {
-    let stage = Stage::with_pods(1).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::with_pods(1).await;
+    let gateway = Gateway::connect(&harness).await;
     let mut request = gateway.open().await;
     request.send_part(Request::RequestBody(body("{}", true))).await;
     assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
@@ -347,46 +349,46 @@ async fn messages_out_of_order_end_the_stream_with_an_error() {
     let (mut request, _) = gateway.pick().await;
     request.send(headers(false)).await;
     assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
-    stage.until_endpoint(1, "the pick is released", |view| view.open_picks == 0).await;
+    harness.until_endpoint(1, "the pick is released", |view| view.open_picks == 0).await;
 }
 
 #[tokio::test]
 async fn a_proxy_that_only_observes_gets_no_answer_and_no_pick() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(ProcessingRequest { observability_mode: true, ..headers(false) }).await;
     request.finish();
     request.ended().await.unwrap();
-    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 0.0);
+    assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 0.0);
 }
 
 #[tokio::test]
 async fn a_message_over_the_limit_ends_its_stream_and_no_other() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |options| options.max_message_bytes = 100_000).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::start(&manifests, |options| options.max_message_bytes = 100_000).await;
+    let gateway = Gateway::connect(&harness).await;
     let (mut large, _) = gateway.pick().await;
     let (mut small, _) = gateway.pick().await;
     large.send_part(Request::RequestBody(body(vec![0; 100_001], true))).await;
     assert!(matches!(large.next().await, Err(_) | Ok(None)));
     small.send_part(Request::RequestBody(body("{}", true))).await;
     assert!(piece(&small.reply().await).end_of_stream);
-    stage.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
+    harness.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
 }
 
 #[tokio::test]
 async fn streams_over_the_limit_are_refused_until_one_ends() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |options| options.max_streams = 2).await;
+    let harness = Harness::start(&manifests, |options| options.max_streams = 2).await;
     // The limit of a connection is the same, so the third comes on another one.
-    let (first, second) = (Gateway::connect(&stage).await, Gateway::connect(&stage).await);
+    let (first, second) = (Gateway::connect(&harness).await, Gateway::connect(&harness).await);
     let (_one, _) = first.pick().await;
     let (two, _) = first.pick().await;
     let refused = second.try_open().await.err().expect("a third stream");
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="too_many_requests_open"}"#).await, 1.0);
+    assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="too_many_requests_in_flight"}"#).await, 1.0);
     drop(two);
-    stage.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
+    harness.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
     eventually_open(&second).await;
 }
 
@@ -405,8 +407,8 @@ async fn eventually_open(gateway: &Gateway) {
 #[tokio::test]
 async fn other_methods_are_unimplemented_and_other_protocols_refused() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    let address = stage.server.grpc_address;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    let address = harness.server.grpc_address;
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, metadata::MetadataValue, transport::Channel};
 
-use super::{DEADLINE, Stage};
+use super::{DEADLINE, Harness};
 
 pub struct Gateway {
     client: ExternalProcessorClient<Channel>,
@@ -23,15 +23,16 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub async fn connect(stage: &Stage) -> Self {
-        let client =
-            ExternalProcessorClient::connect(format!("http://{}", stage.server.grpc_address)).await.unwrap();
+    pub async fn connect(harness: &Harness) -> Self {
+        let client = ExternalProcessorClient::connect(format!("http://{}", harness.server.grpc_address))
+            .await
+            .unwrap();
         Self { client: client.max_encoding_message_size(64 << 20), takes_list: true }
     }
 
     /// One that takes an answer for one address.
-    pub async fn connect_foreign(stage: &Stage) -> Self {
-        Self { takes_list: false, ..Self::connect(stage).await }
+    pub async fn connect_foreign(harness: &Harness) -> Self {
+        Self { takes_list: false, ..Self::connect(harness).await }
     }
 
     /// A stream for one HTTP request.

@@ -28,7 +28,7 @@ pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> 
     }
 }
 
-pub struct Stage {
+pub struct Harness {
     pub folder: tempfile::TempDir,
     pub server: Server,
 }
@@ -62,7 +62,7 @@ pub fn address(n: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 1, n], 8000))
 }
 
-impl Stage {
+impl Harness {
     /// A pool of `pods` ready pods and no agent.
     pub async fn with_pods(pods: u8) -> Self {
         let mut manifests = vec![("pool.yaml".to_owned(), POOL.to_owned())];
