@@ -1,6 +1,6 @@
-//! Agents' reports and own picks becoming load: real telemetry streams, real picks.
+//! Load from agents' reports and own picks, over real telemetry streams.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
@@ -16,7 +16,7 @@ use common::{
 use forebay_epp::endpoints::{EndpointView, LoadSource};
 use forebay_telemetry::v1::{Delta, Endpoint, Goodbye, GpuHealth, frame::Body};
 
-/// A harness of `pods` pods and one agent, with its stream open.
+/// A harness with `pods` pods and one agent whose stream is open.
 async fn stage_with_agent(pods: u8) -> (Harness, FakeAgent, Reader) {
     stage_with_agent_and(pods, Duration::from_millis(500)).await
 }
@@ -35,7 +35,7 @@ async fn stage_with_agent_and(pods: u8, heartbeat: Duration) -> (Harness, FakeAg
     (harness, agent, reader)
 }
 
-/// A heartbeat that no test is slow enough to miss.
+/// A heartbeat longer than any test.
 const PATIENT: Duration = Duration::from_secs(60);
 
 fn by_kernel(in_flight: u64) -> impl Fn(&EndpointView) -> bool {
@@ -43,7 +43,7 @@ fn by_kernel(in_flight: u64) -> impl Fn(&EndpointView) -> bool {
 }
 
 #[tokio::test]
-async fn everybodys_requests_count_as_the_kernel_sees_them() {
+async fn kernel_counts_the_requests_of_all_gateways() {
     let (harness, _agent, mut agent) = stage_with_agent_and(3, PATIENT).await;
     assert_eq!(agent.request.heartbeat_ms, 60_000);
     agent.snapshot(vec![kernel(1, 5, 9), kernel(2, 0, 4), kernel(3, 2, 2)], vec![]);
@@ -64,7 +64,7 @@ async fn everybodys_requests_count_as_the_kernel_sees_them() {
 }
 
 #[tokio::test]
-async fn a_pick_counts_until_the_kernel_has_counted_it() {
+async fn adds_a_pick_until_the_kernel_has_counted_it() {
     let (harness, _agent, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 3, 10)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(3)).await;
@@ -72,23 +72,23 @@ async fn a_pick_counts_until_the_kernel_has_counted_it() {
     let (_two, _) = Gateway::connect(&harness).await.pick().await;
     assert_eq!((harness.endpoint(1).load, harness.endpoint(1).picks_not_in_kernel), (5, 2));
 
-    // One has arrived; measured now, so that it is after the picks.
+    // One request has arrived. Measured now, after the picks.
     let mut report = kernel(1, 4, 11);
     report.kernel.as_mut().unwrap().measured_boottime_ns += MS;
     agent.delta(Delta { endpoints: vec![report], ..Delta::default() });
     harness.until_endpoint(1, "one has arrived", by_kernel(4)).await;
     assert_eq!((harness.endpoint(1).load, harness.endpoint(1).picks_not_in_kernel), (5, 1));
-    assert_eq!(harness.endpoint(1).open_picks, 2, "and is still open");
+    assert_eq!(harness.endpoint(1).open_picks, 2, "the picks are still open");
 }
 
 #[tokio::test]
-async fn a_pick_that_never_arrives_is_not_counted_for_ever() {
+async fn forgets_a_pick_that_never_arrives() {
     let (harness, _agent, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 0, 0)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
     let (_open, _) = Gateway::connect(&harness).await.pick().await;
     assert_eq!(harness.endpoint(1).load, 1);
-    // Each heartbeat is a later look at an unchanged count.
+    // Each heartbeat confirms the unchanged count at a later time.
     let deadline = tokio::time::Instant::now() + common::DEADLINE;
     while harness.endpoint(1).load != 0 {
         assert!(tokio::time::Instant::now() < deadline, "still counted");
@@ -99,7 +99,7 @@ async fn a_pick_that_never_arrives_is_not_counted_for_ever() {
 }
 
 #[tokio::test]
-async fn a_silent_agent_gives_way_to_counting_picks_and_traffic_goes_on() {
+async fn silent_agent_is_replaced_by_local_counts() {
     let (harness, mut server, mut agent) = stage_with_agent_and(2, Duration::from_millis(50)).await;
     agent.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", |view| view.kernel_in_flight == Some(9)).await;
@@ -107,9 +107,9 @@ async fn a_silent_agent_gives_way_to_counting_picks_and_traffic_goes_on() {
     let gateway = Gateway::connect(&harness).await;
     let (_one, first) = gateway.pick().await;
     let (_two, second) = gateway.pick().await;
-    assert_ne!(first[0], second[0], "the old nine requests count no longer");
+    assert_ne!(first[0], second[0], "the stale count is not used");
 
-    // The silent stream was given up, and the next one brings everything back.
+    // The silent stream was closed. The next one starts with a snapshot.
     let mut again = server.reader().await;
     again.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
     eventually("the count is back", || {
@@ -125,8 +125,7 @@ async fn heartbeats_keep_unchanged_counts_fresh() {
     let connected = format!(r#"forebay_epp_agent_connected{{agent="{}"}}"#, _server.address);
     agent.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(9)).await;
-    // Twice as long as counts last without one; a delta about one endpoint
-    // vouches for the other as well.
+    // Twice the time after which counts are stale. A delta about one endpoint also confirms the other one.
     let until = tokio::time::Instant::now() + Duration::from_millis(600);
     let mut turn = 0;
     while tokio::time::Instant::now() < until {
@@ -144,20 +143,20 @@ async fn heartbeats_keep_unchanged_counts_fresh() {
 }
 
 #[tokio::test]
-async fn a_gap_breaks_the_stream_and_a_new_snapshot_mends_it() {
+async fn gap_closes_the_stream_and_a_snapshot_follows() {
     let (harness, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 1, 1)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
     agent.skip_a_frame();
     agent.delta(Delta { endpoints: vec![kernel(1, 7, 7)], ..Delta::default() });
     let mut again = server.reader().await;
-    assert_eq!(harness.endpoint(1).kernel_in_flight, Some(1), "what came after the gap is not used");
+    assert_eq!(harness.endpoint(1).kernel_in_flight, Some(1), "frames after the gap are not used");
     again.snapshot(vec![kernel(1, 8, 8)], vec![]);
     harness.until_endpoint(1, "the new snapshot is in", by_kernel(8)).await;
 }
 
 #[tokio::test]
-async fn an_epoch_that_changes_within_a_stream_breaks_it() {
+async fn epoch_change_closes_the_stream() {
     let (harness, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 1, 1)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
@@ -167,9 +166,9 @@ async fn an_epoch_that_changes_within_a_stream_breaks_it() {
     assert_eq!(harness.endpoint(1).kernel_in_flight, Some(1));
 }
 
-/// A restarted agent has not seen the requests from before begin.
+/// A restarted agent has not counted the requests that started before.
 #[tokio::test]
-async fn a_restarted_agent_does_not_make_open_requests_vanish() {
+async fn agent_restart_keeps_open_requests_in_the_load() {
     let (harness, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 0, 10)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
@@ -182,14 +181,14 @@ async fn a_restarted_agent_does_not_make_open_requests_vanish() {
     agent.send(Body::Goodbye(Goodbye { reason: "restart".into() }));
     let mut restarted = server.reader().await.in_epoch(2);
     restarted.snapshot(vec![kernel(1, 0, 0)], vec![]);
-    harness.until_endpoint(1, "the new life is in", by_kernel(0)).await;
+    harness.until_endpoint(1, "the new epoch is applied", by_kernel(0)).await;
     assert_eq!(harness.endpoint(1).load, 1, "the request is still open");
     drop(before);
-    harness.until_endpoint(1, "and then is not", |view| view.load == 0).await;
+    harness.until_endpoint(1, "the request has ended", |view| view.load == 0).await;
 }
 
 #[tokio::test]
-async fn an_agent_that_dies_is_dialled_again() {
+async fn reconnects_to_an_agent_that_failed() {
     let (harness, server, mut agent) = stage_with_agent_and(1, PATIENT).await;
     let address = server.address;
     agent.snapshot(vec![kernel(1, 4, 4)], vec![]);
@@ -197,7 +196,7 @@ async fn an_agent_that_dies_is_dialled_again() {
     drop((server, agent));
     let agents = || harness.server.picker().scheduler().endpoints().agents();
     eventually("it is down", || (!agents()[0].connected).then_some(())).await;
-    assert!(Gateway::connect(&harness).await.pick().await.1[0].starts_with("127.0.1.1"), "traffic goes on");
+    assert!(Gateway::connect(&harness).await.pick().await.1[0].starts_with("127.0.1.1"), "picks continue");
 
     let mut server = FakeAgent::start(address.ip(), address.port()).await;
     server.reader().await.snapshot(vec![kernel(1, 6, 6)], vec![]);
@@ -205,7 +204,7 @@ async fn an_agent_that_dies_is_dialled_again() {
 }
 
 #[tokio::test]
-async fn agents_come_and_go_with_the_store() {
+async fn follows_the_agents_of_the_store() {
     let mut first = FakeAgent::start(agent_ip(11), 0).await;
     let mut second = FakeAgent::start(agent_ip(12), first.address.port()).await;
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned()), ("a.yaml".to_owned(), first.manifest())];
@@ -221,25 +220,25 @@ async fn agents_come_and_go_with_the_store() {
 }
 
 #[tokio::test]
-async fn without_the_kernel_the_engines_gauges_count_and_its_queue_twice() {
+async fn without_kernel_counts_engine_gauges_are_used_with_waiting_twice() {
     let (harness, _server, mut agent) = stage_with_agent_and(3, PATIENT).await;
     agent.snapshot(vec![engine(1, 4, 0, MS), engine(2, 2, 1, MS), engine(3, 1, 0, 60_000 * MS)], vec![]);
     harness.until_endpoint(2, "the snapshot is in", |view| view.source == LoadSource::Engine).await;
     let (one, two, three) = (harness.endpoint(1), harness.endpoint(2), harness.endpoint(3));
     assert_eq!((one.load, one.score), (4, 4));
     assert_eq!((two.load, two.score), (3, 4));
-    assert_eq!((three.load, three.source), (0, LoadSource::Local), "a minute old is no answer");
+    assert_eq!((three.load, three.source), (0, LoadSource::Local), "gauges of a minute ago are stale");
     let gateway = Gateway::connect(&harness).await;
     let (_open, picked) = gateway.pick().await;
     assert_eq!(picked[0], "127.0.1.3:8000");
     let (_open, _) = gateway.pick().await;
-    // Picks that the engine cannot have in its gauges come on top.
+    // Picks that the engine's gauges cannot contain yet are added.
     let loads: u64 = harness.endpoints().iter().map(|view| view.load).sum();
     assert_eq!(loads, 4 + 3 + 2);
 }
 
 #[tokio::test]
-async fn the_engines_queue_weighs_beside_the_kernels_count() {
+async fn engine_queue_is_added_to_the_kernel_count() {
     let (harness, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
     let queueing = Endpoint { engine: engine(1, 0, 3, MS).engine, ..kernel(1, 3, 3) };
     agent.snapshot(vec![queueing, kernel(2, 5, 5)], vec![]);
@@ -249,7 +248,7 @@ async fn the_engines_queue_weighs_beside_the_kernels_count() {
 }
 
 #[tokio::test]
-async fn a_pod_with_a_lost_gpu_gets_nothing_until_the_gpu_is_back() {
+async fn pod_with_a_lost_gpu_is_not_picked_until_the_gpu_is_back() {
     let (harness, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
     let on_gpu = |n: u8, uuid: &str| Endpoint { gpu_uuids: vec![uuid.into()], ..kernel(n, u64::from(n), 9) };
     agent.snapshot(
@@ -262,7 +261,7 @@ async fn a_pod_with_a_lost_gpu_gets_nothing_until_the_gpu_is_back() {
 
     agent.delta(Delta { gpus: vec![gpu("gpu-a", GpuHealth::Lost)], ..Delta::default() });
     harness.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
-    assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"], "not even as a fallback");
+    assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"], "not as a fallback either");
     assert_eq!(harness.metric(r#"forebay_epp_endpoints{state="gpu_lost"}"#).await, 1.0);
 
     agent.delta(Delta { gpus: vec![gpu("gpu-b", GpuHealth::Lost)], ..Delta::default() });
@@ -277,17 +276,17 @@ async fn a_pod_with_a_lost_gpu_gets_nothing_until_the_gpu_is_back() {
 }
 
 #[tokio::test]
-async fn a_dead_agents_word_on_gpus_does_not_exclude_for_ever() {
+async fn lost_gpu_report_of_a_failed_agent_expires() {
     let (harness, server, mut agent) = stage_with_agent_and(1, Duration::from_millis(100)).await;
     let on_gpu = Endpoint { gpu_uuids: vec!["gpu-a".into()], ..kernel(1, 0, 0) };
     agent.snapshot(vec![on_gpu], vec![gpu("gpu-a", GpuHealth::Lost)]);
     harness.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
     drop((server, agent));
-    harness.until_endpoint(1, "nobody says so any more", |view| !view.gpu_lost).await;
+    harness.until_endpoint(1, "the report has expired", |view| !view.gpu_lost).await;
 }
 
 #[tokio::test]
-async fn a_new_member_has_the_load_that_its_agent_told_before() {
+async fn new_member_has_the_load_reported_before() {
     let (harness, _server, mut agent) = stage_with_agent_and(1, PATIENT).await;
     agent.snapshot(vec![kernel(1, 1, 1), kernel(2, 6, 6)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
@@ -296,7 +295,7 @@ async fn a_new_member_has_the_load_that_its_agent_told_before() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_its_agent_removes_is_counted_here_again() {
+async fn endpoint_removed_by_its_agent_is_counted_locally() {
     let (harness, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
     agent.snapshot(vec![kernel(1, 1, 1), kernel(2, 6, 6)], vec![]);
     harness.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
@@ -317,7 +316,7 @@ async fn a_report_about_another_pod_of_the_same_address_is_not_used() {
 }
 
 #[tokio::test]
-async fn nonsense_from_an_agent_harms_nothing() {
+async fn ignores_invalid_reports() {
     let (harness, _server, mut agent) = stage_with_agent(2).await;
     let mut no_address = kernel(1, 1, 1);
     no_address.key.as_mut().unwrap().ip = "not an address".into();

@@ -1,6 +1,6 @@
-//! Health over gRPC and HTTP, what `/endpoints` shows, and the end of the process.
+//! Probes over gRPC and HTTP, the page `/endpoints`, start and shutdown.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
@@ -25,7 +25,7 @@ async fn status(harness: &Harness, service: &str) -> ServingStatus {
     client.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner().status()
 }
 
-/// Watches until the service has the status.
+/// Waits until the service has the status.
 async fn until_status(harness: &Harness, service: &str, wanted: ServingStatus) {
     let mut client = client(harness).await;
     let request = HealthCheckRequest { service: service.into() };
@@ -35,7 +35,7 @@ async fn until_status(harness: &Harness, service: &str, wanted: ServingStatus) {
 }
 
 #[tokio::test]
-async fn readiness_is_the_pools_existence_and_liveness_is_always() {
+async fn ready_while_the_pool_exists_and_always_live() {
     let harness = Harness::start(&[("pod-1.yaml".into(), pod(1, true))], |_| {}).await;
     for service in READINESS {
         assert_eq!(status(&harness, service).await, ServingStatus::NotServing, "{service:?}");
@@ -58,7 +58,7 @@ async fn readiness_is_the_pools_existence_and_liveness_is_always() {
 }
 
 #[tokio::test]
-async fn an_unknown_service_is_not_found() {
+async fn unknown_service_is_not_found() {
     let harness = Harness::with_pods(1).await;
     let mut client = client(&harness).await;
     let error = client.check(HealthCheckRequest { service: "other".into() }).await.unwrap_err();
@@ -66,7 +66,7 @@ async fn an_unknown_service_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_endpoints_page_shows_what_picks_see() {
+async fn endpoints_page_shows_load_and_source() {
     let harness = Harness::with_pods(1).await;
     let (_open, _) = Gateway::connect(&harness).await.pick().await;
     let (status, body) = harness.get("/endpoints").await;
@@ -84,7 +84,7 @@ async fn the_endpoints_page_shows_what_picks_see() {
 }
 
 #[tokio::test]
-async fn a_shutdown_lets_open_requests_end() {
+async fn shutdown_waits_for_requests_in_flight() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     let address = harness.server.grpc_address;
@@ -99,7 +99,7 @@ async fn a_shutdown_lets_open_requests_end() {
 }
 
 #[tokio::test]
-async fn a_bad_start_says_what_is_wrong() {
+async fn start_reports_invalid_options() {
     let harness = Harness::with_pods(1).await;
     let options = |adjust: fn(&mut forebay_epp::ServerOptions)| {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,6 +1,6 @@
-//! The Endpoint Picker Protocol over real gRPC: each test is a rule of it.
+//! The rules of the Endpoint Picker Protocol, over real gRPC.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{
     Harness, POOL, eventually,
     gateway::{
-        Gateway, body, destination, error_code, headers, immediate, list, piece, response_headers, trailers,
+        Gateway, body, chunk, destination, error_code, headers, immediate, list, response_headers, trailers,
         with_subset,
     },
     pod, pod_at,
@@ -23,7 +23,7 @@ use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
-async fn headers_are_answered_at_once_and_in_full() {
+async fn replies_to_headers_at_once_with_header_and_metadata() {
     let harness = Harness::with_pods(1).await;
     let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(false)).await;
@@ -43,7 +43,7 @@ async fn headers_are_answered_at_once_and_in_full() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_is_answered_the_same() {
+async fn replies_to_a_request_without_body() {
     let harness = Harness::with_pods(1).await;
     let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(true)).await;
@@ -53,19 +53,19 @@ async fn a_request_without_a_body_is_answered_the_same() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
+async fn echoes_a_body_in_chunks() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8).collect();
-    request.send_part(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
-    request.send_part(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
+    request.send_message(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
+    request.send_message(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
 
     let mut received = Vec::new();
     loop {
-        let piece = piece(&request.reply().await);
-        assert!(piece.body.len() <= MAX_STREAMED_BODY_BYTES);
-        received.extend_from_slice(&piece.body);
-        if piece.end_of_stream {
+        let chunk = chunk(&request.reply().await);
+        assert!(chunk.body.len() <= MAX_STREAMED_BODY_BYTES);
+        received.extend_from_slice(&chunk.body);
+        if chunk.end_of_stream {
             break;
         }
     }
@@ -75,45 +75,45 @@ async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
 }
 
 #[tokio::test]
-async fn an_empty_last_chunk_ends_the_echo() {
+async fn empty_last_chunk_ends_the_echo() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
-    request.send_part(Request::RequestBody(body("{}", false))).await;
-    request.send_part(Request::RequestBody(body("", true))).await;
-    let first = piece(&request.reply().await);
+    request.send_message(Request::RequestBody(body("{}", false))).await;
+    request.send_message(Request::RequestBody(body("", true))).await;
+    let first = chunk(&request.reply().await);
     assert_eq!((first.body.as_ref(), first.end_of_stream), (&b"{}"[..], false));
-    let last = piece(&request.reply().await);
+    let last = chunk(&request.reply().await);
     assert_eq!((last.body.len(), last.end_of_stream), (0, true));
 }
 
-/// Envoy 1.35 to 1.37 does this with large bodies.
+/// Envoy 1.35 to 1.37 repeats the last chunk of large bodies (envoy #46237).
 #[tokio::test]
-async fn a_repeated_last_chunk_is_answered_once() {
+async fn replies_once_to_a_repeated_last_chunk() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     for _ in 0..2 {
-        request.send_part(Request::RequestBody(body("last", true))).await;
+        request.send_message(Request::RequestBody(body("last", true))).await;
     }
     request.send(response_headers("200", None)).await;
-    assert!(piece(&request.reply().await).end_of_stream);
+    assert!(chunk(&request.reply().await).end_of_stream);
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::ResponseHeaders(_))), "{reply:?}");
 }
 
 #[tokio::test]
-async fn trailers_may_carry_the_end_of_the_request() {
+async fn trailers_may_end_the_request() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
-    request.send_part(Request::RequestBody(body("all", false))).await;
-    request.send_part(Request::RequestTrailers(trailers())).await;
-    let only = piece(&request.reply().await);
+    request.send_message(Request::RequestBody(body("all", false))).await;
+    request.send_message(Request::RequestTrailers(trailers())).await;
+    let only = chunk(&request.reply().await);
     assert_eq!((only.body.as_ref(), only.end_of_stream), (&b"all"[..], false));
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::RequestTrailers(_))), "{reply:?}");
 }
 
 #[tokio::test]
-async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
+async fn other_body_modes_get_one_unchanged_reply_per_message() {
     let harness = Harness::with_pods(1).await;
     let mut request = Gateway::connect(&harness).await.open().await;
     let config = ProtocolConfiguration {
@@ -123,36 +123,36 @@ async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
     };
     request.send(ProcessingRequest { protocol_config: Some(config), ..headers(false) }).await;
     destination(&request.reply().await);
-    request.send_part(Request::RequestBody(body("{}", true))).await;
+    request.send_message(Request::RequestBody(body("{}", true))).await;
     let reply = request.reply().await;
     let Some(Response::RequestBody(answer)) = &reply.response else { panic!("{reply:?}") };
     assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
-    request.send_part(Request::ResponseBody(body("x", false))).await;
+    request.send_message(Request::ResponseBody(body("x", false))).await;
     let reply = request.reply().await;
     let Some(Response::ResponseBody(answer)) = &reply.response else { panic!("{reply:?}") };
     assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
 }
 
 #[tokio::test]
-async fn the_response_is_followed_to_its_end() {
+async fn leaves_the_response_unchanged() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("503", Some("127.0.1.1:8000"))).await;
     let reply = request.reply().await;
     let Some(Response::ResponseHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().header_mutation, None, "nothing of the response is changed");
-    request.send_part(Request::ResponseBody(body("data: 1\n\n", false))).await;
-    request.send_part(Request::ResponseBody(body("", true))).await;
-    request.send_part(Request::ResponseTrailers(trailers())).await;
-    assert_eq!(piece(&request.reply().await).body.as_ref(), b"data: 1\n\n");
-    assert!(piece(&request.reply().await).end_of_stream);
+    assert_eq!(answer.response.as_ref().unwrap().header_mutation, None, "no header is changed");
+    request.send_message(Request::ResponseBody(body("data: 1\n\n", false))).await;
+    request.send_message(Request::ResponseBody(body("", true))).await;
+    request.send_message(Request::ResponseTrailers(trailers())).await;
+    assert_eq!(chunk(&request.reply().await).body.as_ref(), b"data: 1\n\n");
+    assert!(chunk(&request.reply().await).end_of_stream);
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::ResponseTrailers(_))), "{reply:?}");
     assert_eq!(harness.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
 }
 
 #[tokio::test]
-async fn only_endpoints_of_the_subset_hint_are_picked() {
+async fn picks_only_endpoints_of_the_subset_hint() {
     let harness = Harness::with_pods(3).await;
     let gateway = Gateway::connect(&harness).await;
     let cases = [
@@ -174,7 +174,7 @@ async fn only_endpoints_of_the_subset_hint_are_picked() {
 }
 
 #[tokio::test]
-async fn a_subset_hint_without_a_member_is_a_503() {
+async fn subset_hint_without_a_member_is_503() {
     let harness = Harness::with_pods(2).await;
     let gateway = Gateway::connect(&harness).await;
     let hints = [
@@ -196,7 +196,7 @@ async fn a_subset_hint_without_a_member_is_a_503() {
 }
 
 #[tokio::test]
-async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
+async fn pool_without_endpoints_is_503_in_openai_format() {
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned())];
     let harness = Harness::start(&manifests, |_| {}).await;
     harness.write("pod-1.yaml", &pod(1, false));
@@ -225,7 +225,7 @@ async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
 }
 
 #[tokio::test]
-async fn pods_come_and_go_with_the_store() {
+async fn follows_the_pods_of_the_store() {
     let harness = Harness::with_pods(2).await;
     let gateway = Gateway::connect(&harness).await;
     harness.write("pod-1.yaml", &pod(1, false));
@@ -239,17 +239,17 @@ async fn pods_come_and_go_with_the_store() {
 }
 
 #[tokio::test]
-async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
+async fn decision_lists_the_best_endpoints_up_to_the_limit() {
     let harness = Harness::with_pods(5).await;
     let gateway = Gateway::connect(&harness).await;
     let (_open, first) = gateway.pick().await;
     assert_eq!(first.len(), 3);
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
-    // Who does not say so is given the best alone.
-    let foreign = Gateway::connect_foreign(&harness).await;
+    // A gateway that does not accept a list gets one endpoint.
+    let without_list = Gateway::connect_without_list(&harness).await;
     let mut open = Vec::new();
     for _ in 0..4 {
-        open.push(foreign.pick().await);
+        open.push(without_list.pick().await);
     }
     let best: BTreeSet<_> = open.iter().flat_map(|(_, destination)| destination).chain(&first[..1]).collect();
     assert!(open.iter().all(|(_, destination)| destination.len() == 1) && best.len() == 5, "{best:?}");
@@ -264,7 +264,7 @@ async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_stream_releases_its_pick_however_it_ends() {
+async fn any_end_of_a_stream_releases_its_pick() {
     let harness = Harness::with_pods(1).await;
     let gateway = Gateway::connect(&harness).await;
     let (mut finished, _) = gateway.pick().await;
@@ -276,14 +276,14 @@ async fn the_end_of_a_stream_releases_its_pick_however_it_ends() {
     harness.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
     drop(cancelled);
     harness.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
-    // The last one goes with its whole connection.
+    // The last stream ends with its connection.
     drop((kept, gateway));
     harness.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
     assert_eq!(harness.metric("forebay_epp_open_streams").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn picks_at_the_same_moment_see_each_other() {
+async fn concurrent_picks_see_each_other() {
     let harness = Harness::with_pods(4).await;
     let gateway = Gateway::connect(&harness).await;
     let picks = futures_util::future::join_all((0..100).map(|_| gateway.pick())).await;
@@ -295,7 +295,7 @@ async fn picks_at_the_same_moment_see_each_other() {
 }
 
 #[tokio::test]
-async fn equals_take_turns() {
+async fn equal_scores_are_picked_round_robin() {
     let harness = Harness::with_pods(4).await;
     let gateway = Gateway::connect(&harness).await;
     let mut picked = Vec::new();
@@ -310,7 +310,7 @@ async fn equals_take_turns() {
 }
 
 #[tokio::test]
-async fn a_request_counts_where_it_was_served() {
+async fn request_counts_at_the_endpoint_that_served_it() {
     let harness = Harness::with_pods(2).await;
     let (mut request, destination) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("200", Some(&destination[1]))).await;
@@ -327,7 +327,7 @@ async fn a_request_counts_where_it_was_served() {
 }
 
 #[tokio::test]
-async fn each_target_port_is_an_endpoint() {
+async fn every_target_port_is_an_endpoint() {
     let pool = POOL.replace("[{ number: 8000 }]", "[{ number: 8000 }, { number: 8001 }]");
     let manifests =
         [("pool.yaml".into(), pool), ("six.yaml".into(), pod_at("six", "u", "qwen", "fd00::6", true))];
@@ -339,11 +339,11 @@ async fn each_target_port_is_an_endpoint() {
 }
 
 #[tokio::test]
-async fn messages_out_of_order_end_the_stream_with_an_error() {
+async fn messages_out_of_order_fail_the_stream() {
     let harness = Harness::with_pods(1).await;
     let gateway = Gateway::connect(&harness).await;
     let mut request = gateway.open().await;
-    request.send_part(Request::RequestBody(body("{}", true))).await;
+    request.send_message(Request::RequestBody(body("{}", true))).await;
     assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
 
     let (mut request, _) = gateway.pick().await;
@@ -353,7 +353,7 @@ async fn messages_out_of_order_end_the_stream_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_only_observes_gets_no_answer_and_no_pick() {
+async fn observability_mode_gets_no_reply_and_no_pick() {
     let harness = Harness::with_pods(1).await;
     let mut request = Gateway::connect(&harness).await.open().await;
     request.send(ProcessingRequest { observability_mode: true, ..headers(false) }).await;
@@ -363,36 +363,36 @@ async fn a_proxy_that_only_observes_gets_no_answer_and_no_pick() {
 }
 
 #[tokio::test]
-async fn a_message_over_the_limit_ends_its_stream_and_no_other() {
+async fn message_over_the_limit_fails_only_its_stream() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
     let harness = Harness::start(&manifests, |options| options.max_message_bytes = 100_000).await;
     let gateway = Gateway::connect(&harness).await;
     let (mut large, _) = gateway.pick().await;
     let (mut small, _) = gateway.pick().await;
-    large.send_part(Request::RequestBody(body(vec![0; 100_001], true))).await;
+    large.send_message(Request::RequestBody(body(vec![0; 100_001], true))).await;
     assert!(matches!(large.next().await, Err(_) | Ok(None)));
-    small.send_part(Request::RequestBody(body("{}", true))).await;
-    assert!(piece(&small.reply().await).end_of_stream);
+    small.send_message(Request::RequestBody(body("{}", true))).await;
+    assert!(chunk(&small.reply().await).end_of_stream);
     harness.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
 }
 
 #[tokio::test]
-async fn streams_over_the_limit_are_refused_until_one_ends() {
+async fn rejects_streams_over_the_limit_until_one_ends() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
     let harness = Harness::start(&manifests, |options| options.max_streams = 2).await;
-    // The limit of a connection is the same, so the third comes on another one.
+    // A connection has the same limit, so the third stream uses another connection.
     let (first, second) = (Gateway::connect(&harness).await, Gateway::connect(&harness).await);
     let (_one, _) = first.pick().await;
     let (two, _) = first.pick().await;
-    let refused = second.try_open().await.err().expect("a third stream");
-    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let rejected = second.try_open().await.err().expect("a third stream");
+    assert_eq!(rejected.code(), Code::ResourceExhausted);
     assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="too_many_requests_in_flight"}"#).await, 1.0);
     drop(two);
     harness.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
     eventually_open(&second).await;
 }
 
-/// The permit goes a moment after the pick.
+/// The permit is released shortly after the pick.
 async fn eventually_open(gateway: &Gateway) {
     for _ in 0..1000 {
         if gateway.try_open().await.is_ok() {
@@ -403,9 +403,9 @@ async fn eventually_open(gateway: &Gateway) {
     panic!("no stream could be opened again");
 }
 
-/// Some gateways look for other services on the port; they are told that there are none.
+/// Some gateways probe other services on the port.
 #[tokio::test]
-async fn other_methods_are_unimplemented_and_other_protocols_refused() {
+async fn other_methods_are_unimplemented_and_other_protocols_rejected() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
     let harness = Harness::start(&manifests, |_| {}).await;
     let address = harness.server.grpc_address;

@@ -2,9 +2,8 @@
 
 use memchr::memchr;
 
-use super::model_name::MAX_MODEL_NAME_BYTES;
 use super::scanner::{Progress, Region};
-use super::{BodyError, ModelName};
+use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
 
 /// Maximum length of a boundary (RFC 2046 §5.1.1).
 pub(super) const MAX_BOUNDARY_BYTES: usize = 70;

@@ -13,6 +13,7 @@ mod body;
 mod encoding;
 mod error;
 mod form;
+mod limits;
 mod model_name;
 mod nested;
 mod plain;
@@ -24,10 +25,11 @@ mod string;
 pub use body::{BodyScanner, EncodedBody};
 pub use error::BodyError;
 pub use form::FormScanner;
-pub use model_name::{MAX_MODEL_NAME_BYTES, ModelName};
+pub use limits::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
+pub use model_name::ModelName;
 pub use plain::PlainScanner;
 pub use response::{EventScanner, Finding, ResponseFormat, ResponseScanner, Restore, Usage};
-pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
+pub use scanner::{ModelScanner, Progress};
 pub use splice::Splicer;
 
 #[cfg(test)]

@@ -3,10 +3,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::BodyError;
-
-/// Maximum length of a model name, in bytes after decoding.
-pub const MAX_MODEL_NAME_BYTES: usize = 512;
+use super::{BodyError, MAX_MODEL_NAME_BYTES};
 
 /// The model name that a client sent, decoded, and valid in a header.
 ///

@@ -2,9 +2,6 @@ use super::nested::NestedValue;
 use super::string::{KeyMatcher, KeyStep, StringState, ValueDecoder, plain_string, skip_string};
 use super::{BodyError, ModelName};
 
-/// Maximum nesting of a body. The scanner only counts levels; the limit protects the recursive parsers of the engines.
-pub const MAX_DEPTH: u32 = 10_000;
-
 /// Progress of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

@@ -63,7 +63,7 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
             ok("Qwen/Qwen3-0.6B"),
         ),
         ("model last", r#"{"messages":[{"role":"user","content":"hi"}],"stream":true,"model":"m"}"#, m()),
-        ("blanks everywhere", " \r\n\t{ \"a\" : 1 , \"model\" \n:\t\"m\" } \n", m()),
+        ("whitespace everywhere", " \r\n\t{ \"a\" : 1 , \"model\" \n:\t\"m\" } \n", m()),
         ("nested model only", r#"{"metadata":{"model":"x"},"tools":[{"model":"y"}]}"#, Err(ModelMissing)),
         ("nested model before", r#"{"metadata":{"model":"x"},"tools":[[{"model":"y"}]],"model":"m"}"#, m()),
         (
@@ -92,15 +92,15 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("value with two high surrogates", r#"{"model":"\ud83d\ud83d"}"#, Err(ModelCharacters)),
         ("value with a lone low surrogate", r#"{"model":"\ude00"}"#, Err(ModelCharacters)),
         ("value with a quote", r#"{"model":"a\"b"}"#, ok("a\"b")),
-        ("value with a line end", r#"{"model":"a\r\nx-evil: 1"}"#, Err(ModelCharacters)),
-        ("value with a raw line end", "{\"model\":\"a\nb\"}", Err(ModelCharacters)),
+        ("value with a line break", r#"{"model":"a\r\nx-evil: 1"}"#, Err(ModelCharacters)),
+        ("value with a raw line break", "{\"model\":\"a\nb\"}", Err(ModelCharacters)),
         ("value with a tab", r#"{"model":"a\tb"}"#, Err(ModelCharacters)),
-        ("value with a zero", r#"{"model":"a\u0000b"}"#, Err(ModelCharacters)),
+        ("value with NUL", r#"{"model":"a\u0000b"}"#, Err(ModelCharacters)),
         ("value with DEL", r#"{"model":"a\u007f"}"#, Err(ModelCharacters)),
         ("value with a C1 control", r#"{"model":"a\u0085"}"#, Err(ModelCharacters)),
         ("value with a zero-width space", r#"{"model":"a\u200bb"}"#, Err(ModelCharacters)),
-        ("value with an inner blank", r#"{"model":"my model"}"#, ok("my model")),
-        ("value with a blank at its end", r#"{"model":"m "}"#, Err(ModelCharacters)),
+        ("value with an inner space", r#"{"model":"my model"}"#, ok("my model")),
+        ("value with a trailing space", r#"{"model":"m "}"#, Err(ModelCharacters)),
         ("value with a bad escape", r#"{"model":"\x41"}"#, Err(Malformed("invalid escape in a string"))),
         (
             "value with a bad unicode escape",
@@ -120,12 +120,12 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("model empty", r#"{"model":""}"#, Err(ModelEmpty)),
         ("byte order mark", "\u{feff}{\"model\":\"m\"}", m()),
         ("byte order mark twice", "\u{feff}\u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
-        ("byte order mark after a blank", " \u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
+        ("byte order mark after whitespace", " \u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
         ("root a list", r#"[{"model":"m"}]"#, Err(NotAnObject)),
         ("root a string", r#""model""#, Err(NotAnObject)),
         ("not JSON", "model=m", Err(NotAnObject)),
         ("empty body", "", Err(Empty)),
-        ("only blanks", " \n", Err(Empty)),
+        ("only whitespace", " \n", Err(Empty)),
         ("only a byte order mark", "\u{feff}", Err(Empty)),
         ("bytes after the root are ignored", r#"{"model":"m"} {"model":"x"}"#, m()),
         ("NaN and infinities", r#"{"a":NaN,"b":-Infinity,"model":"m","c":Infinity}"#, m()),
@@ -157,7 +157,7 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("UTF-16 with mark, big endian", utf16(text, true, true), Err(WideEncoding)),
         ("UTF-16, little endian", utf16(text, false, false), Err(WideEncoding)),
         ("UTF-16, big endian", utf16(text, true, false), Err(WideEncoding)),
-        ("UTF-16 after a blank", utf16(&format!(" {text}"), false, false), Err(WideEncoding)),
+        ("UTF-16 after whitespace", utf16(&format!(" {text}"), false, false), Err(WideEncoding)),
         ("UTF-32, little endian", utf32(text, false), Err(WideEncoding)),
         ("UTF-32, big endian", utf32(text, true), Err(WideEncoding)),
         ("invalid UTF-8 in another member", b"{\"a\":\"\xff\xc0\",\"model\":\"m\"}".to_vec(), m()),
@@ -287,7 +287,7 @@ fn quoted() -> impl Strategy<Value = String> {
     })
 }
 
-fn blank() -> impl Strategy<Value = &'static str> {
+fn whitespace() -> impl Strategy<Value = &'static str> {
     prop_oneof![4 => Just(""), 1 => Just(" "), 1 => Just("\r\n\t")]
 }
 
@@ -308,13 +308,14 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
-    prop::collection::vec((blank(), quoted(), blank(), blank(), value, blank()), 0..5).prop_map(|members| {
-        let members: Vec<String> = members
-            .into_iter()
-            .map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"))
-            .collect();
-        format!("{{{}}}", members.join(","))
-    })
+    prop::collection::vec((whitespace(), quoted(), whitespace(), whitespace(), value, whitespace()), 0..5)
+        .prop_map(|members| {
+            let members: Vec<String> = members
+                .into_iter()
+                .map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        })
 }
 
 /// Parts of containers and strings. Most random sequences are invalid JSON.
