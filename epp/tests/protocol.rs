@@ -19,6 +19,7 @@ use forebay_grpc::proto::{
     BodySendMode, HeaderAppendAction, Kind, ProcessingRequest, ProtocolConfiguration,
     processing_request::Request, processing_response::Response,
 };
+use forebay_grpc::{CONTENT_TYPE, PROCESS, STATUS};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -30,8 +31,8 @@ async fn replies_to_headers_at_once_with_header_and_metadata() {
     let reply = request.reply().await;
     assert_eq!(destination(&reply), ["127.0.1.1:8000"]);
 
-    let Some(Response::RequestHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
-    let common = answer.response.as_ref().unwrap();
+    let Some(Response::RequestHeaders(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    let common = reply_body.response.as_ref().unwrap();
     assert!(common.clear_route_cache);
     assert_eq!(common.body_mutation, None);
     let option = &common.header_mutation.as_ref().unwrap().set_headers[0];
@@ -125,12 +126,12 @@ async fn other_body_modes_get_one_unchanged_reply_per_message() {
     destination(&request.reply().await);
     request.send_message(Request::RequestBody(body("{}", true))).await;
     let reply = request.reply().await;
-    let Some(Response::RequestBody(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
+    let Some(Response::RequestBody(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().body_mutation, None);
     request.send_message(Request::ResponseBody(body("x", false))).await;
     let reply = request.reply().await;
-    let Some(Response::ResponseBody(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
+    let Some(Response::ResponseBody(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().body_mutation, None);
 }
 
 #[tokio::test]
@@ -139,8 +140,8 @@ async fn leaves_the_response_unchanged() {
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("503", Some("127.0.1.1:8000"))).await;
     let reply = request.reply().await;
-    let Some(Response::ResponseHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().header_mutation, None, "no header is changed");
+    let Some(Response::ResponseHeaders(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().header_mutation, None, "no header is changed");
     request.send_message(Request::ResponseBody(body("data: 1\n\n", false))).await;
     request.send_message(Request::ResponseBody(body("", true))).await;
     request.send_message(Request::ResponseTrailers(trailers())).await;
@@ -419,5 +420,26 @@ async fn other_methods_are_unimplemented_and_other_protocols_rejected() {
     let get = http::Request::get(format!("http://{address}/")).body(()).unwrap();
     let (response, _) = sender.send_request(get, true).unwrap();
     assert_eq!(response.await.unwrap().status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    driver.abort();
+}
+
+#[tokio::test]
+async fn compressed_message_is_unimplemented() {
+    let harness = Harness::with_pods(1).await;
+    let address = harness.server.grpc_address;
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}{PROCESS}"))
+        .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
+        .body(())
+        .unwrap();
+    let (response, mut request_body) = sender.send_request(request, false).unwrap();
+    // Compressed flag 1, length 0.
+    request_body.send_data(bytes::Bytes::from_static(&[1, 0, 0, 0, 0]), true).unwrap();
+    let mut response_body = response.await.unwrap().into_body();
+    assert!(response_body.data().await.is_none());
+    let trailers = response_body.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers[STATUS], (Code::Unimplemented as i32).to_string().as_str());
     driver.abort();
 }
