@@ -1,4 +1,4 @@
-//! Everything that can go wrong, and what it means to the HTTP client.
+//! Errors, and their mapping to status, code and retry.
 
 use std::{io, net::SocketAddr};
 
@@ -6,78 +6,97 @@ use forebay_resources::ObjectKey;
 use forebay_service::tls;
 use http::StatusCode;
 
-/// Where the fault lies.
+/// Which side caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The pool as it is now has no endpoint for this request.
+pub enum ErrorSource {
+    /// The pool does not exist or has no eligible endpoint.
     Pool,
-    /// A bound of this process.
+    /// A limit of this process.
     Picker,
-    /// Flags, files or the machine; only at start.
+    /// Flags, files or the machine. Only at startup.
     Setup,
 }
 
+/// Why a pick failed, or why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The InferencePool is not in the store.
     #[error("InferencePool {0} does not exist")]
     NoPool(ObjectKey),
+    /// The pool has no members.
     #[error("no pod of InferencePool {0} is ready")]
     NoReadyEndpoint(ObjectKey),
+    /// The subset hint contains no member.
     #[error("no ready endpoint of InferencePool {0} is in the request's endpoint subset")]
     OutsideSubset(ObjectKey),
+    /// All eligible endpoints are on lost GPUs.
     #[error("every eligible pod of InferencePool {0} has lost a GPU")]
     GpusLost(ObjectKey),
-    #[error("more than {0} requests are open")]
+    /// The limit of concurrent ext_proc streams is reached.
+    #[error("the limit of {0} concurrent requests is reached")]
     TooManyStreams(usize),
 
+    /// A listener cannot be bound.
     #[error("cannot listen on {address} for {purpose}: {source}")]
-    Listen { purpose: &'static str, address: SocketAddr, source: io::Error },
+    Listen {
+        /// What the listener serves.
+        purpose: &'static str,
+        /// The configured address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The resources cannot be read.
     #[error(transparent)]
     Resources(#[from] forebay_resources::Error),
+    /// Certificate or key cannot be used.
     #[error("cannot use TLS: {0}")]
     Tls(#[from] tls::Error),
-    #[error("{0:?} is not a label selector: write name=value, more than one with commas between")]
+    /// The agent selector is invalid.
+    #[error("{0:?} is not a label selector; use name=value[,name=value…]")]
     Selector(String),
+    /// Signal handlers cannot be installed.
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
 }
 
 impl Error {
-    pub fn source_of_fault(&self) -> Source {
+    /// Which side caused the error.
+    pub fn error_source(&self) -> ErrorSource {
         match self {
             Self::NoPool(_) | Self::NoReadyEndpoint(_) | Self::OutsideSubset(_) | Self::GpusLost(_) => {
-                Source::Pool
+                ErrorSource::Pool
             }
-            Self::TooManyStreams(_) => Source::Picker,
+            Self::TooManyStreams(_) => ErrorSource::Picker,
             Self::Listen { .. }
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
-            | Self::Signals(_) => Source::Setup,
+            | Self::Signals(_) => ErrorSource::Setup,
         }
     }
 
-    /// Whether the same request may succeed a moment later.
+    /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        self.source_of_fault() != Source::Setup
+        self.error_source() != ErrorSource::Setup
     }
 
-    /// The Endpoint Picker Protocol asks for 503 whenever nothing can be picked.
+    /// Status of the response. The Endpoint Picker Protocol requires 503 if no endpoint can be picked.
     pub fn http_status(&self) -> StatusCode {
-        match self.source_of_fault() {
-            Source::Pool | Source::Picker => StatusCode::SERVICE_UNAVAILABLE,
-            Source::Setup => StatusCode::INTERNAL_SERVER_ERROR,
+        match self.error_source() {
+            ErrorSource::Pool | ErrorSource::Picker => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorSource::Setup => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// Stable, for the `code` of an OpenAI error and for metric labels.
+    /// Stable code: `error.code` of the response, and a metric label.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoPool(_) => "pool_not_found",
             Self::NoReadyEndpoint(_) => "no_ready_endpoint",
             Self::OutsideSubset(_) => "no_endpoint_in_subset",
             Self::GpusLost(_) => "gpus_lost",
-            Self::TooManyStreams(_) => "too_many_requests_open",
+            Self::TooManyStreams(_) => "too_many_requests_in_flight",
             Self::Listen { .. }
             | Self::Resources(_)
             | Self::Tls(_)

@@ -1,4 +1,4 @@
-//! What the endpoint picker needs to know of a cluster.
+//! The objects that the endpoint picker watches, and the RBAC rules for them.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use forebay_resources::{
 
 use crate::{Error, PickerOptions, endpoints::parse_selector};
 
-/// Its Role in the pool's namespace. The second rule is for whoever has objectives
-/// and rewrites; the group before the last is their older name.
+/// Rules of the Role in the namespace of the pool. The second rule covers InferenceObjectives and InferenceModelRewrites
+/// under both of their API groups; `inference.networking.x-k8s.io` is the older one.
 pub const POOL_RULES: &[Rule] = &[
     Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
     Rule {
@@ -21,14 +21,14 @@ pub const POOL_RULES: &[Rule] = &[
     Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW },
 ];
 
-/// Its Role in the agents' namespace; its ClusterRole without `--agent-namespace`.
+/// Rules of the Role in the namespace of the agents, or of the ClusterRole without `--agent-namespace`.
 pub const AGENT_RULES: &[Rule] = &[Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW }];
 
-/// The pool, the pods that it selects, the objectives and rewrites beside it, and
-/// the node agents.
+/// What to watch: the pool, the pods that it selects, the objectives and rewrites in its namespace, and the agents.
 ///
 /// # Errors
-/// When the agents' selector is none.
+///
+/// The agent selector is invalid.
 pub fn interest(pool: &ObjectKey, options: &PickerOptions) -> Result<Interest, Error> {
     let agents = match &options.agent_namespace {
         Some(namespace) => Selection::in_namespace(Kind::Pod, namespace),

@@ -1,23 +1,41 @@
-//! Forebay's endpoint picker: which pod of an InferencePool gets a request.
+//! Forebay's endpoint picker: picks the pod of an InferencePool that serves a request.
 //!
-//! [`Picker`] answers that in process. [`Server`] answers it to any gateway that
-//! speaks the Endpoint Picker Protocol ([`protocol`]).
+//! [`Picker`] picks in process. [`Server`] picks for gateways that speak the Endpoint Picker Protocol ([`protocol`]).
+//!
+//! Each module imports only modules below it:
+//!
+//! | module | task |
+//! |---|---|
+//! | `serve` | listeners, servers, shutdown |
+//! | `admin`, `health` | HTTP pages, gRPC health service |
+//! | `protocol` | the ext_proc service |
+//! | `interest` | what is watched in the cluster, RBAC rules |
+//! | `picker` | a scheduler with the tasks that update it |
+//! | `schedule` | compares endpoints and picks |
+//! | `metrics` | Prometheus metrics |
+//! | `endpoints` | members of the pool and their load |
+//! | `error`, `agent_tls` | errors; TLS flags for the agents |
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod admin;
 mod agent_tls;
 pub mod endpoints;
 mod error;
+mod health;
 mod interest;
-mod observe;
+mod metrics;
 mod picker;
 pub mod protocol;
 pub mod schedule;
 mod serve;
 
 pub use agent_tls::AgentTlsFlags;
-pub use error::{Error, Source};
+pub use error::{Error, ErrorSource};
 pub use interest::{AGENT_RULES, POOL_RULES, interest};
-pub use observe::{Metrics, PoolMetrics};
-pub use picker::{DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Picker, PickerOptions};
+pub use metrics::{Metrics, PoolMetrics};
+pub use picker::{
+    DEFAULT_AGENT_HEARTBEAT, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Picker, PickerOptions,
+};
 pub use serve::{Server, ServerOptions};

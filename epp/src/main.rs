@@ -13,15 +13,14 @@ use forebay_resources::{ObjectKey, ResourceSource};
 use forebay_service::tls::Identity;
 use forebay_service::{log, shutdown};
 
-/// Picks the pod for each request to an InferencePool, for any gateway that
-/// speaks the Endpoint Picker Protocol (Envoy ext_proc).
+/// Endpoint picker of one InferencePool, for gateways that speak the Endpoint Picker Protocol (Envoy ext_proc)
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Flags {
-    /// Folder of Kubernetes manifests instead of a cluster; read again when it changes
+    /// Folder of Kubernetes manifests to use instead of a cluster. Reloaded on change
     #[arg(long, value_name = "DIR", env = "FOREBAY_RESOURCES", conflicts_with = "kubeconfig")]
     resources: Option<PathBuf>,
-    /// How to reach the cluster [default: KUBECONFIG, the pod's service account, or ~/.kube/config]
+    /// Kubeconfig of the cluster [default: KUBECONFIG, the service account of the pod, or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Namespace of the InferencePool
@@ -30,49 +29,49 @@ struct Flags {
     /// Name of the InferencePool
     #[arg(long, env = "POOL_NAME")]
     pool_name: String,
-    /// Address of the ext_proc service
+    /// Listen address of the ext_proc service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9002")]
     grpc_listen: SocketAddr,
-    /// Certificate of the ext_proc service (PEM, signed for `forebay-epp`); read again when it changes
+    /// Certificate of the ext_proc service (PEM, issued for `forebay-epp`). Reloaded on change
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// Key of that certificate
+    /// Private key of --tls-cert
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Authority that gateways' certificates must be of; without it gateways need none
+    /// CA certificates for client certificates of gateways. Without it, gateways need no certificate
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     #[command(flatten)]
     agent_tls: AgentTlsFlags,
-    /// Address of the gRPC health service
+    /// Listen address of the gRPC health service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9003")]
     health_listen: SocketAddr,
-    /// Address of /metrics, /healthz, /readyz and /endpoints
+    /// Listen address of /metrics, /healthz, /readyz and /endpoints
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     http_listen: SocketAddr,
-    /// Namespace of the node agents' pods; without it they are looked for in all, which needs a role in all
+    /// Namespace of the agents' pods. Without it, all namespaces are watched, which needs a ClusterRole
     #[arg(long, value_name = "NAME", env = "AGENT_NAMESPACE")]
     agent_namespace: Option<String>,
-    /// Labels of the node agents' pods
+    /// Labels of the agents' pods
     #[arg(long, value_name = "NAME=VALUE,…", default_value = DEFAULT_AGENT_SELECTOR)]
     agent_selector: String,
-    /// Port of the node agents' telemetry
+    /// Port of the agents' telemetry service
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_AGENT_PORT)]
     agent_port: u16,
-    /// Longest silence of a healthy agent, in milliseconds; after three of them its data is stale
+    /// Maximum time between two frames of a healthy agent, in milliseconds. Its data is stale after three times this
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(50..=60_000))]
     agent_heartbeat_ms: u32,
-    /// Most endpoints named in an answer to gateways that say that they take a list (Forebay's does): the best, and where to go when it fails. Others are given the best alone
+    /// Maximum endpoints of a decision for gateways that accept a list (Forebay's does): the best one and fallbacks. Other gateways get one endpoint
     #[arg(long, value_name = "COUNT", default_value_t = schedule::MAX_ENDPOINTS_PER_PICK as u8,
           value_parser = clap::value_parser!(u8).range(1..=schedule::MAX_ENDPOINTS_PER_PICK as i64))]
     endpoints_per_pick: u8,
-    /// Largest message taken from a gateway, in bytes
+    /// Maximum size of a message from a gateway, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     grpc_max_recv_msg_size: usize,
-    /// Requests open at once, over all gateways
+    /// Maximum concurrent requests of all gateways
     #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..))]
     max_streams: u32,
-    /// How long open requests may go on after SIGTERM, in seconds
+    /// Time for requests in flight to finish after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     drain_timeout: u64,
 }
@@ -81,8 +80,8 @@ impl TryFrom<Flags> for ServerOptions {
     type Error = Error;
 
     fn try_from(flags: Flags) -> Result<Self, Error> {
-        let own = "--tls-cert and --tls-key (and --tls-client-ca)";
-        let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, own)?;
+        let flag_names = "--tls-cert and --tls-key (and --tls-client-ca)";
+        let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, flag_names)?;
         Ok(Self {
             resources: ResourceSource::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),

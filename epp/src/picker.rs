@@ -1,4 +1,4 @@
-//! A pool's scheduler with everything that keeps it current; no gRPC server.
+//! The scheduler of one pool with the tasks that update it. No server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,26 +10,31 @@ use tokio::task::JoinSet;
 use crate::{
     Error,
     endpoints::{AgentOptions, Endpoints, follow_agents, follow_members, parse_selector},
-    observe::Metrics,
+    metrics::Metrics,
     schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Scheduler},
 };
 
+/// Default labels of the agents' pods.
 pub const DEFAULT_AGENT_SELECTOR: &str = "app.kubernetes.io/name=forebay-agent";
+/// Default port of the agents' telemetry service.
 pub const DEFAULT_AGENT_PORT: u16 = 9550;
+/// Default heartbeat of the agents.
 pub const DEFAULT_AGENT_HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Options of a [`Picker`].
 #[derive(Clone, Debug)]
 pub struct PickerOptions {
     /// Labels of the agents' pods.
     pub agent_selector: String,
-    /// Where the agents' pods are; in any namespace when absent.
+    /// Namespace of the agents' pods. `None`: all namespaces.
     pub agent_namespace: Option<String>,
+    /// Port of the agents' telemetry service.
     pub agent_port: u16,
-    /// Longest silence of a healthy agent. After three of them its data is stale.
+    /// Maximum time between two frames of a healthy agent. Its data is stale after three times this.
     pub agent_heartbeat: Duration,
-    /// Shown to the agents, which must be of its authority; plain text without.
+    /// Client certificate for the agents, and the CA of their certificates. `None`: plain text.
     pub agent_tls: Option<Arc<Identity>>,
-    /// Most endpoints that a pick names to those who take a list, 1 to 3.
+    /// Maximum endpoints of a decision for gateways that accept a list, 1 to 3.
     pub endpoints_per_pick: usize,
 }
 
@@ -47,14 +52,17 @@ impl Default for PickerOptions {
 }
 
 impl PickerOptions {
-    /// Whether a picker can be started with these.
+    /// Checks the options.
+    ///
+    /// # Errors
+    ///
+    /// The agent selector is invalid.
     pub fn check(&self) -> Result<(), Error> {
         parse_selector(&self.agent_selector).map(|_| ())
     }
 }
 
-/// Picks endpoints of one pool, and follows its members and their load until
-/// it is dropped.
+/// Picks endpoints of one pool. Follows the members of the pool and their load until it is dropped.
 #[derive(Debug)]
 pub struct Picker {
     scheduler: Arc<Scheduler>,
@@ -62,7 +70,11 @@ pub struct Picker {
 }
 
 impl Picker {
-    /// Must be called in a tokio runtime.
+    /// Starts following the members and the agents in `store`. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The agent selector is invalid.
     pub fn start(
         store: Arc<Store>,
         pool: ObjectKey,
@@ -74,8 +86,11 @@ impl Picker {
         Ok(picker)
     }
 
-    /// Follows the load alone: for whoever knows the pool's members and sets them with
-    /// [`Endpoints::set_members`]. Must be called in a tokio runtime.
+    /// Like [`Picker::start`], without following the members. The caller sets them with [`Endpoints::set_members`].
+    ///
+    /// # Errors
+    ///
+    /// The agent selector is invalid.
     pub fn start_without_members(
         store: Arc<Store>,
         pool: ObjectKey,
@@ -102,6 +117,7 @@ impl Picker {
         Ok(Self { scheduler, tasks })
     }
 
+    /// The scheduler. It works without updates after the picker is dropped.
     pub fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
     }

@@ -1,4 +1,4 @@
-//! The whole process: listeners, servers, and their end.
+//! The process: listeners, servers, and shutdown.
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -11,38 +11,49 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
-    Error, Metrics, Picker, PickerOptions, interest,
-    observe::{self, Admin},
-    protocol::{ExtProc, health},
+    Error, Metrics, Picker, PickerOptions,
+    admin::{self, Admin},
+    health, interest,
+    protocol::ExtProc,
 };
 
+/// Options of a [`Server`].
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// Where the resources come from.
     pub resources: ResourceSource,
+    /// The InferencePool to pick for.
     pub pool: ObjectKey,
+    /// Address of the ext_proc service.
     pub grpc_listen: SocketAddr,
-    /// Of the ext_proc service; with an authority, gateways must show a certificate.
+    /// Certificate of the ext_proc service. With client CAs, gateways must present a certificate.
     pub tls: Option<Arc<Identity>>,
+    /// Address of the gRPC health service.
     pub health_listen: SocketAddr,
+    /// Address of the HTTP pages.
     pub http_listen: SocketAddr,
+    /// Options of the picker.
     pub picker: PickerOptions,
-    /// The largest message taken from a gateway.
+    /// Maximum size of a message from a gateway.
     pub max_message_bytes: usize,
-    /// Requests open at once, over all gateways.
+    /// Maximum concurrent requests of all gateways.
     pub max_streams: u32,
-    /// How long open requests may go on after the end was asked for.
+    /// Time that requests in flight have to finish after shutdown began.
     pub drain_timeout: Duration,
 }
 
-/// A running endpoint picker. Dropping it ends it at once.
+/// A running endpoint picker. Dropping it stops it without draining.
 #[derive(Debug)]
 pub struct Server {
+    /// Address of the ext_proc service.
     pub grpc_address: SocketAddr,
+    /// Address of the gRPC health service.
     pub health_address: SocketAddr,
+    /// Address of the HTTP pages.
     pub http_address: SocketAddr,
     picker: Picker,
     _resources: Provider,
-    /// Ends readiness and takes no new requests.
+    /// Cancelled when shutdown begins: not ready, no new connections.
     draining: CancellationToken,
     ext_proc: JoinSet<()>,
     _background: JoinSet<()>,
@@ -50,8 +61,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns when all three ports listen and a folder's resources are loaded; those
-    /// of a cluster may come later, and until then nothing is ready.
+    /// Starts the servers. Returns when all ports listen and, for a folder, the resources are loaded. Resources of a
+    /// cluster may arrive later; the server is not ready until then.
+    ///
+    /// # Errors
+    ///
+    /// A port, the resources or an option cannot be used.
     pub async fn start(options: ServerOptions) -> Result<Self, Error> {
         let (grpc, grpc_address) = listen("ext_proc", options.grpc_listen).await?;
         let (health, health_address) = listen("health", options.health_listen).await?;
@@ -81,7 +96,7 @@ impl Server {
         background.spawn(health::follow(reporter, store.clone(), options.pool.clone(), draining.clone()));
         let admin =
             Admin { metrics, endpoints: picker.scheduler().endpoints().clone(), store, pool: options.pool };
-        background.spawn(observe::serve(http, Arc::new(admin)));
+        background.spawn(admin::serve(http, Arc::new(admin)));
 
         Ok(Self {
             grpc_address,
@@ -96,17 +111,18 @@ impl Server {
         })
     }
 
+    /// The picker.
     pub fn picker(&self) -> &Picker {
         &self.picker
     }
 
-    /// Says "not ready", takes no new connection, lets open requests end, and
-    /// cuts what is left after the drain timeout.
+    /// Shuts down: becomes not ready, accepts no new connections, waits for the requests in flight, and ends the remaining
+    /// ones after the drain timeout.
     pub async fn shutdown(mut self) {
         self.draining.cancel();
         let ended = async { while self.ext_proc.join_next().await.is_some() {} };
         if time::timeout(self.drain_timeout, ended).await.is_err() {
-            tracing::warn!(timeout = ?self.drain_timeout, "requests are still open; ending all the same");
+            tracing::warn!(timeout = ?self.drain_timeout, "drain timeout reached; ending the remaining requests");
         }
     }
 }
@@ -118,29 +134,29 @@ async fn listen(purpose: &'static str, address: SocketAddr) -> Result<(TcpListen
     Ok((listener, bound))
 }
 
-/// Serves gateways until `ending`, and then those that are there until their open requests have ended.
+/// Accepts and serves connections of gateways. After `draining`, accepts no more and waits for the requests in flight.
 async fn serve_gateways(
     service: Arc<ExtProc>,
     gateways: impl Stream<Item = io::Result<tls::Stream>>,
-    ending: CancellationToken,
+    draining: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
     {
         let mut gateways = pin!(gateways);
         loop {
             let gateway = tokio::select! {
-                () = ending.cancelled() => break,
+                () = draining.cancelled() => break,
                 gateway = gateways.next() => gateway,
                 Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
             };
             let Some(Ok(gateway)) = gateway else { continue };
             if let Err(error) = gateway.keep_alive(KEEP_ALIVE_IDLE) {
-                tracing::debug!(%error, "a gateway's connection has no keepalive");
+                tracing::debug!(%error, "cannot enable TCP keepalive on the connection of a gateway");
             }
-            let (service, ending) = (service.clone(), ending.clone());
+            let (service, draining) = (service.clone(), draining.clone());
             connections.spawn(async move {
-                if let Err(error) = service.serve(gateway, &ending).await {
-                    tracing::debug!(%error, "a gateway's connection ended early");
+                if let Err(error) = service.serve(gateway, &draining).await {
+                    tracing::debug!(%error, "the connection of a gateway failed");
                 }
             });
         }
@@ -148,13 +164,13 @@ async fn serve_gateways(
     while connections.join_next().await.is_some() {}
 }
 
-/// Answers the kubelet's probes until it is dropped.
+/// Serves the health service until it is dropped.
 async fn serve_probes(
     service: HealthServer<impl Health>,
     probes: impl Stream<Item = io::Result<tls::Stream>>,
 ) {
     let server = tonic::transport::Server::builder().add_service(service);
     if let Err(error) = server.serve_with_incoming(probes).await {
-        tracing::error!(%error, "the health server has ended");
+        tracing::error!(%error, "the health server failed; gRPC probes are not answered");
     }
 }

@@ -1,6 +1,6 @@
-//! The picker in a cluster, with its two roles and no more.
+//! The picker in a cluster, with only the permissions of its two Roles.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -48,26 +48,26 @@ async fn pool(client: &Client, app: &str) {
     apply(client, "inference.networking.k8s.io/v1", "InferencePool", "models", "qwen", spec).await;
 }
 
-/// Waits until the picker's endpoints and agents are these.
+/// Waits until the picker has these endpoints and agents.
 async fn until(server: &Server, endpoints: &[&str], agents: &[&str]) {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
         let known = server.picker().scheduler().endpoints();
-        let mut are: Vec<String> =
+        let mut found: Vec<String> =
             known.endpoints().iter().map(|it| it.endpoint.address.to_string()).collect();
-        let mut agents_are: Vec<String> = known.agents().iter().map(|it| it.address.to_string()).collect();
-        are.sort();
-        agents_are.sort();
-        if are == endpoints && agents_are == agents {
+        let mut found_agents: Vec<String> = known.agents().iter().map(|it| it.address.to_string()).collect();
+        found.sort();
+        found_agents.sort();
+        if found == endpoints && found_agents == agents {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "not in time: {are:?}, agents {agents_are:?}");
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {found:?}, agents {found_agents:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_follows_its_pool_and_the_agents_with_two_roles() {
+async fn follows_pool_and_agents_with_two_roles() {
     let Some(api) = ApiServer::start().await.unwrap() else { return };
     api.install(crds()).await.unwrap();
     let client = api.client().await.unwrap();
@@ -100,12 +100,12 @@ async fn it_follows_its_pool_and_the_agents_with_two_roles() {
     pod(&client, "models", "qwen-0", "qwen", "127.0.43.1").await;
     pod(&client, "models", "other-0", "other", "127.0.43.2").await;
     pod(&client, "forebay", "agent-0", "agent", "127.0.43.3").await;
-    // It has the label, but it is not where agents are.
+    // The label of agents in another namespace.
     pod(&client, "models", "no-agent", "agent", "127.0.43.4").await;
     until(&server, &[], &["127.0.43.3:1"]).await;
     pool(&client, "qwen").await;
     until(&server, &["127.0.43.1:8000"], &["127.0.43.3:1"]).await;
-    // Another selector is another watch.
+    // A new selector needs a new watch.
     pool(&client, "other").await;
     until(&server, &["127.0.43.2:8000"], &["127.0.43.3:1"]).await;
     server.shutdown().await;

@@ -1,13 +1,13 @@
-//! Agents' reports and own picks becoming load: real telemetry streams, real picks.
+//! Load from agents' reports and own picks, over real telemetry streams.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
 use std::time::Duration;
 
 use common::{
-    POOL, Stage,
+    Harness, POOL,
     agent::{FakeAgent, MS, Reader, engine, gpu, kernel, key},
     agent_ip, eventually,
     gateway::{Gateway, error_code, headers, immediate},
@@ -16,113 +16,116 @@ use common::{
 use forebay_epp::endpoints::{EndpointView, LoadSource};
 use forebay_telemetry::v1::{Delta, Endpoint, Goodbye, GpuHealth, frame::Body};
 
-/// A stage of `pods` pods and one agent, with its stream open.
-async fn stage_with_agent(pods: u8) -> (Stage, FakeAgent, Reader) {
-    stage_with_agent_and(pods, Duration::from_millis(500)).await
+/// A harness with `pods` pods and one agent whose stream is open.
+async fn harness_with_agent(pods: u8) -> (Harness, FakeAgent, Reader) {
+    harness_with_agent_and(pods, Duration::from_millis(500)).await
 }
 
-async fn stage_with_agent_and(pods: u8, heartbeat: Duration) -> (Stage, FakeAgent, Reader) {
+async fn harness_with_agent_and(pods: u8, heartbeat: Duration) -> (Harness, FakeAgent, Reader) {
     let mut agent = FakeAgent::start(agent_ip(1), 0).await;
     let mut manifests =
         vec![("pool.yaml".to_owned(), POOL.to_owned()), ("agent.yaml".to_owned(), agent.manifest())];
     manifests.extend((1..=pods).map(|n| (format!("pod-{n}.yaml"), pod(n, true))));
-    let stage = Stage::start(&manifests, |options| {
+    let harness = Harness::start(&manifests, |options| {
         options.picker.agent_port = agent.address.port();
         options.picker.agent_heartbeat = heartbeat;
     })
     .await;
     let reader = agent.reader().await;
-    (stage, agent, reader)
+    (harness, agent, reader)
 }
 
-/// A heartbeat that no test is slow enough to miss.
-const PATIENT: Duration = Duration::from_secs(60);
+/// A heartbeat longer than any test.
+const LONG_HEARTBEAT: Duration = Duration::from_secs(60);
 
 fn by_kernel(in_flight: u64) -> impl Fn(&EndpointView) -> bool {
     move |view| view.source == LoadSource::Kernel && view.kernel_in_flight == Some(in_flight)
 }
 
 #[tokio::test]
-async fn everybodys_requests_count_as_the_kernel_sees_them() {
-    let (stage, _agent, mut agent) = stage_with_agent_and(3, PATIENT).await;
+async fn kernel_counts_the_requests_of_all_gateways() {
+    let (harness, _agent, mut agent) = harness_with_agent_and(3, LONG_HEARTBEAT).await;
     assert_eq!(agent.request.heartbeat_ms, 60_000);
     agent.snapshot(vec![kernel(1, 5, 9), kernel(2, 0, 4), kernel(3, 2, 2)], vec![]);
-    stage.until_endpoint(3, "the snapshot is in", by_kernel(2)).await;
-    let gateway = Gateway::connect(&stage).await;
+    harness.until_endpoint(3, "the snapshot is in", by_kernel(2)).await;
+    let gateway = Gateway::connect(&harness).await;
     let (_first, picked) = gateway.pick().await;
     assert_eq!(picked, ["127.0.1.2:8000", "127.0.1.3:8000", "127.0.1.1:8000"]);
 
     agent.delta(Delta { endpoints: vec![kernel(1, 0, 9)], ..Delta::default() });
-    stage.until_endpoint(1, "the delta is in", by_kernel(0)).await;
+    harness.until_endpoint(1, "the delta is in", by_kernel(0)).await;
     assert_eq!(gateway.pick().await.1[0], "127.0.1.1:8000");
-    assert_eq!(stage.metric("forebay_epp_load_age_at_pick_seconds_count").await, 4.0, "three and one again");
-    assert_eq!(stage.metric(r#"forebay_epp_endpoints{state="kernel"}"#).await, 3.0);
+    assert_eq!(
+        harness.metric("forebay_epp_load_age_at_pick_seconds_count").await,
+        4.0,
+        "three and one again"
+    );
+    assert_eq!(harness.metric(r#"forebay_epp_endpoints{state="kernel"}"#).await, 3.0);
 }
 
 #[tokio::test]
-async fn a_pick_counts_until_the_kernel_has_counted_it() {
-    let (stage, _agent, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn adds_a_pick_until_the_kernel_has_counted_it() {
+    let (harness, _agent, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 3, 10)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(3)).await;
-    let (_one, _) = Gateway::connect(&stage).await.pick().await;
-    let (_two, _) = Gateway::connect(&stage).await.pick().await;
-    assert_eq!((stage.endpoint(1).load, stage.endpoint(1).picks_beside_kernel), (5, 2));
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(3)).await;
+    let (_one, _) = Gateway::connect(&harness).await.pick().await;
+    let (_two, _) = Gateway::connect(&harness).await.pick().await;
+    assert_eq!((harness.endpoint(1).load, harness.endpoint(1).picks_not_in_kernel), (5, 2));
 
-    // One has arrived; measured now, so that it is after the picks.
+    // One request has arrived. Measured now, after the picks.
     let mut report = kernel(1, 4, 11);
     report.kernel.as_mut().unwrap().measured_boottime_ns += MS;
     agent.delta(Delta { endpoints: vec![report], ..Delta::default() });
-    stage.until_endpoint(1, "one has arrived", by_kernel(4)).await;
-    assert_eq!((stage.endpoint(1).load, stage.endpoint(1).picks_beside_kernel), (5, 1));
-    assert_eq!(stage.endpoint(1).open_picks, 2, "and is still open");
+    harness.until_endpoint(1, "one has arrived", by_kernel(4)).await;
+    assert_eq!((harness.endpoint(1).load, harness.endpoint(1).picks_not_in_kernel), (5, 1));
+    assert_eq!(harness.endpoint(1).open_picks, 2, "the picks are still open");
 }
 
 #[tokio::test]
-async fn a_pick_that_never_arrives_is_not_counted_for_ever() {
-    let (stage, _agent, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn forgets_a_pick_that_never_arrives() {
+    let (harness, _agent, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 0, 0)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
-    let (_open, _) = Gateway::connect(&stage).await.pick().await;
-    assert_eq!(stage.endpoint(1).load, 1);
-    // Each heartbeat is a later look at an unchanged count.
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
+    let (_open, _) = Gateway::connect(&harness).await.pick().await;
+    assert_eq!(harness.endpoint(1).load, 1);
+    // Each heartbeat confirms the unchanged count at a later time.
     let deadline = tokio::time::Instant::now() + common::DEADLINE;
-    while stage.endpoint(1).load != 0 {
+    while harness.endpoint(1).load != 0 {
         assert!(tokio::time::Instant::now() < deadline, "still counted");
         agent.heartbeat();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(stage.endpoint(1).open_picks, 1);
+    assert_eq!(harness.endpoint(1).open_picks, 1);
 }
 
 #[tokio::test]
-async fn a_silent_agent_gives_way_to_counting_picks_and_traffic_goes_on() {
-    let (stage, mut server, mut agent) = stage_with_agent_and(2, Duration::from_millis(50)).await;
+async fn silent_agent_is_replaced_by_local_counts() {
+    let (harness, mut server, mut agent) = harness_with_agent_and(2, Duration::from_millis(50)).await;
     agent.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", |view| view.kernel_in_flight == Some(9)).await;
-    stage.until_endpoint(1, "the count is stale", |view| view.source == LoadSource::Local).await;
-    let gateway = Gateway::connect(&stage).await;
+    harness.until_endpoint(1, "the snapshot is in", |view| view.kernel_in_flight == Some(9)).await;
+    harness.until_endpoint(1, "the count is stale", |view| view.source == LoadSource::Local).await;
+    let gateway = Gateway::connect(&harness).await;
     let (_one, first) = gateway.pick().await;
     let (_two, second) = gateway.pick().await;
-    assert_ne!(first[0], second[0], "the old nine requests count no longer");
+    assert_ne!(first[0], second[0], "the stale count is not used");
 
-    // The silent stream was given up, and the next one brings everything back.
+    // The silent stream was closed. The next one starts with a snapshot.
     let mut again = server.reader().await;
     again.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
     eventually("the count is back", || {
         again.heartbeat();
-        (stage.endpoint(1).source == LoadSource::Kernel).then_some(())
+        (harness.endpoint(1).source == LoadSource::Kernel).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn heartbeats_keep_unchanged_counts_fresh() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, Duration::from_millis(100)).await;
+    let (harness, _server, mut agent) = harness_with_agent_and(2, Duration::from_millis(100)).await;
     let connected = format!(r#"forebay_epp_agent_connected{{agent="{}"}}"#, _server.address);
     agent.snapshot(vec![kernel(1, 9, 9), kernel(2, 0, 0)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(9)).await;
-    // Twice as long as counts last without one; a delta about one endpoint
-    // vouches for the other as well.
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(9)).await;
+    // Twice the time after which counts are stale. A delta about one endpoint also confirms the other one.
     let until = tokio::time::Instant::now() + Duration::from_millis(600);
     let mut turn = 0;
     while tokio::time::Instant::now() < until {
@@ -133,198 +136,202 @@ async fn heartbeats_keep_unchanged_counts_fresh() {
         turn += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    stage.until_endpoint(1, "still known", |view| view.source == LoadSource::Kernel && view.load == 9).await;
-    assert_eq!(stage.metric(&connected).await, 1.0);
+    harness
+        .until_endpoint(1, "still known", |view| view.source == LoadSource::Kernel && view.load == 9)
+        .await;
+    assert_eq!(harness.metric(&connected).await, 1.0);
 }
 
 #[tokio::test]
-async fn a_gap_breaks_the_stream_and_a_new_snapshot_mends_it() {
-    let (stage, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn gap_closes_the_stream_and_a_snapshot_follows() {
+    let (harness, mut server, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 1, 1)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
     agent.skip_a_frame();
     agent.delta(Delta { endpoints: vec![kernel(1, 7, 7)], ..Delta::default() });
     let mut again = server.reader().await;
-    assert_eq!(stage.endpoint(1).kernel_in_flight, Some(1), "what came after the gap is not used");
+    assert_eq!(harness.endpoint(1).kernel_in_flight, Some(1), "frames after the gap are not used");
     again.snapshot(vec![kernel(1, 8, 8)], vec![]);
-    stage.until_endpoint(1, "the new snapshot is in", by_kernel(8)).await;
+    harness.until_endpoint(1, "the new snapshot is in", by_kernel(8)).await;
 }
 
 #[tokio::test]
-async fn an_epoch_that_changes_within_a_stream_breaks_it() {
-    let (stage, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn epoch_change_closes_the_stream() {
+    let (harness, mut server, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 1, 1)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
     let mut agent = agent.in_epoch(2);
     agent.delta(Delta { endpoints: vec![kernel(1, 7, 7)], ..Delta::default() });
     server.reader().await;
-    assert_eq!(stage.endpoint(1).kernel_in_flight, Some(1));
+    assert_eq!(harness.endpoint(1).kernel_in_flight, Some(1));
 }
 
-/// A restarted agent has not seen the requests from before begin.
+/// A restarted agent has not counted the requests that started before.
 #[tokio::test]
-async fn a_restarted_agent_does_not_make_open_requests_vanish() {
-    let (stage, mut server, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn agent_restart_keeps_open_requests_in_the_load() {
+    let (harness, mut server, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 0, 10)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
-    let (before, _) = Gateway::connect(&stage).await.pick().await;
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(0)).await;
+    let (before, _) = Gateway::connect(&harness).await.pick().await;
     let mut report = kernel(1, 1, 11);
     report.kernel.as_mut().unwrap().measured_boottime_ns += MS;
     agent.delta(Delta { endpoints: vec![report], ..Delta::default() });
-    stage.until_endpoint(1, "it has arrived", |view| view.load == 1 && view.picks_beside_kernel == 0).await;
+    harness.until_endpoint(1, "it has arrived", |view| view.load == 1 && view.picks_not_in_kernel == 0).await;
 
     agent.send(Body::Goodbye(Goodbye { reason: "restart".into() }));
     let mut restarted = server.reader().await.in_epoch(2);
     restarted.snapshot(vec![kernel(1, 0, 0)], vec![]);
-    stage.until_endpoint(1, "the new life is in", by_kernel(0)).await;
-    assert_eq!(stage.endpoint(1).load, 1, "the request is still open");
+    harness.until_endpoint(1, "the new epoch is applied", by_kernel(0)).await;
+    assert_eq!(harness.endpoint(1).load, 1, "the request is still open");
     drop(before);
-    stage.until_endpoint(1, "and then is not", |view| view.load == 0).await;
+    harness.until_endpoint(1, "the request has ended", |view| view.load == 0).await;
 }
 
 #[tokio::test]
-async fn an_agent_that_dies_is_dialled_again() {
-    let (stage, server, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn reconnects_to_an_agent_that_failed() {
+    let (harness, server, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     let address = server.address;
     agent.snapshot(vec![kernel(1, 4, 4)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(4)).await;
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(4)).await;
     drop((server, agent));
-    let agents = || stage.server.picker().scheduler().endpoints().agents();
+    let agents = || harness.server.picker().scheduler().endpoints().agents();
     eventually("it is down", || (!agents()[0].connected).then_some(())).await;
-    assert!(Gateway::connect(&stage).await.pick().await.1[0].starts_with("127.0.1.1"), "traffic goes on");
+    assert!(Gateway::connect(&harness).await.pick().await.1[0].starts_with("127.0.1.1"), "picks continue");
 
     let mut server = FakeAgent::start(address.ip(), address.port()).await;
     server.reader().await.snapshot(vec![kernel(1, 6, 6)], vec![]);
-    stage.until_endpoint(1, "it is back", by_kernel(6)).await;
+    harness.until_endpoint(1, "it is back", by_kernel(6)).await;
 }
 
 #[tokio::test]
-async fn agents_come_and_go_with_the_store() {
+async fn follows_the_agents_of_the_store() {
     let mut first = FakeAgent::start(agent_ip(11), 0).await;
     let mut second = FakeAgent::start(agent_ip(12), first.address.port()).await;
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned()), ("a.yaml".to_owned(), first.manifest())];
     let port = first.address.port();
-    let stage = Stage::start(&manifests, |options| options.picker.agent_port = port).await;
+    let harness = Harness::start(&manifests, |options| options.picker.agent_port = port).await;
     first.reader().await;
-    stage.write("b.yaml", &second.manifest());
+    harness.write("b.yaml", &second.manifest());
     second.reader().await;
-    stage.remove("a.yaml");
-    let agents = || stage.server.picker().scheduler().endpoints().agents();
+    harness.remove("a.yaml");
+    let agents = || harness.server.picker().scheduler().endpoints().agents();
     eventually("one is gone", || (agents().len() == 1).then_some(())).await;
     assert_eq!(agents()[0].address, second.address);
 }
 
 #[tokio::test]
-async fn without_the_kernel_the_engines_gauges_count_and_its_queue_twice() {
-    let (stage, _server, mut agent) = stage_with_agent_and(3, PATIENT).await;
+async fn without_kernel_counts_engine_gauges_are_used_with_waiting_twice() {
+    let (harness, _server, mut agent) = harness_with_agent_and(3, LONG_HEARTBEAT).await;
     agent.snapshot(vec![engine(1, 4, 0, MS), engine(2, 2, 1, MS), engine(3, 1, 0, 60_000 * MS)], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", |view| view.source == LoadSource::Engine).await;
-    let (one, two, three) = (stage.endpoint(1), stage.endpoint(2), stage.endpoint(3));
+    harness.until_endpoint(2, "the snapshot is in", |view| view.source == LoadSource::Engine).await;
+    let (one, two, three) = (harness.endpoint(1), harness.endpoint(2), harness.endpoint(3));
     assert_eq!((one.load, one.score), (4, 4));
     assert_eq!((two.load, two.score), (3, 4));
-    assert_eq!((three.load, three.source), (0, LoadSource::Local), "a minute old is no answer");
-    let gateway = Gateway::connect(&stage).await;
+    assert_eq!((three.load, three.source), (0, LoadSource::Local), "gauges of a minute ago are stale");
+    let gateway = Gateway::connect(&harness).await;
     let (_open, picked) = gateway.pick().await;
     assert_eq!(picked[0], "127.0.1.3:8000");
     let (_open, _) = gateway.pick().await;
-    // Picks that the engine cannot have in its gauges come on top.
-    let loads: u64 = stage.endpoints().iter().map(|view| view.load).sum();
+    // Picks that the engine's gauges cannot contain yet are added.
+    let loads: u64 = harness.endpoints().iter().map(|view| view.load).sum();
     assert_eq!(loads, 4 + 3 + 2);
 }
 
 #[tokio::test]
-async fn the_engines_queue_weighs_beside_the_kernels_count() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+async fn engine_queue_is_added_to_the_kernel_count() {
+    let (harness, _server, mut agent) = harness_with_agent_and(2, LONG_HEARTBEAT).await;
     let queueing = Endpoint { engine: engine(1, 0, 3, MS).engine, ..kernel(1, 3, 3) };
     agent.snapshot(vec![queueing, kernel(2, 5, 5)], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", by_kernel(5)).await;
-    assert_eq!((stage.endpoint(1).load, stage.endpoint(1).score), (3, 6));
-    assert_eq!(Gateway::connect(&stage).await.pick().await.1[0], "127.0.1.2:8000");
+    harness.until_endpoint(2, "the snapshot is in", by_kernel(5)).await;
+    assert_eq!((harness.endpoint(1).load, harness.endpoint(1).score), (3, 6));
+    assert_eq!(Gateway::connect(&harness).await.pick().await.1[0], "127.0.1.2:8000");
 }
 
 #[tokio::test]
-async fn a_pod_with_a_lost_gpu_gets_nothing_until_the_gpu_is_back() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+async fn pod_with_a_lost_gpu_is_not_picked_until_the_gpu_is_back() {
+    let (harness, _server, mut agent) = harness_with_agent_and(2, LONG_HEARTBEAT).await;
     let on_gpu = |n: u8, uuid: &str| Endpoint { gpu_uuids: vec![uuid.into()], ..kernel(n, u64::from(n), 9) };
     agent.snapshot(
         vec![on_gpu(1, "gpu-a"), on_gpu(2, "gpu-b")],
         vec![gpu("gpu-a", GpuHealth::Ok), gpu("gpu-b", GpuHealth::Degraded)],
     );
-    stage.until_endpoint(2, "the snapshot is in", by_kernel(2)).await;
-    let gateway = Gateway::connect(&stage).await;
+    harness.until_endpoint(2, "the snapshot is in", by_kernel(2)).await;
+    let gateway = Gateway::connect(&harness).await;
     assert_eq!(gateway.pick_and_end().await, "127.0.1.1:8000");
 
     agent.delta(Delta { gpus: vec![gpu("gpu-a", GpuHealth::Lost)], ..Delta::default() });
-    stage.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
-    assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"], "not even as a fallback");
-    assert_eq!(stage.metric(r#"forebay_epp_endpoints{state="gpu_lost"}"#).await, 1.0);
+    harness.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
+    assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"], "not as a fallback either");
+    assert_eq!(harness.metric(r#"forebay_epp_endpoints{state="gpu_lost"}"#).await, 1.0);
 
     agent.delta(Delta { gpus: vec![gpu("gpu-b", GpuHealth::Lost)], ..Delta::default() });
-    stage.until_endpoint(2, "both are lost", |view| view.gpu_lost).await;
+    harness.until_endpoint(2, "both are lost", |view| view.gpu_lost).await;
     let mut request = gateway.open().await;
     request.send(headers(false)).await;
     assert_eq!(error_code(immediate(&request.reply().await)), "gpus_lost");
 
     agent.delta(Delta { gpus: vec![gpu("gpu-a", GpuHealth::Ok)], ..Delta::default() });
-    stage.until_endpoint(1, "it is back", |view| !view.gpu_lost).await;
+    harness.until_endpoint(1, "it is back", |view| !view.gpu_lost).await;
     assert_eq!(gateway.pick_and_end().await, "127.0.1.1:8000");
 }
 
 #[tokio::test]
-async fn a_dead_agents_word_on_gpus_does_not_exclude_for_ever() {
-    let (stage, server, mut agent) = stage_with_agent_and(1, Duration::from_millis(100)).await;
+async fn lost_gpu_report_of_a_failed_agent_expires() {
+    let (harness, server, mut agent) = harness_with_agent_and(1, Duration::from_millis(100)).await;
     let on_gpu = Endpoint { gpu_uuids: vec!["gpu-a".into()], ..kernel(1, 0, 0) };
     agent.snapshot(vec![on_gpu], vec![gpu("gpu-a", GpuHealth::Lost)]);
-    stage.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
+    harness.until_endpoint(1, "its GPU is lost", |view| view.gpu_lost).await;
     drop((server, agent));
-    stage.until_endpoint(1, "nobody says so any more", |view| !view.gpu_lost).await;
+    harness.until_endpoint(1, "the report has expired", |view| !view.gpu_lost).await;
 }
 
 #[tokio::test]
-async fn a_new_member_has_the_load_that_its_agent_told_before() {
-    let (stage, _server, mut agent) = stage_with_agent_and(1, PATIENT).await;
+async fn new_member_has_the_load_reported_before() {
+    let (harness, _server, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 1, 1), kernel(2, 6, 6)], vec![]);
-    stage.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
-    stage.write("pod-2.yaml", &pod(2, true));
-    stage.until_endpoint(2, "it is a member", by_kernel(6)).await;
+    harness.until_endpoint(1, "the snapshot is in", by_kernel(1)).await;
+    harness.write("pod-2.yaml", &pod(2, true));
+    harness.until_endpoint(2, "it is a member", by_kernel(6)).await;
 }
 
 #[tokio::test]
-async fn an_endpoint_that_its_agent_removes_is_counted_here_again() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+async fn endpoint_removed_by_its_agent_is_counted_locally() {
+    let (harness, _server, mut agent) = harness_with_agent_and(2, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 1, 1), kernel(2, 6, 6)], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
+    harness.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
     agent.delta(Delta { removed_endpoints: vec![key(2)], ..Delta::default() });
-    stage.until_endpoint(2, "it is removed", |view| view.source == LoadSource::Local && view.load == 0).await;
+    harness
+        .until_endpoint(2, "it is removed", |view| view.source == LoadSource::Local && view.load == 0)
+        .await;
 }
 
 #[tokio::test]
 async fn a_report_about_another_pod_of_the_same_address_is_not_used() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+    let (harness, _server, mut agent) = harness_with_agent_and(2, LONG_HEARTBEAT).await;
     let mut earlier = kernel(1, 9, 9);
     earlier.key.as_mut().unwrap().uid = "uid-of-an-earlier-pod".into();
     agent.snapshot(vec![earlier, kernel(2, 6, 6)], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
-    assert_eq!(stage.endpoint(1).source, LoadSource::Local);
+    harness.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
+    assert_eq!(harness.endpoint(1).source, LoadSource::Local);
 }
 
 #[tokio::test]
 async fn successor_at_the_same_address_keeps_the_load_of_the_same_delta() {
-    let (stage, _server, mut agent) = stage_with_agent_and(2, PATIENT).await;
+    let (harness, _server, mut agent) = harness_with_agent_and(2, LONG_HEARTBEAT).await;
     let mut earlier = kernel(1, 9, 9);
     earlier.key.as_mut().unwrap().uid = "uid-of-an-earlier-pod".into();
     let removed = earlier.key.clone().unwrap();
     agent.snapshot(vec![earlier, kernel(2, 6, 6)], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
+    harness.until_endpoint(2, "the snapshot is in", by_kernel(6)).await;
     let endpoints = vec![kernel(1, 4, 4), kernel(2, 7, 7)];
     agent.delta(Delta { endpoints, removed_endpoints: vec![removed], ..Delta::default() });
-    stage.until_endpoint(2, "the delta is in", by_kernel(7)).await;
-    assert_eq!(stage.endpoint(1).kernel_in_flight, Some(4));
+    harness.until_endpoint(2, "the delta is in", by_kernel(7)).await;
+    assert_eq!(harness.endpoint(1).kernel_in_flight, Some(4));
 }
 
 #[tokio::test]
-async fn nonsense_from_an_agent_harms_nothing() {
-    let (stage, _server, mut agent) = stage_with_agent(2).await;
+async fn ignores_invalid_reports() {
+    let (harness, _server, mut agent) = harness_with_agent(2).await;
     let mut no_address = kernel(1, 1, 1);
     no_address.key.as_mut().unwrap().ip = "not an address".into();
     let mut no_port = kernel(1, 1, 1);
@@ -333,8 +340,8 @@ async fn nonsense_from_an_agent_harms_nothing() {
     let mut future = kernel(1, 2, 2);
     future.kernel.as_mut().unwrap().measured_boottime_ns = u64::MAX;
     agent.snapshot(vec![no_address, no_port, Endpoint::default(), endless, future], vec![]);
-    stage.until_endpoint(2, "the snapshot is in", |view| view.kernel_in_flight == Some(u64::MAX)).await;
-    let gateway = Gateway::connect(&stage).await;
+    harness.until_endpoint(2, "the snapshot is in", |view| view.kernel_in_flight == Some(u64::MAX)).await;
+    let gateway = Gateway::connect(&harness).await;
     for _ in 0..3 {
         assert_eq!(gateway.pick_and_end().await, "127.0.1.1:8000");
     }

@@ -1,10 +1,10 @@
-//! Health over gRPC and HTTP, what `/endpoints` shows, and the end of the process.
+//! Probes over gRPC and HTTP, the page `/endpoints`, start and shutdown.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
-use common::{DEADLINE, POOL, Stage, gateway::Gateway, pod};
+use common::{DEADLINE, Harness, POOL, gateway::Gateway, pod};
 use forebay_epp::{Error, Server};
 use forebay_resources::{ObjectKey, ResourceSource};
 use tonic::{Code, transport::Channel};
@@ -15,19 +15,19 @@ use tonic_health::pb::{
 const READINESS: [&str; 4] =
     ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension"];
 
-async fn client(stage: &Stage) -> HealthClient<Channel> {
-    let address = format!("http://{}", stage.server.health_address);
+async fn client(harness: &Harness) -> HealthClient<Channel> {
+    let address = format!("http://{}", harness.server.health_address);
     HealthClient::new(Channel::from_shared(address).unwrap().connect().await.unwrap())
 }
 
-async fn status(stage: &Stage, service: &str) -> ServingStatus {
-    let mut client = client(stage).await;
+async fn status(harness: &Harness, service: &str) -> ServingStatus {
+    let mut client = client(harness).await;
     client.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner().status()
 }
 
-/// Watches until the service has the status.
-async fn until_status(stage: &Stage, service: &str, wanted: ServingStatus) {
-    let mut client = client(stage).await;
+/// Waits until the service has the status.
+async fn until_status(harness: &Harness, service: &str, wanted: ServingStatus) {
+    let mut client = client(harness).await;
     let request = HealthCheckRequest { service: service.into() };
     let mut statuses = client.watch(request).await.unwrap().into_inner();
     let watching = async { while statuses.message().await.unwrap().unwrap().status() != wanted {} };
@@ -35,41 +35,41 @@ async fn until_status(stage: &Stage, service: &str, wanted: ServingStatus) {
 }
 
 #[tokio::test]
-async fn readiness_is_the_pools_existence_and_liveness_is_always() {
-    let stage = Stage::start(&[("pod-1.yaml".into(), pod(1, true))], |_| {}).await;
+async fn ready_while_the_pool_exists_and_always_live() {
+    let harness = Harness::start(&[("pod-1.yaml".into(), pod(1, true))], |_| {}).await;
     for service in READINESS {
-        assert_eq!(status(&stage, service).await, ServingStatus::NotServing, "{service:?}");
+        assert_eq!(status(&harness, service).await, ServingStatus::NotServing, "{service:?}");
     }
-    assert_eq!(status(&stage, "liveness").await, ServingStatus::Serving);
-    assert_eq!(stage.get("/readyz").await, (503, "InferencePool llm-d/qwen is not loaded\n".into()));
-    assert_eq!(stage.get("/healthz").await.0, 200);
+    assert_eq!(status(&harness, "liveness").await, ServingStatus::Serving);
+    assert_eq!(harness.get("/readyz").await, (503, "InferencePool llm-d/qwen is not loaded\n".into()));
+    assert_eq!(harness.get("/healthz").await.0, 200);
 
-    stage.write("pool.yaml", POOL);
+    harness.write("pool.yaml", POOL);
     for service in READINESS {
-        until_status(&stage, service, ServingStatus::Serving).await;
+        until_status(&harness, service, ServingStatus::Serving).await;
     }
-    assert_eq!(stage.get("/readyz").await.0, 200);
+    assert_eq!(harness.get("/readyz").await.0, 200);
 
-    stage.remove("pool.yaml");
+    harness.remove("pool.yaml");
     for service in READINESS {
-        until_status(&stage, service, ServingStatus::NotServing).await;
+        until_status(&harness, service, ServingStatus::NotServing).await;
     }
-    assert_eq!(status(&stage, "liveness").await, ServingStatus::Serving);
+    assert_eq!(status(&harness, "liveness").await, ServingStatus::Serving);
 }
 
 #[tokio::test]
-async fn an_unknown_service_is_not_found() {
-    let stage = Stage::with_pods(1).await;
-    let mut client = client(&stage).await;
+async fn unknown_service_is_not_found() {
+    let harness = Harness::with_pods(1).await;
+    let mut client = client(&harness).await;
     let error = client.check(HealthCheckRequest { service: "other".into() }).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
 }
 
 #[tokio::test]
-async fn the_endpoints_page_shows_what_picks_see() {
-    let stage = Stage::with_pods(1).await;
-    let (_open, _) = Gateway::connect(&stage).await.pick().await;
-    let (status, body) = stage.get("/endpoints").await;
+async fn endpoints_page_shows_load_and_source() {
+    let harness = Harness::with_pods(1).await;
+    let (_open, _) = Gateway::connect(&harness).await.pick().await;
+    let (status, body) = harness.get("/endpoints").await;
     assert_eq!(status, 200);
     let page: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(page["pool"], "llm-d/qwen");
@@ -78,17 +78,17 @@ async fn the_endpoints_page_shows_what_picks_see() {
     assert_eq!(endpoint["pod"], "llm-d/vllm-1");
     assert_eq!((&endpoint["load"], &endpoint["source"]), (&1.into(), &"local".into()));
     assert_eq!(endpoint["kernel"]["age_ms"], serde_json::Value::Null);
-    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 1.0);
-    assert_eq!(stage.metric("forebay_epp_pick_duration_seconds_count").await, 1.0);
-    assert_eq!(stage.get("/elsewhere").await.0, 404);
+    assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 1.0);
+    assert_eq!(harness.metric("forebay_epp_pick_duration_seconds_count").await, 1.0);
+    assert_eq!(harness.get("/elsewhere").await.0, 404);
 }
 
 #[tokio::test]
-async fn a_shutdown_lets_open_requests_end() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
-    let address = stage.server.grpc_address;
-    let Stage { server, .. } = stage;
+async fn shutdown_waits_for_requests_in_flight() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
+    let address = harness.server.grpc_address;
+    let Harness { server, .. } = harness;
     let shutdown = tokio::spawn(server.shutdown());
     let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
     tokio::time::timeout(DEADLINE, refused).await.expect("no new connections");
@@ -99,8 +99,8 @@ async fn a_shutdown_lets_open_requests_end() {
 }
 
 #[tokio::test]
-async fn a_bad_start_says_what_is_wrong() {
-    let stage = Stage::with_pods(1).await;
+async fn start_reports_invalid_options() {
+    let harness = Harness::with_pods(1).await;
     let options = |adjust: fn(&mut forebay_epp::ServerOptions)| {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = forebay_epp::ServerOptions {
@@ -123,7 +123,7 @@ async fn a_bad_start_says_what_is_wrong() {
     assert!(!error.is_retryable());
 
     let mut taken = options(|_| {});
-    taken.health_listen = stage.server.health_address;
+    taken.health_listen = harness.server.health_address;
     let error = Server::start(taken).await.unwrap_err();
     assert!(matches!(error, Error::Listen { purpose: "health", .. }), "{error}");
 

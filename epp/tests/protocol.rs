@@ -1,15 +1,15 @@
-//! The Endpoint Picker Protocol over real gRPC: each test is a rule of it.
+//! The rules of the Endpoint Picker Protocol, over real gRPC.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
-    POOL, Stage, eventually,
+    Harness, POOL, eventually,
     gateway::{
-        Gateway, body, destination, error_code, headers, immediate, list, piece, response_headers, trailers,
+        Gateway, body, chunk, destination, error_code, headers, immediate, list, response_headers, trailers,
         with_subset,
     },
     pod, pod_at,
@@ -19,19 +19,20 @@ use forebay_grpc::proto::{
     BodySendMode, HeaderAppendAction, Kind, ProcessingRequest, ProtocolConfiguration,
     processing_request::Request, processing_response::Response,
 };
+use forebay_grpc::{CONTENT_TYPE, PROCESS, STATUS};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
-async fn headers_are_answered_at_once_and_in_full() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+async fn replies_to_headers_at_once_with_header_and_metadata() {
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(false)).await;
     let reply = request.reply().await;
     assert_eq!(destination(&reply), ["127.0.1.1:8000"]);
 
-    let Some(Response::RequestHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
-    let common = answer.response.as_ref().unwrap();
+    let Some(Response::RequestHeaders(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    let common = reply_body.response.as_ref().unwrap();
     assert!(common.clear_route_cache);
     assert_eq!(common.body_mutation, None);
     let option = &common.header_mutation.as_ref().unwrap().set_headers[0];
@@ -43,9 +44,9 @@ async fn headers_are_answered_at_once_and_in_full() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_is_answered_the_same() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+async fn replies_to_a_request_without_body() {
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(headers(true)).await;
     assert_eq!(destination(&request.reply().await), ["127.0.1.1:8000"]);
     request.finish();
@@ -53,19 +54,19 @@ async fn a_request_without_a_body_is_answered_the_same() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+async fn echoes_a_body_in_chunks() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     let sent: Vec<u8> = (0..200_000_u32).map(|byte| byte as u8).collect();
-    request.send_part(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
-    request.send_part(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
+    request.send_message(Request::RequestBody(body(sent[..70_000].to_vec(), false))).await;
+    request.send_message(Request::RequestBody(body(sent[70_000..].to_vec(), true))).await;
 
     let mut received = Vec::new();
     loop {
-        let piece = piece(&request.reply().await);
-        assert!(piece.body.len() <= MAX_STREAMED_BODY_BYTES);
-        received.extend_from_slice(&piece.body);
-        if piece.end_of_stream {
+        let chunk = chunk(&request.reply().await);
+        assert!(chunk.body.len() <= MAX_STREAMED_BODY_BYTES);
+        received.extend_from_slice(&chunk.body);
+        if chunk.end_of_stream {
             break;
         }
     }
@@ -75,47 +76,47 @@ async fn a_body_that_comes_all_the_same_is_echoed_in_pieces() {
 }
 
 #[tokio::test]
-async fn an_empty_last_chunk_ends_the_echo() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
-    request.send_part(Request::RequestBody(body("{}", false))).await;
-    request.send_part(Request::RequestBody(body("", true))).await;
-    let first = piece(&request.reply().await);
+async fn empty_last_chunk_ends_the_echo() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
+    request.send_message(Request::RequestBody(body("{}", false))).await;
+    request.send_message(Request::RequestBody(body("", true))).await;
+    let first = chunk(&request.reply().await);
     assert_eq!((first.body.as_ref(), first.end_of_stream), (&b"{}"[..], false));
-    let last = piece(&request.reply().await);
+    let last = chunk(&request.reply().await);
     assert_eq!((last.body.len(), last.end_of_stream), (0, true));
 }
 
-/// Envoy 1.35 to 1.37 does this with large bodies.
+/// Envoy 1.35 to 1.37 repeats the last chunk of large bodies (envoy #46237).
 #[tokio::test]
-async fn a_repeated_last_chunk_is_answered_once() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+async fn replies_once_to_a_repeated_last_chunk() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     for _ in 0..2 {
-        request.send_part(Request::RequestBody(body("last", true))).await;
+        request.send_message(Request::RequestBody(body("last", true))).await;
     }
     request.send(response_headers("200", None)).await;
-    assert!(piece(&request.reply().await).end_of_stream);
+    assert!(chunk(&request.reply().await).end_of_stream);
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::ResponseHeaders(_))), "{reply:?}");
 }
 
 #[tokio::test]
-async fn trailers_may_carry_the_end_of_the_request() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
-    request.send_part(Request::RequestBody(body("all", false))).await;
-    request.send_part(Request::RequestTrailers(trailers())).await;
-    let only = piece(&request.reply().await);
+async fn trailers_may_end_the_request() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
+    request.send_message(Request::RequestBody(body("all", false))).await;
+    request.send_message(Request::RequestTrailers(trailers())).await;
+    let only = chunk(&request.reply().await);
     assert_eq!((only.body.as_ref(), only.end_of_stream), (&b"all"[..], false));
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::RequestTrailers(_))), "{reply:?}");
 }
 
 #[tokio::test]
-async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+async fn other_body_modes_get_one_unchanged_reply_per_message() {
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     let config = ProtocolConfiguration {
         request_body_mode: BodySendMode::Buffered.into(),
         response_body_mode: BodySendMode::Streamed.into(),
@@ -123,38 +124,38 @@ async fn the_older_body_modes_get_one_unchanged_reply_for_each_message() {
     };
     request.send(ProcessingRequest { protocol_config: Some(config), ..headers(false) }).await;
     destination(&request.reply().await);
-    request.send_part(Request::RequestBody(body("{}", true))).await;
+    request.send_message(Request::RequestBody(body("{}", true))).await;
     let reply = request.reply().await;
-    let Some(Response::RequestBody(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
-    request.send_part(Request::ResponseBody(body("x", false))).await;
+    let Some(Response::RequestBody(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().body_mutation, None);
+    request.send_message(Request::ResponseBody(body("x", false))).await;
     let reply = request.reply().await;
-    let Some(Response::ResponseBody(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().body_mutation, None);
+    let Some(Response::ResponseBody(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().body_mutation, None);
 }
 
 #[tokio::test]
-async fn the_response_is_followed_to_its_end() {
-    let stage = Stage::with_pods(1).await;
-    let (mut request, _) = Gateway::connect(&stage).await.pick().await;
+async fn leaves_the_response_unchanged() {
+    let harness = Harness::with_pods(1).await;
+    let (mut request, _) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("503", Some("127.0.1.1:8000"))).await;
     let reply = request.reply().await;
-    let Some(Response::ResponseHeaders(answer)) = &reply.response else { panic!("{reply:?}") };
-    assert_eq!(answer.response.as_ref().unwrap().header_mutation, None, "nothing of the response is changed");
-    request.send_part(Request::ResponseBody(body("data: 1\n\n", false))).await;
-    request.send_part(Request::ResponseBody(body("", true))).await;
-    request.send_part(Request::ResponseTrailers(trailers())).await;
-    assert_eq!(piece(&request.reply().await).body.as_ref(), b"data: 1\n\n");
-    assert!(piece(&request.reply().await).end_of_stream);
+    let Some(Response::ResponseHeaders(reply_body)) = &reply.response else { panic!("{reply:?}") };
+    assert_eq!(reply_body.response.as_ref().unwrap().header_mutation, None, "no header is changed");
+    request.send_message(Request::ResponseBody(body("data: 1\n\n", false))).await;
+    request.send_message(Request::ResponseBody(body("", true))).await;
+    request.send_message(Request::ResponseTrailers(trailers())).await;
+    assert_eq!(chunk(&request.reply().await).body.as_ref(), b"data: 1\n\n");
+    assert!(chunk(&request.reply().await).end_of_stream);
     let reply = request.reply().await;
     assert!(matches!(reply.response, Some(Response::ResponseTrailers(_))), "{reply:?}");
-    assert_eq!(stage.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
+    assert_eq!(harness.metric(r#"forebay_epp_responses_total{class="5xx"}"#).await, 1.0);
 }
 
 #[tokio::test]
-async fn only_endpoints_of_the_subset_hint_are_picked() {
-    let stage = Stage::with_pods(3).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn picks_only_endpoints_of_the_subset_hint() {
+    let harness = Harness::with_pods(3).await;
+    let gateway = Gateway::connect(&harness).await;
     let cases = [
         (list(&["127.0.1.2:8000"]), vec!["127.0.1.2:8000"]),
         (list(&["127.0.1.2:8000", "127.0.1.3:8000"]), vec!["127.0.1.2:8000", "127.0.1.3:8000"]),
@@ -174,9 +175,9 @@ async fn only_endpoints_of_the_subset_hint_are_picked() {
 }
 
 #[tokio::test]
-async fn a_subset_hint_without_a_member_is_a_503() {
-    let stage = Stage::with_pods(2).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn subset_hint_without_a_member_is_503() {
+    let harness = Harness::with_pods(2).await;
+    let gateway = Gateway::connect(&harness).await;
     let hints = [
         list(&[]),
         list(&["127.0.1.9:8000"]),
@@ -196,11 +197,11 @@ async fn a_subset_hint_without_a_member_is_a_503() {
 }
 
 #[tokio::test]
-async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
+async fn pool_without_endpoints_is_503_in_openai_format() {
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned())];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    stage.write("pod-1.yaml", &pod(1, false));
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    harness.write("pod-1.yaml", &pod(1, false));
+    let gateway = Gateway::connect(&harness).await;
     let mut request = gateway.open().await;
     request.send(headers(false)).await;
     let reply = request.reply().await;
@@ -213,9 +214,9 @@ async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
     assert_eq!(body["error"]["message"], "no pod of InferencePool llm-d/qwen is ready");
     assert_eq!(body["error"]["code"], "no_ready_endpoint");
 
-    stage.remove("pool.yaml");
+    harness.remove("pool.yaml");
     eventually("the pool is gone", || {
-        let missing = stage.server.picker().pick(&Default::default()).unwrap_err();
+        let missing = harness.server.picker().pick(&Default::default()).unwrap_err();
         (missing.code() == "pool_not_found").then_some(())
     })
     .await;
@@ -225,31 +226,31 @@ async fn a_pool_that_cannot_serve_is_a_503_in_openais_shape() {
 }
 
 #[tokio::test]
-async fn pods_come_and_go_with_the_store() {
-    let stage = Stage::with_pods(2).await;
-    let gateway = Gateway::connect(&stage).await;
-    stage.write("pod-1.yaml", &pod(1, false));
-    stage.until("pod 1 is out", |endpoints| endpoints.len() == 1).await;
+async fn follows_the_pods_of_the_store() {
+    let harness = Harness::with_pods(2).await;
+    let gateway = Gateway::connect(&harness).await;
+    harness.write("pod-1.yaml", &pod(1, false));
+    harness.until("pod 1 is out", |endpoints| endpoints.len() == 1).await;
     for _ in 0..5 {
         assert_eq!(gateway.pick().await.1, ["127.0.1.2:8000"]);
     }
-    stage.write("pod-3.yaml", &pod(3, true));
-    stage.until("pod 3 is in", |endpoints| endpoints.len() == 2).await;
+    harness.write("pod-3.yaml", &pod(3, true));
+    harness.until("pod 3 is in", |endpoints| endpoints.len() == 2).await;
     assert_eq!(gateway.pick().await.1, ["127.0.1.3:8000", "127.0.1.2:8000"], "pod 2 has five requests open");
 }
 
 #[tokio::test]
-async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
-    let stage = Stage::with_pods(5).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn decision_lists_the_best_endpoints_up_to_the_limit() {
+    let harness = Harness::with_pods(5).await;
+    let gateway = Gateway::connect(&harness).await;
     let (_open, first) = gateway.pick().await;
     assert_eq!(first.len(), 3);
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
-    // Who does not say so is given the best alone.
-    let foreign = Gateway::connect_foreign(&stage).await;
+    // A gateway that does not accept a list gets one endpoint.
+    let without_list = Gateway::connect_without_list(&harness).await;
     let mut open = Vec::new();
     for _ in 0..4 {
-        open.push(foreign.pick().await);
+        open.push(without_list.pick().await);
     }
     let best: BTreeSet<_> = open.iter().flat_map(|(_, destination)| destination).chain(&first[..1]).collect();
     assert!(open.iter().all(|(_, destination)| destination.len() == 1) && best.len() == 5, "{best:?}");
@@ -259,33 +260,33 @@ async fn the_answer_is_a_list_best_first_of_at_most_the_wanted_length() {
         ("pod-1.yaml".into(), pod(1, true)),
         ("pod-2.yaml".into(), pod(2, true)),
     ];
-    let stage = Stage::start(&manifests, |options| options.picker.endpoints_per_pick = 1).await;
-    assert_eq!(Gateway::connect(&stage).await.pick().await.1.len(), 1);
+    let harness = Harness::start(&manifests, |options| options.picker.endpoints_per_pick = 1).await;
+    assert_eq!(Gateway::connect(&harness).await.pick().await.1.len(), 1);
 }
 
 #[tokio::test]
-async fn the_end_of_a_stream_releases_its_pick_however_it_ends() {
-    let stage = Stage::with_pods(1).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn any_end_of_a_stream_releases_its_pick() {
+    let harness = Harness::with_pods(1).await;
+    let gateway = Gateway::connect(&harness).await;
     let (mut finished, _) = gateway.pick().await;
     let (cancelled, _) = gateway.pick().await;
     let (kept, _) = gateway.pick().await;
-    assert_eq!(stage.endpoint(1).open_picks, 3);
+    assert_eq!(harness.endpoint(1).open_picks, 3);
     finished.finish();
     finished.ended().await.unwrap();
-    stage.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
+    harness.until_endpoint(1, "the finished one is released", |view| view.open_picks == 2).await;
     drop(cancelled);
-    stage.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
-    // The last one goes with its whole connection.
+    harness.until_endpoint(1, "the cancelled one is released", |view| view.open_picks == 1).await;
+    // The last stream ends with its connection.
     drop((kept, gateway));
-    stage.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
-    assert_eq!(stage.metric("forebay_epp_open_streams").await, 0.0);
+    harness.until_endpoint(1, "the cut one is released", |view| view.open_picks == 0).await;
+    assert_eq!(harness.metric("forebay_epp_open_streams").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn picks_at_the_same_moment_see_each_other() {
-    let stage = Stage::with_pods(4).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn concurrent_picks_see_each_other() {
+    let harness = Harness::with_pods(4).await;
+    let gateway = Gateway::connect(&harness).await;
     let picks = futures_util::future::join_all((0..100).map(|_| gateway.pick())).await;
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, destination) in &picks {
@@ -295,13 +296,13 @@ async fn picks_at_the_same_moment_see_each_other() {
 }
 
 #[tokio::test]
-async fn equals_take_turns() {
-    let stage = Stage::with_pods(4).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn equal_scores_are_picked_round_robin() {
+    let harness = Harness::with_pods(4).await;
+    let gateway = Gateway::connect(&harness).await;
     let mut picked = Vec::new();
     for _ in 0..8 {
         picked.push(gateway.pick_and_end().await);
-        stage
+        harness
             .until("the pick is released", |endpoints| endpoints.iter().all(|view| view.open_picks == 0))
             .await;
     }
@@ -310,87 +311,89 @@ async fn equals_take_turns() {
 }
 
 #[tokio::test]
-async fn a_request_counts_where_it_was_served() {
-    let stage = Stage::with_pods(2).await;
-    let (mut request, destination) = Gateway::connect(&stage).await.pick().await;
+async fn request_counts_at_the_endpoint_that_served_it() {
+    let harness = Harness::with_pods(2).await;
+    let (mut request, destination) = Gateway::connect(&harness).await.pick().await;
     request.send(response_headers("200", Some(&destination[1]))).await;
     request.reply().await;
     let open = |address: &str| {
-        let views = stage.endpoints();
+        let views = harness.endpoints();
         views.iter().find(|view| view.endpoint.address.to_string() == address).unwrap().open_picks
     };
     assert_eq!((open(&destination[0]), open(&destination[1])), (0, 1));
     drop(request);
-    stage.until("it is released there", |endpoints| endpoints.iter().all(|view| view.open_picks == 0)).await;
+    harness
+        .until("it is released there", |endpoints| endpoints.iter().all(|view| view.open_picks == 0))
+        .await;
 }
 
 #[tokio::test]
-async fn each_target_port_is_an_endpoint() {
+async fn every_target_port_is_an_endpoint() {
     let pool = POOL.replace("[{ number: 8000 }]", "[{ number: 8000 }, { number: 8001 }]");
     let manifests =
         [("pool.yaml".into(), pool), ("six.yaml".into(), pod_at("six", "u", "qwen", "fd00::6", true))];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    stage.until("both ports are known", |endpoints| endpoints.len() == 2).await;
-    let (_open, mut picked) = Gateway::connect(&stage).await.pick().await;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    harness.until("both ports are known", |endpoints| endpoints.len() == 2).await;
+    let (_open, mut picked) = Gateway::connect(&harness).await.pick().await;
     picked.sort();
     assert_eq!(picked, ["[fd00::6]:8000", "[fd00::6]:8001"]);
 }
 
 #[tokio::test]
-async fn messages_out_of_order_end_the_stream_with_an_error() {
-    let stage = Stage::with_pods(1).await;
-    let gateway = Gateway::connect(&stage).await;
+async fn messages_out_of_order_fail_the_stream() {
+    let harness = Harness::with_pods(1).await;
+    let gateway = Gateway::connect(&harness).await;
     let mut request = gateway.open().await;
-    request.send_part(Request::RequestBody(body("{}", true))).await;
+    request.send_message(Request::RequestBody(body("{}", true))).await;
     assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
 
     let (mut request, _) = gateway.pick().await;
     request.send(headers(false)).await;
     assert_eq!(request.next().await.unwrap_err().code(), Code::InvalidArgument);
-    stage.until_endpoint(1, "the pick is released", |view| view.open_picks == 0).await;
+    harness.until_endpoint(1, "the pick is released", |view| view.open_picks == 0).await;
 }
 
 #[tokio::test]
-async fn a_proxy_that_only_observes_gets_no_answer_and_no_pick() {
-    let stage = Stage::with_pods(1).await;
-    let mut request = Gateway::connect(&stage).await.open().await;
+async fn observability_mode_gets_no_reply_and_no_pick() {
+    let harness = Harness::with_pods(1).await;
+    let mut request = Gateway::connect(&harness).await.open().await;
     request.send(ProcessingRequest { observability_mode: true, ..headers(false) }).await;
     request.finish();
     request.ended().await.unwrap();
-    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 0.0);
+    assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="ok"}"#).await, 0.0);
 }
 
 #[tokio::test]
-async fn a_message_over_the_limit_ends_its_stream_and_no_other() {
+async fn message_over_the_limit_fails_only_its_stream() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |options| options.max_message_bytes = 100_000).await;
-    let gateway = Gateway::connect(&stage).await;
+    let harness = Harness::start(&manifests, |options| options.max_message_bytes = 100_000).await;
+    let gateway = Gateway::connect(&harness).await;
     let (mut large, _) = gateway.pick().await;
     let (mut small, _) = gateway.pick().await;
-    large.send_part(Request::RequestBody(body(vec![0; 100_001], true))).await;
+    large.send_message(Request::RequestBody(body(vec![0; 100_001], true))).await;
     assert!(matches!(large.next().await, Err(_) | Ok(None)));
-    small.send_part(Request::RequestBody(body("{}", true))).await;
-    assert!(piece(&small.reply().await).end_of_stream);
-    stage.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
+    small.send_message(Request::RequestBody(body("{}", true))).await;
+    assert!(chunk(&small.reply().await).end_of_stream);
+    harness.until_endpoint(1, "the large one is released", |view| view.open_picks == 1).await;
 }
 
 #[tokio::test]
-async fn streams_over_the_limit_are_refused_until_one_ends() {
+async fn rejects_streams_over_the_limit_until_one_ends() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |options| options.max_streams = 2).await;
-    // The limit of a connection is the same, so the third comes on another one.
-    let (first, second) = (Gateway::connect(&stage).await, Gateway::connect(&stage).await);
+    let harness = Harness::start(&manifests, |options| options.max_streams = 2).await;
+    // A connection has the same limit, so the third stream uses another connection.
+    let (first, second) = (Gateway::connect(&harness).await, Gateway::connect(&harness).await);
     let (_one, _) = first.pick().await;
     let (two, _) = first.pick().await;
-    let refused = second.try_open().await.err().expect("a third stream");
-    assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert_eq!(stage.metric(r#"forebay_epp_picks_total{result="too_many_requests_open"}"#).await, 1.0);
+    let rejected = second.try_open().await.err().expect("a third stream");
+    assert_eq!(rejected.code(), Code::ResourceExhausted);
+    assert_eq!(harness.metric(r#"forebay_epp_picks_total{result="too_many_requests_in_flight"}"#).await, 1.0);
     drop(two);
-    stage.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
+    harness.until_endpoint(1, "one has ended", |view| view.open_picks == 1).await;
     eventually_open(&second).await;
 }
 
-/// The permit goes a moment after the pick.
+/// The permit is released shortly after the pick.
 async fn eventually_open(gateway: &Gateway) {
     for _ in 0..1000 {
         if gateway.try_open().await.is_ok() {
@@ -401,12 +404,12 @@ async fn eventually_open(gateway: &Gateway) {
     panic!("no stream could be opened again");
 }
 
-/// Some gateways look for other services on the port; they are told that there are none.
+/// Some gateways probe other services on the port.
 #[tokio::test]
-async fn other_methods_are_unimplemented_and_other_protocols_refused() {
+async fn other_methods_are_unimplemented_and_other_protocols_rejected() {
     let manifests = [("pool.yaml".into(), POOL.into()), ("pod-1.yaml".into(), pod(1, true))];
-    let stage = Stage::start(&manifests, |_| {}).await;
-    let address = stage.server.grpc_address;
+    let harness = Harness::start(&manifests, |_| {}).await;
+    let address = harness.server.grpc_address;
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
@@ -417,5 +420,26 @@ async fn other_methods_are_unimplemented_and_other_protocols_refused() {
     let get = http::Request::get(format!("http://{address}/")).body(()).unwrap();
     let (response, _) = sender.send_request(get, true).unwrap();
     assert_eq!(response.await.unwrap().status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    driver.abort();
+}
+
+#[tokio::test]
+async fn compressed_message_is_unimplemented() {
+    let harness = Harness::with_pods(1).await;
+    let address = harness.server.grpc_address;
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}{PROCESS}"))
+        .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
+        .body(())
+        .unwrap();
+    let (response, mut request_body) = sender.send_request(request, false).unwrap();
+    // Compressed flag 1, length 0.
+    request_body.send_data(bytes::Bytes::from_static(&[1, 0, 0, 0, 0]), true).unwrap();
+    let mut response_body = response.await.unwrap().into_body();
+    assert!(response_body.data().await.is_none());
+    let trailers = response_body.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers[STATUS], (Code::Unimplemented as i32).to_string().as_str());
     driver.abort();
 }

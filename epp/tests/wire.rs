@@ -1,7 +1,7 @@
-//! Our minimal protos against the complete ones of the `envoy-types` crate:
-//! every message used is encoded by each side and decoded by the other.
+//! Compares our minimal protos with the complete ones of the `envoy-types` crate: both encode every message to the same
+//! bytes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 use std::fmt::Debug;
 
@@ -16,13 +16,13 @@ use envoy_types::pb::{
 use forebay_grpc::proto as ours;
 use prost::Message;
 
-/// Both encode to the same bytes, and each decodes the other's to itself.
-fn same<O: Message + Default + PartialEq + Debug, T: Message + Default + PartialEq + Debug>(
+/// Asserts that both encode to the same bytes, and that each decodes them.
+fn assert_same<O: Message + Default + PartialEq + Debug, T: Message + Default + PartialEq + Debug>(
     our: &O,
     their: &T,
 ) {
     let bytes = our.encode_to_vec();
-    assert_ne!(bytes, Vec::<u8>::new(), "an empty message proves nothing");
+    assert_ne!(bytes, Vec::<u8>::new(), "an empty message tests nothing");
     assert_eq!(bytes, their.encode_to_vec());
     assert_eq!(&O::decode(bytes.as_slice()).unwrap(), our);
     assert_eq!(&T::decode(bytes.as_slice()).unwrap(), their);
@@ -61,7 +61,7 @@ fn our_mutation() -> ours::HeaderMutation {
     }
 }
 
-#[allow(deprecated, reason = "`append` is on the wire all the same")]
+#[allow(deprecated, reason = "`append` is still sent")]
 fn their_mutation() -> theirs::HeaderMutation {
     theirs::HeaderMutation {
         set_headers: vec![core::HeaderValueOption {
@@ -75,12 +75,12 @@ fn their_mutation() -> theirs::HeaderMutation {
 }
 
 #[test]
-fn requests() {
+fn requests_are_compatible_with_envoy() {
     use ours::processing_request::Request as Our;
     use theirs::processing_request::Request as Their;
 
     let body = Bytes::from_static(b"body");
-    #[allow(deprecated, reason = "an unset field of their message")]
+    #[allow(deprecated, reason = "the message has a deprecated field")]
     let cases = [
         (
             Our::RequestHeaders(ours::HttpHeaders { headers: Some(our_headers()), end_of_stream: true }),
@@ -152,12 +152,12 @@ fn requests() {
             }),
             ..Default::default()
         };
-        same(&our, &their);
+        assert_same(&our, &their);
     }
 }
 
 #[test]
-fn responses() {
+fn responses_are_compatible_with_envoy() {
     use ours::processing_response::Response as Our;
     use theirs::processing_response::Response as Their;
 
@@ -271,12 +271,12 @@ fn responses() {
             override_message_timeout: Some(protobuf::Duration { seconds: 1, nanos: 2 }),
             ..Default::default()
         };
-        same(&our, &their);
+        assert_same(&our, &their);
     }
 }
 
 #[test]
-fn the_method_has_envoys_path() {
+fn service_has_envoys_name() {
     use tonic::server::NamedService as _;
     type Ours = ours::external_processor_server::ExternalProcessorServer<()>;
     type Theirs = theirs::external_processor_server::ExternalProcessorServer<()>;

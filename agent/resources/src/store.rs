@@ -18,7 +18,6 @@ pub struct Store {
 
 impl Store {
     /// An empty store of generation 0.
-    #[expect(clippy::new_ret_no_self, reason = "a store is always shared")]
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             current: ArcSwap::from_pointee(Snapshot::default()),

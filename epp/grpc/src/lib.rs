@@ -1,65 +1,60 @@
-//! gRPC over HTTP/2, as little of it as one stream of messages needs. Every request has such a stream, so a picker is
-//! as fast as this is: no task, no channel and no box stands between a message and its frame.
+//! ext_proc messages over gRPC, directly on HTTP/2 streams.
 //!
-//! After gRPC's "over HTTP2" specification: length-prefixed messages, uncompressed, and the status in trailers.
+//! Every HTTP request has one such stream, so this crate does as little per message as possible: no task, channel or
+//! allocation of a service stack is between a message and its HTTP/2 frame.
+//!
+//! The rules come from the gRPC specification, "gRPC over HTTP2" (`PROTOCOL-HTTP2.md`):
+//!
+//! - section "Requests": `Length-Prefixed-Message` is a compressed flag (1 byte), a big-endian length (4 bytes) and the
+//!   message. A message that does not fit in the length is an error ([`Outbox::send`]), and so is one over the limit of
+//!   the receiver ([`Inbox`]).
+//! - section "Responses": `grpc-status` comes in the trailers, or in the headers of a response without messages
+//!   ([`status_in`]).
+//! - section "HTTP2 Transport Mapping", "Errors": HTTP/2 error codes map to status codes ([`status_of`]).
+//!
+//! Not supported:
+//!
+//! - Compression. A message with the compressed flag ends the stream with `UNIMPLEMENTED`.
+//! - `grpc-timeout`. It is neither sent nor read. Callers set their own timeouts.
+//! - Methods other than [`PROCESS`], a stream of messages in both directions.
+//!
+//! # Examples
+//!
+//! ```
+//! use forebay_grpc::{STATUS, status_in};
+//! use http::{HeaderMap, HeaderValue};
+//!
+//! let mut trailers = HeaderMap::new();
+//! assert!(status_in(&trailers).is_none());
+//! trailers.insert(STATUS, HeaderValue::from_static("14"));
+//! assert_eq!(status_in(&trailers).unwrap().code(), tonic::Code::Unavailable);
+//! ```
+#![warn(missing_docs)]
 
 mod inbox;
 pub mod names;
 mod outbox;
+mod prefix;
 pub mod proto;
+mod status;
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::Reason;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use prost::Message;
-use tonic::{Code, Status};
+use http::HeaderValue;
 
-pub use self::{inbox::Inbox, outbox::Outbox};
+pub use self::inbox::Inbox;
+pub use self::outbox::Outbox;
+pub use self::status::{STATUS, status_in, status_of};
 
-/// The path of the one method.
+/// Path of the method.
 pub const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+/// `Content-Type` of requests and responses.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
-pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// Bodies may come whole; the default windows of 64 KiB would make them stop and go.
+/// Initial flow-control window of streams and connections. Messages may contain whole bodies, for which the HTTP/2
+/// default of 64 KiB would stall.
 pub const WINDOW_BYTES: u32 = 4 << 20;
-/// When nothing was heard for so long, it is asked whether the peer is still there.
+/// Idle time of a connection after which TCP keepalive probes are sent.
 ///
-/// The kernel asks, not HTTP/2: servers of grpc-go end connections on which a client pings more than every five
+/// HTTP/2 pings are not used: servers of grpc-go close connections on which a client pings more often than every five
 /// minutes.
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(10);
-
-const PREFIX_BYTES: usize = 5;
-
-/// A message with its prefix.
-fn frame(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + length);
-    bytes.push(0);
-    // What is encoded here is far smaller; a peer would refuse it anyway.
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-    message.encode_raw(&mut bytes);
-    bytes.into()
-}
-
-/// The status that ends a stream which HTTP/2 ended.
-pub fn status_of(error: &h2::Error) -> Status {
-    let code = match error.reason() {
-        Some(Reason::CANCEL) => Code::Cancelled,
-        Some(Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
-        Some(Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
-        Some(Reason::REFUSED_STREAM) | None => Code::Unavailable,
-        Some(_) => Code::Internal,
-    };
-    Status::new(code, error.to_string())
-}
-
-/// The status in a response's headers or trailers; nothing if there is none.
-pub fn status_in(headers: &HeaderMap) -> Option<Status> {
-    // By far the most end so, and need not be parsed.
-    if headers.get(STATUS).is_some_and(|status| status == "0") {
-        return Some(Status::ok(""));
-    }
-    Status::from_header_map(headers)
-}

@@ -1,21 +1,20 @@
-//! The names that carry the Endpoint Picker Protocol (proposal 004, v1.0.0) in ext_proc messages.
+//! Names of the Endpoint Picker Protocol (Gateway API Inference Extension, proposal 004, v1.0.0) in ext_proc messages.
 
-/// The endpoint to send the request to, and, for gateways that [take them](TAKES_ENDPOINT_LIST), those to try after
-/// it: `ip:port[,ip:port…]`. A request header set by the picker, and the key of the same value in [`METADATA_LB`].
+/// The picked endpoint, as `ip:port[,ip:port…]`. Further endpoints are fallbacks, for gateways that
+/// [accept a list](TAKES_ENDPOINT_LIST). A request header that the picker sets, and a key in [`METADATA_LB`].
 pub const DESTINATION_ENDPOINT: &str = "x-gateway-destination-endpoint";
-/// The endpoints that may be picked; key in [`METADATA_SUBSET_HINT`].
+/// The endpoints that may be picked. Key in [`METADATA_SUBSET_HINT`].
 pub const DESTINATION_ENDPOINT_SUBSET: &str = "x-gateway-destination-endpoint-subset";
-/// The endpoint that produced the response; key in [`METADATA_LB`], from the
-/// gateway with the response headers.
+/// The endpoint that produced the response. Key in [`METADATA_LB`], sent by the gateway with the response headers.
 pub const DESTINATION_ENDPOINT_SERVED: &str = "x-gateway-destination-endpoint-served";
 
-/// The `model` of the request body, as the client sent it.
+/// Request header: the `model` of the request body, as the client sent it.
 pub const MODEL_NAME: &str = "x-gateway-model-name";
-/// The base model that `model` maps to; what HTTPRoutes match on.
+/// Request header: the base model that `model` maps to. HTTPRoutes match on it.
 pub const BASE_MODEL_NAME: &str = "x-gateway-base-model-name";
-/// A request header with the model to take in place of the body's, where the client may say that.
+/// Request header: the model that replaces the model of the body, where the client may set it.
 pub const MODEL_NAME_REWRITE: &str = "x-llm-d-model-name-rewrite";
-/// The older name of [`MODEL_NAME_REWRITE`], which comes second.
+/// Older name of [`MODEL_NAME_REWRITE`], which has precedence.
 pub const MODEL_NAME_REWRITE_ALIAS: &str = "x-gateway-model-name-rewrite";
 
 /// Metadata namespace of the picked and of the served endpoint.
@@ -23,16 +22,16 @@ pub const METADATA_LB: &str = "envoy.lb";
 /// Metadata namespace of the subset hint.
 pub const METADATA_SUBSET_HINT: &str = "envoy.lb.subset_hint";
 
-/// Metadata namespace of what Forebay's picker tells Forebay's gateway; others pass over it.
+/// Metadata namespace of hints from Forebay's picker to Forebay's gateway. Other gateways ignore it.
 pub const METADATA_FOREBAY: &str = "forebay.dev";
-/// The picker only listens to the response: nobody needs to wait for its reply. Key in [`METADATA_FOREBAY`].
+/// The picker does not change the response, so the gateway need not wait for its replies to it. Key in
+/// [`METADATA_FOREBAY`].
 pub const RESPONSE_UNCHANGED: &str = "response-unchanged";
 
-/// Initial metadata of a stream (a gRPC header) whose gateway can go down a list of endpoints, and takes one in
-/// [`DESTINATION_ENDPOINT`]; any value. All others are given one endpoint: the protocol knows lists, but many gateways
-/// take all of it for one address. Envoy says it with `initial_metadata` of its ext_proc filter's `grpc_service`.
+/// Initial metadata of a stream (a gRPC header): the gateway accepts a list of endpoints in [`DESTINATION_ENDPOINT`]. Any
+/// value. Without it the picker sends one endpoint: the protocol has lists, but many gateways parse the value as one
+/// address. Envoy can set it with `initial_metadata` of the `grpc_service` of its ext_proc filter.
 pub const TAKES_ENDPOINT_LIST: &str = "x-forebay-takes-endpoint-list";
 
-/// Bytes of body in one streamed reply. Envoy takes less than 64 KiB; this is
-/// what the ecosystem's pickers send.
+/// Maximum bytes of body in one streamed reply. Envoy rejects 64 KiB or more; the reference picker sends this size.
 pub const MAX_STREAMED_BODY_BYTES: usize = 62_000;

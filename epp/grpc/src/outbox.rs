@@ -5,79 +5,90 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderMap;
 use prost::Message;
+use tonic::Status;
 
-use super::frame;
+use crate::prefix::frame;
 
-/// Where messages go, one at a time: the next when all of the last is handed over. So no more waits here than one,
-/// however slow the other side reads.
+/// Sends messages on one stream.
+///
+/// It buffers at most one message: the next one can be sent when HTTP/2 has accepted all bytes of the last one.
 #[derive(Debug)]
 pub struct Outbox {
     stream: SendStream<Bytes>,
+    /// Bytes of the last message that wait for flow control.
     pending: Bytes,
-    ends: bool,
-    /// The other side takes no more.
+    /// No further message follows.
+    has_ended: bool,
+    /// The receiver reset the stream, or the end was sent.
     is_closed: bool,
 }
 
 impl Outbox {
+    /// Sends on `stream`, after its headers were sent.
     pub fn new(stream: SendStream<Bytes>) -> Self {
-        Self { stream, pending: Bytes::new(), ends: false, is_closed: false }
+        Self { stream, pending: Bytes::new(), has_ended: false, is_closed: false }
     }
 
-    /// Ready when a message can be sent; false if no more are taken.
+    /// Ready with `true` when a message can be sent, with `false` when the stream accepts no more messages.
     pub fn poll_free(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         while !self.pending.is_empty() && !self.is_closed {
             match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(_)) => self.hand_over(),
+                Some(Ok(_)) => self.send_pending(),
                 Some(Err(_)) | None => self.is_closed = true,
             }
         }
-        Poll::Ready(!self.is_closed && !self.ends)
+        Poll::Ready(!self.is_closed && !self.has_ended)
     }
 
-    /// See [`Outbox::poll_free`].
+    /// See [`Outbox::poll_free`]. Cancel safe.
     pub async fn free(&mut self) -> bool {
         poll_fn(|cx| self.poll_free(cx)).await
     }
 
     /// Whether a message can be sent now.
     pub fn is_free(&self) -> bool {
-        self.pending.is_empty() && !self.is_closed && !self.ends
+        self.pending.is_empty() && !self.is_closed && !self.has_ended
     }
 
-    /// Whether some of the last message is still to be handed over.
+    /// Whether bytes of the last message wait for flow control.
     pub fn is_pending(&self) -> bool {
         !self.pending.is_empty() && !self.is_closed
     }
 
-    /// Sends a message; one that is not taken any more is dropped. To be called when it is free.
-    pub fn send(&mut self, message: &impl Message) {
-        debug_assert!(self.pending.is_empty(), "the message before is not handed over");
-        if self.is_closed || self.ends {
-            return;
+    /// Sends a message. Call it only when the outbox is [free](Outbox::poll_free). The message is dropped if the stream is
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// `RESOURCE_EXHAUSTED` if the encoded message is longer than the length prefix can express (4 GiB). Nothing is sent.
+    pub fn send(&mut self, message: &impl Message) -> Result<(), Status> {
+        debug_assert!(self.pending.is_empty(), "the last message is still pending");
+        if self.is_closed || self.has_ended {
+            return Ok(());
         }
-        self.pending = frame(message);
-        self.hand_over();
+        self.pending = frame(message)?;
+        self.send_pending();
+        Ok(())
     }
 
-    /// No more messages come. What is not handed over is, as far as the other side takes it.
+    /// Ends the stream after the pending bytes.
     pub fn end(&mut self) {
-        if self.ends || self.is_closed {
+        if self.has_ended || self.is_closed {
             return;
         }
-        self.ends = true;
+        self.has_ended = true;
         if self.pending.is_empty() {
             self.is_closed = self.stream.send_data(Bytes::new(), true).is_err();
         }
     }
 
-    /// Ends with trailers. To be called when it is free.
+    /// Ends the stream with trailers. Call it only when the outbox is [free](Outbox::poll_free).
     pub fn end_with(&mut self, trailers: HeaderMap) {
-        self.ends = true;
+        self.has_ended = true;
         self.is_closed = self.stream.send_trailers(trailers).is_err();
     }
 
-    fn hand_over(&mut self) {
+    fn send_pending(&mut self) {
         while !self.pending.is_empty() {
             self.stream.reserve_capacity(self.pending.len());
             let bytes = self.stream.capacity().min(self.pending.len());
@@ -85,7 +96,7 @@ impl Outbox {
                 return;
             }
             let piece = self.pending.split_to(bytes);
-            let is_last = self.ends && self.pending.is_empty();
+            let is_last = self.has_ended && self.pending.is_empty();
             if self.stream.send_data(piece, is_last).is_err() {
                 self.is_closed = true;
                 self.pending = Bytes::new();

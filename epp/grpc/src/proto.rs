@@ -1,7 +1,8 @@
-//! The ext_proc messages, generated from `proto/`, in one flat module.
+//! The ext_proc messages and services, generated from `proto/`, in one flat module.
 
 #[allow(
     missing_debug_implementations,
+    missing_docs,
     unreachable_pub,
     unused_qualifications,
     clippy::large_enum_variant,

@@ -1,4 +1,4 @@
-//! Speed of finding the model, beside the floor (one memchr over the same bytes), serde_json and simd-json.
+//! Time to find the model, compared with one memchr over the same bytes (lower bound), serde_json and simd-json.
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 use std::borrow::Cow;
@@ -12,14 +12,14 @@ use serde_json::json;
 
 const MODEL: &str = "Qwen/Qwen3-0.6B";
 
-/// What a serde-based gateway does: all other members are parsed and ignored (serde's `IgnoredAny`).
+/// A serde-based gateway: all other members are parsed and ignored (serde's `IgnoredAny`).
 #[derive(Deserialize)]
 struct Members<'a> {
     #[serde(borrow)]
     model: Cow<'a, str>,
 }
 
-/// A chat of `bytes` bytes: prose in lines of 80 characters, or in one line.
+/// A chat of `bytes` bytes of text, in lines of 80 characters or in one line.
 fn body(bytes: usize, model_first: bool, lines: bool) -> Vec<u8> {
     const PROSE: &str = "the quick brown fox jumps over the lazy dog and goes on to say that water finds ";
     let model = format!(r#""model":"{MODEL}""#);
@@ -37,7 +37,7 @@ fn body(bytes: usize, model_first: bool, lines: bool) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A chat of 200 messages of about 300 bytes, some of them with quotes and line ends.
+/// A chat of 200 messages of about 300 bytes, some with quotes and line breaks.
 fn many_small_messages() -> Vec<u8> {
     const SENTENCES: [&str; 3] = [
         r#"Could you look at \"main.rs\" once more? "#,
@@ -54,7 +54,7 @@ fn many_small_messages() -> Vec<u8> {
         .into_bytes()
 }
 
-/// Forty tools with their schemas, which is more brackets and quotes than text.
+/// Forty tools with schemas: more brackets and quotes than text.
 fn tools(pretty: bool) -> Vec<u8> {
     let tool = |number: usize| {
         json!({"type": "function", "function": {
@@ -107,7 +107,7 @@ fn compare(criterion: &mut Criterion, group: &str, name: &str, body: &[u8]) {
     group.bench_with_input(BenchmarkId::new("forebay", name), body, |bencher, body| {
         bencher.iter(|| {
             let mut scanner = ModelScanner::default();
-            // In pieces, as a connection gives them.
+            // In chunks, as a connection delivers them.
             for piece in black_box(body).chunks(64 << 10) {
                 scanner.feed(piece).unwrap();
             }
@@ -125,7 +125,7 @@ fn compare(criterion: &mut Criterion, group: &str, name: &str, body: &[u8]) {
         });
     });
     group.bench_with_input(BenchmarkId::new("simd_json", name), body, |bencher, body| {
-        // It writes into its input; and makes a tape of all of it, the cheapest of its results.
+        // It modifies its input. A tape is its cheapest result.
         bencher.iter_batched_ref(
             || body.to_vec(),
             |body| assert!(!simd_json::to_tape(black_box(body)).unwrap().0.is_empty()),

@@ -1,45 +1,46 @@
-//! Sixty-four bytes looked at together: where the characters are that matter to JSON's structure.
+//! Finds the structural characters of JSON in blocks of 64 bytes with SIMD.
 //!
-//! A set of bytes is a `u64`, the bit of worth `1 << n` for the byte at `n`.
+//! A mask is a `u64`. Bit `n` stands for the byte at index `n` of the block.
 
 use wide::u8x16;
 
-/// Bytes in a block, one for each bit of a mask.
+/// Bytes in a block: the bits of a mask.
 pub(super) const BLOCK_BYTES: usize = 64;
 
 pub(super) type Block = [u8; BLOCK_BYTES];
 
-/// Where the bytes are that matter.
+/// Masks of the structural characters of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Marks {
+pub(super) struct Masks {
     pub(super) quotes: u64,
     pub(super) backslashes: u64,
     /// `{`, `[`, `}` and `]`
     pub(super) brackets: u64,
 }
 
-/// `{` and `[` differ in this bit only, and so do `}` and `]`; no other byte becomes one of them by it
-/// but the other.
+/// The only bit in which `{` and `[` differ, and `}` and `]`. Setting it maps only these bytes to `{` or `}`.
 const BRACKET_BIT: u8 = b'{' ^ b'[';
 
-/// A block as registers hold it.
+/// A block in SIMD registers.
 type Lanes = [u8x16; BLOCK_BYTES / LANE_BYTES];
 
 const LANE_BYTES: usize = 16;
 
+/// Mask of the quotes.
 #[inline]
 pub(super) fn quotes(block: &Block) -> u64 {
     mask(load(block).map(|lane| lane.simd_eq(u8x16::splat(b'"'))))
 }
 
+/// Masks of all structural characters.
 #[inline]
-pub(super) fn marks(block: &Block) -> Marks {
+pub(super) fn masks(block: &Block) -> Masks {
     let lanes = load(block);
     let backslashes = lanes.map(|lane| lane.simd_eq(u8x16::splat(b'\\')));
     let [a, b, c, d] = backslashes;
-    Marks {
+    Masks {
         quotes: mask(lanes.map(|lane| lane.simd_eq(u8x16::splat(b'"')))),
-        // Mostly there are none.
+        // Fast path: most blocks have none.
         backslashes: if (a | b | c | d).to_bitmask() == 0 { 0 } else { mask(backslashes) },
         brackets: mask(lanes.map(|lane| {
             let curly = lane | u8x16::splat(BRACKET_BIT);
@@ -60,11 +61,10 @@ fn mask(lanes: Lanes) -> u64 {
     a | b << 16 | c << 32 | d << 48
 }
 
-/// The bytes that a backslash before them takes the meaning from, and whether the byte behind the
-/// block is another one. The first byte is none.
+/// Mask of the escaped bytes, and whether the byte after the block is escaped. The first byte is not escaped.
 ///
-/// In a run of backslashes every second one is itself escaped. Adding a run's first bit to the run carries to
-/// the bit behind it, so it is had for all runs at once whether they begin and end at even or odd places
+/// In a run of backslashes every second one is escaped. Adding the first bit of a run to the run carries into the bit after
+/// it, which shows for all runs at once whether they start and end at even or odd positions
 /// (Langdale and Lemire, "Parsing Gigabytes of JSON per Second", 2019, section 3.1.1).
 #[inline]
 pub(super) fn escaped(backslashes: u64) -> (u64, bool) {
@@ -74,12 +74,12 @@ pub(super) fn escaped(backslashes: u64) -> (u64, bool) {
     }
     let after = backslashes << 1;
     let begins_odd = backslashes & !EVEN & !after;
-    let (behind_odd, carried) = backslashes.overflowing_add(begins_odd);
-    // Behind a run that began at an even place, the odd places are the escaped ones; else the even ones.
-    (after & (EVEN ^ behind_odd << 1), carried)
+    let (after_odd, carried) = backslashes.overflowing_add(begins_odd);
+    // Runs that start at an even position escape odd positions, the others even positions.
+    (after & (EVEN ^ after_odd << 1), carried)
 }
 
-/// For every bit whether an odd number of bits is set up to and with it.
+/// Prefix XOR: bit `n` is set if an odd number of the bits 0 to `n` is set.
 #[inline]
 pub(super) fn parity(mut bits: u64) -> u64 {
     for shift in [1, 2, 4, 8, 16, 32] {
@@ -99,16 +99,16 @@ mod tests {
         prop::collection::vec(byte, BLOCK_BYTES)
     }
 
-    fn places(block: &[u8], is: impl Fn(u8) -> bool) -> u64 {
+    fn mask_of(block: &[u8], is: impl Fn(u8) -> bool) -> u64 {
         block.iter().enumerate().fold(0, |mask, (at, byte)| mask | u64::from(is(*byte)) << at)
     }
 
     proptest! {
         #[test]
-        fn marks_are_where_the_bytes_are(block in bytes()) {
-            let found = marks(block[..].try_into().unwrap());
-            let is = |these: &'static [u8]| places(&block, |byte| these.contains(&byte));
-            let expected = Marks {
+        fn masks_agree_with_a_bytewise_search(block in bytes()) {
+            let found = masks(block[..].try_into().unwrap());
+            let is = |these: &'static [u8]| mask_of(&block, |byte| these.contains(&byte));
+            let expected = Masks {
                 quotes: is(b"\""),
                 backslashes: is(b"\\"),
                 brackets: is(b"{[}]"),
@@ -118,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn escapes_are_as_a_walk_finds_them(backslashes in any::<u64>(), more in any::<u64>()) {
+        fn escaped_agrees_with_a_bytewise_search(backslashes in any::<u64>(), more in any::<u64>()) {
             for backslashes in [backslashes, backslashes | more, u64::MAX << (more % 64)] {
                 let (mut expected, mut escapes) = (0, false);
                 for at in 0..BLOCK_BYTES {
@@ -130,7 +130,7 @@ mod tests {
         }
 
         #[test]
-        fn parity_counts_the_bits_before(bits: u64) {
+        fn parity_counts_the_bits_up_to_each_bit(bits: u64) {
             let expected = (0..BLOCK_BYTES).fold(0, |mask, at| {
                 let odd = (bits << (63 - at)).count_ones() % 2;
                 mask | u64::from(odd) << at

@@ -2,31 +2,48 @@ use http::{HeaderMap, header};
 
 use super::encoding::{EncodedScanner, Encoding};
 use super::form::{FormScanner, MAX_BOUNDARY_BYTES, Parameters};
-use super::scanner::{ModelScanner, Part, Progress};
+use super::plain::PlainScanner;
+use super::scanner::{ModelScanner, Progress};
 use super::{BodyError, ModelName};
 
-/// Finds the model in a body of any kind that is known.
+/// Finds the model in a request body of any supported kind: JSON or `multipart/form-data`, optionally compressed.
+///
+/// # Examples
+///
+/// ```
+/// use forebay_openai::{BodyScanner, Progress};
+/// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=XX"));
+/// let mut scanner = BodyScanner::new(&headers)?;
+/// let head = b"--XX\r\nContent-Disposition: form-data; name=model\r\n\r\nwhis";
+/// assert_eq!(scanner.feed(head)?, Progress::Undecided);
+/// assert_eq!(scanner.feed(b"per-1\r\n--XX--")?, Progress::Finished);
+/// scanner.finish()?;
+/// assert_eq!(scanner.model().map(|model| model.as_str()), Some("whisper-1"));
+/// # Ok::<(), forebay_openai::BodyError>(())
+/// ```
 #[derive(Debug)]
 pub enum BodyScanner {
+    /// An uncompressed body.
     Plain(PlainScanner),
+    /// A body with a `Content-Encoding`.
     Encoded(Box<EncodedBody>),
 }
 
-/// A body as it was before it was compressed.
-#[derive(Debug)]
-pub enum PlainScanner {
-    Json(ModelScanner),
-    Form(Box<FormScanner>),
-}
-
-/// A compressed body.
+/// The scanner of a compressed body.
 #[derive(Debug)]
 pub struct EncodedBody(EncodedScanner);
 
 impl BodyScanner {
-    /// For a body with these headers; an error if it is of no kind that can be read.
+    /// A scanner for a body with these headers.
     ///
-    /// JSON is taken whatever the Content-Type says, as the engines do.
+    /// Every body that is not multipart is read as JSON, whatever its `Content-Type` is, as the engines do.
+    ///
+    /// # Errors
+    ///
+    /// The multipart type or the `Content-Encoding` is not supported, or the form has no valid boundary.
     pub fn new(headers: &HeaderMap) -> Result<Self, BodyError> {
         let scanner = match headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()) {
             Some(media_type) if is_multipart(media_type) => {
@@ -48,7 +65,7 @@ impl BodyScanner {
         Ok(Self::Encoded(Box::new(EncodedBody(EncodedScanner::new(encoding, scanner)?))))
     }
 
-    /// For the body as it is; an error for a compressed one.
+    /// A scanner for an uncompressed body. A compressed one is an error.
     pub(super) fn plain(headers: &HeaderMap) -> Result<PlainScanner, BodyError> {
         match Self::new(headers)? {
             Self::Plain(scanner) => Ok(scanner),
@@ -56,7 +73,11 @@ impl BodyScanner {
         }
     }
 
-    /// Takes the next bytes of the body. After an error the scanner must not be fed again.
+    /// Reads the next bytes of the body, split anywhere.
+    ///
+    /// # Errors
+    ///
+    /// The body is invalid, or it has no usable model. Do not feed the scanner after an error.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         match self {
             Self::Plain(scanner) => scanner.feed(bytes),
@@ -64,7 +85,11 @@ impl BodyScanner {
         }
     }
 
-    /// The body has ended.
+    /// Checks that the body may end here.
+    ///
+    /// # Errors
+    ///
+    /// The body is incomplete.
     pub fn finish(&self) -> Result<(), BodyError> {
         match self {
             Self::Plain(scanner) => scanner.finish(),
@@ -72,47 +97,11 @@ impl BodyScanner {
         }
     }
 
+    /// The model, once it is known.
     pub fn model(&self) -> Option<&ModelName> {
         match self {
             Self::Plain(scanner) => scanner.model(),
             Self::Encoded(scanner) => scanner.0.model(),
-        }
-    }
-}
-
-impl PlainScanner {
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
-        match self {
-            Self::Json(scanner) => scanner.feed(bytes),
-            Self::Form(scanner) => scanner.feed(bytes),
-        }
-    }
-
-    pub(super) fn finish(&self) -> Result<(), BodyError> {
-        match self {
-            Self::Json(scanner) => scanner.finish(),
-            Self::Form(scanner) => scanner.finish(),
-        }
-    }
-
-    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
-        match self {
-            Self::Json(scanner) => scanner.part(bytes),
-            Self::Form(scanner) => scanner.part(bytes),
-        }
-    }
-
-    pub(super) fn model(&self) -> Option<&ModelName> {
-        match self {
-            Self::Json(scanner) => scanner.model(),
-            Self::Form(scanner) => scanner.model(),
-        }
-    }
-
-    pub(super) fn progress(&self) -> Progress {
-        match self {
-            Self::Json(scanner) => scanner.progress(),
-            Self::Form(scanner) => scanner.progress(),
         }
     }
 }
@@ -130,6 +119,6 @@ fn boundary(media_type: &[u8]) -> Result<Vec<u8>, BodyError> {
     let boundary = Parameters(media_type).find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"));
     match boundary {
         Some((_, boundary)) if (1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) => Ok(boundary),
-        _ => Err(BodyError::Form("its Content-Type has no boundary of 1 to 70 characters")),
+        _ => Err(BodyError::InvalidForm("the Content-Type has no boundary of 1 to 70 characters")),
     }
 }

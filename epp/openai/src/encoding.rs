@@ -1,24 +1,24 @@
-//! Compressed bodies: decoded for the scan, and for nothing else.
+//! Decodes compressed bodies for the scan. The decoded bytes are not kept.
 
 use std::fmt;
 use std::io::{self, Write};
 
-use super::body::PlainScanner;
+use super::plain::PlainScanner;
 use super::scanner::Progress;
 use super::{BodyError, ModelName};
 
-/// Most bytes that one body may become.
+/// Maximum bytes of a decoded body.
 const MAX_DECODED_BYTES: u64 = 256 << 20;
-/// A body may become so many times as large; JSON seldom becomes more than twenty times.
+/// Maximum ratio of decoded to encoded bytes. Deflate can reach 1032; JSON rarely exceeds 20.
 const MAX_RATIO: u64 = 200;
-/// Below this no ratio is looked at.
+/// The ratio is not limited below this number of decoded bytes.
 const RATIO_FREE_BYTES: u64 = 1 << 20;
-/// Largest window of zstd: what RFC 8878 wants every decoder to take.
+/// Maximum window of zstd, as a power of two: 8 MiB, the size that RFC 8878 §3.1.1.1.2 recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
-/// Bytes that a brotli decoder gives out at once.
+/// Output buffer of the brotli decoder.
 const BROTLI_BUFFER_BYTES: usize = 16 << 10;
 
-/// How a body is compressed.
+/// A supported `Content-Encoding` (RFC 9110 §8.4.1, RFC 7932, RFC 8878).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Gzip,
@@ -28,7 +28,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// Of a `Content-Encoding`.
+    /// Parses a content coding.
     pub(super) fn parse(name: &[u8]) -> Option<Self> {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         match () {
@@ -41,7 +41,7 @@ impl Encoding {
     }
 }
 
-/// Scans what a compressed body holds.
+/// Decodes a body and scans the decoded bytes.
 pub(super) struct EncodedScanner {
     decoder: Decoder,
     encoded_bytes: u64,
@@ -49,15 +49,16 @@ pub(super) struct EncodedScanner {
 
 enum Decoder {
     Gzip(Box<flate2::write::MultiGzDecoder<Sink>>),
-    /// With zlib's frame or, as some send it, without: its first byte tells.
-    DeflateUnread(Option<Sink>),
+    /// `deflate` before the first byte. It is the zlib format (RFC 9110 §8.4.1.2), but some clients send raw deflate; the
+    /// first byte shows which.
+    DeflateUnknown(Option<Sink>),
     Zlib(Box<flate2::write::ZlibDecoder<Sink>>),
     Deflate(Box<flate2::write::DeflateDecoder<Sink>>),
     Brotli(Box<brotli_decompressor::DecompressorWriter<Sink>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Sink>>),
 }
 
-/// Where decoded bytes go.
+/// Receives decoded bytes and scans them.
 #[derive(Debug)]
 struct Sink {
     scanner: PlainScanner,
@@ -92,14 +93,15 @@ impl EncodedScanner {
         let sink = Sink { scanner, decoded_bytes: 0, encoded_bytes: 0, error: None };
         let decoder = match encoding {
             Encoding::Gzip => Decoder::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink))),
-            Encoding::Deflate => Decoder::DeflateUnread(Some(sink)),
+            Encoding::Deflate => Decoder::DeflateUnknown(Some(sink)),
             Encoding::Brotli => Decoder::Brotli(Box::new(brotli_decompressor::DecompressorWriter::new(
                 sink,
                 BROTLI_BUFFER_BYTES,
             ))),
             Encoding::Zstd => {
-                let mut decoder = zstd::stream::write::Decoder::new(sink).map_err(|_| BodyError::Encoding)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|_| BodyError::Encoding)?;
+                let mut decoder =
+                    zstd::stream::write::Decoder::new(sink).map_err(|_| BodyError::InvalidEncoding)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|_| BodyError::InvalidEncoding)?;
                 Decoder::Zstd(Box::new(decoder))
             }
         };
@@ -110,9 +112,10 @@ impl EncodedScanner {
         if bytes.is_empty() || self.progress() == Progress::Finished {
             return Ok(self.progress());
         }
-        if let Decoder::DeflateUnread(sink) = &mut self.decoder
+        if let Decoder::DeflateUnknown(sink) = &mut self.decoder
             && let Some(sink) = sink.take()
         {
+            /// Compression method in the low half of the first byte (RFC 1950 §2.2).
             const ZLIB_METHOD: u8 = 8;
             self.decoder = if bytes[0] & 0x0f == ZLIB_METHOD {
                 Decoder::Zlib(Box::new(flate2::write::ZlibDecoder::new(sink)))
@@ -127,14 +130,14 @@ impl EncodedScanner {
         }
         let written = match &mut self.decoder {
             Decoder::Gzip(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
-            Decoder::DeflateUnread(_) => Ok(()),
+            Decoder::DeflateUnknown(_) => Ok(()),
             Decoder::Zlib(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
             Decoder::Deflate(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
             Decoder::Brotli(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
             Decoder::Zstd(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
         };
         if written.is_err() && self.progress() != Progress::Finished {
-            return Err(self.sink_mut().and_then(|sink| sink.error).unwrap_or(BodyError::Encoding));
+            return Err(self.sink_mut().and_then(|sink| sink.error).unwrap_or(BodyError::InvalidEncoding));
         }
         Ok(self.progress())
     }
@@ -154,7 +157,7 @@ impl EncodedScanner {
     fn sink(&self) -> Option<&Sink> {
         match &self.decoder {
             Decoder::Gzip(decoder) => Some(decoder.get_ref()),
-            Decoder::DeflateUnread(sink) => sink.as_ref(),
+            Decoder::DeflateUnknown(sink) => sink.as_ref(),
             Decoder::Zlib(decoder) => Some(decoder.get_ref()),
             Decoder::Deflate(decoder) => Some(decoder.get_ref()),
             Decoder::Brotli(decoder) => Some(decoder.get_ref()),
@@ -165,7 +168,7 @@ impl EncodedScanner {
     fn sink_mut(&mut self) -> Option<&mut Sink> {
         match &mut self.decoder {
             Decoder::Gzip(decoder) => Some(decoder.get_mut()),
-            Decoder::DeflateUnread(sink) => sink.as_mut(),
+            Decoder::DeflateUnknown(sink) => sink.as_mut(),
             Decoder::Zlib(decoder) => Some(decoder.get_mut()),
             Decoder::Deflate(decoder) => Some(decoder.get_mut()),
             Decoder::Brotli(decoder) => Some(decoder.get_mut()),

@@ -2,54 +2,72 @@ use http::StatusCode;
 
 use super::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
 
-/// Why a request body does not say which model is meant. All of these are
-/// errors of the client.
+/// Why the model cannot be read from a request body. All are errors of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
+    /// No bytes, or only whitespace.
     #[error("the request body is empty; send a JSON object with a 'model' field")]
     Empty,
+    /// A byte order mark or zero bytes of UTF-16 or UTF-32.
     #[error("the request body is UTF-16 or UTF-32; send UTF-8")]
     WideEncoding,
+    /// The JSON text is not an object.
     #[error("the request body must be a JSON object")]
     NotAnObject,
+    /// Invalid JSON outside of nested values.
     #[error("the request body is not valid JSON: {0}")]
     Malformed(&'static str),
-    #[error("the request body ends before its JSON object does")]
+    /// The body ended early.
+    #[error("the request body ends inside the JSON object")]
     Truncated,
-    #[error("the request body is no form that can be read: {0}")]
-    Form(&'static str),
-    #[error("the request body is not compressed as its Content-Encoding says")]
-    Encoding,
-    #[error("the request body becomes too large when it is decompressed")]
+    /// Invalid `multipart/form-data`.
+    #[error("the request body is not a valid multipart form: {0}")]
+    InvalidForm(&'static str),
+    /// The body cannot be decoded.
+    #[error("the request body cannot be decoded with its Content-Encoding")]
+    InvalidEncoding,
+    /// The decoded body exceeds 256 MiB, or 200 times its encoded size.
+    #[error("the decompressed request body is too large")]
     DecodedTooLarge,
-    #[error("the Content-Encoding is not supported; send gzip, deflate, br, zstd or none")]
+    /// An unknown content coding, or more than one.
+    #[error("the Content-Encoding is not supported; use gzip, deflate, br, zstd or none")]
     UnsupportedEncoding,
+    /// The model must be rewritten, but the body is compressed.
     #[error(
-        "the model of a compressed body cannot be replaced, as its rewrite asks; send the body without Content-Encoding"
+        "the model of a compressed request body cannot be rewritten; send the body without Content-Encoding"
     )]
     EncodedRewrite,
-    #[error("of multipart request bodies only forms are supported; send multipart/form-data or JSON")]
+    /// A multipart type other than `multipart/form-data`.
+    #[error("the multipart type of the request body is not supported; use multipart/form-data or JSON")]
     UnsupportedMultipart,
-    #[error("the request body nests deeper than {MAX_DEPTH} levels")]
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("the request body is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    /// No `model` at the root.
     #[error("you must provide a 'model' field")]
     ModelMissing,
+    /// `model` is another JSON type, or a file.
     #[error("'model' must be a string")]
     ModelNotAString,
+    /// The empty string.
     #[error("'model' must not be empty")]
     ModelEmpty,
+    /// Longer than [`MAX_MODEL_NAME_BYTES`].
     #[error("'model' is longer than {MAX_MODEL_NAME_BYTES} bytes")]
     ModelTooLong,
-    #[error("'model' contains characters that no model name has")]
+    /// Control or invisible characters, leading or trailing spaces, or invalid UTF-8.
+    #[error("'model' contains invalid characters")]
     ModelCharacters,
-    #[error("'model' is given twice with different values")]
+    /// Several `model` members that differ.
+    #[error("'model' occurs more than once with different values")]
     ModelConflict,
-    #[error("'model' is given too often to be replaced")]
+    /// More `model` members than can be rewritten, or one that would change the announced length of the body.
+    #[error("'model' occurs too often to be rewritten")]
     ModelTooOften,
 }
 
 impl BodyError {
-    /// 415 for a kind of body that cannot be read, else 400.
+    /// Status of the response: 415 for an unsupported kind of body, otherwise 400.
     pub fn http_status(self) -> StatusCode {
         match self {
             Self::UnsupportedEncoding | Self::EncodedRewrite | Self::UnsupportedMultipart => {
@@ -59,7 +77,7 @@ impl BodyError {
         }
     }
 
-    /// Stable, for programs: `error.code` of the response and a label of the metrics.
+    /// Stable code: `error.code` of the response, and a metric label.
     pub fn code(self) -> &'static str {
         match self {
             Self::ModelConflict => "model_conflict",
@@ -70,7 +88,7 @@ impl BodyError {
         }
     }
 
-    /// The member of the body that is at fault, as OpenAI's `error.param`.
+    /// The invalid member of the body: `error.param` of the response.
     pub fn param(self) -> Option<&'static str> {
         match self {
             Self::ModelMissing
@@ -85,8 +103,8 @@ impl BodyError {
             | Self::NotAnObject
             | Self::Malformed(_)
             | Self::Truncated
-            | Self::Form(_)
-            | Self::Encoding
+            | Self::InvalidForm(_)
+            | Self::InvalidEncoding
             | Self::DecodedTooLarge
             | Self::UnsupportedEncoding
             | Self::EncodedRewrite

@@ -1,21 +1,20 @@
-//! `multipart/form-data` (RFC 7578): transcriptions, image edits.
+//! Scans `multipart/form-data` (RFC 7578), the format of transcriptions and image edits.
 
 use memchr::memchr;
 
-use super::model_name::MAX_MODEL_NAME_BYTES;
-use super::scanner::{Part, Progress};
-use super::{BodyError, ModelName};
+use super::scanner::{Progress, Region};
+use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
 
-/// Longest boundary (RFC 2046, 5.1.1).
+/// Maximum length of a boundary (RFC 2046 §5.1.1).
 pub(super) const MAX_BOUNDARY_BYTES: usize = 70;
-/// Longest head of one part.
-const MAX_PART_HEAD_BYTES: usize = 8 << 10;
+/// Maximum length of the headers of one part.
+const MAX_PART_HEADERS_BYTES: usize = 8 << 10;
 
-/// Finds the part named `model` in a form that comes in pieces of any size. It keeps no bytes but those of a part's
-/// head and of the model's name; files pass through it.
+/// Finds the part named `model` in a form, which may be split at any byte. Keeps only the headers of the current part and
+/// the model name; files are not kept.
 #[derive(Debug)]
 pub struct FormScanner {
-    /// A line's end, two dashes and the boundary.
+    /// CRLF, two hyphens and the boundary.
     delimiter: Vec<u8>,
     state: State,
     model: Option<ModelName>,
@@ -23,27 +22,34 @@ pub struct FormScanner {
 
 #[derive(Debug)]
 enum State {
-    /// In the content of a part (or before the first), with so many bytes of a delimiter.
+    /// In the content of a part, or before the first part.
     Content {
+        /// Bytes of the delimiter that match so far.
         matched: usize,
-        keeps: Option<Vec<u8>>,
+        /// The content so far, if the part is the model.
+        name: Option<Vec<u8>>,
     },
-    /// Behind a boundary: a line's end, or the two dashes of the last one.
+    /// After a boundary. Expects CRLF, or two hyphens after the last boundary.
     AfterBoundary {
         seen: Vec<u8>,
     },
-    Head(Vec<u8>),
+    /// In the headers of a part.
+    Headers(Vec<u8>),
     Finished,
 }
 
 impl FormScanner {
     pub(super) fn new(boundary: &[u8]) -> Self {
         let delimiter = [b"\r\n--", boundary].concat();
-        // The first boundary has no line before it whose end it could take.
-        Self { delimiter, state: State::Content { matched: 2, keeps: None }, model: None }
+        // The first boundary may be at the start of the body, without a CRLF before it.
+        Self { delimiter, state: State::Content { matched: 2, name: None }, model: None }
     }
 
-    /// Takes the next bytes. After an error the scanner must not be fed again.
+    /// Reads the next bytes of the body, split anywhere.
+    ///
+    /// # Errors
+    ///
+    /// The form is invalid, or it has no usable model. Do not feed the scanner after an error.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -53,34 +59,39 @@ impl FormScanner {
         Ok(self.progress())
     }
 
-    /// The next bytes that are all of the content of the part named `model`, or all of none: how many these
-    /// are, at least one, and which of the two.
-    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+    /// The length (at least one byte) and the kind of the next run of bytes of one kind: the content of the part `model`,
+    /// or other bytes.
+    pub(super) fn next_region(&mut self, bytes: &[u8]) -> Result<(usize, Region), BodyError> {
         let mut used = 0;
-        let mut part = None;
+        let mut region = None;
         while let Some(byte) = bytes.get(used) {
-            // No model's name has a carriage return: what begins with one is a delimiter, or an error.
-            let is_content = matches!(self.state, State::Content { matched: 0, keeps: Some(_) });
-            let next = if is_content && *byte != b'\r' { Part::Model } else { Part::Other };
-            if *part.get_or_insert(next) != next {
+            // A model name cannot contain a carriage return: one starts a delimiter, or is an error.
+            let is_content = matches!(self.state, State::Content { matched: 0, name: Some(_) });
+            let next = if is_content && *byte != b'\r' { Region::Model } else { Region::Other };
+            if *region.get_or_insert(next) != next {
                 break;
             }
             let rest = &bytes[used..];
-            let end = if next == Part::Model { memchr(b'\r', rest) } else { None };
+            let end = if next == Region::Model { memchr(b'\r', rest) } else { None };
             used += self.step(&rest[..end.unwrap_or(rest.len())])?;
         }
-        Ok((used, part.unwrap_or(Part::Other)))
+        Ok((used, region.unwrap_or(Region::Other)))
     }
 
-    /// The body has ended.
+    /// Checks that the body may end here.
+    ///
+    /// # Errors
+    ///
+    /// The form is incomplete, or it has no model.
     pub fn finish(&self) -> Result<(), BodyError> {
         match (&self.state, &self.model) {
             (State::Finished, Some(_)) => Ok(()),
             (State::Finished, None) => Err(BodyError::ModelMissing),
-            _ => Err(BodyError::Form("it ends before its last boundary")),
+            _ => Err(BodyError::InvalidForm("it ends before the last boundary")),
         }
     }
 
+    /// The model, once it is known.
     pub fn model(&self) -> Option<&ModelName> {
         self.model.as_ref()
     }
@@ -93,70 +104,81 @@ impl FormScanner {
         }
     }
 
-    /// Uses at least one byte of `bytes`, which has at least one; gives how many.
+    /// Consumes at least one byte. `bytes` must not be empty. Returns the number of bytes consumed.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
         match &mut self.state {
             State::Finished => Ok(bytes.len()),
-            State::Content { matched: 0, keeps } => {
+            State::Content { matched: 0, name } => {
                 let used = memchr(b'\r', bytes).unwrap_or(bytes.len());
-                keep(keeps, &bytes[..used])?;
+                append(name, &bytes[..used])?;
                 if used == bytes.len() {
                     return Ok(used);
                 }
-                self.state = State::Content { matched: 1, keeps: keeps.take() };
+                self.state = State::Content { matched: 1, name: name.take() };
                 Ok(used + 1)
             }
-            State::Content { matched, keeps } => {
+            State::Content { matched, name } => {
                 if bytes[0] == self.delimiter[*matched] {
                     *matched += 1;
                     if *matched == self.delimiter.len() {
-                        let kept = keeps.take();
+                        let name = name.take();
                         self.state = State::AfterBoundary { seen: Vec::new() };
-                        if let Some(name) = kept {
-                            self.found(&name)?;
+                        if let Some(name) = name {
+                            self.set_model(&name)?;
                         }
                     }
                     return Ok(1);
                 }
-                // A line's end is in the delimiter at its start only, so nothing of what matched can be
-                // the start of another.
-                keep(keeps, &self.delimiter[..*matched])?;
+                // Only the first byte of a delimiter is a carriage return, so no other delimiter starts within the
+                // matched bytes.
+                append(name, &self.delimiter[..*matched])?;
                 *matched = 0;
                 self.step(bytes)
             }
-            State::AfterBoundary { seen } => {
-                seen.push(bytes[0]);
-                match &seen[..] {
-                    b"--" => {
-                        self.state = State::Finished;
-                        if self.model.is_none() {
-                            return Err(BodyError::ModelMissing);
-                        }
-                    }
-                    b"\r\n" => self.state = State::Head(Vec::new()),
-                    b"-" | b"\r" => {}
-                    // Blanks may stand between a boundary and its line's end.
-                    [b' ' | b'\t'] => seen.clear(),
-                    _ => return Err(BodyError::Form("a boundary is followed by something else")),
-                }
+            State::AfterBoundary { .. } => {
+                self.after_boundary(bytes[0])?;
                 Ok(1)
             }
-            State::Head(head) => {
-                head.push(bytes[0]);
-                if head.len() > MAX_PART_HEAD_BYTES {
-                    return Err(BodyError::Form("the head of a part is too long"));
-                }
-                if head == b"\r\n" || head.ends_with(b"\r\n\r\n") {
-                    let keeps = is_model(head)?.then(Vec::new);
-                    // What follows may be a boundary at once: the part is empty then.
-                    self.state = State::Content { matched: 0, keeps };
-                }
+            State::Headers(_) => {
+                self.headers(bytes[0])?;
                 Ok(1)
             }
         }
     }
 
-    fn found(&mut self, name: &[u8]) -> Result<(), BodyError> {
+    fn after_boundary(&mut self, byte: u8) -> Result<(), BodyError> {
+        let State::AfterBoundary { seen } = &mut self.state else { return Ok(()) };
+        seen.push(byte);
+        match &seen[..] {
+            b"--" => {
+                self.state = State::Finished;
+                if self.model.is_none() {
+                    return Err(BodyError::ModelMissing);
+                }
+            }
+            b"\r\n" => self.state = State::Headers(Vec::new()),
+            b"-" | b"\r" => {}
+            // Transport padding (RFC 2046 §5.1.1).
+            [b' ' | b'\t'] => seen.clear(),
+            _ => return Err(BodyError::InvalidForm("unexpected bytes after a boundary")),
+        }
+        Ok(())
+    }
+
+    fn headers(&mut self, byte: u8) -> Result<(), BodyError> {
+        let State::Headers(headers) = &mut self.state else { return Ok(()) };
+        headers.push(byte);
+        if headers.len() > MAX_PART_HEADERS_BYTES {
+            return Err(BodyError::InvalidForm("the headers of a part are too long"));
+        }
+        if headers == b"\r\n" || headers.ends_with(b"\r\n\r\n") {
+            let name = is_model(headers)?.then(Vec::new);
+            self.state = State::Content { matched: 0, name };
+        }
+        Ok(())
+    }
+
+    fn set_model(&mut self, name: &[u8]) -> Result<(), BodyError> {
         let name = ModelName::decoded(name)?;
         match &self.model {
             Some(first) if *first != name => Err(BodyError::ModelConflict),
@@ -168,18 +190,19 @@ impl FormScanner {
     }
 }
 
-fn keep(keeps: &mut Option<Vec<u8>>, bytes: &[u8]) -> Result<(), BodyError> {
-    let Some(kept) = keeps else { return Ok(()) };
-    if kept.len() + bytes.len() > MAX_MODEL_NAME_BYTES {
+/// Appends content to the model name, if the part is the model.
+fn append(name: &mut Option<Vec<u8>>, bytes: &[u8]) -> Result<(), BodyError> {
+    let Some(name) = name else { return Ok(()) };
+    if name.len() + bytes.len() > MAX_MODEL_NAME_BYTES {
         return Err(BodyError::ModelTooLong);
     }
-    kept.extend_from_slice(bytes);
+    name.extend_from_slice(bytes);
     Ok(())
 }
 
-/// Whether the part is the field `model`.
-fn is_model(head: &[u8]) -> Result<bool, BodyError> {
-    for line in head.split(|byte| *byte == b'\n') {
+/// Whether the part with these headers is the field `model` (RFC 7578 §4.2).
+fn is_model(headers: &[u8]) -> Result<bool, BodyError> {
+    for line in headers.split(|byte| *byte == b'\n') {
         let Some(colon) = memchr(b':', line) else { continue };
         if !line[..colon].trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
             continue;
@@ -198,7 +221,7 @@ fn is_model(head: &[u8]) -> Result<bool, BodyError> {
     Ok(false)
 }
 
-/// The parameters behind a header's first value: `; name="value"; other=value`.
+/// Name and value of the parameters of a header: `; name="value"; other=value` (RFC 9110 §5.6.6).
 pub(super) struct Parameters<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Parameters<'a> {

@@ -1,33 +1,36 @@
-//! Reads the `model` field out of a request body while the body streams in.
+//! Reads and rewrites the `model` of OpenAI request and response bodies while they stream.
 //!
-//! The decision is made at the first certain moment; the scan goes on to the
-//! end of the root object, because the engines' parsers take the *last* of
-//! several `model` members: a gateway that stopped at the first would authorise
-//! one model and let another run.
+//! - [`BodyScanner`] finds the model of a request, [`Splicer`] replaces it.
+//! - [`ResponseScanner`] finds token usage and events of a response, [`Restore`] replaces its model.
+//!
+//! The scanner knows the model before the body ends, but reads the root object to its end: the engines' parsers use the
+//! *last* of several `model` members. A gateway that stopped at the first one would authorise one model and let another
+//! one run.
+#![warn(missing_docs)]
 
 mod block;
 mod body;
 mod encoding;
 mod error;
 mod form;
+mod limits;
 mod model_name;
 mod nested;
+mod plain;
 mod response;
 mod scanner;
 mod splice;
 mod string;
 
-pub use body::{BodyScanner, EncodedBody, PlainScanner};
+pub use body::{BodyScanner, EncodedBody};
 pub use error::BodyError;
 pub use form::FormScanner;
-pub use model_name::{MAX_MODEL_NAME_BYTES, ModelName};
-pub use scanner::{MAX_DEPTH, ModelScanner, Progress};
+pub use limits::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
+pub use model_name::ModelName;
+pub use plain::PlainScanner;
+pub use response::{EventScanner, Finding, ResponseFormat, ResponseScanner, Restore, Usage};
+pub use scanner::{ModelScanner, Progress};
 pub use splice::Splicer;
-
-pub use nested::Nested;
-pub use response::{Finding, ResponseFormat, ResponseScanner, Restore, Usage};
-pub use splice::json_string;
-pub use string::{Piece, Skip, Unescape, skip_string};
 
 #[cfg(test)]
 mod tests;

@@ -3,24 +3,22 @@ use std::fmt;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::BodyError;
+use super::{BodyError, MAX_MODEL_NAME_BYTES};
 
-/// Longest model name taken, in bytes after decoding.
-pub const MAX_MODEL_NAME_BYTES: usize = 512;
-
-/// A model name as the client sent it, decoded, and safe to put in a header:
-/// 1 to [`MAX_MODEL_NAME_BYTES`] bytes of UTF-8 without control or invisible
-/// characters and without blanks at its ends (a header's ends are trimmed on
-/// the way, which would turn one name into another).
+/// The model name that a client sent, decoded, and valid in a header.
+///
+/// It has 1 to [`MAX_MODEL_NAME_BYTES`] bytes of UTF-8, no control or invisible characters, and no leading or trailing
+/// space: recipients strip those from header values (RFC 9110 §5.5), which would change the name.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ModelName(Bytes);
 
 impl ModelName {
-    /// Checks a name that stands somewhere else than in a body.
+    /// Parses a name from another source than a body. `None` if it is invalid.
     pub fn parse(name: &[u8]) -> Option<Self> {
         Self::decoded(name).ok()
     }
 
+    /// Checks a decoded name.
     pub(super) fn decoded(name: &[u8]) -> Result<Self, BodyError> {
         if name.is_empty() {
             return Err(BodyError::ModelEmpty);
@@ -37,18 +35,19 @@ impl ModelName {
         Ok(Self(Bytes::copy_from_slice(name)))
     }
 
+    /// The name.
     pub fn as_str(&self) -> &str {
-        // Checked when it was built; the fallback is never taken.
+        // Always valid: checked in `decoded`.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The name as a header value; shares the bytes.
+    /// The name as a header value, without copying.
     pub fn to_header_value(&self) -> Option<HeaderValue> {
         HeaderValue::from_maybe_shared(self.0.clone()).ok()
     }
 }
 
-/// Controls, every blank but the plain space, and the characters that render as nothing.
+/// Control characters, whitespace other than U+0020, and characters without a glyph.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || (c.is_whitespace() && c != ' ')

@@ -1,33 +1,33 @@
-//! Objects and arrays below the root, which are skipped.
+//! Skips objects and arrays below the root.
 
-use super::block::{BLOCK_BYTES, Block, escaped, marks, parity};
-use super::string::{Skip, skip_string};
+use super::block::{BLOCK_BYTES, Block, escaped, masks, parity};
+use super::string::{StringState, skip_string};
 use super::{BodyError, MAX_DEPTH};
 
 /// Depth of the root object.
 const ROOT: u32 = 1;
 
-/// A place in a value below the root.
+/// State inside an object or array below the root.
 #[derive(Clone, Copy, Debug)]
-pub struct Nested {
-    /// Open brackets, the root's included.
+pub(crate) struct NestedValue {
+    /// Number of open brackets, including the root's.
     depth: u32,
-    /// [`Skip::Ended`] outside strings.
-    string: Skip,
+    /// [`StringState::Ended`] outside strings.
+    string: StringState,
 }
 
-impl Nested {
-    /// Behind the bracket that opens a member of the root.
-    pub fn opened() -> Self {
-        Self { depth: ROOT + 1, string: Skip::Ended }
+impl NestedValue {
+    /// After the opening bracket of a member of the root.
+    pub(crate) fn opened() -> Self {
+        Self { depth: ROOT + 1, string: StringState::Ended }
     }
 
-    /// Skips to behind the bracket that closes the value, and gives the bytes used; nothing if
-    /// all of `bytes` were.
-    pub fn skip(&mut self, bytes: &[u8]) -> Result<Option<usize>, BodyError> {
+    /// Skips to the end of the value. Returns the number of bytes up to and including the closing bracket, or `None` if the
+    /// value does not end in `bytes`.
+    pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<Option<usize>, BodyError> {
         let mut at = 0;
         loop {
-            if self.string != Skip::Ended {
+            if self.string != StringState::Ended {
                 let (used, end) = skip_string(&bytes[at..], self.string);
                 self.string = end;
                 at += used;
@@ -43,16 +43,16 @@ impl Nested {
         }
     }
 
-    /// From outside strings.
+    /// Skips a block that starts outside a string.
     fn skip_block(&mut self, block: &Block) -> Result<Option<usize>, BodyError> {
-        let marks = marks(block);
-        let (escaped, ends_in_escape) = escaped(marks.backslashes);
-        let inside = parity(marks.quotes & !escaped);
-        // A backslash outside strings is the engine's to refuse; it escapes nothing.
-        if marks.backslashes & !inside != 0 {
+        let masks = masks(block);
+        let (escaped, ends_in_escape) = escaped(masks.backslashes);
+        let inside = parity(masks.quotes & !escaped);
+        // A backslash outside strings is invalid and escapes nothing. The engine rejects it.
+        if masks.backslashes & !inside != 0 {
             return self.skip_bytes(block);
         }
-        let mut brackets = marks.brackets & !inside;
+        let mut brackets = masks.brackets & !inside;
         while brackets != 0 {
             let at = brackets.trailing_zeros() as usize;
             if self.bracket(block[at])? {
@@ -61,24 +61,24 @@ impl Nested {
             brackets &= brackets - 1;
         }
         if inside >> (BLOCK_BYTES - 1) == 1 {
-            self.string = if ends_in_escape { Skip::AfterBackslash } else { Skip::Inside };
+            self.string = if ends_in_escape { StringState::AfterBackslash } else { StringState::Inside };
         }
         Ok(None)
     }
 
-    /// The same, byte by byte.
+    /// Skips byte by byte.
     fn skip_bytes(&mut self, bytes: &[u8]) -> Result<Option<usize>, BodyError> {
         for (at, byte) in bytes.iter().enumerate() {
             self.string = match (self.string, byte) {
-                (Skip::AfterBackslash, _) => Skip::Inside,
-                (Skip::Inside, b'\\') => Skip::AfterBackslash,
-                (Skip::Inside, b'"') => Skip::Ended,
-                (Skip::Ended, b'"') => Skip::Inside,
-                (Skip::Ended, b'{' | b'[' | b'}' | b']') => {
+                (StringState::AfterBackslash, _) => StringState::Inside,
+                (StringState::Inside, b'\\') => StringState::AfterBackslash,
+                (StringState::Inside, b'"') => StringState::Ended,
+                (StringState::Ended, b'"') => StringState::Inside,
+                (StringState::Ended, b'{' | b'[' | b'}' | b']') => {
                     if self.bracket(*byte)? {
                         return Ok(Some(at + 1));
                     }
-                    Skip::Ended
+                    StringState::Ended
                 }
                 (unchanged, _) => unchanged,
             };
@@ -86,10 +86,10 @@ impl Nested {
         Ok(None)
     }
 
-    /// Whether that was the end of the value.
+    /// Counts a bracket. Returns whether it closes the value.
     #[inline]
     fn bracket(&mut self, bracket: u8) -> Result<bool, BodyError> {
-        /// Set in `{` and `[`, not set in `}` and `]`. Without a branch: which of them comes next, nobody can guess.
+        /// Bit that is set in `{` and `[` but not in `}` and `]`. Avoids a branch that would be mispredicted often.
         const OPENS: u8 = 0b10;
         self.depth = self.depth + u32::from(bracket & OPENS) - 1;
         if self.depth > MAX_DEPTH {

@@ -1,37 +1,45 @@
-use super::nested::Nested;
-use super::string::{KeyMatcher, KeyStep, Skip, ValueDecoder, plain_string, skip_string};
+use super::nested::NestedValue;
+use super::string::{KeyMatcher, KeyStep, StringState, ValueDecoder, plain_string, skip_string};
 use super::{BodyError, ModelName};
 
-/// Deepest nesting taken. Only a counter grows with it; the bound keeps a body
-/// of opening brackets from being sent on to parsers that recurse.
-pub const MAX_DEPTH: u32 = 10_000;
-
-/// How far the scan has come.
+/// Progress of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// No `model` at the root yet.
+    /// No `model` at the root so far.
     Undecided,
-    /// The model is known, the root object is still open.
+    /// The model is known. The root object has not ended; a conflicting `model` may follow.
     Model,
-    /// The root object has closed; what follows is not looked at.
+    /// The root object has ended. Further bytes are ignored.
     Finished,
 }
 
-/// What some bytes of a body are.
+/// Kind of a run of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The value of a `model`.
+pub(crate) enum Region {
+    /// The value of a `model` member.
     Model,
+    /// All other bytes.
     Other,
 }
 
-/// Finds the `model` member of a JSON root object in a stream of bytes.
+/// Finds the `model` member of a JSON root object (RFC 8259). The body may be split at any byte.
 ///
-/// It keeps no bytes but those of the model name, does not recurse, and may be
-/// fed the body in pieces of any size. It is no validator: what is wrong inside
-/// other members is left to the engine. What it must get right is every
-/// document that an engine's parser takes, with escapes in keys and values,
-/// `NaN`, lone surrogates and invalid UTF-8 elsewhere included.
+/// It keeps only the model name, and it does not recurse. It does not validate other members; the engine does. It reads
+/// every document that an engine accepts correctly, including escapes in keys and values, `NaN`, lone surrogates, and
+/// invalid UTF-8 in other members.
+///
+/// # Examples
+///
+/// ```
+/// use forebay_openai::{ModelScanner, Progress};
+///
+/// let mut scanner = ModelScanner::default();
+/// assert_eq!(scanner.feed(br#"{"stream":true,"model":"Qwen/Qw"#)?, Progress::Undecided);
+/// assert_eq!(scanner.feed(br#"en3-0.6B","messages":[]}"#)?, Progress::Finished);
+/// scanner.finish()?;
+/// assert_eq!(scanner.model().map(|model| model.as_str()), Some("Qwen/Qwen3-0.6B"));
+/// # Ok::<(), forebay_openai::BodyError>(())
+/// ```
 #[derive(Debug)]
 pub struct ModelScanner {
     state: State,
@@ -40,6 +48,7 @@ pub struct ModelScanner {
 
 #[derive(Debug)]
 enum State {
+    /// Before the root object. `seen`: bytes of a byte order mark so far.
     Start {
         seen: u8,
     },
@@ -47,19 +56,19 @@ enum State {
     Key,
     InKey(KeyMatcher),
     /// In a key that is not `model`.
-    SkipKey(Skip),
+    SkipKey(StringState),
     Colon {
         is_model: bool,
     },
     Value,
     ModelValue,
     InModelValue(ValueDecoder),
-    SkipValue(Skip),
-    /// In a number, `true`, `NaN`, ... directly below the root.
+    SkipValue(StringState),
+    /// In a number, `true`, `NaN` or similar, directly below the root.
     Scalar,
     AfterValue,
     /// In an object or array below the root.
-    Nested(Nested),
+    Nested(NestedValue),
     Finished,
 }
 
@@ -70,7 +79,11 @@ impl Default for ModelScanner {
 }
 
 impl ModelScanner {
-    /// Takes the next bytes of the body. After an error the scanner must not be fed again.
+    /// Reads the next bytes of the body, split anywhere.
+    ///
+    /// # Errors
+    ///
+    /// The body is invalid, or it has no usable model. Do not feed the scanner after an error.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -80,26 +93,29 @@ impl ModelScanner {
         Ok(self.progress())
     }
 
-    /// The next bytes that are all of a `model` member's value, its quotes included, or all of none: how many
-    /// these are, at least one, and which of the two.
-    pub(super) fn part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+    /// The length (at least one byte) and the kind of the next run of bytes of one kind. A value includes its quotes.
+    pub(super) fn next_region(&mut self, bytes: &[u8]) -> Result<(usize, Region), BodyError> {
         let mut used = 0;
-        let mut part = None;
+        let mut region = None;
         while let Some(byte) = bytes.get(used) {
             let next = match self.state {
-                State::InModelValue(_) => Part::Model,
-                State::ModelValue if *byte == b'"' => Part::Model,
-                _ => Part::Other,
+                State::InModelValue(_) => Region::Model,
+                State::ModelValue if *byte == b'"' => Region::Model,
+                _ => Region::Other,
             };
-            if *part.get_or_insert(next) != next {
+            if *region.get_or_insert(next) != next {
                 break;
             }
             used += self.step(&bytes[used..])?;
         }
-        Ok((used, part.unwrap_or(Part::Other)))
+        Ok((used, region.unwrap_or(Region::Other)))
     }
 
-    /// The body has ended.
+    /// Checks that the body may end here.
+    ///
+    /// # Errors
+    ///
+    /// The body is empty or incomplete.
     pub fn finish(&self) -> Result<(), BodyError> {
         match self.state {
             State::Finished => Ok(()),
@@ -108,6 +124,7 @@ impl ModelScanner {
         }
     }
 
+    /// The progress so far.
     pub fn progress(&self) -> Progress {
         match (&self.state, &self.model) {
             (State::Finished, _) => Progress::Finished,
@@ -116,11 +133,13 @@ impl ModelScanner {
         }
     }
 
+    /// The model, once it is known.
     pub fn model(&self) -> Option<&ModelName> {
         self.model.as_ref()
     }
 
-    /// Uses at least one byte of `bytes`, which has at least one; gives how many.
+    /// Consumes at least one byte. `bytes` must not be empty. Returns the number of bytes consumed.
+    // Longer than the limit: one arm per state of the parser, in one function for the speed of the hot path.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
         let byte = bytes[0];
         match &mut self.state {
@@ -132,7 +151,7 @@ impl ModelScanner {
             State::SkipKey(at) => {
                 let (used, end) = skip_string(bytes, *at);
                 *at = end;
-                if end == Skip::Ended {
+                if end == StringState::Ended {
                     self.state = State::Colon { is_model: false };
                 }
                 return Ok(used);
@@ -140,19 +159,19 @@ impl ModelScanner {
             State::SkipValue(at) => {
                 let (used, end) = skip_string(bytes, *at);
                 *at = end;
-                if end == Skip::Ended {
+                if end == StringState::Ended {
                     self.state = State::AfterValue;
                 }
                 return Ok(used);
             }
             State::InKey(key) => match key.push(byte)? {
                 KeyStep::More => {}
-                KeyStep::Other => self.state = State::SkipKey(Skip::Inside),
+                KeyStep::Other => self.state = State::SkipKey(StringState::Inside),
                 KeyStep::End { is_model } => self.state = State::Colon { is_model },
             },
             State::InModelValue(value) => {
                 if let Some(name) = value.push(byte)? {
-                    self.found(name)?;
+                    self.set_model(name)?;
                     self.state = State::AfterValue;
                 }
             }
@@ -161,7 +180,7 @@ impl ModelScanner {
                 let seen = *seen;
                 self.start(byte, seen)?;
             }
-            _ if is_blank(byte) => {
+            _ if is_whitespace(byte) => {
                 if matches!(self.state, State::Scalar) {
                     self.state = State::AfterValue;
                 }
@@ -191,7 +210,7 @@ impl ModelScanner {
                 if byte == b'"'
                     && let Some(name) = plain_string(&bytes[1..])
                 {
-                    self.found(ModelName::decoded(name)?)?;
+                    self.set_model(ModelName::decoded(name)?)?;
                     self.state = State::AfterValue;
                     return Ok(name.len() + 2);
                 }
@@ -202,8 +221,8 @@ impl ModelScanner {
             }
             State::Value => {
                 self.state = match byte {
-                    b'"' => State::SkipValue(Skip::Inside),
-                    b'{' | b'[' => State::Nested(Nested::opened()),
+                    b'"' => State::SkipValue(StringState::Inside),
+                    b'{' | b'[' => State::Nested(NestedValue::opened()),
                     _ if is_scalar(byte) => State::Scalar,
                     _ => return Err(BodyError::Malformed("expected a value")),
                 }
@@ -218,11 +237,11 @@ impl ModelScanner {
         Ok(1)
     }
 
-    /// Before the root: blanks, one UTF-8 byte order mark, and what betrays UTF-16 and UTF-32
-    /// (a byte order mark, or a zero among the first two bytes), which engines detect and decode.
+    /// Before the root: whitespace and one UTF-8 byte order mark. Rejects UTF-16 and UTF-32, which engines detect by a byte
+    /// order mark or a zero in the first bytes.
     fn start(&mut self, byte: u8, seen: u8) -> Result<(), BodyError> {
         const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
-        /// Past the place where a byte order mark can be.
+        /// No byte order mark may follow.
         const PAST_MARK: u8 = 3;
         if let Some(expected) = (seen > 0).then(|| BOM.get(usize::from(seen))).flatten() {
             return if byte == *expected {
@@ -236,13 +255,13 @@ impl ModelScanner {
             0xef if seen == 0 => self.state = State::Start { seen: 1 },
             0xff | 0xfe | 0x00 => return Err(BodyError::WideEncoding),
             b'{' => self.state = State::FirstKeyOrEnd,
-            _ if is_blank(byte) => self.state = State::Start { seen: PAST_MARK },
+            _ if is_whitespace(byte) => self.state = State::Start { seen: PAST_MARK },
             _ => return Err(BodyError::NotAnObject),
         }
         Ok(())
     }
 
-    fn found(&mut self, name: ModelName) -> Result<(), BodyError> {
+    fn set_model(&mut self, name: ModelName) -> Result<(), BodyError> {
         match &self.model {
             Some(first) if *first != name => Err(BodyError::ModelConflict),
             _ => {
@@ -258,11 +277,11 @@ impl ModelScanner {
     }
 }
 
-fn is_blank(byte: u8) -> bool {
+fn is_whitespace(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Bytes of numbers and of `true`, `false`, `null`, `NaN`, `-Infinity`.
+/// Whether the byte may be part of a number, or of `true`, `false`, `null`, `NaN`, `-Infinity`.
 fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
 }

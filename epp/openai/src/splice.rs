@@ -1,31 +1,37 @@
-//! Another model's name in place of a body's own.
+//! Rewrites the model of a request body.
 
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::body::PlainScanner;
-use super::scanner::Part;
+use super::plain::PlainScanner;
+use super::scanner::Region;
 use super::{BodyError, BodyScanner, ModelName};
 
-/// Most `model` members of one body that are replaced; each makes the body come in more pieces.
+/// Maximum `model` members of one body that are replaced. Each one splits the body into more chunks.
 const MAX_MEMBERS: u32 = 16;
 
-/// Replaces the value of every `model` of a body as the body's bytes pass. What stays is not copied, and nothing is
-/// kept back: that a value is another model's than the first shows at its end, and is an error then.
+/// Replaces the value of every `model` of a body while its bytes pass.
+///
+/// Other bytes are shared, not copied, and nothing is held back. A `model` that differs from the first one is an error at
+/// its end.
 #[derive(Debug)]
 pub struct Splicer {
     scanner: PlainScanner,
-    /// The name as this kind of body spells it.
+    /// The name as encoded in this kind of body.
     name: Bytes,
-    /// How long the body will be has been said: each value's length must stay what it was.
+    /// The length of the body was announced, so every value must keep its length.
     keeps_length: bool,
-    /// In a value, or just behind one: how long it was so far.
+    /// Length of the value so far. `Some` inside a value and directly after one.
     value_bytes: Option<usize>,
     members: u32,
 }
 
 impl Splicer {
-    /// For a body with these headers; an error if it is of no kind in which a name can be replaced.
+    /// Writes `name` into a body with these headers.
+    ///
+    /// # Errors
+    ///
+    /// The body is compressed, or not of a supported kind.
     pub fn new(headers: &HeaderMap, name: &ModelName) -> Result<Self, BodyError> {
         let scanner = BodyScanner::plain(headers)?;
         let name = match &scanner {
@@ -35,20 +41,23 @@ impl Splicer {
         Ok(Self { scanner, name, keeps_length: false, value_bytes: None, members: 0 })
     }
 
-    /// From now on no value may change its length. JSON is filled up with blanks.
+    /// Keeps the length of all following values. Shorter names are padded with spaces in JSON.
     pub fn keep_length(&mut self) {
         self.keeps_length = true;
     }
 
-    /// Takes the next bytes, and gives out what is to be sent in their place. After an error it must not be fed
-    /// again.
+    /// Reads the next bytes of the body and passes the bytes to send instead to `out`, in order.
+    ///
+    /// # Errors
+    ///
+    /// The body is invalid, has conflicting models, or has too many. Do not feed the splicer after an error.
     pub fn feed(&mut self, bytes: &Bytes, mut out: impl FnMut(Bytes)) -> Result<(), BodyError> {
         let mut at = 0;
         while at < bytes.len() {
-            let (used, part) = self.scanner.part(&bytes[at..])?;
-            match (part, &mut self.value_bytes) {
-                (Part::Model, Some(so_far)) => *so_far += used,
-                (Part::Model, None) => {
+            let (used, region) = self.scanner.next_region(&bytes[at..])?;
+            match (region, &mut self.value_bytes) {
+                (Region::Model, Some(so_far)) => *so_far += used,
+                (Region::Model, None) => {
                     self.members += 1;
                     if self.members > MAX_MEMBERS {
                         return Err(BodyError::ModelTooOften);
@@ -56,10 +65,10 @@ impl Splicer {
                     self.value_bytes = Some(used);
                     out(self.name.clone());
                 }
-                (Part::Other, value) => {
+                (Region::Other, value) => {
                     if let Some(old) = value.take().filter(|old| self.keeps_length && *old != self.name.len())
                     {
-                        out(self.blanks(old)?);
+                        out(self.padding(old)?);
                     }
                     out(bytes.slice(at..at + used));
                 }
@@ -69,13 +78,17 @@ impl Splicer {
         Ok(())
     }
 
-    /// The body has ended.
+    /// Checks that the body may end here.
+    ///
+    /// # Errors
+    ///
+    /// The body is incomplete.
     pub fn finish(&self) -> Result<(), BodyError> {
         self.scanner.finish()
     }
 
-    /// What fills up the name to a value of `old` bytes.
-    fn blanks(&self, old: usize) -> Result<Bytes, BodyError> {
+    /// Padding between the name and the end of a value of `old` bytes.
+    fn padding(&self, old: usize) -> Result<Bytes, BodyError> {
         let missing = old.checked_sub(self.name.len()).ok_or(BodyError::ModelTooOften)?;
         match self.scanner {
             PlainScanner::Json(_) => Ok(vec![b' '; missing].into()),
@@ -84,7 +97,7 @@ impl Splicer {
     }
 }
 
-/// With its quotes, and as it must be escaped.
-pub fn json_string(text: &str) -> Bytes {
+/// The text as a JSON string, with quotes.
+pub(crate) fn json_string(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
 }

@@ -1,17 +1,17 @@
-//! JSON strings, byte by byte, resumable anywhere.
+//! Reads JSON strings (RFC 8259 §7), which may be split at any byte.
 
 use memchr::memchr;
 
 use super::block::{BLOCK_BYTES, quotes};
 use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
 
-/// What one byte of a string meant once its escapes are resolved.
-pub enum Piece {
-    /// Inside an escape: more bytes are needed.
-    Pending,
-    /// A byte of the content (of UTF-8, or of an escape that is one ASCII character).
+/// Result of [`Unescape::push`].
+pub(crate) enum Unescaped {
+    /// Inside an escape. More bytes are needed.
+    Incomplete,
+    /// A byte of the content: of UTF-8, or of an escape of one ASCII character.
     Byte(u8),
-    /// A `\uXXXX` escape: a UTF-16 code unit.
+    /// A UTF-16 code unit from a `\uXXXX` escape.
     Unit(u16),
     /// The closing quote.
     End,
@@ -30,23 +30,24 @@ enum Escape {
 
 /// Resolves the escapes of one string.
 #[derive(Debug, Default)]
-pub struct Unescape(Escape);
+pub(crate) struct Unescape(Escape);
 
 impl Unescape {
-    pub fn push(&mut self, byte: u8) -> Result<Piece, BodyError> {
-        const BAD_ESCAPE: BodyError = BodyError::Malformed("unknown escape in a string");
+    /// Reads the next byte after the opening quote.
+    pub(crate) fn push(&mut self, byte: u8) -> Result<Unescaped, BodyError> {
+        const BAD_ESCAPE: BodyError = BodyError::Malformed("invalid escape in a string");
         match self.0 {
             Escape::None => Ok(match byte {
-                b'"' => Piece::End,
+                b'"' => Unescaped::End,
                 b'\\' => {
                     self.0 = Escape::Backslash;
-                    Piece::Pending
+                    Unescaped::Incomplete
                 }
-                other => Piece::Byte(other),
+                other => Unescaped::Byte(other),
             }),
             Escape::Backslash => {
                 self.0 = Escape::None;
-                Ok(Piece::Byte(match byte {
+                Ok(Unescaped::Byte(match byte {
                     b'"' | b'\\' | b'/' => byte,
                     b'b' => 0x08,
                     b'f' => 0x0c,
@@ -55,7 +56,7 @@ impl Unescape {
                     b't' => b'\t',
                     b'u' => {
                         self.0 = Escape::Unicode { digits: 0, unit: 0 };
-                        return Ok(Piece::Pending);
+                        return Ok(Unescaped::Incomplete);
                     }
                     _ => return Err(BAD_ESCAPE),
                 }))
@@ -65,21 +66,21 @@ impl Unescape {
                 let unit = unit << 4 | digit as u16;
                 if digits < 3 {
                     self.0 = Escape::Unicode { digits: digits + 1, unit };
-                    return Ok(Piece::Pending);
+                    return Ok(Unescaped::Incomplete);
                 }
                 self.0 = Escape::None;
-                Ok(Piece::Unit(unit))
+                Ok(Unescaped::Unit(unit))
             }
         }
     }
 
-    /// Whether the next byte starts a new character of the content.
-    pub fn is_between(&self) -> bool {
+    /// Whether the next byte is not part of an escape.
+    pub(crate) fn is_between_escapes(&self) -> bool {
         matches!(self.0, Escape::None)
     }
 }
 
-/// Compares a key, as it arrives, with `model`.
+/// Compares a key with `model`.
 #[derive(Debug, Default)]
 pub(super) struct KeyMatcher {
     unescape: Unescape,
@@ -89,7 +90,7 @@ pub(super) struct KeyMatcher {
 
 pub(super) enum KeyStep {
     More,
-    /// It is another key and no escape is pending: the rest can be skipped quickly.
+    /// Another key, and no escape is pending. The rest can be skipped with [`skip_string`].
     Other,
     End {
         is_model: bool,
@@ -101,19 +102,19 @@ impl KeyMatcher {
 
     pub(super) fn push(&mut self, byte: u8) -> Result<KeyStep, BodyError> {
         let content = match self.unescape.push(byte)? {
-            Piece::Pending => return Ok(KeyStep::More),
-            Piece::End => {
+            Unescaped::Incomplete => return Ok(KeyStep::More),
+            Unescaped::End => {
                 return Ok(KeyStep::End { is_model: !self.differs && self.matched == Self::KEY.len() });
             }
-            Piece::Byte(byte) => u16::from(byte),
-            Piece::Unit(unit) => unit,
+            Unescaped::Byte(byte) => u16::from(byte),
+            Unescaped::Unit(unit) => unit,
         };
         if Self::KEY.get(self.matched).is_some_and(|&expected| u16::from(expected) == content) {
             self.matched += 1;
         } else {
             self.differs = true;
         }
-        Ok(if self.differs && self.unescape.is_between() { KeyStep::Other } else { KeyStep::More })
+        Ok(if self.differs && self.unescape.is_between_escapes() { KeyStep::Other } else { KeyStep::More })
     }
 }
 
@@ -126,16 +127,16 @@ pub(super) struct ValueDecoder {
 }
 
 impl ValueDecoder {
-    /// The name, once its closing quote has been pushed.
+    /// Reads the next byte. Returns the name after the closing quote.
     pub(super) fn push(&mut self, byte: u8) -> Result<Option<ModelName>, BodyError> {
         match self.unescape.push(byte)? {
-            Piece::Pending => return Ok(None),
-            Piece::Unit(unit) => self.push_unit(unit)?,
-            Piece::Byte(_) | Piece::End if self.high_surrogate.is_some() => {
+            Unescaped::Incomplete => return Ok(None),
+            Unescaped::Unit(unit) => self.push_unit(unit)?,
+            Unescaped::Byte(_) | Unescaped::End if self.high_surrogate.is_some() => {
                 return Err(BodyError::ModelCharacters);
             }
-            Piece::Byte(byte) => self.decoded.push(byte),
-            Piece::End => return ModelName::decoded(&self.decoded).map(Some),
+            Unescaped::Byte(byte) => self.decoded.push(byte),
+            Unescaped::End => return ModelName::decoded(&self.decoded).map(Some),
         }
         if self.decoded.len() > MAX_MODEL_NAME_BYTES {
             return Err(BodyError::ModelTooLong);
@@ -161,23 +162,26 @@ impl ValueDecoder {
     }
 }
 
-/// Where the content of a skipped string goes on.
+/// State inside a string that is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub(crate) enum StringState {
+    /// The next byte is not escaped.
     Inside,
+    /// The next byte is escaped.
     AfterBackslash,
+    /// After the closing quote.
     Ended,
 }
 
-/// Blocks without a quote that are read here one after the other; then memchr is called, which takes time to
-/// begin and is faster once it runs.
+/// Number of consecutive blocks without a quote after which memchr takes over. It has a higher start-up cost, but is faster
+/// for long strings.
 const NEAR_BLOCKS: usize = 4;
 
-/// Skips the content of a string up to and including its closing quote; gives the bytes used.
+/// Skips the content of a string up to and including its closing quote. Returns the number of bytes and the new state.
 ///
-/// Only quotes are looked for: whether one is escaped is seen from the backslashes before it.
-pub fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
-    let start = usize::from(from == Skip::AfterBackslash);
+/// Searches only for quotes. The backslashes before a quote show whether it is escaped.
+pub(crate) fn skip_string(bytes: &[u8], from: StringState) -> (usize, StringState) {
+    let start = usize::from(from == StringState::AfterBackslash);
     let Some(content) = bytes.get(start..) else { return (bytes.len(), from) };
     let mut at = 0;
     let mut empty_blocks = 0;
@@ -195,7 +199,7 @@ pub fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
         while quotes != 0 {
             let quote = at + quotes.trailing_zeros() as usize;
             if !is_escaped(content, quote) {
-                return (start + quote + 1, Skip::Ended);
+                return (start + quote + 1, StringState::Ended);
             }
             quotes &= quotes - 1;
         }
@@ -204,24 +208,27 @@ pub fn skip_string(bytes: &[u8], from: Skip) -> (usize, Skip) {
     while let Some(found) = memchr(b'"', &content[at..]) {
         let quote = at + found;
         if !is_escaped(content, quote) {
-            return (start + quote + 1, Skip::Ended);
+            return (start + quote + 1, StringState::Ended);
         }
         at = quote + 1;
     }
-    (bytes.len(), if is_escaped(content, content.len()) { Skip::AfterBackslash } else { Skip::Inside })
+    (
+        bytes.len(),
+        if is_escaped(content, content.len()) { StringState::AfterBackslash } else { StringState::Inside },
+    )
 }
 
-/// Whether the byte of `content` at `at` is escaped; the first never is.
+/// Whether the byte at `at` is escaped. The first byte of `content` is not.
 fn is_escaped(content: &[u8], at: usize) -> bool {
     content[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// Longest string that is looked at as a whole.
+/// [`plain_string`] handles shorter strings than this.
 const SHORT_BYTES: usize = BLOCK_BYTES;
 
-/// The content of a short string without escapes that ends in `bytes`, which begin behind its opening
-/// quote. For all other strings there is nothing.
-pub(super) fn plain_string(bytes: &[u8]) -> Option<&[u8]> {
+/// The content of a short string without escapes that ends in `bytes`. `bytes` starts after the opening quote. `None` for
+/// all other strings.
+pub(crate) fn plain_string(bytes: &[u8]) -> Option<&[u8]> {
     let end = match bytes.first_chunk::<BLOCK_BYTES>() {
         Some(block) => quotes(block).trailing_zeros() as usize,
         None => memchr(b'"', bytes)?,

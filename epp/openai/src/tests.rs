@@ -11,7 +11,7 @@ use super::*;
 
 type Outcome = Result<String, BodyError>;
 
-/// The body in pieces that end at `cuts` (sorted or not, in or out of range).
+/// Scans the body in chunks that end at `cuts`, which may be unsorted or out of range.
 fn scan_split(body: &[u8], cuts: &[usize]) -> Outcome {
     let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(body.len())).collect();
     cuts.sort_unstable();
@@ -29,7 +29,7 @@ fn scan(body: &[u8]) -> Outcome {
     scan_split(body, &[])
 }
 
-/// Name, body, what must come out.
+/// Name, body, expected outcome.
 fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
     fn ok(model: &str) -> Outcome {
         Ok(model.to_owned())
@@ -63,7 +63,7 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
             ok("Qwen/Qwen3-0.6B"),
         ),
         ("model last", r#"{"messages":[{"role":"user","content":"hi"}],"stream":true,"model":"m"}"#, m()),
-        ("blanks everywhere", " \r\n\t{ \"a\" : 1 , \"model\" \n:\t\"m\" } \n", m()),
+        ("whitespace everywhere", " \r\n\t{ \"a\" : 1 , \"model\" \n:\t\"m\" } \n", m()),
         ("nested model only", r#"{"metadata":{"model":"x"},"tools":[{"model":"y"}]}"#, Err(ModelMissing)),
         ("nested model before", r#"{"metadata":{"model":"x"},"tools":[[{"model":"y"}]],"model":"m"}"#, m()),
         (
@@ -77,12 +77,8 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("escaped key, middle", r#"{"mod\u0065l":"m"}"#, m()),
         ("escaped key, upper-case digits", r#"{"m\u006Fdel":"m"}"#, m()),
         ("key fully escaped", r#"{"\u006d\u006f\u0064\u0065\u006c":"m"}"#, m()),
-        ("duplicate through an escaped key", r#"{"model":"a","\u006dodel":"b"}"#, Err(ModelConflict)),
-        (
-            "keys that only look alike",
-            r#"{"Model":"x","models":"y","mode":"z","model ":"w","model":"m"}"#,
-            m(),
-        ),
+        ("duplicate with an escaped key", r#"{"model":"a","\u006dodel":"b"}"#, Err(ModelConflict)),
+        ("similar keys", r#"{"Model":"x","models":"y","mode":"z","model ":"w","model":"m"}"#, m()),
         ("key with quotes and backslashes", r#"{"\"model\\":"x","\\\"":1,"model":"m"}"#, m()),
         ("key with a surrogate pair", r#"{"\ud83d\ude00model":"x","model":"m"}"#, m()),
         ("key with a lone surrogate", r#"{"mo\ud83d":"x","model":"m"}"#, m()),
@@ -96,23 +92,23 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("value with two high surrogates", r#"{"model":"\ud83d\ud83d"}"#, Err(ModelCharacters)),
         ("value with a lone low surrogate", r#"{"model":"\ude00"}"#, Err(ModelCharacters)),
         ("value with a quote", r#"{"model":"a\"b"}"#, ok("a\"b")),
-        ("value with a line end", r#"{"model":"a\r\nx-evil: 1"}"#, Err(ModelCharacters)),
-        ("value with a raw line end", "{\"model\":\"a\nb\"}", Err(ModelCharacters)),
+        ("value with a line break", r#"{"model":"a\r\nx-evil: 1"}"#, Err(ModelCharacters)),
+        ("value with a raw line break", "{\"model\":\"a\nb\"}", Err(ModelCharacters)),
         ("value with a tab", r#"{"model":"a\tb"}"#, Err(ModelCharacters)),
-        ("value with a zero", r#"{"model":"a\u0000b"}"#, Err(ModelCharacters)),
+        ("value with NUL", r#"{"model":"a\u0000b"}"#, Err(ModelCharacters)),
         ("value with DEL", r#"{"model":"a\u007f"}"#, Err(ModelCharacters)),
         ("value with a C1 control", r#"{"model":"a\u0085"}"#, Err(ModelCharacters)),
         ("value with a zero-width space", r#"{"model":"a\u200bb"}"#, Err(ModelCharacters)),
-        ("value with an inner blank", r#"{"model":"my model"}"#, ok("my model")),
-        ("value with a blank at its end", r#"{"model":"m "}"#, Err(ModelCharacters)),
-        ("value with a bad escape", r#"{"model":"\x41"}"#, Err(Malformed("unknown escape in a string"))),
+        ("value with an inner space", r#"{"model":"my model"}"#, ok("my model")),
+        ("value with a trailing space", r#"{"model":"m "}"#, Err(ModelCharacters)),
+        ("value with a bad escape", r#"{"model":"\x41"}"#, Err(Malformed("invalid escape in a string"))),
         (
             "value with a bad unicode escape",
             r#"{"model":"\u00g1"}"#,
-            Err(Malformed("unknown escape in a string")),
+            Err(Malformed("invalid escape in a string")),
         ),
         ("same model twice", r#"{"model":"m","model":"m"}"#, m()),
-        ("same model twice, spelt differently", r#"{"model":"a/m","model":"a\/m"}"#, ok("a/m")),
+        ("same model twice, escaped differently", r#"{"model":"a/m","model":"a\/m"}"#, ok("a/m")),
         ("two models", r#"{"model":"a","messages":[],"model":"b"}"#, Err(ModelConflict)),
         ("model, then null", r#"{"model":"a","model":null}"#, Err(ModelNotAString)),
         ("model missing", r#"{"messages":[]}"#, Err(ModelMissing)),
@@ -124,14 +120,14 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("model empty", r#"{"model":""}"#, Err(ModelEmpty)),
         ("byte order mark", "\u{feff}{\"model\":\"m\"}", m()),
         ("byte order mark twice", "\u{feff}\u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
-        ("byte order mark after a blank", " \u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
+        ("byte order mark after whitespace", " \u{feff}{\"model\":\"m\"}", Err(NotAnObject)),
         ("root a list", r#"[{"model":"m"}]"#, Err(NotAnObject)),
         ("root a string", r#""model""#, Err(NotAnObject)),
         ("not JSON", "model=m", Err(NotAnObject)),
         ("empty body", "", Err(Empty)),
-        ("only blanks", " \n", Err(Empty)),
+        ("only whitespace", " \n", Err(Empty)),
         ("only a byte order mark", "\u{feff}", Err(Empty)),
-        ("bytes after the root are left to the engine", r#"{"model":"m"} {"model":"x"}"#, m()),
+        ("bytes after the root are ignored", r#"{"model":"m"} {"model":"x"}"#, m()),
         ("NaN and infinities", r#"{"a":NaN,"b":-Infinity,"model":"m","c":Infinity}"#, m()),
         ("numbers", r#"{"a":-1.5e+10,"b":0,"model":"m","c":1E-7}"#, m()),
         ("lone surrogate in another member", r#"{"a":"\ud800","model":"m"}"#, m()),
@@ -161,7 +157,7 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("UTF-16 with mark, big endian", utf16(text, true, true), Err(WideEncoding)),
         ("UTF-16, little endian", utf16(text, false, false), Err(WideEncoding)),
         ("UTF-16, big endian", utf16(text, true, false), Err(WideEncoding)),
-        ("UTF-16 after a blank", utf16(&format!(" {text}"), false, false), Err(WideEncoding)),
+        ("UTF-16 after whitespace", utf16(&format!(" {text}"), false, false), Err(WideEncoding)),
         ("UTF-32, little endian", utf32(text, false), Err(WideEncoding)),
         ("UTF-32, big endian", utf32(text, true), Err(WideEncoding)),
         ("invalid UTF-8 in another member", b"{\"a\":\"\xff\xc0\",\"model\":\"m\"}".to_vec(), m()),
@@ -175,14 +171,14 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, Outcome)> {
 }
 
 #[test]
-fn every_body_of_the_corpus_gives_its_answer() {
+fn corpus_bodies_have_the_expected_outcome() {
     for (name, body, expected) in corpus() {
         assert_eq!(scan(&body), expected, "{name}");
     }
 }
 
 #[test]
-fn every_cut_and_every_single_byte_feed_give_the_answer_of_one_piece() {
+fn outcome_does_not_depend_on_the_split() {
     for (name, body, expected) in corpus() {
         let every_byte: Vec<usize> = (0..body.len()).collect();
         assert_eq!(scan_split(&body, &every_byte), expected, "{name}, byte by byte");
@@ -196,7 +192,7 @@ fn every_cut_and_every_single_byte_feed_give_the_answer_of_one_piece() {
 }
 
 #[test]
-fn the_decision_is_there_as_soon_as_the_value_has_ended() {
+fn knows_the_model_at_the_end_of_its_value() {
     let mut scanner = ModelScanner::default();
     assert_eq!(scanner.feed(br#"{"model":"m"#), Ok(Progress::Undecided));
     assert_eq!(scanner.feed(br#"""#), Ok(Progress::Model));
@@ -206,15 +202,15 @@ fn the_decision_is_there_as_soon_as_the_value_has_ended() {
 }
 
 #[test]
-fn the_corpus_agrees_with_serde_where_serde_takes_the_body() {
-    let mut taken = 0;
+fn corpus_agrees_with_serde_for_bodies_that_serde_accepts() {
+    let mut accepted = 0;
     for (name, body, expected) in corpus() {
         if let Some(oracle) = oracle(&body) {
-            taken += 1;
+            accepted += 1;
             assert_eq!(expected, oracle, "{name}");
         }
     }
-    assert!(taken >= 35, "serde took only {taken} bodies");
+    assert!(accepted >= 35, "serde accepted only {accepted} bodies");
 }
 
 /// The members of a root object in order, duplicates kept.
@@ -243,8 +239,8 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// What serde says, with the rules for several `model` members spelt out;
-/// nothing where serde does not take the body as an object.
+/// The outcome according to serde, plus the rules for several `model` members. `None` if serde does not accept the body as
+/// an object.
 fn oracle(body: &[u8]) -> Option<Outcome> {
     let Members(members) = serde_json::from_slice(body).ok()?;
     let mut found: Option<String> = None;
@@ -272,7 +268,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A JSON string with random characters spelt as escapes.
+/// A JSON string in which random characters are escaped.
 fn quoted() -> impl Strategy<Value = String> {
     (text(), any::<u64>()).prop_map(|(text, spelling)| {
         let mut out = String::from('"');
@@ -291,7 +287,7 @@ fn quoted() -> impl Strategy<Value = String> {
     })
 }
 
-fn blank() -> impl Strategy<Value = &'static str> {
+fn whitespace() -> impl Strategy<Value = &'static str> {
     prop_oneof![4 => Just(""), 1 => Just(" "), 1 => Just("\r\n\t")]
 }
 
@@ -312,17 +308,18 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
-    prop::collection::vec((blank(), quoted(), blank(), blank(), value, blank()), 0..5).prop_map(|members| {
-        let members: Vec<String> = members
-            .into_iter()
-            .map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"))
-            .collect();
-        format!("{{{}}}", members.join(","))
-    })
+    prop::collection::vec((whitespace(), quoted(), whitespace(), whitespace(), value, whitespace()), 0..5)
+        .prop_map(|members| {
+            let members: Vec<String> = members
+                .into_iter()
+                .map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        })
 }
 
-/// What containers and strings are made of, in any order, so that most bodies are broken somewhere.
-fn long_piece() -> impl Strategy<Value = String> {
+/// Parts of containers and strings. Most random sequences are invalid JSON.
+fn long_part() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => (0..130_usize).prop_map(|count| format!("\"{}\"", "x".repeat(count))),
         2 => (0..900_usize).prop_map(|count| "x".repeat(count)),
@@ -335,7 +332,7 @@ fn long_piece() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Mostly strings below the root, so that duplicates, conflicts and finds all occur.
+/// Mostly strings below the root, so that duplicates and conflicts occur.
 fn document() -> impl Strategy<Value = String> {
     object(prop_oneof![3 => quoted(), 1 => value()])
 }
@@ -344,19 +341,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn documents_agree_with_serde_in_any_split(
+    fn documents_agree_with_serde_for_any_split(
         document in document(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let body = document.as_bytes();
-        let expected = oracle(body).expect("serde takes what the generator writes");
+        let expected = oracle(body).expect("serde accepts generated documents");
         let cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
         prop_assert_eq!(scan(body), expected.clone());
         prop_assert_eq!(scan_split(body, &cuts), expected);
     }
 
     #[test]
-    fn corpus_bodies_give_one_answer_in_any_split(
+    fn corpus_outcome_does_not_depend_on_random_splits(
         which in any::<prop::sample::Index>(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
     ) {
@@ -366,14 +363,13 @@ proptest! {
         prop_assert_eq!(&scan_split(body, &cuts), expected, "{}", name);
     }
 
-    /// Long enough that blocks, what is between them, and long content all come into it; byte by byte, none of
-    /// them do.
+    /// Long bodies use blocks, bytes between blocks, and memchr. Byte by byte, none of them is used.
     #[test]
-    fn blocks_see_what_single_bytes_show(
-        pieces in prop::collection::vec(long_piece(), 0..24),
+    fn block_scan_agrees_with_bytewise_scan(
+        parts in prop::collection::vec(long_part(), 0..24),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
-        let body = format!(r#"{{"a":[{}],"model":"m"}}"#, pieces.concat());
+        let body = format!(r#"{{"a":[{}],"model":"m"}}"#, parts.concat());
         let body = body.as_bytes();
         let every_byte: Vec<usize> = (0..body.len()).collect();
         let expected = scan_split(body, &every_byte);
@@ -383,7 +379,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_any_kind_give_one_answer_in_any_split(
+    fn outcome_for_arbitrary_bytes_does_not_depend_on_the_split(
         body in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\":,\\model 1u006d".to_vec())], 0..80),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {

@@ -1,43 +1,32 @@
-//! One telemetry stream to each agent that the store knows.
+//! Keeps one telemetry stream to each agent in the resource store.
 
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use forebay_resources::{LabelSelector, ObjectKey, Pod, Snapshot, Store, pod_ip, takes_requests};
 use forebay_telemetry::client::{self, Event, WatchOptions};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::Endpoints;
 
-/// As many nodes as Kubernetes itself supports in a cluster.
+/// Maximum agents followed: the number of nodes that Kubernetes supports in one cluster. Further agents are ignored.
 const MAX_AGENTS: usize = 5000;
 
-/// An agent for people and metrics.
-#[derive(Clone, Debug)]
-pub struct AgentView {
-    pub address: SocketAddr,
-    /// The node's name; empty before the first snapshot.
-    pub node: String,
-    pub connected: bool,
-    /// Since the newest frame; `None` before the first.
-    pub frame_age: Option<Duration>,
-}
-
-/// Which pods are agents, and what is asked of them.
+/// Which pods are agents, and how to watch them.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentOptions {
     pub(crate) selector: LabelSelector,
-    /// Any when absent.
+    /// `None`: all namespaces.
     pub(crate) namespace: Option<String>,
     pub(crate) port: u16,
     pub(crate) watch: WatchOptions,
 }
 
-/// Runs until it is dropped, and all streams with it.
+/// Follows all agents. Dropping the future closes the streams.
 pub(crate) async fn follow_agents(store: Arc<Store>, options: AgentOptions, endpoints: Arc<Endpoints>) {
     let options = Arc::new(options);
     let mut streams: HashMap<SocketAddr, AbortOnDropHandle<()>> = HashMap::new();
@@ -56,6 +45,7 @@ pub(crate) async fn follow_agents(store: Arc<Store>, options: AgentOptions, endp
             streams.entry(agent).or_insert_with(|| {
                 endpoints.add_agent(agent);
                 let stream = follow_agent(agent, options.clone(), endpoints.clone());
+                let stream = stream.instrument(tracing::debug_span!("agent", address = %agent));
                 AbortOnDropHandle::new(tokio::spawn(stream))
             });
         }

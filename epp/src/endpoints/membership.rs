@@ -1,34 +1,38 @@
-//! Keeps the members of the pool as the store has them.
+//! Follows the members of the pool in the resource store.
 
 use std::sync::Arc;
 
 use forebay_resources::{LabelSelector, ObjectKey, Store};
+use tracing::Instrument as _;
 
 use super::Endpoints;
 use crate::Error;
 
-/// Takes the members over before it returns, so that whoever may pick can; the
-/// returned future follows the store until it is dropped.
+/// Sets the current members before it returns, so that the first pick sees them. The returned future then follows the
+/// store until it is dropped.
 pub(crate) fn follow_members(
     store: Arc<Store>,
     pool: ObjectKey,
     endpoints: Arc<Endpoints>,
 ) -> impl Future<Output = ()> + Send {
     let mut generations = store.subscribe();
-    let take_over = move || {
+    let pool_name = pool.clone();
+    let update = move || {
         let snapshot = store.snapshot();
         let exists = snapshot.inference_pools.contains_key(&pool);
         endpoints.set_members(exists.then(|| snapshot.pool_endpoints(&pool)));
     };
-    take_over();
-    async move {
+    update();
+    let span = tracing::debug_span!("members", pool = %pool_name);
+    let follow = async move {
         while generations.changed().await.is_ok() {
-            take_over();
+            update();
         }
-    }
+    };
+    follow.instrument(span)
 }
 
-/// `name=value[,name=value…]`
+/// Parses `name=value[,name=value…]`.
 pub(crate) fn parse_selector(text: &str) -> Result<LabelSelector, Error> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;

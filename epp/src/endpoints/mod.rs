@@ -1,24 +1,28 @@
-//! The pool's endpoints and how loaded each of them is, as far as anyone knows.
+//! The endpoints of a pool and their load.
 //!
-//! Three sources are fused (best first): the kernel's count at the pod's own
-//! sockets, which has everybody's requests in it; the engine's own gauges; and
-//! what was picked here. Each value keeps its age, and one that is too old
-//! gives way to the next source: a silent agent never stops traffic.
+//! The load has three sources, best first:
+//!
+//! 1. The kernel's count at the pod's sockets. It contains the requests of all gateways.
+//! 2. The engine's gauges.
+//! 3. The picks of this process.
+//!
+//! Every value has an age. A stale value is replaced by the next source, so an agent that stops sending never stops
+//! traffic.
 
 mod agents;
 mod ledger;
 mod membership;
 mod pool;
-mod slot;
+mod state;
+mod view;
 
-pub use self::{
-    agents::AgentView,
-    pool::Endpoints,
-    slot::{EndpointView, LoadSource},
-};
 pub(crate) use self::{
     agents::{AgentOptions, follow_agents},
     ledger::PickId,
     membership::{follow_members, parse_selector},
-    pool::Table,
+    pool::PoolState,
+};
+pub use self::{
+    pool::Endpoints,
+    view::{AgentView, EndpointView, LoadSource},
 };

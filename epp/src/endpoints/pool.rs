@@ -1,8 +1,7 @@
-//! The pool's slots, and the agents' reports that fill them.
+//! The state of all endpoints of a pool, and the agents' reports that update it.
 //!
-//! One lock guards all of it. Picks and reports hold it for microseconds and
-//! never across an await; in return a pick sees every earlier pick, and never
-//! half a report.
+//! One lock guards all of it. Picks and reports hold it for microseconds and never across an await. A pick therefore sees
+//! every earlier pick, and never a part of a report.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,42 +18,44 @@ use forebay_telemetry::{
 };
 
 use super::{
-    AgentView, EndpointView,
     ledger::PickId,
-    slot::{EngineGauges, KernelCount, Slot},
+    state::{EndpointState, EngineGauges, KernelCount},
+    view::{AgentView, EndpointView},
 };
 
-/// What one agent may make us remember; a node runs far less.
+/// Maximum endpoints accepted per agent. Further ones are ignored.
 const MAX_ENDPOINTS_PER_AGENT: usize = 4096;
+/// Maximum lost GPUs accepted per agent. Further ones are ignored.
 const MAX_GPUS_PER_AGENT: usize = 1024;
 
-/// The pool's endpoints with their load. Shared by everyone who picks, and by
-/// the tasks that keep it current.
+/// The endpoints of a pool with their load. Shared by the scheduler and the tasks that update it.
 #[derive(Debug)]
 pub struct Endpoints {
-    table: Mutex<Table>,
-    /// How long a report may be used after it was last known to hold.
+    state: Mutex<PoolState>,
+    /// Maximum age of a report since it was last confirmed.
     stale_after: Duration,
 }
 
+/// What the lock guards.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct PoolState {
     pool_exists: bool,
-    slots: Vec<Slot>,
+    endpoints: Vec<EndpointState>,
+    /// Index in `endpoints`.
     by_address: foldhash::HashMap<SocketAddr, usize>,
     agents: HashMap<SocketAddr, Agent>,
     next_pick: u64,
-    /// Where the last pick went: equals take turns from there.
+    /// Index of the last pick. Endpoints with equal scores take turns from there.
     cursor: usize,
 }
 
-/// What one agent has said. Kept whole, because a pod may become a member of
-/// the pool long after its agent last spoke of it.
+/// The state that one agent reported. It also contains pods that are not members of the pool, because they may become
+/// members long after the report.
 #[derive(Debug, Default)]
 struct Agent {
     node: String,
     connected: bool,
-    /// Since the newest frame.
+    /// The loss of the stream was reported since the newest frame.
     reported_down: bool,
     epoch: u64,
     last_frame: Option<Instant>,
@@ -62,6 +63,7 @@ struct Agent {
     lost_gpus: HashSet<String>,
 }
 
+/// The report of an agent on one endpoint.
 #[derive(Clone, Debug)]
 struct Report {
     uid: String,
@@ -71,69 +73,68 @@ struct Report {
 }
 
 impl Endpoints {
+    /// A pool without members. Reports may be used for `stale_after` since they were last confirmed.
     pub fn new(stale_after: Duration) -> Self {
-        let table = Table {
+        let state = PoolState {
             pool_exists: false,
-            slots: Vec::new(),
+            endpoints: Vec::new(),
             by_address: foldhash::HashMap::default(),
             agents: HashMap::new(),
             next_pick: 0,
-            // Several replicas must not all begin with the same endpoint.
+            // Random, so that replicas of a picker do not all start with the same endpoint.
             cursor: fastrand::usize(..),
         };
-        Self { table: Mutex::new(table), stale_after }
+        Self { state: Mutex::new(state), stale_after }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn stale_after(&self) -> Duration {
         self.stale_after
     }
 
-    /// The pool's members from now on; `None` when there is no such pool. An
-    /// endpoint that stays keeps its load and its picks.
+    /// Replaces the members of the pool. `None` if the pool does not exist. Endpoints of the same pod keep their load and
+    /// their picks.
     pub fn set_members(&self, members: Option<Vec<PoolEndpoint>>) {
-        let table = &mut *self.lock();
-        table.pool_exists = members.is_some();
-        let mut old: HashMap<SocketAddr, Slot> =
-            table.slots.drain(..).map(|slot| (slot.endpoint.address, slot)).collect();
-        table.by_address.clear();
+        let state = &mut *self.lock();
+        state.pool_exists = members.is_some();
+        let mut old: HashMap<SocketAddr, EndpointState> =
+            state.endpoints.drain(..).map(|old| (old.endpoint.address, old)).collect();
+        state.by_address.clear();
         for endpoint in members.unwrap_or_default() {
             let address = endpoint.address;
-            if table.by_address.contains_key(&address) {
-                tracing::warn!(%address, pod = %endpoint.pod, "two pods of the pool have the same address; the first one is used");
+            if state.by_address.contains_key(&address) {
+                tracing::warn!(%address, pod = %endpoint.pod, "two pods of the pool have the same address; ignoring the second pod");
                 continue;
             }
             let kept = old
                 .remove(&address)
                 .filter(|it| it.endpoint.pod == endpoint.pod && it.endpoint.uid == endpoint.uid);
-            let slot = match kept {
-                Some(mut slot) => {
-                    slot.endpoint = endpoint;
-                    slot
+            let member = match kept {
+                Some(mut kept) => {
+                    kept.endpoint = endpoint;
+                    kept
                 }
-                None => table.new_slot(endpoint, self.stale_after),
+                None => state.new_endpoint(endpoint, self.stale_after),
             };
-            table.by_address.insert(address, table.slots.len());
-            table.slots.push(slot);
+            state.by_address.insert(address, state.endpoints.len());
+            state.endpoints.push(member);
         }
     }
 
-    /// Reports of this agent count from now on.
+    /// Accepts reports of this agent from now on.
     pub fn add_agent(&self, agent: SocketAddr) {
         self.lock().agents.entry(agent).or_default();
     }
 
-    /// Takes in what a known agent sent.
+    /// Applies a frame of an agent. Frames of agents that were not [added](Endpoints::add_agent) are ignored.
     pub fn apply(&self, agent_address: SocketAddr, received: &Received) {
-        let table = &mut *self.lock();
-        let Some(agent) = table.agents.get_mut(&agent_address) else { return };
-        agent.connected = true;
-        agent.reported_down = false;
-        agent.last_frame = Some(received.at);
-        let mut slots = Slots { slots: &mut table.slots, by_address: &table.by_address };
+        let state = &mut *self.lock();
+        let Some(agent) = state.agents.get_mut(&agent_address) else { return };
+        agent.on_frame(received.at);
+        let mut slots = Members { endpoints: &mut state.endpoints, by_address: &state.by_address };
         let had_lost_gpus = !agent.lost_gpus.is_empty();
         let mut new_epoch = false;
         // Reports before a snapshot that it does not renew.
@@ -177,29 +178,31 @@ impl Endpoints {
         }
     }
 
-    /// The agent's stream has ended; what it said goes on until it is stale.
-    /// Returns whether that is news.
+    /// The stream of the agent ended. Its reports are used until they are stale. Returns whether this is the first call
+    /// since the last frame.
     pub fn agent_down(&self, agent: SocketAddr) -> bool {
-        let mut table = self.lock();
-        let Some(agent) = table.agents.get_mut(&agent) else { return false };
+        let mut state = self.lock();
+        let Some(agent) = state.agents.get_mut(&agent) else { return false };
         agent.connected = false;
         !std::mem::replace(&mut agent.reported_down, true)
     }
 
-    /// The agent is no more, and its reports count no longer than they are fresh.
+    /// The agent no longer exists. Reports already applied to endpoints are used until they are stale.
     pub fn remove_agent(&self, agent: SocketAddr) {
         self.lock().agents.remove(&agent);
     }
 
+    /// The current state of all members.
     pub fn endpoints(&self) -> Vec<EndpointView> {
         let now = Instant::now();
-        self.lock().slots.iter().map(|slot| slot.view(now, self.stale_after)).collect()
+        self.lock().endpoints.iter().map(|it| it.view(now, self.stale_after)).collect()
     }
 
+    /// The current state of all agents.
     pub fn agents(&self) -> Vec<AgentView> {
         let now = Instant::now();
-        let table = self.lock();
-        let views = table.agents.iter().map(|(address, agent)| AgentView {
+        let state = self.lock();
+        let views = state.agents.iter().map(|(address, agent)| AgentView {
             address: *address,
             node: agent.node.clone(),
             connected: agent.connected,
@@ -208,98 +211,100 @@ impl Endpoints {
         views.collect()
     }
 
+    /// The request of the pick ended.
     pub(crate) fn release(&self, address: SocketAddr, pick: PickId) {
-        if let Some(slot) = self.lock().slot_mut(address) {
-            slot.remove_pick(pick);
+        if let Some(endpoint) = self.lock().endpoint_mut(address) {
+            endpoint.remove_pick(pick);
         }
     }
 
-    /// The request went to `to` instead of `from`.
+    /// The request was served by `to` instead of `from`.
     pub(crate) fn move_pick(&self, pick: PickId, from: SocketAddr, to: SocketAddr) {
-        let mut table = self.lock();
-        let made = table.slot_mut(from).and_then(|slot| slot.remove_pick(pick));
-        if let (Some(made), Some(slot)) = (made, table.slot_mut(to)) {
-            slot.add_served(pick, made);
+        let mut state = self.lock();
+        let picked_at = state.endpoint_mut(from).and_then(|endpoint| endpoint.remove_pick(pick));
+        if let (Some(picked_at), Some(endpoint)) = (picked_at, state.endpoint_mut(to)) {
+            endpoint.add_served(pick, picked_at);
         }
     }
 }
 
-impl Table {
+impl PoolState {
     pub(crate) fn pool_exists(&self) -> bool {
         self.pool_exists
     }
 
-    /// All slots with their index, from the one after the last pick round to it.
-    pub(crate) fn in_turn(&mut self) -> impl Iterator<Item = (usize, &mut Slot)> {
-        let (before, after) = match self.slots.len() {
-            0 => self.slots.split_at_mut(0),
-            count => self.slots.split_at_mut((self.cursor % count + 1) % count),
+    /// All endpoints with their index, in round-robin order: the endpoint of the last pick comes last.
+    pub(crate) fn round_robin(&mut self) -> impl Iterator<Item = (usize, &mut EndpointState)> {
+        let (before, after) = match self.endpoints.len() {
+            0 => self.endpoints.split_at_mut(0),
+            count => self.endpoints.split_at_mut((self.cursor % count + 1) % count),
         };
         let first = before.len();
-        let after = after.iter_mut().enumerate().map(move |(index, slot)| (index + first, slot));
+        let after = after.iter_mut().enumerate().map(move |(index, endpoint)| (index + first, endpoint));
         after.chain(before.iter_mut().enumerate())
     }
 
     pub(crate) fn address(&self, index: usize) -> Option<SocketAddr> {
-        self.slots.get(index).map(|slot| slot.endpoint.address)
+        self.endpoints.get(index).map(|it| it.endpoint.address)
     }
 
-    /// Counts a pick against the slot, so that the next pick sees it.
+    /// Adds a pick to the endpoint, so that the next pick sees it.
     pub(crate) fn reserve(&mut self, index: usize, now: Instant) -> PickId {
         let pick = PickId(self.next_pick);
         self.next_pick += 1;
         self.cursor = index;
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.add_pick(pick, now);
+        if let Some(endpoint) = self.endpoints.get_mut(index) {
+            endpoint.add_pick(pick, now);
         }
         pick
     }
 
-    fn slot_mut(&mut self, address: SocketAddr) -> Option<&mut Slot> {
-        self.slots.get_mut(*self.by_address.get(&address)?)
+    fn endpoint_mut(&mut self, address: SocketAddr) -> Option<&mut EndpointState> {
+        self.endpoints.get_mut(*self.by_address.get(&address)?)
     }
 
-    /// With what an agent may have said of the pod before it was a member.
-    fn new_slot(&self, endpoint: PoolEndpoint, stale_after: Duration) -> Slot {
-        let mut slot = Slot::new(endpoint);
-        let address = slot.endpoint.address;
+    /// A new member, with the load that an agent may have reported before the pod became a member.
+    fn new_endpoint(&self, endpoint: PoolEndpoint, stale_after: Duration) -> EndpointState {
+        let mut member = EndpointState::new(endpoint);
+        let address = member.endpoint.address;
         for agent in self.agents.values() {
-            if let Some(report) = agent.reports.get(&address).filter(|report| report.is_about(&slot)) {
-                slot.set_kernel(report.kernel, false);
-                slot.set_engine(report.engine);
+            if let Some(report) = agent.reports.get(&address).filter(|report| report.is_about(&member)) {
+                member.set_kernel(report.kernel, false);
+                member.set_engine(report.engine);
                 let until = agent.last_frame.filter(|_| agent.has_lost(report)).map(|at| at + stale_after);
-                slot.set_gpu_lost_until(until);
+                member.set_gpu_lost_until(until);
             }
         }
-        slot
+        member
     }
 }
 
-/// The slots as reports reach them.
-struct Slots<'a> {
-    slots: &'a mut [Slot],
+/// The members of the pool, as reports are applied to them.
+struct Members<'a> {
+    endpoints: &'a mut [EndpointState],
     by_address: &'a foldhash::HashMap<SocketAddr, usize>,
 }
 
-impl Slots<'_> {
-    fn of(&mut self, address: SocketAddr, report: &Report) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(*self.by_address.get(&address)?)?;
-        report.is_about(slot).then_some(slot)
+impl Members<'_> {
+    /// The member that the report is about.
+    fn of(&mut self, address: SocketAddr, report: &Report) -> Option<&mut EndpointState> {
+        let endpoint = self.endpoints.get_mut(*self.by_address.get(&address)?)?;
+        report.is_about(endpoint).then_some(endpoint)
     }
 
     fn forget(&mut self, address: SocketAddr, report: &Report) {
-        if let Some(slot) = self.of(address, report) {
-            slot.set_kernel(None, false);
-            slot.set_engine(None);
-            slot.set_gpu_lost_until(None);
+        if let Some(endpoint) = self.of(address, report) {
+            endpoint.set_kernel(None, false);
+            endpoint.set_engine(None);
+            endpoint.set_gpu_lost_until(None);
         }
     }
 }
 
 impl Report {
-    /// An address may have belonged to another pod. A folder's pods may have no uid.
-    fn is_about(&self, slot: &Slot) -> bool {
-        self.uid.is_empty() || slot.endpoint.uid.is_empty() || self.uid == slot.endpoint.uid
+    /// Compares the uid, because the address may have belonged to an earlier pod. Pods of a folder may have no uid.
+    fn is_about(&self, state: &EndpointState) -> bool {
+        self.uid.is_empty() || state.endpoint.uid.is_empty() || self.uid == state.endpoint.uid
     }
 }
 
@@ -316,21 +321,27 @@ impl Agent {
         report.gpu_uuids.iter().any(|uuid| self.lost_gpus.contains(uuid))
     }
 
-    fn mark_lost_gpus(&self, until: Instant, slots: &mut Slots<'_>) {
+    fn on_frame(&mut self, at: Instant) {
+        self.connected = true;
+        self.reported_down = false;
+        self.last_frame = Some(at);
+    }
+
+    fn mark_lost_gpus(&self, until: Instant, members: &mut Members<'_>) {
         for (address, report) in &self.reports {
-            if let Some(slot) = slots.of(*address, report) {
-                slot.set_gpu_lost_until(self.has_lost(report).then_some(until));
+            if let Some(endpoint) = members.of(*address, report) {
+                endpoint.set_gpu_lost_until(self.has_lost(report).then_some(until));
             }
         }
     }
 
-    /// Returns the endpoint's address, unless the report cannot be used.
+    /// Applies the report on one endpoint. Returns its address, or `None` if the report is invalid or over the limit.
     fn take_endpoint(
         &mut self,
         endpoint: &v1::Endpoint,
         received: &Received,
         new_epoch: bool,
-        slots: &mut Slots<'_>,
+        members: &mut Members<'_>,
     ) -> Option<SocketAddr> {
         let key = endpoint.key.as_ref()?;
         let address = address_of(key)?;
@@ -346,30 +357,35 @@ impl Agent {
             Some(EngineGauges { running: engine.running, waiting: engine.waiting, measured })
         });
         let report = Report { uid: key.uid.clone(), kernel, engine, gpu_uuids: endpoint.gpu_uuids.clone() };
-        if let Some(slot) = slots.of(address, &report) {
-            slot.set_kernel(kernel, new_epoch);
-            slot.set_engine(engine);
+        if let Some(member) = members.of(address, &report) {
+            member.set_kernel(kernel, new_epoch);
+            member.set_engine(engine);
             if !self.has_lost(&report) {
-                slot.set_gpu_lost_until(None);
+                member.set_gpu_lost_until(None);
             }
         }
         self.reports.insert(address, report);
         Some(address)
     }
 
-    fn kernel_still_holds(&mut self, measured_boottime_ns: u64, received: &Received, slots: &mut Slots<'_>) {
+    fn kernel_still_holds(
+        &mut self,
+        measured_boottime_ns: u64,
+        received: &Received,
+        members: &mut Members<'_>,
+    ) {
         let Some(measured) = received.local_time(measured_boottime_ns) else { return };
         for (address, report) in &mut self.reports {
             if let Some(kernel) = &mut report.kernel {
                 kernel.measured = kernel.measured.max(measured);
             }
-            if let Some(slot) = slots.of(*address, report) {
-                slot.kernel_still_holds(measured);
+            if let Some(endpoint) = members.of(*address, report) {
+                endpoint.confirm_kernel(measured);
             }
         }
     }
 
-    fn engine_still_holds(&mut self, age: &v1::EngineAge, received: &Received, slots: &mut Slots<'_>) {
+    fn engine_still_holds(&mut self, age: &v1::EngineAge, received: &Received, members: &mut Members<'_>) {
         let measured = received.local_time(age.measured_boottime_ns);
         if let (Some(address), Some(measured)) = (age.key.as_ref().and_then(address_of), measured)
             && let Some(report) = self.reports.get_mut(&address)
@@ -377,8 +393,8 @@ impl Agent {
             if let Some(engine) = &mut report.engine {
                 engine.measured = engine.measured.max(measured);
             }
-            if let Some(slot) = slots.of(address, report) {
-                slot.engine_still_holds(measured);
+            if let Some(endpoint) = members.of(address, report) {
+                endpoint.confirm_engine(measured);
             }
         }
     }

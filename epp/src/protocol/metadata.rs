@@ -1,4 +1,4 @@
-//! What a gateway says beside the HTTP message itself.
+//! Metadata and pseudo-headers that a gateway sends.
 
 use std::net::SocketAddr;
 
@@ -8,8 +8,8 @@ use forebay_grpc::names::{
 };
 use forebay_grpc::proto::{HttpHeaders, Kind, Metadata};
 
-/// The subset hint. Its key being there is what makes it binding, whatever its
-/// value: a hint that cannot be read must not open the whole pool.
+/// The subset hint. It is binding if the key exists, whatever the value: an invalid hint allows no endpoint, not the
+/// whole pool.
 pub(super) fn subset(metadata: Option<&Metadata>) -> Option<Subset> {
     let kind = value(metadata?, METADATA_SUBSET_HINT, DESTINATION_ENDPOINT_SUBSET)?;
     Some(match kind {
@@ -30,7 +30,7 @@ pub(super) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
     }
 }
 
-/// The `:status` of response headers, which comes as `raw_value`.
+/// The `:status` of response headers. Envoy sends it in `raw_value`.
 pub(super) fn status(headers: &HttpHeaders) -> Option<u16> {
     let header = headers.headers.as_ref()?.headers.iter().find(|header| header.key == ":status")?;
     let text = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
@@ -38,8 +38,8 @@ pub(super) fn status(headers: &HttpHeaders) -> Option<u16> {
 }
 
 fn value<'a>(metadata: &'a Metadata, namespace: &str, key: &str) -> Option<&'a Kind> {
-    // A value without a kind is there, but says nothing.
-    const NOTHING: &Kind = &Kind::NullValue(0);
+    // The key exists, but the value has no kind.
+    const NULL: &Kind = &Kind::NullValue(0);
     let value = metadata.filter_metadata.get(namespace)?.fields.get(key)?;
-    Some(value.kind.as_ref().unwrap_or(NOTHING))
+    Some(value.kind.as_ref().unwrap_or(NULL))
 }

@@ -1,9 +1,8 @@
-//! The Endpoint Picker Protocol of the Gateway API Inference Extension: Envoy's
-//! ext_proc as a server. Messages and names are those of `forebay_grpc`.
+//! The Endpoint Picker Protocol of the Gateway API Inference Extension, as an ext_proc server. Messages and names come from
+//! `forebay_grpc`.
 
-mod answer;
-pub(crate) mod health;
 mod metadata;
+mod reply;
 mod server;
 mod session;
 

@@ -1,4 +1,4 @@
-//! The ext_proc service: one [`Session`] for each stream.
+//! The ext_proc service: one [`Session`] per stream.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,14 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::session::{Next, Session};
-use crate::{Error, observe::Metrics, schedule::Scheduler};
+use crate::{Error, metrics::Metrics, schedule::Scheduler};
 use forebay_grpc::names::TAKES_ENDPOINT_LIST;
 use forebay_grpc::proto::ProcessingRequest;
 use forebay_grpc::{CONTENT_TYPE, Inbox, Outbox, PROCESS, STATUS, WINDOW_BYTES};
 
-/// Of a stream's headers; the request's own headers are in messages.
+/// Maximum size of the headers of a stream. The headers of the HTTP request are in messages.
 const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
 
+/// The ext_proc service of one pool.
 #[derive(Debug)]
 pub struct ExtProc {
     scheduler: Arc<Scheduler>,
@@ -32,7 +33,7 @@ pub struct ExtProc {
 }
 
 impl ExtProc {
-    /// At most `max_streams` requests are open at once, over all connections.
+    /// Limits: `max_streams` concurrent requests over all connections, and the size of a message from a gateway.
     pub fn new(
         scheduler: Arc<Scheduler>,
         metrics: Arc<Metrics>,
@@ -44,16 +45,22 @@ impl ExtProc {
         Self { scheduler, metrics, max_streams, max_message_bytes, streams }
     }
 
-    /// Serves one gateway until it leaves; after `ending`, until its open requests have ended.
+    /// Serves the connection of one gateway until it is closed. After `draining`, accepts no new streams and returns when
+    /// the requests in flight have ended.
+    ///
+    /// # Errors
+    ///
+    /// The connection failed.
     pub async fn serve(
         &self,
         connection: impl AsyncRead + AsyncWrite + Unpin,
-        ending: &CancellationToken,
+        draining: &CancellationToken,
     ) -> Result<(), h2::Error> {
         let mut connection = h2::server::Builder::new()
-            // A proxy has one stream for each request, all on one connection.
+            // Gateways send all requests on one connection, one stream per request.
             .max_concurrent_streams(u32::try_from(self.max_streams).unwrap_or(u32::MAX))
-            // Clients that leave all at once are no attack, and the connection has the requests of all others.
+            // Many clients that disconnect at once reset many streams. The default limit would close the connection,
+            // with the requests of all other clients.
             .max_pending_accept_reset_streams(self.max_streams)
             .max_header_list_size(MAX_HEADER_LIST_BYTES)
             .initial_window_size(WINDOW_BYTES)
@@ -61,8 +68,8 @@ impl ExtProc {
             .handshake(connection)
             .await?;
         let mut streams = FuturesUnordered::new();
-        let mut ending = std::pin::pin!(ending.cancelled());
-        let mut is_ending = false;
+        let mut draining = std::pin::pin!(draining.cancelled());
+        let mut is_draining = false;
         loop {
             tokio::select! {
                 biased;
@@ -72,31 +79,29 @@ impl ExtProc {
                     Some(Ok((request, respond))) => streams.push(self.process(request, respond)),
                 },
                 Some(()) = streams.next(), if !streams.is_empty() => {}
-                () = &mut ending, if !is_ending => {
+                () = &mut draining, if !is_draining => {
                     connection.graceful_shutdown();
-                    is_ending = true;
+                    is_draining = true;
                 }
             }
         }
     }
 
     async fn process(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        if let Err(refusal) = check(&request) {
-            // A stream that is gone needs no answer.
-            let _ = respond.send_response(refusal, true);
+        if let Err(rejection) = check(&request) {
+            // Fails only if the stream was reset.
+            let _ = respond.send_response(rejection, true);
             return;
         }
-        // An error of the stream, not an answer to the client: the pool's failure
-        // mode shall decide what an overloaded picker means.
+        // A stream error instead of an ImmediateResponse, so that the failure mode of the pool applies.
         let Ok(_permit) = self.streams.try_acquire() else {
             let error = Error::TooManyStreams(self.max_streams);
-            self.metrics.refused(&error);
+            self.metrics.count_rejected(error.code());
             let _ = respond.send_response(Status::resource_exhausted(error.to_string()).into_http(), true);
             return;
         };
-        // Everything a stream holds. Dropped when the stream ends, however that happens, and the pick in it is
-        // released.
-        let _counted = self.metrics.open_stream();
+        // The session is dropped when the stream ends in any way, which releases its pick.
+        let _open_stream = self.metrics.open_stream();
         let takes_list = request.headers().contains_key(TAKES_ENDPOINT_LIST);
         let mut session = Session::new(self.scheduler.clone(), self.metrics.clone(), takes_list);
         let mut inbox = Inbox::of_client(request.into_body(), self.max_message_bytes);
@@ -113,8 +118,8 @@ impl ExtProc {
     }
 }
 
-/// Reads on only when all replies are taken, so a slow gateway holds back
-/// itself and nothing piles up here. Nothing if there is nobody to tell.
+/// Exchanges messages until the stream ends. Reads the next message only after all replies were sent, so that memory is
+/// bounded when the gateway reads slowly. Returns the status to send, or `None` if the gateway reset the stream.
 async fn converse(
     session: &mut Session,
     inbox: &mut Inbox<ProcessingRequest>,
@@ -124,7 +129,7 @@ async fn converse(
     loop {
         let message = match inbox.message().await {
             Ok(Some(message)) => message,
-            // The gateway has said all.
+            // The gateway closed its side.
             Ok(None) => return Some(Status::ok("")),
             Err(status) => return Some(status),
         };
@@ -133,7 +138,9 @@ async fn converse(
             if !outbox.free().await {
                 return None;
             }
-            outbox.send(&reply);
+            if let Err(status) = outbox.send(&reply) {
+                return Some(status);
+            }
         }
         match next {
             Ok(Next::Continue) => {}
@@ -143,16 +150,16 @@ async fn converse(
     }
 }
 
-/// The answer to what is no call of the method.
+/// Checks that the request calls the method of ext_proc (gRPC over HTTP2, "Requests"). The error is the response.
 fn check(request: &Request<RecvStream>) -> Result<(), Response<()>> {
-    let of_type = |value: &HeaderValue| value.as_bytes().starts_with(CONTENT_TYPE.as_bytes());
-    if request.method() != Method::POST || !request.headers().get(header::CONTENT_TYPE).is_some_and(of_type) {
+    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(CONTENT_TYPE.as_bytes());
+    if request.method() != Method::POST || !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(response);
     }
     if request.uri().path() != PROCESS {
-        return Err(Status::unimplemented(format!("there is only {PROCESS} here")).into_http());
+        return Err(Status::unimplemented(format!("unknown method; only {PROCESS} is served")).into_http());
     }
     Ok(())
 }

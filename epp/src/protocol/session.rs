@@ -1,15 +1,15 @@
-//! One HTTP request as the gateway tells it: message in, replies out.
+//! State of one HTTP request: takes the messages of its stream and produces the replies.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use tonic::Status;
 
 use super::{
-    answer::{self, Body},
     metadata,
+    reply::{self, Body},
 };
 use crate::{
-    observe::Metrics,
+    metrics::Metrics,
     schedule::{Pick, PickRequest, Scheduler},
 };
 use forebay_grpc::proto::{
@@ -17,19 +17,19 @@ use forebay_grpc::proto::{
     ProtocolConfiguration, processing_request::Request,
 };
 
-/// Whether the stream goes on after these replies.
+/// Whether the stream continues after the replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Continue,
     End,
 }
 
-/// How a body message is answered.
+/// How body messages are replied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyReplies {
-    /// Full duplex: what goes on is what is sent back.
+    /// `FULL_DUPLEX_STREAMED`: the replies contain the body that the gateway forwards.
     Echo,
-    /// The older modes: each message wants one reply.
+    /// Other modes: one reply per message.
     Unchanged,
 }
 
@@ -61,11 +61,11 @@ impl BodyState {
         Self { replies, ended: false }
     }
 
-    fn answer(&mut self, which: Body, message: HttpBody, replies: &mut VecDeque<ProcessingResponse>) {
+    fn on_message(&mut self, which: Body, message: HttpBody, replies: &mut VecDeque<ProcessingResponse>) {
         match self.replies {
             BodyReplies::Unchanged => replies.push_back(which.unchanged()),
-            // Envoy 1.35 to 1.37 repeats the last chunk of a body of 1 MB or
-            // more; a reply after the end would be an error to it (envoy #46237).
+            // Envoy 1.35 to 1.37 repeats the last chunk of bodies of 1 MB or more, and fails on a reply to the
+            // repeated one (envoy #46237).
             BodyReplies::Echo if self.ended => {}
             BodyReplies::Echo => {
                 self.ended = message.end_of_stream;
@@ -76,7 +76,7 @@ impl BodyState {
 }
 
 impl Session {
-    /// `takes_list`: the gateway can go on to the next endpoint when the best fails.
+    /// `takes_list`: the gateway accepts a list of endpoints.
     pub(super) fn new(scheduler: Arc<Scheduler>, metrics: Arc<Metrics>, takes_list: bool) -> Self {
         Self {
             scheduler,
@@ -93,7 +93,7 @@ impl Session {
         message: ProcessingRequest,
         replies: &mut VecDeque<ProcessingResponse>,
     ) -> Result<Next, Status> {
-        // Nobody would look at an answer, so nothing is decided.
+        // The gateway ignores replies in this mode.
         if message.observability_mode {
             return Ok(Next::Continue);
         }
@@ -108,49 +108,48 @@ impl Session {
             return self.on_request_headers(message.metadata_context.as_ref(), replies);
         }
         if self.pick.is_none() {
-            return Err(Status::invalid_argument("the request's headers must come first"));
+            return Err(Status::invalid_argument("the first message must be the request headers"));
         }
         match request {
             Request::RequestHeaders(_) => {}
-            Request::RequestBody(body) => self.request_body.answer(Body::Request, body, replies),
-            Request::RequestTrailers(_) => replies.push_back(answer::request_trailers()),
+            Request::RequestBody(body) => self.request_body.on_message(Body::Request, body, replies),
+            Request::RequestTrailers(_) => replies.push_back(reply::request_trailers()),
             Request::ResponseHeaders(headers) => {
                 self.on_response_headers(&headers, message.metadata_context.as_ref());
-                replies.push_back(answer::response_headers());
+                replies.push_back(reply::response_headers());
             }
-            Request::ResponseBody(body) => self.response_body.answer(Body::Response, body, replies),
-            Request::ResponseTrailers(_) => replies.push_back(answer::response_trailers()),
+            Request::ResponseBody(body) => self.response_body.on_message(Body::Response, body, replies),
+            Request::ResponseTrailers(_) => replies.push_back(reply::response_trailers()),
         }
         Ok(Next::Continue)
     }
 
-    /// Nothing of the body matters to the choice, so a request with a body and
-    /// one without are answered alike: at once.
+    /// Replies at once, because the decision does not depend on the body.
     fn on_request_headers(
         &mut self,
         metadata: Option<&Metadata>,
         replies: &mut VecDeque<ProcessingResponse>,
     ) -> Result<Next, Status> {
         if self.pick.is_some() {
-            return Err(Status::invalid_argument("the request's headers came twice"));
+            return Err(Status::invalid_argument("request headers were sent twice"));
         }
         let subset = metadata::subset(metadata);
         let request = PickRequest { subset: subset.as_ref(), takes_list: self.takes_list };
         match self.scheduler.pick(&request) {
             Ok(pick) => {
-                replies.push_back(answer::picked(&pick));
+                replies.push_back(reply::picked(&pick));
                 self.pick = Some(pick);
                 Ok(Next::Continue)
             }
             Err(error) => {
-                replies.push_back(answer::failed(&error));
+                replies.push_back(reply::failed(&error));
                 Ok(Next::End)
             }
         }
     }
 
     fn on_response_headers(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>) {
-        self.metrics.responded(metadata::status(headers));
+        self.metrics.count_response(metadata::status(headers));
         if let (Some(pick), Some(served)) = (&mut self.pick, metadata::served(metadata)) {
             pick.served_by(served);
         }

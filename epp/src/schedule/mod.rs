@@ -1,4 +1,4 @@
-//! Which endpoint gets the request: of those that may, the least loaded one.
+//! Picks endpoints: the eligible endpoints with the lowest scores.
 
 mod subset;
 
@@ -14,19 +14,19 @@ use forebay_resources::ObjectKey;
 pub use self::subset::Subset;
 use crate::{
     Error,
-    endpoints::{Endpoints, PickId, Table},
-    observe::Metrics,
+    endpoints::{Endpoints, PickId, PoolState},
+    metrics::Metrics,
 };
 
-/// The most that one pick names: the best, and where to go when that fails.
+/// Maximum endpoints of one decision: the best one and fallbacks.
 pub const MAX_ENDPOINTS_PER_PICK: usize = 3;
 
-/// What of a request, and of whoever asks, the choice depends on.
+/// Properties of a request and its gateway that the decision depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickRequest<'a> {
-    /// Only these may be picked; `None` is all of the pool.
+    /// The eligible endpoints. `None`: all endpoints of the pool.
     pub subset: Option<&'a Subset>,
-    /// Whoever asks can go on to the next endpoint when the best fails; else the best alone is named.
+    /// The gateway accepts a list of endpoints, to try the next one when one fails. Otherwise the decision has one endpoint.
     pub takes_list: bool,
 }
 
@@ -40,8 +40,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// `endpoints_per_pick`: the most that are named to those who take a list; cut to 1 to
-    /// [`MAX_ENDPOINTS_PER_PICK`].
+    /// `endpoints_per_pick`: maximum endpoints of a decision for gateways that accept a list. Clamped to the range from 1
+    /// to [`MAX_ENDPOINTS_PER_PICK`].
     pub fn new(
         pool: ObjectKey,
         endpoints: Arc<Endpoints>,
@@ -52,61 +52,71 @@ impl Scheduler {
         Self { pool, endpoints, metrics, endpoints_per_pick }
     }
 
+    /// The pool whose endpoints are picked.
     pub fn pool(&self) -> &ObjectKey {
         &self.pool
     }
 
+    /// The endpoints with their load.
     pub fn endpoints(&self) -> &Arc<Endpoints> {
         &self.endpoints
     }
 
-    /// Picks, and counts the request against the best endpoint until the
-    /// returned pick is dropped.
+    /// Picks endpoints. The request counts as load of the best endpoint until the returned pick is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The pool does not exist, or it has no eligible endpoint.
     pub fn pick(&self, request: &PickRequest<'_>) -> Result<Pick, Error> {
         let now = Instant::now();
         let picked = self.reserve(request, now);
-        self.metrics.picked(&picked, now.elapsed());
+        self.metrics.count_pick(picked.as_ref().err().map(Error::code), now.elapsed());
         picked
     }
 
     fn reserve(&self, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
-        let table = &mut *self.endpoints.lock();
-        let ranked = self.rank(table, request, now)?;
-        let addresses: Vec<SocketAddr> = ranked.iter().filter_map(|best| table.address(best.index)).collect();
+        let state = &mut *self.endpoints.lock();
+        let ranked = self.rank(state, request, now)?;
+        let addresses: Vec<SocketAddr> = ranked.iter().filter_map(|best| state.address(best.index)).collect();
         let (Some(best), Some(address)) = (ranked.first(), addresses.first()) else {
             return Err(Error::NoReadyEndpoint(self.pool.clone()));
         };
-        let id = table.reserve(best.index, now);
+        let id = state.reserve(best.index, now);
         let reservation = Reservation { endpoints: self.endpoints.clone(), address: *address, id };
         Ok(Pick { addresses, reservation })
     }
 
-    /// The best candidates in order. Equals keep the order of their turn.
-    fn rank(&self, table: &mut Table, request: &PickRequest<'_>, now: Instant) -> Result<Vec<Ranked>, Error> {
-        if !table.pool_exists() {
+    /// The endpoints with the lowest scores, in order. Equal scores keep the round-robin order.
+    fn rank(
+        &self,
+        state: &mut PoolState,
+        request: &PickRequest<'_>,
+        now: Instant,
+    ) -> Result<Vec<Ranked>, Error> {
+        if !state.pool_exists() {
             return Err(Error::NoPool(self.pool.clone()));
         }
         let stale_after = self.endpoints.stale_after();
         let (mut any, mut any_in_subset) = (false, false);
-        let most = if request.takes_list { self.endpoints_per_pick } else { 1 };
-        let mut ranked: Vec<Ranked> = Vec::with_capacity(most + 1);
-        for (index, slot) in table.in_turn() {
+        let limit = if request.takes_list { self.endpoints_per_pick } else { 1 };
+        let mut ranked: Vec<Ranked> = Vec::with_capacity(limit + 1);
+        for (index, endpoint) in state.round_robin() {
             any = true;
-            if request.subset.is_some_and(|subset| !subset.contains(slot.endpoint().address)) {
+            if request.subset.is_some_and(|subset| !subset.contains(endpoint.endpoint().address)) {
                 continue;
             }
             any_in_subset = true;
-            if slot.gpu_lost(now) {
+            if endpoint.gpu_lost(now) {
                 continue;
             }
-            if let Some(age) = slot.first_use(now, stale_after) {
-                self.metrics.load_first_used(age);
+            if let Some(age) = endpoint.use_kernel_count(now, stale_after) {
+                self.metrics.record_load_age(age);
             }
-            let score = slot.score(now, stale_after);
-            let place = ranked.iter().position(|other| score < other.score).unwrap_or(ranked.len());
-            if place < most {
-                ranked.insert(place, Ranked { score, index });
-                ranked.truncate(most);
+            let score = endpoint.score(now, stale_after);
+            let rank = ranked.iter().position(|other| score < other.score).unwrap_or(ranked.len());
+            if rank < limit {
+                ranked.insert(rank, Ranked { score, index });
+                ranked.truncate(limit);
             }
         }
         match ranked.is_empty() {
@@ -123,7 +133,7 @@ struct Ranked {
     index: usize,
 }
 
-/// A decision. The request counts against its endpoint while this lives.
+/// A decision. The request counts as load of its endpoint until the pick is dropped.
 #[derive(Debug)]
 pub struct Pick {
     /// Never empty.
@@ -132,12 +142,12 @@ pub struct Pick {
 }
 
 impl Pick {
-    /// Where to send the request: the best first, the others in case that fails.
+    /// The picked endpoints, best first. Never empty.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// `ip:port[,ip:port…]`, as the Endpoint Picker Protocol writes it.
+    /// The endpoints in the format of the Endpoint Picker Protocol: `ip:port[,ip:port…]`.
     pub fn destination(&self) -> String {
         let mut text = String::with_capacity(self.addresses.len() * 22);
         for (index, address) in self.addresses.iter().enumerate() {
@@ -147,14 +157,13 @@ impl Pick {
         text
     }
 
-    /// Another endpoint than the best one turned out to serve the request: it
-    /// counts there from now on.
+    /// The endpoint at `address` served the request, for example after a retry. The request counts as its load from now on.
     pub fn served_by(&mut self, address: SocketAddr) {
         self.reservation.move_to(address);
     }
 }
 
-/// One request counted against one endpoint.
+/// One request in the load of one endpoint.
 struct Reservation {
     endpoints: Arc<Endpoints>,
     address: SocketAddr,

@@ -1,12 +1,14 @@
-//! The endpoints that a request's subset hint allows.
+//! The subset hint of a request.
 
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
 };
 
-/// `ip:port` allows one endpoint, a bare `ip` all ports of it. What is neither
-/// allows nothing, so a hint that nobody can read lets no endpoint through.
+/// The endpoints that a subset hint allows.
+///
+/// `ip:port` allows one endpoint, `ip` allows all ports of the address. Other entries allow nothing, so an invalid hint
+/// allows no endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subset {
     addresses: HashSet<SocketAddr>,
@@ -14,7 +16,7 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// Each entry may itself be a comma list.
+    /// Parses the entries of a hint. Each entry may be a comma-separated list.
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Self {
         let mut subset = Self::default();
         for entry in entries.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
@@ -27,6 +29,7 @@ impl Subset {
         subset
     }
 
+    /// Whether the hint allows the endpoint.
     pub fn contains(&self, address: SocketAddr) -> bool {
         self.addresses.contains(&address) || self.ips.contains(&address.ip())
     }
@@ -37,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_addresses_or_ips_in_lists_of_lists() {
+    fn accepts_addresses_and_ips_in_nested_lists() {
         let subset = Subset::parse(["10.0.0.1:8000, 10.0.0.2 ", "[fd00::1]:8000,fd00::2", "nonsense", ""]);
         let contains = |address: &str| subset.contains(address.parse().unwrap());
         for inside in ["10.0.0.1:8000", "10.0.0.2:1", "10.0.0.2:8000", "[fd00::1]:8000", "[fd00::2]:9"] {

@@ -1,4 +1,4 @@
-//! A node agent that sends what a test tells it to, over real gRPC.
+//! A scripted agent over real gRPC.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use super::DEADLINE;
 
-/// The node's clock when a frame is sent; a measurement is taken just before.
+/// CLOCK_BOOTTIME of the node when a frame is sent.
 const SENT_NS: u64 = 1_000_000_000_000;
 pub const MS: u64 = 1_000_000;
 
@@ -29,7 +29,7 @@ pub struct FakeAgent {
     _server: AbortOnDropHandle<()>,
 }
 
-/// One stream that a reader has opened.
+/// The server side of one telemetry stream.
 pub struct Reader {
     pub request: WatchRequest,
     frames: mpsc::UnboundedSender<Result<Frame, Status>>,
@@ -83,7 +83,7 @@ impl FakeAgent {
 }
 
 impl Reader {
-    /// This agent's life is another than the default one.
+    /// Sends the following frames in another epoch, as after a restart.
     pub fn in_epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
         self
@@ -102,7 +102,7 @@ impl Reader {
         self.send(Body::Delta(delta));
     }
 
-    /// All values held until now.
+    /// Confirms all values.
     pub fn heartbeat(&mut self) {
         self.send(Body::Heartbeat(Heartbeat {
             kernel_measured_boottime_ns: Some(SENT_NS),
@@ -113,7 +113,7 @@ impl Reader {
     pub fn send(&mut self, body: Body) {
         self.seq += 1;
         let frame = Frame { epoch: self.epoch, seq: self.seq, sent_boottime_ns: SENT_NS, body: Some(body) };
-        // A reader that has gone is for the test to notice.
+        // Fails only if the picker closed the stream.
         let _ = self.frames.send(Ok(frame));
     }
 }
@@ -128,7 +128,7 @@ pub fn key(n: u8) -> EndpointKey {
     }
 }
 
-/// Pod `n` as the kernel sees it, measured 1 ms before sending.
+/// Kernel counts of pod `n`, measured 1 ms before sending.
 pub fn kernel(n: u8, in_flight: u64, started: u64) -> Endpoint {
     let kernel = KernelLoad {
         measured_boottime_ns: SENT_NS - MS,
@@ -140,7 +140,7 @@ pub fn kernel(n: u8, in_flight: u64, started: u64) -> Endpoint {
     Endpoint { key: Some(key(n)), kernel: Some(kernel), ..Endpoint::default() }
 }
 
-/// Pod `n` as its engine says, `age_ns` before sending.
+/// Engine gauges of pod `n`, measured `age_ns` before sending.
 pub fn engine(n: u8, running: u32, waiting: u32, age_ns: u64) -> Endpoint {
     let engine =
         EngineLoad { measured_boottime_ns: SENT_NS - age_ns, running, waiting, ..EngineLoad::default() };

@@ -1,4 +1,4 @@
-//! The gateway's end of one ext_proc stream.
+//! A scripted gateway: the client side of ext_proc streams.
 
 use bytes::Bytes;
 use forebay_grpc::names::{
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, metadata::MetadataValue, transport::Channel};
 
-use super::{DEADLINE, Stage};
+use super::{DEADLINE, Harness};
 
 pub struct Gateway {
     client: ExternalProcessorClient<Channel>,
@@ -23,15 +23,16 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub async fn connect(stage: &Stage) -> Self {
-        let client =
-            ExternalProcessorClient::connect(format!("http://{}", stage.server.grpc_address)).await.unwrap();
+    pub async fn connect(harness: &Harness) -> Self {
+        let client = ExternalProcessorClient::connect(format!("http://{}", harness.server.grpc_address))
+            .await
+            .unwrap();
         Self { client: client.max_encoding_message_size(64 << 20), takes_list: true }
     }
 
-    /// One that takes an answer for one address.
-    pub async fn connect_foreign(stage: &Stage) -> Self {
-        Self { takes_list: false, ..Self::connect(stage).await }
+    /// A gateway that does not accept a list of endpoints.
+    pub async fn connect_without_list(harness: &Harness) -> Self {
+        Self { takes_list: false, ..Self::connect(harness).await }
     }
 
     /// A stream for one HTTP request.
@@ -49,7 +50,7 @@ impl Gateway {
         Ok(HttpRequest { to_picker: Some(to_picker), replies })
     }
 
-    /// Opens a stream, sends headers, and returns where the request should go.
+    /// Opens a stream, sends headers, and returns the picked endpoints.
     pub async fn pick(&self) -> (HttpRequest, Vec<String>) {
         let mut request = self.open().await;
         request.send(headers(false)).await;
@@ -77,7 +78,7 @@ impl HttpRequest {
         self.to_picker.as_ref().expect("not finished").send(message).await.unwrap();
     }
 
-    pub async fn send_part(&self, request: Request) {
+    pub async fn send_message(&self, request: Request) {
         self.send(ProcessingRequest { request: Some(request), ..ProcessingRequest::default() }).await;
     }
 
@@ -89,12 +90,12 @@ impl HttpRequest {
         self.next().await.unwrap().expect("a reply")
     }
 
-    /// Half-closes: all has been said.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         self.to_picker = None;
     }
 
-    /// The picker's end of the stream, with no reply before it.
+    /// Waits for the end of the stream. Panics if a reply comes first.
     pub async fn ended(&mut self) -> Result<(), Status> {
         match self.next().await? {
             None => Ok(()),
@@ -169,8 +170,7 @@ pub fn response_headers(status: &'static str, served: Option<&str>) -> Processin
     }
 }
 
-/// The fallback list of a headers response, after checking that the header and
-/// the metadata say the same.
+/// The picked endpoints of a headers response. Asserts that header and metadata are equal.
 pub fn destination(reply: &ProcessingResponse) -> Vec<String> {
     let Some(Response::RequestHeaders(headers)) = &reply.response else {
         panic!("no headers response: {reply:?}")
@@ -198,13 +198,13 @@ pub fn error_code(immediate: &ImmediateResponse) -> String {
     body["error"]["code"].as_str().unwrap().to_owned()
 }
 
-/// The streamed piece in a body response of either direction.
-pub fn piece(reply: &ProcessingResponse) -> StreamedBodyResponse {
+/// The chunk in a body response of either direction.
+pub fn chunk(reply: &ProcessingResponse) -> StreamedBodyResponse {
     let (Some(Response::RequestBody(body)) | Some(Response::ResponseBody(body))) = &reply.response else {
         panic!("no body response: {reply:?}");
     };
     match &body.response.as_ref().unwrap().body_mutation.as_ref().unwrap().mutation {
-        Some(Mutation::StreamedResponse(piece)) => piece.clone(),
+        Some(Mutation::StreamedResponse(chunk)) => chunk.clone(),
         other => panic!("not streamed: {other:?}"),
     }
 }

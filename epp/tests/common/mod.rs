@@ -1,8 +1,7 @@
-//! A real picker on real sockets, the gateway's side of ext_proc as a script,
-//! and agents that say what a test tells them to.
+//! The test harness: a real picker on real sockets, a scripted gateway, and scripted agents.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
 pub mod agent;
 pub mod gateway;
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 
-/// Waits until `probe` gives something.
+/// Waits until `probe` returns a value.
 pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -28,7 +27,7 @@ pub async fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> 
     }
 }
 
-pub struct Stage {
+pub struct Harness {
     pub folder: tempfile::TempDir,
     pub server: Server,
 }
@@ -43,7 +42,7 @@ spec:
   endpointPickerRef: { name: qwen-epp, port: { number: 9002 } }
 ";
 
-/// vLLM's pod number `n`, at 127.0.1.`n`:8000.
+/// Manifest of pod number `n`, at 127.0.1.`n`:8000.
 pub fn pod(n: u8, ready: bool) -> String {
     pod_at(&format!("vllm-{n}"), &format!("uid-{n}"), "qwen", &format!("127.0.1.{n}"), ready)
 }
@@ -62,7 +61,7 @@ pub fn address(n: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 1, n], 8000))
 }
 
-impl Stage {
+impl Harness {
     /// A pool of `pods` ready pods and no agent.
     pub async fn with_pods(pods: u8) -> Self {
         let mut manifests = vec![("pool.yaml".to_owned(), POOL.to_owned())];
@@ -127,7 +126,7 @@ impl Stage {
         .await;
     }
 
-    /// What the HTTP listener answers: status and body.
+    /// Status and body of an HTTP page.
     pub async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(self.server.http_address).await.unwrap();
@@ -139,7 +138,7 @@ impl Stage {
         (status, response.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    /// The value of a metric's line, 0 where there is none.
+    /// The value of a series. 0 if the series does not exist.
     pub async fn metric(&self, line: &str) -> f64 {
         let (status, text) = self.get("/metrics").await;
         assert_eq!(status, 200);
@@ -148,8 +147,7 @@ impl Stage {
     }
 }
 
-/// Agent number `n` of a test. All agents have the same port, which the first
-/// one finds free, so the addresses differ.
+/// IP address of agent number `n`. All agents have the same port, so each has its own address.
 pub fn agent_ip(n: u8) -> std::net::IpAddr {
     std::net::Ipv4Addr::new(127, 0, 2, n).into()
 }

@@ -101,7 +101,9 @@ async fn exchange(
             Err(_) => return Ok(Outcome::Failed(PickerFault::Timeout(timeout))),
         };
     let mut progress = Progress::new(body, offered);
-    requests.send(first);
+    if let Err(status) = requests.send(first) {
+        return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
+    }
     let no_metadata = Metadata::default();
     let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
     // One timer for both: first for the delay of the body, then for the reply.
@@ -131,7 +133,9 @@ async fn exchange(
             },
             is_free = requests.free(), if has_piece || requests.is_pending() => match piece {
                 Some(Piece { message, then }) if is_free => {
-                    requests.send(&message);
+                    if let Err(status) = requests.send(&message) {
+                        return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
+                    }
                     progress.cursor = then;
                     deadline = Instant::now() + timeout;
                     timer.as_mut().reset(deadline);

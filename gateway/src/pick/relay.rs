@@ -328,8 +328,8 @@ impl BodyRelay {
         if !has_room {
             return Poll::Ready(Some(Event::Fault("the hold budget is exhausted")));
         }
-        self.requests.send(&message);
-        Poll::Ready(None)
+        let fault = self.requests.send(&message).is_err().then_some("a message to the picker is too long");
+        Poll::Ready(fault.map(Event::Fault))
     }
 
     fn take(&mut self, reply: ProcessingResponse) -> Option<Event> {

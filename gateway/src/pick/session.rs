@@ -114,7 +114,7 @@ impl Stream {
     ) -> Result<Session, Error> {
         // If the picker takes no more, its replies say why.
         if self.requests.free().await {
-            self.requests.send(&response_headers(head, false, served_by(served)));
+            self.requests.send(&response_headers(head, false, served_by(served))).map_err(unavailable)?;
         }
         let (mut relay, half_closed) = self.into_relay(served, hold);
         match poll_fn(|cx| relay.poll_head(cx, body)).await {
@@ -148,7 +148,7 @@ impl Stream {
         let message = response_headers(head, end_of_stream, served_by(served));
         if self.interest == ResponseInterest::None {
             if self.requests.is_free() {
-                self.requests.send(&message);
+                self.requests.send(&message).map_err(unavailable)?;
             } else {
                 tracing::debug!(
                     "the stream to the endpoint picker is full; not sending the response headers"
@@ -160,7 +160,7 @@ impl Stream {
             if !self.requests.free().await {
                 return Ok(None);
             }
-            self.requests.send(&message);
+            self.requests.send(&message).map_err(unavailable)?;
             while let Some(Ok(reply)) = self.replies.next().await {
                 match reply.response {
                     Some(Reply::ImmediateResponse(reply)) => return Err(Error::Rejected(rejection(reply))),
@@ -213,6 +213,10 @@ impl Stream {
     fn finish(self) {
         finish(self.requests, self.replies, &self.half_closed);
     }
+}
+
+fn unavailable(status: tonic::Status) -> Error {
+    Error::Unavailable(PickerFault::Stream(Box::new(status)))
 }
 
 /// Ends the sending side. If everything was sent, the picker gets time to end its side; otherwise the stream is reset.

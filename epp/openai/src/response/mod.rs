@@ -6,4 +6,4 @@ mod usage;
 
 pub use format::ResponseFormat;
 pub use restore::Restore;
-pub use usage::{Finding, ResponseScanner, Usage};
+pub use usage::{EventScanner, Finding, ResponseScanner, Usage};

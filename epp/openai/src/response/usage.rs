@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::ResponseFormat;
-use crate::nested::Nested;
-use crate::string::{Skip, plain_string, skip_string};
+use crate::nested::NestedValue;
+use crate::string::{StringState, plain_string, skip_string};
 
 /// Longest line of a stream that is parsed. A longer line still counts as an event.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -225,11 +225,11 @@ fn plain_usage(json: &[u8]) -> Option<Usage> {
 fn skip_value(json: &[u8]) -> Option<&[u8]> {
     let (first, rest) = json.split_first()?;
     match first {
-        b'"' => match skip_string(rest, Skip::Inside) {
-            (used, Skip::Ended) => Some(&rest[used..]),
+        b'"' => match skip_string(rest, StringState::Inside) {
+            (used, StringState::Ended) => Some(&rest[used..]),
             _ => None,
         },
-        b'{' | b'[' => Some(&rest[Nested::opened().skip(rest).ok()??..]),
+        b'{' | b'[' => Some(&rest[NestedValue::opened().skip(rest).ok()??..]),
         _ => json.iter().position(|byte| matches!(byte, b',' | b'}')).map(|end| &json[end..]),
     }
 }

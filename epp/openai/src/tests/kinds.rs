@@ -1,4 +1,4 @@
-//! Bodies that are not plain JSON.
+//! Forms and compressed bodies.
 
 use std::io::Write as _;
 
@@ -33,7 +33,7 @@ fn part(head: &str, content: &str) -> String {
 }
 
 #[test]
-fn forms_in_any_order_and_split() {
+fn forms_have_the_expected_outcome_for_any_order_and_split() {
     let file = part(
         "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav",
         "RIFF\r\n--X\r\n\r\r\n--XY\0\u{ff}",
@@ -48,7 +48,7 @@ fn forms_in_any_order_and_split() {
         ("an epilogue", [&model, end, "\r\n--XX\r\nname=model"].concat(), ok()),
         ("name without quotes", [&part("name=model", "whisper-1")[..], end].concat(), ok()),
         ("parameters in any case", [&part("NAME=\"model\"", "whisper-1")[..], end].concat(), ok()),
-        ("blanks behind a boundary", [&model.replace("--XX\r\n", "--XX \t\r\n")[..], end].concat(), ok()),
+        ("whitespace after a boundary", [&model.replace("--XX\r\n", "--XX \t\r\n")[..], end].concat(), ok()),
         ("the same model twice", [&model, &model[..], end].concat(), ok()),
         (
             "two models",
@@ -65,11 +65,7 @@ fn forms_in_any_order_and_split() {
             [&part("name=\"prompt\"", "name=\"model\""), end].concat(),
             Err(BodyError::ModelMissing),
         ),
-        (
-            "a name that only looks alike",
-            [&part("name=\"models\"", "x"), end].concat(),
-            Err(BodyError::ModelMissing),
-        ),
+        ("a similar name", [&part("name=\"models\"", "x"), end].concat(), Err(BodyError::ModelMissing)),
         (
             "an escaped name",
             [&part("name=\"x\\\"; name=model\"", "x"), end].concat(),
@@ -82,7 +78,7 @@ fn forms_in_any_order_and_split() {
         ),
         ("an empty model", [&part("name=model", "")[..], end].concat(), Err(BodyError::ModelEmpty)),
         (
-            "a model with a line's end",
+            "a model with a line break",
             [&part("name=model", "a\r\nb")[..], end].concat(),
             Err(BodyError::ModelCharacters),
         ),
@@ -92,21 +88,21 @@ fn forms_in_any_order_and_split() {
             Err(BodyError::ModelTooLong),
         ),
         ("no parts", end.to_owned(), Err(BodyError::ModelMissing)),
-        ("nothing", String::new(), Err(BodyError::Form("it ends before its last boundary"))),
+        ("an empty body", String::new(), Err(BodyError::InvalidForm("it ends before the last boundary"))),
         (
             "cut inside a part",
             model.trim_end().to_owned(),
-            Err(BodyError::Form("it ends before its last boundary")),
+            Err(BodyError::InvalidForm("it ends before the last boundary")),
         ),
         (
-            "no line's end",
+            "no line break",
             "--XXmodel".to_owned(),
-            Err(BodyError::Form("a boundary is followed by something else")),
+            Err(BodyError::InvalidForm("unexpected bytes after a boundary")),
         ),
         (
-            "an endless head",
+            "headers without end",
             format!("--XX\r\n{}", "x".repeat(9_000)),
-            Err(BodyError::Form("the head of a part is too long")),
+            Err(BodyError::InvalidForm("the headers of a part are too long")),
         ),
     ] {
         for piece_bytes in [1, 2, 3, 7, 1_000_000] {
@@ -117,7 +113,7 @@ fn forms_in_any_order_and_split() {
 }
 
 #[test]
-fn the_boundary_comes_from_the_content_type() {
+fn reads_the_boundary_from_the_content_type() {
     let body = part("name=model", "m") + "--XX--";
     for content_type in [
         "multipart/form-data; boundary=\"XX\"",
@@ -129,7 +125,7 @@ fn the_boundary_comes_from_the_content_type() {
     }
     for bad in ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary"] {
         let error = BodyScanner::new(&headers(bad, "")).unwrap_err();
-        assert!(matches!(error, BodyError::Form(_)), "{bad}: {error}");
+        assert!(matches!(error, BodyError::InvalidForm(_)), "{bad}: {error}");
     }
     let error = BodyScanner::new(&headers("multipart/mixed; boundary=XX", "")).unwrap_err();
     assert!(matches!(error, BodyError::UnsupportedMultipart));
@@ -154,7 +150,7 @@ fn encoded(encoding: &str, body: &[u8]) -> Vec<u8> {
             encoder.finish().unwrap()
         }
         "zstd" => zstd::encode_all(body, 3).unwrap(),
-        // `brotli -c`, of exactly this.
+        // Output of `brotli -c` for exactly this body.
         "br" => {
             assert_eq!(body, br#"{"model":"m","messages":[]}"#);
             let mut stored = vec![0x0f, 0x0d, 0x80];
@@ -167,7 +163,7 @@ fn encoded(encoding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn compressed_bodies_say_what_the_plain_ones_do() {
+fn reads_compressed_bodies() {
     let body = br#"{"model":"m","messages":[]}"#;
     for (encoding, name) in [
         ("gzip", "gzip"),
@@ -196,15 +192,15 @@ fn compressed_bodies_say_what_the_plain_ones_do() {
 }
 
 #[test]
-fn bombs_and_noise_are_refused() {
+fn rejects_decompression_bombs_and_invalid_data() {
     for (encoding, name) in [("gzip", "gzip"), ("deflate", "deflate"), ("raw", "deflate"), ("zstd", "zstd")] {
         let mut bomb = br#"{"prompt":""#.to_vec();
         bomb.resize(64 << 20, b'x');
         let bomb = encoded(encoding, &bomb);
         assert_eq!(scan_as(&headers("", name), &bomb, 4096), Err(BodyError::DecodedTooLarge), "{encoding}");
-        assert!(scan_as(&headers("", name), b"x is no such thing", 4).is_err(), "{encoding}: noise");
+        assert!(scan_as(&headers("", name), b"x is not valid", 4).is_err(), "{encoding}: invalid");
     }
-    assert!(scan_as(&headers("", "br"), &[0xff; 40], 4).is_err(), "noise as brotli");
+    assert!(scan_as(&headers("", "br"), &[0xff; 40], 4).is_err(), "invalid brotli");
     for unknown in ["compress", "gzip, br", "gzip, gzip"] {
         assert!(
             matches!(BodyScanner::new(&headers("", unknown)), Err(BodyError::UnsupportedEncoding)),

@@ -1,4 +1,4 @@
-//! Another model in place of a body's own.
+//! Rewrites of the model.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -17,7 +17,7 @@ fn splicer(content_type: &'static str, target: &str) -> Splicer {
     Splicer::new(&headers(content_type), &ModelName::parse(target.as_bytes()).unwrap()).unwrap()
 }
 
-/// The body in frames that end at `cuts`, put together again with `target` in it.
+/// Feeds the body in frames that end at `cuts`, and joins the output.
 fn splice(splicer: &mut Splicer, body: &[u8], cuts: &[usize]) -> Result<Vec<u8>, BodyError> {
     let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(body.len())).collect();
     cuts.sort_unstable();
@@ -37,7 +37,7 @@ fn json(body: &[u8], cuts: &[usize]) -> Result<Vec<u8>, BodyError> {
     splice(&mut splicer("application/json", TARGET), body, cuts)
 }
 
-/// All members in their order, those named `model` with the target's name.
+/// All members in order, with the target as value of every `model`.
 fn members_with_target(body: &[u8]) -> Option<Vec<(String, Value)>> {
     let Members(members) = serde_json::from_slice(body).ok()?;
     let rename = |(key, value)| if key == "model" { (key, TARGET.into()) } else { (key, value) };
@@ -45,7 +45,7 @@ fn members_with_target(body: &[u8]) -> Option<Vec<(String, Value)>> {
 }
 
 #[test]
-fn every_body_of_the_corpus_gets_the_target_and_keeps_all_else() {
+fn replaces_the_model_and_keeps_all_other_bytes() {
     let mut by_serde = 0;
     for (name, body, expected) in corpus() {
         let spliced = json(&body, &[]);
@@ -57,7 +57,7 @@ fn every_body_of_the_corpus_gets_the_target_and_keeps_all_else() {
                     assert_eq!(members, expected, "{name}");
                     by_serde += 1;
                 }
-                // Every byte but the name's is where it was.
+                // All other bytes are unchanged.
                 let back = splice(&mut splicer("", &model), spliced, &[]).unwrap();
                 assert_eq!(scan(&back), Ok(model), "{name}");
             }
@@ -72,11 +72,11 @@ fn every_body_of_the_corpus_gets_the_target_and_keeps_all_else() {
         let every_byte: Vec<usize> = (0..body.len()).collect();
         assert_eq!(json(&body, &every_byte), spliced, "{name}, byte by byte");
     }
-    assert!(by_serde > 20, "serde took only {by_serde} of them");
+    assert!(by_serde > 20, "serde accepted only {by_serde} bodies");
 }
 
 #[test]
-fn frames_are_shared_and_not_copied() {
+fn shares_frames_without_copying() {
     let frame = Bytes::from(format!(r#"{{"a":"{}","model":"m","b":1}}"#, "x".repeat(10_000)));
     let mut pieces = Vec::new();
     splicer("", TARGET).feed(&frame, |piece| pieces.push(piece)).unwrap();
@@ -88,7 +88,7 @@ fn frames_are_shared_and_not_copied() {
 }
 
 #[test]
-fn forms_of_any_order_in_any_split() {
+fn replaces_the_model_of_forms_for_any_order_and_split() {
     const FORM: &str = "multipart/form-data; boundary=XX";
     let part = |name: &str, content: &str| {
         format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n")
@@ -112,7 +112,7 @@ fn forms_of_any_order_in_any_split() {
 }
 
 #[test]
-fn a_length_that_has_been_announced_is_kept_where_it_can_be() {
+fn keeps_an_announced_length_or_fails() {
     let spliced = |target: &str, content_type, body: &str| {
         let mut splicer = splicer(content_type, target);
         splicer.keep_length();
@@ -131,25 +131,25 @@ fn a_length_that_has_been_announced_is_kept_where_it_can_be() {
 }
 
 #[test]
-fn a_model_that_comes_again_and_again_is_refused() {
+fn rejects_too_many_models() {
     let body = |count: usize| format!("{{{}}}", vec![r#""model":"m""#; count].join(","));
     assert!(json(body(16).as_bytes(), &[]).is_ok());
     assert_eq!(json(body(17).as_bytes(), &[]), Err(BodyError::ModelTooOften));
 }
 
 #[test]
-fn compressed_bodies_are_refused() {
+fn rejects_compressed_bodies() {
     let mut headers = headers("application/json");
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    let refused = Splicer::new(&headers, &ModelName::parse(b"m").unwrap()).unwrap_err();
-    assert!(matches!(refused, BodyError::EncodedRewrite));
+    let error = Splicer::new(&headers, &ModelName::parse(b"m").unwrap()).unwrap_err();
+    assert!(matches!(error, BodyError::EncodedRewrite));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn documents_agree_with_serde_in_any_split(
+    fn documents_agree_with_serde_for_any_split(
         document in document(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {

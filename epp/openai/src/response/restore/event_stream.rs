@@ -1,7 +1,7 @@
 use memchr::memchr2;
 
 use super::model_finder::ModelFinder;
-use crate::scanner::Part;
+use crate::scanner::Region;
 
 /// Finds `model` members in the data of each event of a stream (WHATWG HTML §9.2.5). Several `data` lines of one event
 /// form one JSON text.
@@ -32,11 +32,11 @@ impl Default for EventStream {
 
 impl EventStream {
     /// The length (at least one byte) and the kind of the next run of bytes of one kind.
-    pub(super) fn part(&mut self, bytes: &[u8]) -> (usize, Part) {
+    pub(super) fn next_region(&mut self, bytes: &[u8]) -> (usize, Region) {
         let byte = bytes[0];
         if matches!(byte, b'\r' | b'\n') {
             self.end_line(byte);
-            return (1, Part::Other);
+            return (1, Region::Other);
         }
         self.is_after_return = false;
         match self.line {
@@ -46,10 +46,10 @@ impl EventStream {
                     all if all == FIELD.len() => Line::Data,
                     more => Line::Field(more),
                 };
-                (1, Part::Other)
+                (1, Region::Other)
             }
-            Line::Data => self.data.part(line_rest(bytes)),
-            Line::Other => (line_rest(bytes).len(), Part::Other),
+            Line::Data => self.data.next_region(line_rest(bytes)),
+            Line::Other => (line_rest(bytes).len(), Region::Other),
         }
     }
 

@@ -11,8 +11,9 @@ use http::{HeaderMap, header};
 use self::event_stream::EventStream;
 use self::model_finder::ModelFinder;
 use super::ResponseFormat;
-use crate::scanner::Part;
-use crate::{ModelName, json_string};
+use crate::ModelName;
+use crate::scanner::Region;
+use crate::splice::json_string;
 
 /// Replaces the `model` members of a response while its bytes pass.
 ///
@@ -50,8 +51,8 @@ impl Restore {
         let mut changed: Option<BytesMut> = None;
         let (mut at, mut taken) = (0, 0);
         while at < bytes.len() {
-            let (used, part) = self.finder.part(&bytes[at..]);
-            if part == Part::Model {
+            let (used, region) = self.finder.next_region(&bytes[at..]);
+            if region == Region::Model {
                 let out =
                     changed.get_or_insert_with(|| BytesMut::with_capacity(bytes.len() + self.name.len()));
                 out.extend_from_slice(&bytes[taken..at]);
@@ -60,7 +61,7 @@ impl Restore {
                 }
                 taken = at + used;
             }
-            self.is_in_value = part == Part::Model;
+            self.is_in_value = region == Region::Model;
             at += used;
         }
         match changed {
@@ -75,10 +76,10 @@ impl Restore {
 
 impl Finder {
     /// The length (at least one byte) and the kind of the next run of bytes of one kind.
-    fn part(&mut self, bytes: &[u8]) -> (usize, Part) {
+    fn next_region(&mut self, bytes: &[u8]) -> (usize, Region) {
         match self {
-            Self::Json(finder) => finder.part(bytes),
-            Self::Events(events) => events.part(bytes),
+            Self::Json(finder) => finder.next_region(bytes),
+            Self::Events(events) => events.next_region(bytes),
         }
     }
 }

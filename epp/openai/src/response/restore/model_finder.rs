@@ -1,6 +1,6 @@
-use crate::nested::Nested;
-use crate::scanner::Part;
-use crate::string::{Piece, Skip, Unescape, skip_string};
+use crate::nested::NestedValue;
+use crate::scanner::Region;
+use crate::string::{StringState, Unescape, Unescaped, skip_string};
 
 /// Finds the `model` member of a JSON root object. Input may be split at any byte. Input that is not valid JSON is
 /// passed through unchanged to its end.
@@ -19,15 +19,15 @@ enum State {
     Key,
     InKey(Key),
     /// In a key that is neither `model` nor `response`.
-    SkipKey(Skip),
+    SkipKey(StringState),
     Colon(Name),
     Value(Name),
-    InModel(Skip),
-    SkipValue(Skip),
+    InModel(StringState),
+    SkipValue(StringState),
     /// In a number, `true`, `false` or `null`.
     Scalar,
     AfterValue,
-    Nested(Nested),
+    Nested(NestedValue),
     /// After the root object, or after a syntax error.
     Done,
 }
@@ -51,21 +51,21 @@ impl ModelFinder {
     }
 
     /// The length (at least one byte) and the kind of the next run of bytes of one kind. A value includes its quotes.
-    pub(super) fn part(&mut self, bytes: &[u8]) -> (usize, Part) {
+    pub(super) fn next_region(&mut self, bytes: &[u8]) -> (usize, Region) {
         let mut used = 0;
-        let mut part = None;
+        let mut region = None;
         while let Some(byte) = bytes.get(used) {
             let next = match self.state {
-                State::InModel(_) => Part::Model,
-                State::Value(Name::Model) if *byte == b'"' => Part::Model,
-                _ => Part::Other,
+                State::InModel(_) => Region::Model,
+                State::Value(Name::Model) if *byte == b'"' => Region::Model,
+                _ => Region::Other,
             };
-            if *part.get_or_insert(next) != next {
+            if *region.get_or_insert(next) != next {
                 break;
             }
             used += self.step(&bytes[used..]);
         }
-        (used, part.unwrap_or(Part::Other))
+        (used, region.unwrap_or(Region::Other))
     }
 
     /// Consumes at least one byte. `bytes` must not be empty. Returns the number of bytes consumed.
@@ -85,7 +85,7 @@ impl ModelFinder {
             State::SkipKey(at) => {
                 let (used, end) = skip_string(bytes, *at);
                 *at = end;
-                if end == Skip::Ended {
+                if end == StringState::Ended {
                     self.state = State::Colon(Name::Other);
                 }
                 return used;
@@ -93,7 +93,7 @@ impl ModelFinder {
             State::SkipValue(at) | State::InModel(at) => {
                 let (used, end) = skip_string(bytes, *at);
                 *at = end;
-                if end == Skip::Ended {
+                if end == StringState::Ended {
                     self.state = State::AfterValue;
                 }
                 return used;
@@ -101,7 +101,7 @@ impl ModelFinder {
             State::InKey(key) => match key.push(byte) {
                 None => self.state = State::Done,
                 Some(KeyStep::More) => {}
-                Some(KeyStep::Other) => self.state = State::SkipKey(Skip::Inside),
+                Some(KeyStep::Other) => self.state = State::SkipKey(StringState::Inside),
                 Some(KeyStep::End(name)) => self.state = State::Colon(name),
             },
             _ if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') => {
@@ -120,13 +120,13 @@ impl ModelFinder {
             State::Value(name) => {
                 let may_enter = *name == Name::Response && self.looks_into_response && !self.is_in_response;
                 self.state = match byte {
-                    b'"' if *name == Name::Model => State::InModel(Skip::Inside),
-                    b'"' => State::SkipValue(Skip::Inside),
+                    b'"' if *name == Name::Model => State::InModel(StringState::Inside),
+                    b'"' => State::SkipValue(StringState::Inside),
                     b'{' if may_enter => {
                         self.is_in_response = true;
                         State::FirstKeyOrEnd
                     }
-                    b'{' | b'[' => State::Nested(Nested::opened()),
+                    b'{' | b'[' => State::Nested(NestedValue::opened()),
                     b'}' | b']' | b',' | b':' => State::Done,
                     _ => State::Scalar,
                 }
@@ -170,8 +170,8 @@ impl Key {
     /// `None` if an escape is invalid.
     fn push(&mut self, byte: u8) -> Option<KeyStep> {
         let content = match self.unescape.push(byte).ok()? {
-            Piece::Pending => return Some(KeyStep::More),
-            Piece::End => {
+            Unescaped::Incomplete => return Some(KeyStep::More),
+            Unescaped::End => {
                 return Some(KeyStep::End(match &self.content[..self.length] {
                     _ if self.is_other => Name::Other,
                     b"model" => Name::Model,
@@ -179,16 +179,16 @@ impl Key {
                     _ => Name::Other,
                 }));
             }
-            Piece::Byte(byte) => Some(byte),
-            Piece::Unit(unit) => u8::try_from(unit).ok(),
+            Unescaped::Byte(byte) => Some(byte),
+            Unescaped::Unit(unit) => u8::try_from(unit).ok(),
         };
         match (content, self.content.get_mut(self.length)) {
-            (Some(content), Some(place)) => {
-                *place = content;
+            (Some(content), Some(next)) => {
+                *next = content;
                 self.length += 1;
             }
             _ => self.is_other = true,
         }
-        Some(if self.is_other && self.unescape.is_between() { KeyStep::Other } else { KeyStep::More })
+        Some(if self.is_other && self.unescape.is_between_escapes() { KeyStep::Other } else { KeyStep::More })
     }
 }

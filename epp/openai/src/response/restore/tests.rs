@@ -44,7 +44,7 @@ const CORPUS: &[(&str, &str, &str)] = &[
         r#"{"id":"c","object":"chat.completion","model":@,"choices":[{"message":{"content":"hi"}}]}"#,
     ),
     ("the model last", JSON, r#"{"choices":[{"model":"x"}],"usage":{"model":"x"},"model":@}"#),
-    ("blanks", JSON, " {\r\n\t\"model\" \n: @ , \"a\" : 1.5e3 , \"b\" : null } \n"),
+    ("whitespace", JSON, " {\r\n\t\"model\" \n: @ , \"a\" : 1.5e3 , \"b\" : null } \n"),
     ("an escaped key", JSON, r#"{"\u006dodel":@,"Model":"x","models":"y","mode":"z"}"#),
     ("a key with more escapes", JSON, r#"{"a\"b\\":"x","\ud83d\ude00":"y","model":@}"#),
     ("two", JSON, r#"{"model":@,"a":[],"model":@}"#),

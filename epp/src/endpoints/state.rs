@@ -1,82 +1,50 @@
-//! One endpoint: who it is, what is known of its load, and what that adds up to.
+//! State of one endpoint: reported load, own picks, and the score made of them.
 
 use std::time::{Duration, Instant};
 
 use forebay_resources::PoolEndpoint;
 
-use super::ledger::{Ledger, PickId};
+use super::{
+    ledger::{Ledger, PickId},
+    view::{EndpointView, LoadSource},
+};
 
-/// How old the engine's own gauges may be. They lag by seconds at the best of
-/// times, so this is no place to be strict.
-const ENGINE_STALE: Duration = Duration::from_secs(5);
+/// Maximum age of the engine's gauges. Engines update them only every few seconds.
+const ENGINE_STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// Where a load comes from, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LoadSource {
-    /// Counted at the pod's sockets, plus picks the count does not have yet.
-    Kernel,
-    /// The engine's gauges, plus picks they do not have yet.
-    Engine,
-    /// Only what was picked here.
-    Local,
-}
-
-impl LoadSource {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Engine => "engine",
-            Self::Local => "local",
-        }
-    }
-}
-
+/// Requests counted at the pod's sockets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KernelCount {
     pub(super) in_flight: u64,
+    /// Requests started since the agent began to count.
     pub(super) started: u64,
-    /// When it was last known to hold, on this machine's clock.
+    /// When the values were last confirmed, on the local clock.
     pub(super) measured: Instant,
 }
 
+/// Gauges that the engine exports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EngineGauges {
     pub(super) running: u32,
     pub(super) waiting: u32,
+    /// When the values were last confirmed, on the local clock.
     pub(super) measured: Instant,
 }
 
-/// An endpoint for people and tests, as it was at one moment.
-#[derive(Clone, Debug)]
-pub struct EndpointView {
-    pub endpoint: PoolEndpoint,
-    pub load: u64,
-    pub source: LoadSource,
-    /// What picks compare.
-    pub score: u64,
-    pub gpu_lost: bool,
-    pub open_picks: u64,
-    pub picks_beside_kernel: u64,
-    pub kernel_in_flight: Option<u64>,
-    pub kernel_age: Option<Duration>,
-    pub engine_running: Option<u32>,
-    pub engine_waiting: Option<u32>,
-    pub engine_age: Option<Duration>,
-}
-
+/// What is known about one endpoint of the pool.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct EndpointState {
     pub(super) endpoint: PoolEndpoint,
     kernel: Option<KernelCount>,
-    /// The count has changed since a pick last looked at it.
+    /// No pick has used the current kernel count yet.
     kernel_unused: bool,
     engine: Option<EngineGauges>,
-    /// Believed until then: a dead agent's word must not exclude for ever.
+    /// The report of a lost GPU expires, so that an agent that stopped does not exclude the endpoint forever.
     gpu_lost_until: Option<Instant>,
     ledger: Ledger,
 }
 
-impl Slot {
+impl EndpointState {
     pub(super) fn new(endpoint: PoolEndpoint) -> Self {
         Self {
             endpoint,
@@ -100,20 +68,19 @@ impl Slot {
         self.gpu_lost_until = until;
     }
 
-    /// A whole new count, or that there is none any more. `new_epoch`: the
-    /// agent's life is another than that of the count before.
+    /// Replaces the kernel's count. `new_epoch`: the agent restarted since the count before.
     pub(super) fn set_kernel(&mut self, count: Option<KernelCount>, new_epoch: bool) {
         if let Some(new) = &count {
-            let began_anew = match &self.kernel {
+            let has_restarted = match &self.kernel {
                 Some(old) if new.started < old.started => true,
                 Some(_) if !new_epoch => false,
-                // Nothing says whether a new life counts on from the old one;
-                // fewer requests than are known to be open says no.
-                _ => self.ledger.seen_by_kernel() > new.in_flight,
+                // An agent that restarts may or may not have kept its counters. It has not if it reports fewer
+                // requests than the earlier count contained.
+                _ => self.ledger.in_kernel() > new.in_flight,
             };
-            let before = if began_anew { 0 } else { self.kernel.map_or(new.started, |old| old.started) };
-            if began_anew {
-                self.ledger.kernel_began_anew();
+            let before = if has_restarted { 0 } else { self.kernel.map_or(new.started, |old| old.started) };
+            if has_restarted {
+                self.ledger.kernel_restarted();
             }
             self.ledger.kernel_counted(new.started.saturating_sub(before), new.measured);
         }
@@ -121,8 +88,8 @@ impl Slot {
         self.kernel = count;
     }
 
-    /// The count still held at `measured`.
-    pub(super) fn kernel_still_holds(&mut self, measured: Instant) {
+    /// The kernel's count was unchanged at `measured`.
+    pub(super) fn confirm_kernel(&mut self, measured: Instant) {
         if let Some(kernel) = &mut self.kernel
             && kernel.measured < measured
         {
@@ -138,7 +105,8 @@ impl Slot {
         self.engine = gauges;
     }
 
-    pub(super) fn engine_still_holds(&mut self, measured: Instant) {
+    /// The engine's gauges were unchanged at `measured`.
+    pub(super) fn confirm_engine(&mut self, measured: Instant) {
         if let Some(engine) = &mut self.engine
             && engine.measured < measured
         {
@@ -151,6 +119,7 @@ impl Slot {
         self.ledger.add(pick, at);
     }
 
+    /// Takes over a pick whose request this endpoint served.
     pub(super) fn add_served(&mut self, pick: PickId, at: Instant) {
         self.ledger.add_served(pick, at);
     }
@@ -164,31 +133,30 @@ impl Slot {
     }
 
     fn fresh_engine(&self, now: Instant) -> Option<&EngineGauges> {
-        self.engine.as_ref().filter(|engine| age(now, engine.measured) <= ENGINE_STALE)
+        self.engine.as_ref().filter(|engine| age(now, engine.measured) <= ENGINE_STALE_AFTER)
     }
 
-    /// Requests in flight, and who says so.
+    /// Requests in flight, from the best source that is not stale.
     fn load(&self, now: Instant, stale_after: Duration) -> (u64, LoadSource) {
         if let Some(kernel) = self.fresh_kernel(now, stale_after) {
-            return (kernel.in_flight.saturating_add(self.ledger.beside_kernel()), LoadSource::Kernel);
+            return (kernel.in_flight.saturating_add(self.ledger.not_in_kernel()), LoadSource::Kernel);
         }
         if let Some(engine) = self.fresh_engine(now) {
             let engine_load =
-                u64::from(engine.running) + u64::from(engine.waiting) + self.ledger.beside_engine();
+                u64::from(engine.running) + u64::from(engine.waiting) + self.ledger.not_in_engine();
             return (engine_load.max(self.ledger.open()), LoadSource::Engine);
         }
         (self.ledger.open(), LoadSource::Local)
     }
 
-    /// What picks compare: the load, and the engine's queue once more, because
-    /// a queue means that the engine's batch is full.
+    /// What picks compare. Waiting requests count twice, because a queue means that the engine's batch is full.
     pub(crate) fn score(&self, now: Instant, stale_after: Duration) -> u64 {
         let waiting = self.fresh_engine(now).map_or(0, |engine| u64::from(engine.waiting));
         self.load(now, stale_after).0.saturating_add(waiting)
     }
 
-    /// The age of a fresh kernel count that no pick has looked at before.
-    pub(crate) fn first_use(&mut self, now: Instant, stale_after: Duration) -> Option<Duration> {
+    /// Marks the kernel's count as used. Returns its age if this is the first use and the count is not stale.
+    pub(crate) fn use_kernel_count(&mut self, now: Instant, stale_after: Duration) -> Option<Duration> {
         if !std::mem::take(&mut self.kernel_unused) {
             return None;
         }
@@ -204,7 +172,7 @@ impl Slot {
             score: self.score(now, stale_after),
             gpu_lost: self.gpu_lost(now),
             open_picks: self.ledger.open(),
-            picks_beside_kernel: self.ledger.beside_kernel(),
+            picks_not_in_kernel: self.ledger.not_in_kernel(),
             kernel_in_flight: self.kernel.map(|kernel| kernel.in_flight),
             kernel_age: self.kernel.map(|kernel| age(now, kernel.measured)),
             engine_running: self.engine.map(|engine| engine.running),

@@ -18,11 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    Error,
-    endpoints::{Endpoints, LoadSource},
-    schedule::Pick,
-};
+use crate::endpoints::{Endpoints, LoadSource};
 
 const PREFIX: &str = "forebay_epp";
 const PICK_SECONDS: [f64; 10] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2];
@@ -50,7 +46,7 @@ impl PoolMetrics {
 
     fn add(&self, pool: Option<ObjectKey>) -> Arc<Metrics> {
         let metrics = Arc::new(Metrics {
-            picks: Mutex::default(),
+            failed_picks: Mutex::default(),
             successful_picks: Counter::default(),
             pick_duration: Histogram::new(PICK_SECONDS),
             load_age_at_pick: Histogram::new(AGE_SECONDS),
@@ -74,8 +70,8 @@ impl PoolMetrics {
 /// The metrics of one pool.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Failed picks by [`Error::code`].
-    picks: Mutex<BTreeMap<&'static str, Counter>>,
+    /// By [`Error::code`](crate::Error::code).
+    failed_picks: Mutex<BTreeMap<&'static str, Counter>>,
     successful_picks: Counter,
     pick_duration: Histogram,
     load_age_at_pick: Histogram,
@@ -103,31 +99,35 @@ impl Metrics {
         self.endpoints.get_or_init(|| endpoints);
     }
 
-    pub(crate) fn picked(&self, result: &Result<Pick, Error>, took: Duration) {
-        match result {
-            Ok(_) => {
+    /// Counts a pick. `error_code` of a failed one.
+    pub(crate) fn count_pick(&self, error_code: Option<&'static str>, took: Duration) {
+        match error_code {
+            None => {
                 self.successful_picks.inc();
             }
-            Err(error) => self.refused(error),
+            Some(code) => self.count_rejected(code),
         }
         self.pick_duration.observe(took.as_secs_f64());
     }
 
     /// Counts a request that was rejected before a pick.
-    pub(crate) fn refused(&self, error: &Error) {
-        let mut picks = self.picks.lock().unwrap_or_else(PoisonError::into_inner);
-        picks.entry(error.code()).or_default().inc();
+    pub(crate) fn count_rejected(&self, code: &'static str) {
+        let mut failed = self.failed_picks.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.entry(code).or_default().inc();
     }
 
-    pub(crate) fn load_first_used(&self, age: Duration) {
+    /// Records the age of a kernel count when a pick first uses it.
+    pub(crate) fn record_load_age(&self, age: Duration) {
         self.load_age_at_pick.observe(age.as_secs_f64());
     }
 
-    pub(crate) fn responded(&self, status: Option<u16>) {
+    /// Counts a response that the gateway reported. `None` if it reported no status.
+    pub(crate) fn count_response(&self, status: Option<u16>) {
         let class = status.map_or(0, |status| usize::from(status / 100));
         self.responses.get(class).unwrap_or(&self.responses[0]).inc();
     }
 
+    /// Counts an open ext_proc stream until the returned guard is dropped.
     pub(crate) fn open_stream(&self) -> OpenStream {
         self.open_streams.inc();
         OpenStream(self.open_streams.clone())
@@ -203,24 +203,25 @@ impl Collector for PoolMetrics {
 }
 
 fn encode_picks(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
-    let mut family = Family::new(encoder, "picks", "Picks by result", Counter::<u64>::TYPE)?;
+    let mut family =
+        Family::new(encoder, "picks", "Picks by result: ok, or the error code", Counter::<u64>::TYPE)?;
     for pool in pools {
         family.add(pool, Some(("result", "ok")), &pool.metrics.successful_picks)?;
-        let failed = pool.metrics.picks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = pool.metrics.failed_picks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (code, counter) in &failed {
             family.add(pool, Some(("result", code)), counter)?;
         }
     }
-    let mut family = Family::new(encoder, "pick_duration_seconds", "Time to pick", Histogram::TYPE)?;
+    let mut family = Family::new(encoder, "pick_duration_seconds", "Duration of a pick", Histogram::TYPE)?;
     for pool in pools {
         family.add(pool, None, &pool.metrics.pick_duration)?;
     }
-    let help = "Age of a kernel-measured load when a pick first used it: its age when the agent sent it, and the time since it arrived";
+    let help = "Age of a kernel-measured load when a pick first uses it: age when the agent sent it, plus time since it arrived";
     let mut family = Family::new(encoder, "load_age_at_pick_seconds", help, Histogram::TYPE)?;
     for pool in pools {
         family.add(pool, None, &pool.metrics.load_age_at_pick)?;
     }
-    let help = "Responses that gateways reported, by class of status";
+    let help = "Responses that gateways reported, by class of the status code";
     let mut family = Family::new(encoder, "responses", help, Counter::<u64>::TYPE)?;
     for pool in pools {
         for (class, counter) in STATUS_CLASSES.iter().zip(&pool.metrics.responses) {
@@ -229,7 +230,7 @@ fn encode_picks(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Res
             }
         }
     }
-    let help = "ext_proc streams open now";
+    let help = "Open ext_proc streams";
     let mut family = Family::new(encoder, "open_streams", help, MetricType::Gauge)?;
     for pool in pools {
         family.add(pool, None, &pool.metrics.open_streams)?;
@@ -238,7 +239,7 @@ fn encode_picks(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Res
 }
 
 fn encode_endpoints(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
-    let help = "Endpoints by what their load is known from, or gpu_lost";
+    let help = "Endpoints by source of their load (kernel, engine, local), or gpu_lost";
     let mut family = Family::new(encoder, "endpoints", help, MetricType::Gauge)?;
     for pool in pools {
         let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
@@ -254,7 +255,7 @@ fn encode_endpoints(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt:
 }
 
 fn encode_agents(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Result {
-    let help = "Whether the stream from this agent is up";
+    let help = "1 if the telemetry stream of the agent is open, otherwise 0";
     let mut family = Family::new(encoder, "agent_connected", help, MetricType::Gauge)?;
     for pool in pools {
         let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
@@ -263,7 +264,7 @@ fn encode_agents(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Re
             family.add(pool, Some(("agent", &address)), &gauge(agent.connected.into()))?;
         }
     }
-    let help = "Time since the newest frame of this agent";
+    let help = "Time since the newest frame of the agent";
     let mut family = Family::new(encoder, "agent_frame_age_seconds", help, MetricType::Gauge)?;
     for pool in pools {
         let Some(endpoints) = pool.metrics.endpoints.get() else { continue };

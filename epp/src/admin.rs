@@ -1,4 +1,4 @@
-//! `/metrics`, `/readyz` and `/endpoints`.
+//! The HTTP pages: `/metrics`, `/readyz` and `/endpoints`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,9 +7,9 @@ use forebay_service::admin::{self, OPEN_METRICS, Page};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::Metrics;
-use crate::{endpoints::Endpoints, protocol::health};
+use crate::{Metrics, endpoints::Endpoints, health};
 
+/// What the pages show.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
@@ -18,7 +18,7 @@ pub(crate) struct Admin {
     pub(crate) pool: ObjectKey,
 }
 
-/// Serves until it is dropped, and all connections with it.
+/// Serves the pages. Dropping the future closes all connections.
 pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     admin::serve(listener, move |path| admin.page(path)).await;
 }
@@ -53,7 +53,7 @@ impl Admin {
                 "score": view.score,
                 "gpu_lost": view.gpu_lost,
                 "open_picks": view.open_picks,
-                "picks_beside_kernel": view.picks_beside_kernel,
+                "picks_not_in_kernel": view.picks_not_in_kernel,
                 "kernel": { "in_flight": view.kernel_in_flight, "age_ms": milliseconds(view.kernel_age) },
                 "engine": { "running": view.engine_running, "waiting": view.engine_waiting, "age_ms": milliseconds(view.engine_age) },
             })

@@ -1,4 +1,4 @@
-//! `grpc.health.v1` under the names that gateways and manifests probe.
+//! The service `grpc.health.v1.Health`, with the service names that gateways and manifests probe.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use forebay_resources::{ObjectKey, Store};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-/// Whether the process lives; true as long as it answers.
+/// Service name of the liveness probe. Always `SERVING`.
 const LIVENESS: &str = "liveness";
-/// Whether it can pick: all of these say the same. The empty name is the whole
-/// server, `inference-extension` is what the ecosystem's manifests probe.
+/// Service names of the readiness probe, which all have the same status. The empty name is the whole server (gRPC health
+/// checking protocol); the manifests of the Gateway API Inference Extension probe `inference-extension`.
 const READINESS: [&str; 4] =
     ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension"];
 
-/// Whether requests can be picked for: resources are loaded and the pool exists.
+/// Ready when the resources are loaded and the pool exists.
 pub(crate) fn is_ready(store: &Store, pool: &ObjectKey) -> bool {
     let snapshot = store.snapshot();
     snapshot.generation > 0 && snapshot.inference_pools.contains_key(pool)
 }
 
-/// Sets all names to what they are at the start: alive, not ready.
+/// Sets the initial statuses: live, not ready.
 pub(crate) async fn register(reporter: &HealthReporter) {
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     set_readiness(reporter, false).await;
 }
 
-/// Follows the store until `draining`, when readiness ends for good.
+/// Updates readiness from the store. After `draining`, the status is not ready until the end.
 pub(crate) async fn follow(
     reporter: HealthReporter,
     store: Arc<Store>,

@@ -1,4 +1,4 @@
-//! The replies, as messages.
+//! Builds the replies.
 
 use bytes::Bytes;
 
@@ -13,8 +13,7 @@ use forebay_grpc::proto::{
     body_mutation::Mutation, processing_response::Response,
 };
 
-/// The decision: a header for the proxy's own routing, and the same value as
-/// metadata for load balancers that read that.
+/// The decision: a request header, and the same value as metadata for load balancers.
 pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
     let destination = pick.destination();
     let inner = [(DESTINATION_ENDPOINT.to_owned(), string(destination.clone()))].into();
@@ -24,7 +23,7 @@ pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
     let fields = [(METADATA_LB.to_owned(), lb), (METADATA_FOREBAY.to_owned(), forebay)].into();
     ProcessingResponse {
         dynamic_metadata: Some(Struct { fields }),
-        // The choice does not depend on either body, so they need not come here.
+        // The decision does not depend on the bodies, so the gateway need not send them.
         mode_override: Some(ProcessingMode {
             request_body_mode: BodySendMode::None.into(),
             response_body_mode: BodySendMode::None.into(),
@@ -40,8 +39,7 @@ pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
     }
 }
 
-/// The one place where an error becomes an answer: an HTTP status and OpenAI's
-/// error shape.
+/// The response for an error: HTTP status and body in OpenAI's error format.
 pub(super) fn failed(error: &Error) -> ProcessingResponse {
     let status = error.http_status();
     let body = serde_json::json!({
@@ -74,7 +72,7 @@ pub(super) fn response_trailers() -> ProcessingResponse {
     response(Response::ResponseTrailers(TrailersResponse::default()))
 }
 
-/// Which of the two bodies.
+/// Direction of a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Body {
     Request,
@@ -92,12 +90,12 @@ impl Body {
         })
     }
 
-    /// One reply for one message: take it as it is.
+    /// One reply per message, without changes.
     pub(super) fn unchanged(self) -> ProcessingResponse {
         self.reply(None)
     }
 
-    /// The same bytes again, in pieces that proxies accept. Nothing is copied.
+    /// The same bytes in chunks that proxies accept. The bytes are shared, not copied.
     pub(super) fn echo(self, message: HttpBody) -> impl Iterator<Item = ProcessingResponse> {
         let HttpBody { body: mut rest, end_of_stream } = message;
         let mut ended = rest.is_empty() && !end_of_stream;
@@ -105,12 +103,12 @@ impl Body {
             if ended {
                 return None;
             }
-            let piece: Bytes = rest.split_to(rest.len().min(MAX_STREAMED_BODY_BYTES));
+            let chunk: Bytes = rest.split_to(rest.len().min(MAX_STREAMED_BODY_BYTES));
             ended = rest.is_empty();
             let end_of_stream = ended && end_of_stream;
             Some(
                 self.reply(Some(Mutation::StreamedResponse(StreamedBodyResponse {
-                    body: piece,
+                    body: chunk,
                     end_of_stream,
                 }))),
             )
@@ -122,7 +120,7 @@ fn response(response: Response) -> ProcessingResponse {
     ProcessingResponse { response: Some(response), ..ProcessingResponse::default() }
 }
 
-/// Values go as `raw_value` only: Envoy rejects a header that has both.
+/// Sets only `raw_value`: Envoy rejects a header with both kinds of value.
 fn set_header(name: &str, value: String) -> HeaderMutation {
     let header = HeaderValue { key: name.to_owned(), value: String::new(), raw_value: value.into() };
     let option = HeaderValueOption {
