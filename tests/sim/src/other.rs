@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Failure, failure, not_found};
+use crate::request::{Failure, failure, not_found};
 
 /// One embedding, and the same as little-endian floats in base64, which the SDKs ask for.
 const EMBEDDING: [f32; 4] = [0.5, -0.5, 0.5, -0.5];

@@ -1,43 +1,46 @@
-//! The Responses API's objects and events, as recorded from vLLM 0.32.
+//! Objects and stream events of the Responses API, as recorded from vLLM 0.32.
 
 use serde_json::{Value, json};
 
-use crate::api::{Answer, quoted, word};
+use crate::{
+    output::{Output, word},
+    request::quoted,
+};
 
-/// What a plain response leaves empty.
+/// Fields that vLLM writes as null.
 const NULLS: &str =
     r#""kv_transfer_params":null,"ec_transfer_params":null,"input_messages":null,"output_messages":null"#;
 
-/// The text of an event with this payload.
+/// A server-sent event with this payload.
 fn event(kind: &str, sequence: u32, payload: &str) -> String {
     format!("event: {kind}\ndata: {{{payload},\"sequence_number\":{sequence},\"type\":\"{kind}\"}}")
 }
 
-/// Where the text stands in the response.
-fn place(answer: &Answer<'_>) -> String {
-    format!(r#""item_id":"msg_{}","output_index":0"#, answer.request_id())
+/// Fields that identify the output item.
+fn item_fields(output: &Output<'_>) -> String {
+    format!(r#""item_id":"msg_{}","output_index":0"#, output.request_id())
 }
 
 fn part(text: &str, logprobs: &str) -> String {
     format!(r#"{{"annotations":[],"text":{},"type":"output_text","logprobs":{logprobs}}}"#, quoted(text))
 }
 
-fn item(answer: &Answer<'_>, content: &str, status: &str) -> String {
+fn item(output: &Output<'_>, content: &str, status: &str) -> String {
     format!(
         r#"{{"id":"msg_{}","content":[{content}],"role":"assistant","status":"{status}","type":"message","phase":null}}"#,
-        answer.request_id()
+        output.request_id()
     )
 }
 
-/// The response object; with the prompt's tokens when it has ended.
-pub(crate) fn object(answer: &Answer<'_>, ended: Option<u32>) -> String {
-    let (model, output_tokens) = (quoted(answer.model()), answer.max_tokens());
-    let (reason, output, status, usage) = match ended {
+/// The response object. `ended`: number of prompt tokens, once the response is complete.
+pub(crate) fn object(output: &Output<'_>, ended: Option<u32>) -> String {
+    let (model, output_tokens) = (quoted(output.model()), output.max_tokens());
+    let (reason, items, status, usage) = match ended {
         None => ("null".to_owned(), String::new(), "in_progress", Value::Null),
         Some(input_tokens) => (
-            // Everything here ends because it may say no more.
+            // Every response ends at its token limit.
             r#"{"reason":"max_output_tokens"}"#.to_owned(),
-            item(answer, &part(&answer.text(), "null"), "completed"),
+            item(output, &part(&output.text(), "null"), "completed"),
             "incomplete",
             json!({
                 "input_tokens": input_tokens,
@@ -49,43 +52,43 @@ pub(crate) fn object(answer: &Answer<'_>, ended: Option<u32>) -> String {
         ),
     };
     format!(
-        r#"{{"id":"{}","created_at":{},"incomplete_details":{reason},"instructions":null,"metadata":null,"model":{model},"object":"response","output":[{output}],"parallel_tool_calls":true,"temperature":1.0,"tool_choice":"none","tools":[],"top_p":1.0,"background":false,"max_output_tokens":{output_tokens},"max_tool_calls":null,"previous_response_id":null,"prompt":null,"reasoning":null,"service_tier":"auto","status":"{status}","text":null,"top_logprobs":null,"truncation":"disabled","usage":{usage},"user":null,"presence_penalty":0.0,"frequency_penalty":0.0,{NULLS}}}"#,
-        answer.id(),
-        answer.created(),
+        r#"{{"id":"{}","created_at":{},"incomplete_details":{reason},"instructions":null,"metadata":null,"model":{model},"object":"response","output":[{items}],"parallel_tool_calls":true,"temperature":1.0,"tool_choice":"none","tools":[],"top_p":1.0,"background":false,"max_output_tokens":{output_tokens},"max_tool_calls":null,"previous_response_id":null,"prompt":null,"reasoning":null,"service_tier":"auto","status":"{status}","text":null,"top_logprobs":null,"truncation":"disabled","usage":{usage},"user":null,"presence_penalty":0.0,"frequency_penalty":0.0,{NULLS}}}"#,
+        output.id(),
+        output.created(),
     )
 }
 
-pub(crate) fn opening(answer: &Answer<'_>) -> Vec<String> {
-    let response = format!(r#""response":{}"#, object(answer, None));
+pub(crate) fn opening(output: &Output<'_>) -> Vec<String> {
+    let response = format!(r#""response":{}"#, object(output, None));
     vec![
         event("response.created", 0, &response),
         event("response.in_progress", 1, &response),
         event(
             "response.output_item.added",
             2,
-            &format!(r#""item":{},"output_index":0"#, item(answer, "", "in_progress")),
+            &format!(r#""item":{},"output_index":0"#, item(output, "", "in_progress")),
         ),
         event(
             "response.content_part.added",
             3,
-            &format!(r#""content_index":0,{},"part":{}"#, place(answer), part("", "[]")),
+            &format!(r#""content_index":0,{},"part":{}"#, item_fields(output), part("", "[]")),
         ),
     ]
 }
 
 const FIRST_DELTA: u32 = 4;
 
-pub(crate) fn delta(answer: &Answer<'_>, index: u32) -> String {
+pub(crate) fn delta(output: &Output<'_>, index: u32) -> String {
     let payload = format!(
         r#""content_index":0,"delta":{},"item_id":"msg_{}","logprobs":[],"output_index":0"#,
         quoted(word(index)),
-        answer.request_id()
+        output.request_id()
     );
     event("response.output_text.delta", FIRST_DELTA + index, &payload)
 }
 
-pub(crate) fn closing(answer: &Answer<'_>, prompt_tokens: u32) -> Vec<String> {
-    let (text, next) = (answer.text(), FIRST_DELTA + answer.max_tokens());
+pub(crate) fn closing(output: &Output<'_>, prompt_tokens: u32) -> Vec<String> {
+    let (text, next) = (output.text(), FIRST_DELTA + output.max_tokens());
     let whole = part(&text, "null");
     vec![
         event(
@@ -93,24 +96,24 @@ pub(crate) fn closing(answer: &Answer<'_>, prompt_tokens: u32) -> Vec<String> {
             next,
             &format!(
                 r#""content_index":0,"item_id":"msg_{}","logprobs":[],"output_index":0,"text":{}"#,
-                answer.request_id(),
+                output.request_id(),
                 quoted(&text)
             ),
         ),
         event(
             "response.content_part.done",
             next + 1,
-            &format!(r#""content_index":0,{},"part":{whole}"#, place(answer)),
+            &format!(r#""content_index":0,{},"part":{whole}"#, item_fields(output)),
         ),
         event(
             "response.output_item.done",
             next + 2,
-            &format!(r#""item":{},"output_index":0"#, item(answer, &whole, "completed")),
+            &format!(r#""item":{},"output_index":0"#, item(output, &whole, "completed")),
         ),
         event(
             "response.completed",
             next + 3,
-            &format!(r#""response":{}"#, object(answer, Some(prompt_tokens))),
+            &format!(r#""response":{}"#, object(output, Some(prompt_tokens))),
         ),
     ]
 }
