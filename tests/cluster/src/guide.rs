@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use forebay_e2e::stage::{gateway_manifest, policy_manifest};
+use forebay_e2e::harness::{gateway_manifest, policy_manifest};
 use serde_json::Value;
 
 use crate::{Cluster, charts::chart, until};
@@ -13,7 +13,7 @@ pub const SYSTEM: &str = "agentgateway-system";
 /// Where the models are.
 pub const MODELS: &str = "llm-d";
 
-pub use forebay_e2e::stage::{QWEN, TINYLLAMA as LLAMA};
+pub use forebay_e2e::harness::{QWEN, TINYLLAMA as LLAMA};
 
 /// The test machine has two cores for everything.
 const SMALL: &str = "--set gateway.resources.requests.cpu=50m --set agent.resources.requests.cpu=10m";

@@ -103,7 +103,7 @@ fn changes_under_traffic_are_never_seen_half() {
 fn finished(cluster: &Cluster, side: &str) -> u64 {
     let pods = cluster.get(&format!("pods -n {MODELS} -l app={side}")).unwrap();
     let ip = pods["items"][0]["status"]["podIP"].as_str().unwrap();
-    let (_, truth) = forebay_e2e::stage::get(format!("{ip}:7999").parse().unwrap(), "/").unwrap();
+    let (_, truth) = forebay_e2e::harness::get(format!("{ip}:7999").parse().unwrap(), "/").unwrap();
     serde_json::from_str::<Value>(&truth).unwrap()["finished"].as_u64().unwrap()
 }
 

@@ -122,7 +122,7 @@ fn in_flight(cluster: &Cluster) -> Result<Vec<(String, u64, u64)>, String> {
             let kernel = pod["kernel"]["inFlight"].as_u64().ok_or_else(|| pod.to_string())?;
             let ip = pod["ip"].as_str().ok_or_else(|| pod.to_string())?;
             let address = format!("{ip}:7999").parse().map_err(|_| ip.to_owned())?;
-            let (_, truth) = forebay_e2e::stage::get(address, "/").map_err(|error| error.to_string())?;
+            let (_, truth) = forebay_e2e::harness::get(address, "/").map_err(|error| error.to_string())?;
             let truth: Value = serde_json::from_str(&truth).map_err(|error| error.to_string())?;
             let engine = truth["in_flight"].as_u64().ok_or_else(|| truth.to_string())?;
             Ok((pod["name"].as_str().unwrap_or_default().to_owned(), kernel, engine))

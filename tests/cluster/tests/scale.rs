@@ -49,7 +49,7 @@ fn a_gateway_starts_and_follows_among_thousands_of_routes() {
 
     cluster.kubectl(&format!("scale {GATEWAY} -n {SYSTEM} --replicas=1"));
     let (pid, admin) = until("the gateway's pod runs", || gateway_process(&cluster));
-    until("the gateway is ready", || match forebay_e2e::stage::get(admin, "/readyz") {
+    until("the gateway is ready", || match forebay_e2e::harness::get(admin, "/readyz") {
         Ok((200, _)) => Ok(()),
         other => Err(format!("{other:?}")),
     });

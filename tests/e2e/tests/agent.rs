@@ -19,8 +19,8 @@ use std::{
 
 use forebay_e2e::{
     eventually,
+    harness::{Process, get, program},
     pod::{BpfMount, PodCgroup, cgroup2_mount, load_kernel},
-    stage::{Process, get, program},
 };
 use forebay_sim::{EngineOptions, Server, ServerOptions};
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ use std::{
 };
 
 use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
-use forebay_e2e::stage::program;
+use forebay_e2e::harness::program;
 use forebay_telemetry::v1::{
     EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer,
 };

@@ -53,15 +53,15 @@ fn library() -> &'static Path {
 }
 
 /// A scenario file and the library that plays it.
-struct Stage {
+struct Harness {
     scenario: PathBuf,
     library: PathBuf,
 }
 
-/// Runs one test in a process whose NVML plays `Stage::scenario`.
-fn on_stage(name: &str, test: impl FnOnce(&Stage)) {
+/// Runs one test in a process whose NVML plays `Harness::scenario`.
+fn on_stage(name: &str, test: impl FnOnce(&Harness)) {
     if let Some(library) = env::var_os(LIBRARY) {
-        return test(&Stage { scenario: env::var_os(SCENARIO).unwrap().into(), library: library.into() });
+        return test(&Harness { scenario: env::var_os(SCENARIO).unwrap().into(), library: library.into() });
     }
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env::current_exe().unwrap())
@@ -75,7 +75,7 @@ fn on_stage(name: &str, test: impl FnOnce(&Stage)) {
     assert!(output.status.success() && said.contains("1 passed"), "{name} in its own process:\n{said}");
 }
 
-impl Stage {
+impl Harness {
     fn play(&self, gpus: &Value) {
         let beside = self.scenario.with_extension("new");
         fs::write(&beside, gpus.to_string()).unwrap();
@@ -154,9 +154,9 @@ const OK: (GpuHealth, &str) = (GpuHealth::Ok, "");
 
 #[test]
 fn all_values_arrive() {
-    on_stage("all_values_arrive", |stage| {
-        stage.play(&json!([named("GPU-0", &json!({"processes": []})), full()]));
-        let mut watch = stage.watch(OFTEN);
+    on_stage("all_values_arrive", |harness| {
+        harness.play(&json!([named("GPU-0", &json!({"processes": []})), full()]));
+        let mut watch = harness.watch(OFTEN);
         let readings = watch.readings(|_| true);
         assert_eq!(readings.iter().map(|it| it.gpu.uuid.as_str()).collect::<Vec<_>>(), ["GPU-0", "GPU-1"]);
         assert!(readings[0].processes.is_empty());
@@ -182,7 +182,7 @@ fn all_values_arrive() {
             GpuMeasurement { gpu: expected, throttle_bits: Some(4), processes: vec![4711, 4712] }
         );
 
-        stage.play(&json!([named("GPU-0", &json!({"utilization_percent": 3})), full()]));
+        harness.play(&json!([named("GPU-0", &json!({"utilization_percent": 3})), full()]));
         let later = watch.readings(|it| it[0].gpu.utilization_percent == Some(3));
         assert!(later[0].gpu.measured_boottime_ns > readings[0].gpu.measured_boottime_ns);
     });
@@ -190,11 +190,11 @@ fn all_values_arrive() {
 
 #[test]
 fn what_a_gpu_does_not_support_is_absent_and_not_zero() {
-    on_stage("what_a_gpu_does_not_support_is_absent_and_not_zero", |stage| {
+    on_stage("what_a_gpu_does_not_support_is_absent_and_not_zero", |harness| {
         let idle = json!({"uuid": "GPU-0", "name": "A", "utilization_percent": 0, "power_mw": 0,
             "throttle_reason_bits": 0});
-        stage.play(&json!([idle, {"uuid": "GPU-1", "name": "B"}]));
-        let readings = stage.watch(OFTEN).readings(|_| true);
+        harness.play(&json!([idle, {"uuid": "GPU-1", "name": "B"}]));
+        let readings = harness.watch(OFTEN).readings(|_| true);
         assert_eq!((readings[0].gpu.utilization_percent, readings[0].gpu.power_mw), (Some(0), Some(0)));
         assert_eq!(readings[0].throttle_bits, Some(0));
         let gpu = Gpu {
@@ -211,15 +211,15 @@ fn what_a_gpu_does_not_support_is_absent_and_not_zero() {
 
 #[test]
 fn a_fatal_xid_is_reported_without_waiting_for_the_next_sample() {
-    on_stage("a_fatal_xid_is_reported_without_waiting_for_the_next_sample", |stage| {
+    on_stage("a_fatal_xid_is_reported_without_waiting_for_the_next_sample", |harness| {
         // One without XID events must not keep the others' from being watched.
         let silent = json!({"uuid": "GPU-S", "name": "without XID events"});
-        stage.play(&json!([silent, full(), named("GPU-2", &json!({"xids": [79]}))]));
-        let mut watch = stage.watch(NEVER);
+        harness.play(&json!([silent, full(), named("GPU-2", &json!({"xids": [79]}))]));
+        let mut watch = harness.watch(NEVER);
         let first = watch.readings(|_| true);
         assert_eq!(first.iter().map(health).collect::<Vec<_>>(), [OK; 3], "an XID before our time is past");
 
-        stage.play(&json!([
+        harness.play(&json!([
             silent,
             named("GPU-1", &json!({"xids": [79]})),
             named("GPU-2", &json!({"xids": [79]}))
@@ -234,12 +234,12 @@ fn a_fatal_xid_is_reported_without_waiting_for_the_next_sample() {
 
 #[test]
 fn a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes() {
-    on_stage("a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(NEVER);
+    on_stage("a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes", |harness| {
+        harness.play(&json!([full()]));
+        let mut watch = harness.watch(NEVER);
         watch.readings(|it| health(&it[0]) == OK);
         // As it happens: the driver says XID 79, and from then on answers nothing about it.
-        stage.play(&json!([with(full(), &json!({"xids": [79], "lost": true}))]));
+        harness.play(&json!([with(full(), &json!({"xids": [79], "lost": true}))]));
         let readings = watch.readings(|it| it[0].gpu.health() == GpuHealth::Lost);
         assert_eq!(health(&readings[0]), (GpuHealth::Lost, "XID 79"));
         assert_eq!(readings[0].gpu.xid_errors, 1);
@@ -251,17 +251,17 @@ fn a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes() {
 
 #[test]
 fn a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well() {
-    on_stage("a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well", |stage| {
-        stage.play(&json!([named("GPU-0", &json!({})), full()]));
-        let mut watch = stage.watch(OFTEN);
+    on_stage("a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well", |harness| {
+        harness.play(&json!([named("GPU-0", &json!({})), full()]));
+        let mut watch = harness.watch(OFTEN);
         watch.readings(|it| it.len() == 2);
-        stage.play(&json!([named("GPU-0", &json!({"lost": true})), full()]));
+        harness.play(&json!([named("GPU-0", &json!({"lost": true})), full()]));
         let readings = watch.readings(|it| it[0].gpu.health() != GpuHealth::Ok);
         assert_eq!(health(&readings[0]), (GpuHealth::Lost, "the driver reports the GPU as lost"));
         assert_eq!((health(&readings[1]), readings[1].gpu.power_mw), (OK, Some(412_000)));
 
         // Also one that the driver no longer lists, and XIDs of others still come.
-        stage.play(&json!([with(full(), &json!({"xids": [94]}))]));
+        harness.play(&json!([with(full(), &json!({"xids": [94]}))]));
         let readings = watch.readings(|it| it[1].gpu.health() != GpuHealth::Ok);
         assert_eq!(health(&readings[0]).0, GpuHealth::Lost);
         assert_eq!(readings[0].processes, [4711, 4712]);
@@ -271,17 +271,17 @@ fn a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well() {
 
 #[test]
 fn a_recoverable_xid_degrades_and_an_applications_does_not() {
-    on_stage("a_recoverable_xid_degrades_and_an_applications_does_not", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(NEVER);
+    on_stage("a_recoverable_xid_degrades_and_an_applications_does_not", |harness| {
+        harness.play(&json!([full()]));
+        let mut watch = harness.watch(NEVER);
         watch.readings(|_| true);
-        stage.play(&json!([with(full(), &json!({"xids": [31]}))]));
+        harness.play(&json!([with(full(), &json!({"xids": [31]}))]));
         assert_eq!(health(&watch.readings(|it| it[0].gpu.last_xid == Some(31))[0]), OK);
-        stage.play(&json!([with(full(), &json!({"xids": [31, 94]}))]));
+        harness.play(&json!([with(full(), &json!({"xids": [31, 94]}))]));
         let readings = watch.readings(|it| it[0].gpu.last_xid == Some(94));
         assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "XID 94"));
         // A later one of an application is not what degraded it.
-        stage.play(&json!([with(full(), &json!({"xids": [31, 94, 13]}))]));
+        harness.play(&json!([with(full(), &json!({"xids": [31, 94, 13]}))]));
         let readings = watch.readings(|it| it[0].gpu.last_xid == Some(13));
         assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "XID 94"));
         assert_eq!(readings[0].gpu.xid_errors, 3);
@@ -290,16 +290,16 @@ fn a_recoverable_xid_degrades_and_an_applications_does_not() {
 
 #[test]
 fn throttling_that_is_a_fault_degrades_and_passes() {
-    on_stage("throttling_that_is_a_fault_degrades_and_passes", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(OFTEN);
+    on_stage("throttling_that_is_a_fault_degrades_and_passes", |harness| {
+        harness.play(&json!([full()]));
+        let mut watch = harness.watch(OFTEN);
         assert_eq!(health(&watch.readings(|_| true)[0]), OK, "a power cap is a set limit");
         // SW power cap 0x4 and HW thermal slowdown 0x40 (nvml.h).
-        stage.play(&json!([with(full(), &json!({"throttle_reason_bits": 0x44}))]));
+        harness.play(&json!([with(full(), &json!({"throttle_reason_bits": 0x44}))]));
         let readings = watch.readings(|it| it[0].throttle_bits == Some(0x44));
         assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
         assert_eq!(readings[0].gpu.throttle_reasons, ["sw_power_cap", "hw_thermal_slowdown"]);
-        stage.play(&json!([full()]));
+        harness.play(&json!([full()]));
         assert_eq!(health(&watch.readings(|it| it[0].throttle_bits == Some(4))[0]), OK);
     });
 }
@@ -318,24 +318,24 @@ fn without_a_library_the_error_names_every_path_tried() {
 
 #[test]
 fn a_library_that_does_not_start_says_why_and_ends_the_search() {
-    on_stage("a_library_that_does_not_start_says_why_and_ends_the_search", |stage| {
+    on_stage("a_library_that_does_not_start_says_why_and_ends_the_search", |harness| {
         // No scenario is played: the library loads, and finds no driver.
-        let off = stage.watch(NEVER).off();
+        let off = harness.watch(NEVER).off();
         let GpuOff::NotStarted { path, reason } = &off else { panic!("{off}") };
-        assert_eq!((path, reason.as_str()), (&stage.library, "NVIDIA driver is not loaded"));
+        assert_eq!((path, reason.as_str()), (&harness.library, "NVIDIA driver is not loaded"));
 
-        stage.play(&json!([full()]));
+        harness.play(&json!([full()]));
         let folder = tempfile::tempdir().unwrap();
         let broken = folder.path().join("libnvidia-ml.so.1");
         fs::write(&broken, "no library").unwrap();
-        let off = Watch::start(vec![broken.clone(), stage.library.clone()], NEVER).off();
+        let off = Watch::start(vec![broken.clone(), harness.library.clone()], NEVER).off();
         let GpuOff::NotStarted { path, reason } = &off else { panic!("{off}") };
         assert_eq!(path, &broken);
         assert!(reason.contains("libnvidia-ml.so.1"), "{reason}");
 
         // One that is not there does not end it.
         let absent = folder.path().join("absent.so");
-        let mut watch = Watch::start(vec![absent, stage.library.clone()], NEVER);
+        let mut watch = Watch::start(vec![absent, harness.library.clone()], NEVER);
         assert_eq!(watch.readings(|_| true).len(), 1);
     });
 }
@@ -351,9 +351,9 @@ fn nvml_threads() -> usize {
 
 #[test]
 fn the_thread_ends_with_its_monitor() {
-    on_stage("the_thread_ends_with_its_monitor", |stage| {
-        stage.play(&json!([full()]));
-        let mut waiting_for_events = stage.watch(NEVER);
+    on_stage("the_thread_ends_with_its_monitor", |harness| {
+        harness.play(&json!([full()]));
+        let mut waiting_for_events = harness.watch(NEVER);
         waiting_for_events.readings(|_| true);
         let mut waiting_to_retry = Watch::start(vec!["/nowhere".into()], NEVER);
         waiting_to_retry.off();
@@ -368,8 +368,8 @@ fn the_thread_ends_with_its_monitor() {
 
 #[test]
 fn the_processes_of_a_gpu_lead_to_their_pods() {
-    on_stage("the_processes_of_a_gpu_lead_to_their_pods", |stage| {
-        stage.play(&json!([with(full(), &json!({"processes": [11, 12, 13, 14, 15]}))]));
+    on_stage("the_processes_of_a_gpu_lead_to_their_pods", |harness| {
+        harness.play(&json!([with(full(), &json!({"processes": [11, 12, 13, 14, 15]}))]));
         let proc = tempfile::tempdir().unwrap();
         let cgroup = |pid: u32, text: &str| {
             let folder = proc.path().join(pid.to_string());
@@ -385,7 +385,7 @@ fn the_processes_of_a_gpu_lead_to_their_pods() {
         cgroup(12, &format!("12:memory:/kubepods/besteffort/pod{uid}/0a1b\n1:name=systemd:/init.scope\n"));
         cgroup(13, "0::/system.slice/sshd.service\n");
         cgroup(14, "");
-        let readings = stage.watch(NEVER).readings(|_| true);
+        let readings = harness.watch(NEVER).readings(|_| true);
         let pods: Vec<_> =
             readings[0].processes.iter().map(|pid| pod_of_process(proc.path(), *pid)).collect();
         assert_eq!(pods, [Some(uid.to_owned()), Some(uid.to_owned()), None, None, None]);

@@ -16,7 +16,7 @@ use std::{
 
 use forebay_e2e::{
     eventually,
-    stage::{Engine, PoolOptions, QWEN, Stage, StageOptions},
+    harness::{Engine, Harness, HarnessOptions, PoolOptions, QWEN},
 };
 
 /// The last that wrote `messages` before `model`, and the newest when this was written.
@@ -95,8 +95,8 @@ fn sdks() -> &'static [Sdk] {
 }
 
 /// Every case of every SDK, or the named ones.
-fn run_all(stage: &Stage, cases: &[&str]) -> usize {
-    let base = format!("http://{}/v1", stage.network.gateway());
+fn run_all(harness: &Harness, cases: &[&str]) -> usize {
+    let base = format!("http://{}/v1", harness.network.gateway());
     for sdk in sdks() {
         let said = run((sdk.0)().args([&base, QWEN]).args(cases)).unwrap_or_else(|error| panic!("{error}"));
         println!("{said}");
@@ -107,16 +107,16 @@ fn run_all(stage: &Stage, cases: &[&str]) -> usize {
 
 #[test]
 fn every_sdk_does_everything_through_the_gateway() {
-    let stage = Stage::start(StageOptions {
+    let harness = Harness::start(HarnessOptions {
         pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 2 }],
-        ..StageOptions::default()
+        ..HarnessOptions::default()
     })
     .unwrap();
-    let used = run_all(&stage, &[]) as u64;
+    let used = run_all(&harness, &[]) as u64;
     // The streams that were cancelled ended in the engines, long before their last token.
     let truth = |pick: fn(&serde_json::Value) -> Option<u64>| -> u64 {
-        let of_pod = |address| forebay_e2e::stage::get_json(address, "/").unwrap();
-        stage.pods.iter().filter_map(|pod| pick(&of_pod(pod.truth?))).sum()
+        let of_pod = |address| forebay_e2e::harness::get_json(address, "/").unwrap();
+        harness.pods.iter().filter_map(|pod| pick(&of_pod(pod.truth?))).sum()
     };
     eventually("nothing is in flight", || truth(|it| it["in_flight"].as_u64()) == 0);
     assert_eq!(truth(|it| it["aborted"].as_u64()), used);
@@ -129,12 +129,12 @@ fn every_sdk_talks_to_real_vllm_through_the_gateway() {
         println!("skipped: real vLLM is not installed; `cargo xtask demo --engine vllm` installs it");
         return;
     };
-    let stage = Stage::start(StageOptions {
+    let harness = Harness::start(HarnessOptions {
         engine: Engine::Vllm { serve: scripts().join("../vllm/serve"), cache },
         pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 1 }],
-        patience: Duration::from_secs(300),
-        ..StageOptions::default()
+        start_timeout: Duration::from_secs(300),
+        ..HarnessOptions::default()
     })
     .unwrap();
-    run_all(&stage, OF_CHAT_MODELS);
+    run_all(&harness, OF_CHAT_MODELS);
 }

@@ -12,11 +12,12 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::show;
-use crate::{
-    PATIENCE,
-    stage::{Counts, Stage},
+use forebay_e2e::{
+    TIMEOUT,
+    harness::{Counts, Harness},
 };
+
+use crate::output::show;
 
 /// The kernel sees a byte when it arrives, the engine when it is scheduled, and the
 /// agent tells a moment later: so long may they differ while the engine stands still.
@@ -30,12 +31,12 @@ pub(super) struct Comparing {
 
 /// Compares each pod's counts again and again, whenever its engine's hold still. Only
 /// where both witnesses are there.
-pub(super) fn start(stage: &Stage) -> Comparing {
+pub(super) fn start(harness: &Harness) -> Comparing {
     let over = Arc::new(AtomicBool::new(false));
-    let agent = stage.network.agent_http();
+    let agent = harness.network.agent_http();
     let pods: Option<Vec<(String, SocketAddr)>> =
-        stage.pods.iter().map(|pod| Some((pod.name.clone(), pod.truth?))).collect();
-    let counted = stage.kernel_counts().is_ok_and(|counts| !counts.is_empty());
+        harness.pods.iter().map(|pod| Some((pod.name.clone(), pod.truth?))).collect();
+    let counted = harness.kernel_counts().is_ok_and(|counts| !counts.is_empty());
     let thread = pods.filter(|_| counted).map(|pods| {
         let over = Arc::clone(&over);
         thread::spawn(move || sample(agent, &pods, &over))
@@ -61,17 +62,17 @@ fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -
     let mut compared = vec![Counts::default(); pods.len()];
     while !over.load(Ordering::Acquire) {
         for ((name, truth_address), compared) in pods.iter().zip(&mut compared) {
-            let truth = Counts::served(*truth_address)?;
+            let truth = Counts::from_simulator(*truth_address)?;
             let since = Instant::now();
             loop {
-                let told = Counts::told_by(agent)?.remove(name).unwrap_or_default();
+                let told = Counts::from_agent(agent)?.remove(name).unwrap_or_default();
                 if told == truth {
                     // The same once more is no other moment.
                     moments += usize::from(truth != *compared);
                     *compared = truth;
                     break;
                 }
-                if Counts::served(*truth_address)? != truth {
+                if Counts::from_simulator(*truth_address)? != truth {
                     break;
                 }
                 if since.elapsed() > APART {
@@ -84,14 +85,14 @@ fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -
 }
 
 /// Prints both witnesses pod by pod, and fails if they differ.
-pub(super) fn at_the_end(stage: &Stage, moments: usize) -> Result<()> {
-    if stage.kernel_counts()?.is_empty() {
+pub(super) fn at_the_end(harness: &Harness, moments: usize) -> Result<()> {
+    if harness.kernel_counts()?.is_empty() {
         show("  not compared: nothing is counted in the kernel on this machine");
         return Ok(());
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        let (rows, equal) = rows(stage)?;
+        let (rows, equal) = rows(harness)?;
         if !equal && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
             continue;
@@ -114,11 +115,11 @@ pub(super) fn at_the_end(stage: &Stage, moments: usize) -> Result<()> {
     }
 }
 
-fn rows(stage: &Stage) -> Result<(Vec<String>, bool)> {
-    let told = stage.kernel_counts()?;
+fn rows(harness: &Harness) -> Result<(Vec<String>, bool)> {
+    let told = harness.kernel_counts()?;
     let mut rows = Vec::new();
     let mut all_equal = true;
-    for pod in &stage.pods {
+    for pod in &harness.pods {
         let kernel = told.get(&pod.name).copied().unwrap_or_default();
         let engine = match pod.truth {
             Some(_) => pod.truth()?,

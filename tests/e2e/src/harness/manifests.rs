@@ -5,11 +5,11 @@ use std::{fs, net::IpAddr, path::Path};
 
 use anyhow::Result;
 
-use super::{NAMESPACE, NODE, Network, POD_PORT, Pod, PoolOptions, StageOptions};
+use super::{HarnessOptions, NAMESPACE, NODE, Network, POD_PORT, Pod, PoolOptions};
 
 const GATEWAY_NAMESPACE: &str = "forebay-system";
 
-pub(super) fn write(folder: &Path, options: &StageOptions, network: Network, pods: &[Pod]) -> Result<()> {
+pub(super) fn write(folder: &Path, options: &HarnessOptions, network: Network, pods: &[Pod]) -> Result<()> {
     fs::write(folder.join("gateway.yaml"), gateway(options))?;
     for (index, pool) in options.pools.iter().enumerate() {
         let manifest = pool_manifest(pool, options.failure_mode, network.epp(index));
@@ -30,7 +30,7 @@ pub(super) fn write(folder: &Path, options: &StageOptions, network: Network, pod
     Ok(())
 }
 
-fn gateway(options: &StageOptions) -> String {
+fn gateway(options: &HarnessOptions) -> String {
     let models: Vec<&str> = options.pools.iter().map(|pool| pool.model).collect();
     format!("{}---\n{}", gateway_manifest(GATEWAY_NAMESPACE), policy_manifest(GATEWAY_NAMESPACE, &models))
 }

@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
-use super::show;
-use crate::stage::Stage;
+use forebay_e2e::harness::Harness;
+
+use crate::output::show;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -21,9 +22,9 @@ pub(super) struct Watching {
     thread: JoinHandle<()>,
 }
 
-pub(super) fn start(stage: &Stage) -> Watching {
+pub(super) fn start(harness: &Harness) -> Watching {
     let over = Arc::new(AtomicBool::new(false));
-    let (program, agent) = (stage.program("forebay"), stage.network.agent().to_string());
+    let (program, agent) = (harness.program("forebay"), harness.network.agent().to_string());
     let thread = {
         let over = Arc::clone(&over);
         thread::spawn(move || {

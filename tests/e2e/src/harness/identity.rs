@@ -1,4 +1,4 @@
-//! Certificates for the parts of a stage, as the chart makes them for a cluster.
+//! Certificates for the parts of a harness, as the chart makes them for a cluster.
 
 use std::{fs, path::Path};
 

@@ -1,11 +1,6 @@
 //! The demo: the main job on one machine, shown and checked.
 
-mod compare;
-mod guide;
-mod watch;
-
 use std::{
-    io::{self, Write as _},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -13,43 +8,49 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
+use clap::ValueEnum;
+use forebay_e2e::{
+    harness::{Engine, Harness, HarnessOptions, QWEN, SimOptions, TINYLLAMA},
     load::{self, Mix},
-    stage::{Engine, QWEN, SimOptions, Stage, StageOptions, TINYLLAMA},
 };
 
-/// What to show.
-#[derive(Clone, Debug)]
-pub struct DemoOptions {
-    pub engine: DemoEngine,
-    pub requests: u32,
-    /// Stay up at the end.
-    pub keep: bool,
+use crate::{compare, guide, output::show, watch};
+
+/// Starts all programs on this machine, sends traffic, compares the counters of kernel and engines.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "forebay-demo")]
+pub(crate) struct Options {
+    /// Model servers to start.
+    #[arg(long, value_enum, default_value_t = EngineKind::Sim)]
+    engine: EngineKind,
+    /// Number of requests of the mixed load.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(30..=100_000))]
+    requests: u32,
+    /// Keep everything running after the checks, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DemoEngine {
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineKind {
+    /// The vLLM simulator.
     Sim,
+    /// vLLM on the CPU with a tiny model.
     Vllm,
 }
 
-/// Prints to standard output; a reader that went away is no reason to fail.
-pub(crate) fn show(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
-}
-
-/// Shows everything; fails if anything is not as it should be.
-pub async fn run(options: &DemoOptions) -> Result<()> {
+/// Runs the demo. Fails when a check fails.
+pub(crate) async fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
-    let stage_options = stage_options(options)?;
+    let harness_options = harness_options(options)?;
     show("Starting three model servers, the node agent, two endpoint pickers and the gateway …");
-    let stage = tokio::task::block_in_place(|| Stage::start(stage_options))?;
-    for pod in &stage.pods {
+    let harness = tokio::task::block_in_place(|| Harness::start(harness_options))?;
+    for pod in &harness.pods {
         show(&format!("  pod {:<22} {:<36} {}", pod.name, pod.model, pod.address));
     }
-    let (gateway, agent) = (stage.network.gateway(), stage.network.agent());
+    let (gateway, agent) = (harness.network.gateway(), harness.network.agent());
     show(&format!("  agent {agent}   gateway {gateway}   ready in {:.1} s", started.elapsed().as_secs_f64()));
-    for reason in &stage.off {
+    for reason in &harness.off {
         show(&format!("  off: {reason}"));
     }
 
@@ -63,8 +64,8 @@ pub async fn run(options: &DemoOptions) -> Result<()> {
         mix.requests, mix.users, mix.aborts, mix.whole, mix.refused, mix.long_prompts
     ));
     let loading = Instant::now();
-    let watching = watch::start(&stage);
-    let comparing = compare::start(&stage);
+    let watching = watch::start(&harness);
+    let comparing = compare::start(&harness);
     let ledger = load::run(gateway, &mix).await;
     let moments = comparing.stop()?;
     watching.stop();
@@ -80,14 +81,14 @@ pub async fn run(options: &DemoOptions) -> Result<()> {
     }
 
     show("\n3. What the kernel counted, and what the engines say they served");
-    let compared = tokio::task::block_in_place(|| compare::at_the_end(&stage, moments));
+    let compared = tokio::task::block_in_place(|| compare::at_the_end(&harness, moments));
     if options.keep {
         show(&format!(
             "\nServing until Ctrl-C. Try:\n\n  curl http://{gateway}/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
              -d '{{\"model\": \"{QWEN}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}], \"max_tokens\": 16}}'\n\n  \
              from openai import OpenAI\n  client = OpenAI(base_url=\"http://{gateway}/v1\", api_key=\"none\")\n\n  \
              {} pods --agents {agent} --watch\n",
-            stage.program("forebay").display()
+            harness.program("forebay").display()
         ));
         std::future::pending::<()>().await;
     }
@@ -98,12 +99,12 @@ pub async fn run(options: &DemoOptions) -> Result<()> {
     Ok(())
 }
 
-fn mix(options: &DemoOptions) -> Mix {
+fn mix(options: &Options) -> Mix {
     let requests = options.requests;
     // Real vLLM on two cores is a hundred times slower than the simulator.
     let (users, tokens, long_prompts, time_limit) = match options.engine {
-        DemoEngine::Sim => (24, 40, 6, Duration::from_secs(120)),
-        DemoEngine::Vllm => (6, 24, 0, Duration::from_secs(600)),
+        EngineKind::Sim => (24, 40, 6, Duration::from_secs(120)),
+        EngineKind::Vllm => (6, 24, 0, Duration::from_secs(600)),
     };
     Mix {
         requests,
@@ -119,17 +120,17 @@ fn mix(options: &DemoOptions) -> Mix {
     }
 }
 
-fn stage_options(options: &DemoOptions) -> Result<StageOptions> {
+fn harness_options(options: &Options) -> Result<HarnessOptions> {
     Ok(match options.engine {
-        DemoEngine::Sim => StageOptions {
+        EngineKind::Sim => HarnessOptions {
             engine: Engine::Sim(SimOptions {
                 token_interval_us: 8_000,
                 max_num_seqs: 16,
                 ..SimOptions::default()
             }),
-            ..StageOptions::default()
+            ..HarnessOptions::default()
         },
-        DemoEngine::Vllm => {
+        EngineKind::Vllm => {
             let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vllm");
             let cache = cache_folder()?;
             show("Setting up real vLLM on the CPU (6 GB and a few minutes the first time) …");
@@ -140,10 +141,10 @@ fn stage_options(options: &DemoOptions) -> Result<StageOptions> {
             if !status.success() {
                 bail!("the set-up of vLLM ended with {status}");
             }
-            StageOptions {
+            HarnessOptions {
                 engine: Engine::Vllm { serve: scripts.join("serve"), cache },
-                patience: Duration::from_secs(300),
-                ..StageOptions::default()
+                start_timeout: Duration::from_secs(300),
+                ..HarnessOptions::default()
             }
         }
     })

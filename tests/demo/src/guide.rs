@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 
-use super::show;
-use crate::{
+use forebay_e2e::{
+    harness::{QWEN, TINYLLAMA},
     load::Client,
-    stage::{QWEN, TINYLLAMA},
 };
+
+use crate::output::show;
 
 pub(super) async fn run(gateway: SocketAddr) -> Result<()> {
     let mut client = Client::new(gateway);

@@ -19,9 +19,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use forebay_e2e::{
-    PATIENCE,
+    TIMEOUT,
+    harness::{Engine, Harness, HarnessOptions, NAMESPACE, PoolOptions, QWEN, SimOptions, get},
     load::{Client, Shape},
-    stage::{Engine, NAMESPACE, PoolOptions, QWEN, SimOptions, Stage, StageOptions, get},
 };
 use forebay_epp::{Metrics, Picker, PickerOptions, schedule::PickRequest};
 use forebay_resources::{ObjectKey, Store, folder};
@@ -52,8 +52,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<String> {
-    let stage = tokio::task::block_in_place(|| {
-        Stage::start(StageOptions {
+    let harness = tokio::task::block_in_place(|| {
+        Harness::start(HarnessOptions {
             // An engine step of 10 ms, and gauges that follow each step.
             engine: Engine::Sim(SimOptions {
                 token_interval_us: 10_000,
@@ -61,11 +61,11 @@ async fn run() -> Result<String> {
                 ..SimOptions::default()
             }),
             pools: vec![PoolOptions { name: POOL, model: QWEN, pods: 2 }],
-            ..StageOptions::default()
+            ..HarnessOptions::default()
         })
     })?;
-    ensure!(stage.off.is_empty(), "nothing to measure here: {}", stage.off.join("; "));
-    let pods: Vec<SocketAddr> = stage.pods.iter().map(|pod| pod.address).collect();
+    ensure!(harness.off.is_empty(), "nothing to measure here: {}", harness.off.join("; "));
+    let pods: Vec<SocketAddr> = harness.pods.iter().map(|pod| pod.address).collect();
 
     let mut background = tokio::task::JoinSet::new();
     for &pod in &pods {
@@ -76,7 +76,7 @@ async fn run() -> Result<String> {
         }
     }
     let store = Store::new();
-    let _provider = folder::start(stage.resources(), Arc::clone(&store)).await?;
+    let _provider = folder::start(harness.resources(), Arc::clone(&store)).await?;
     let pool = ObjectKey::new(NAMESPACE, POOL);
     let picker = Picker::start(store, pool, Metrics::new(), PickerOptions::default())?;
 
@@ -110,7 +110,7 @@ async fn run() -> Result<String> {
 
 /// Both pods are known to be equally loaded: picks take turns.
 async fn await_balance(picker: &Picker) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let loads: Vec<u64> = picker
             .scheduler()
@@ -143,7 +143,7 @@ async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
             }
             others += 1;
         }
-        ensure!(started.elapsed() < PATIENCE, "the change never arrived");
+        ensure!(started.elapsed() < TIMEOUT, "the change never arrived");
         drop(pick);
         // The picker's own tasks need this thread, and the agent this core.
         tokio::task::yield_now().await;
@@ -165,7 +165,7 @@ async fn until_scraped(pod: SocketAddr, to_next_scrape: Duration) -> Result<Dura
         if running.is_some_and(|line| line.ends_with(&wanted)) {
             return Ok(started.elapsed());
         }
-        ensure!(started.elapsed() < PATIENCE, "the change never arrived");
+        ensure!(started.elapsed() < TIMEOUT, "the change never arrived");
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use forebay_e2e::stage::{NAMESPACE, Process, gateway_manifest, policy_manifest, program};
+use forebay_e2e::harness::{NAMESPACE, Process, gateway_manifest, policy_manifest, program};
 
 use crate::{
     MODEL,

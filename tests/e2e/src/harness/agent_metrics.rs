@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use anyhow::{Context as _, Result};
 use forebay_sim::TruthCounters;
 
-use super::{Pod, Stage, get, get_json};
+use super::{Harness, Pod, get, get_json};
 
 /// POST requests of one pod, by one witness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,13 +19,13 @@ pub struct Counts {
 impl Counts {
     /// What the kernel counted, by pod, as an agent's `/metrics` tells it. Empty when
     /// nothing is counted in the kernel.
-    pub fn told_by(agent_http: SocketAddr) -> Result<BTreeMap<String, Self>> {
+    pub fn from_agent(agent_http: SocketAddr) -> Result<BTreeMap<String, Self>> {
         let (_, text) = get(agent_http, "/metrics").context("the agent's /metrics")?;
         Ok(Self::parse(&text))
     }
 
     /// What a simulator really served, by the listener that tells the truth.
-    pub fn served(truth: SocketAddr) -> Result<Self> {
+    pub fn from_simulator(truth: SocketAddr) -> Result<Self> {
         Ok(get_json::<TruthCounters>(truth, "/")?.into())
     }
 
@@ -56,17 +56,17 @@ impl From<TruthCounters> for Counts {
     }
 }
 
-impl Stage {
-    /// See [`Counts::told_by`].
+impl Harness {
+    /// See [`Counts::from_agent`].
     pub fn kernel_counts(&self) -> Result<BTreeMap<String, Counts>> {
-        Counts::told_by(self.network.agent_http())
+        Counts::from_agent(self.network.agent_http())
     }
 }
 
 impl Pod {
     /// What a simulator really served.
     pub fn truth(&self) -> Result<Counts> {
-        Counts::served(self.truth.context("this engine keeps no books")?)
+        Counts::from_simulator(self.truth.context("this engine keeps no books")?)
     }
 
     /// What vLLM says it served, once nothing is in flight: `http_requests_total`

@@ -1,13 +1,13 @@
 //! Everything on one machine: model servers in pods' cgroups, the agent, a picker for
 //! each pool, the gateway; each a process of its own, on manifests as a cluster has.
 
+mod agent_metrics;
 mod gpus;
 mod http;
 mod identity;
 mod manifests;
 mod pods;
 mod process;
-mod told;
 
 use std::{
     fs,
@@ -18,12 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use agent_metrics::Counts;
 use anyhow::{Context as _, Result, bail};
 pub use http::{get, get_json};
 pub use manifests::{gateway_manifest, policy_manifest};
 pub use pods::{Engine, SimOptions};
 pub use process::{Process, program};
-pub use told::Counts;
 
 use crate::pod::{BpfMount, PodCgroup, cgroup2_mount};
 
@@ -38,7 +38,7 @@ const AGENT_PORT: u16 = 9550;
 
 /// What to start.
 #[derive(Clone, Debug)]
-pub struct StageOptions {
+pub struct HarnessOptions {
     pub engine: Engine,
     /// A pool for each model, with so many pods.
     pub pools: Vec<PoolOptions>,
@@ -53,7 +53,7 @@ pub struct StageOptions {
     /// Folder of the programs; that of the running one when absent.
     pub programs: Option<PathBuf>,
     /// How long everything together may take to be ready.
-    pub patience: Duration,
+    pub start_timeout: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct PoolOptions {
     pub pods: u32,
 }
 
-impl Default for StageOptions {
+impl Default for HarnessOptions {
     /// The guide's two models, one of them twice, on simulators.
     fn default() -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Default for StageOptions {
             gpus: false,
             mutual_tls: false,
             programs: None,
-            patience: Duration::from_secs(20),
+            start_timeout: Duration::from_secs(20),
         }
     }
 }
@@ -89,7 +89,7 @@ const TLS: &str = "tls";
 /// Everything running. Dropping it ends every process and leaves no cgroup, no mount
 /// and no file behind.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Harness {
     // In the order in which they end: traffic first.
     pub gateway: Process,
     pub epps: Vec<Epp>,
@@ -101,7 +101,7 @@ pub struct Stage {
     pub off: Vec<String>,
     folder: tempfile::TempDir,
     programs: PathBuf,
-    options: StageOptions,
+    options: HarnessOptions,
     cgroup_root: Option<PathBuf>,
     pin_root: PathBuf,
 }
@@ -124,12 +124,12 @@ pub struct Epp {
     pub process: Process,
 }
 
-/// Loopback addresses of one stage's own: 127.x.y.0/24.
+/// Loopback addresses of one harness's own: 127.x.y.0/24.
 #[derive(Clone, Copy, Debug)]
 pub struct Network([u8; 2]);
 
 impl Network {
-    /// Different for every stage of every process that runs at the same time.
+    /// Different for every harness of every process that runs at the same time.
     fn claim() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = std::process::id().wrapping_mul(16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -166,10 +166,10 @@ impl Network {
     }
 }
 
-impl Stage {
+impl Harness {
     /// Starts everything and waits until requests can be served.
-    pub fn start(options: StageOptions) -> Result<Self> {
-        let deadline = Instant::now() + options.patience;
+    pub fn start(options: HarnessOptions) -> Result<Self> {
+        let deadline = Instant::now() + options.start_timeout;
         let programs = match &options.programs {
             Some(folder) => folder.clone(),
             None => process::own_folder()?,
@@ -207,7 +207,7 @@ impl Stage {
         let agent = setting.start_agent()?;
         let epps = setting.start_epps()?;
         let gateway = setting.start_gateway()?;
-        let mut stage = Self {
+        let mut harness = Self {
             gateway,
             epps,
             agent,
@@ -221,11 +221,11 @@ impl Stage {
             options,
             folder,
         };
-        stage.wait_until_ready(deadline)?;
-        if let Some(reason) = stage.kernel_off()? {
-            stage.off.push(format!("nothing is counted in the kernel: {reason}"));
+        harness.wait_until_ready(deadline)?;
+        if let Some(reason) = harness.kernel_off()? {
+            harness.off.push(format!("nothing is counted in the kernel: {reason}"));
         }
-        Ok(stage)
+        Ok(harness)
     }
 
     pub fn resources(&self) -> PathBuf {
@@ -242,7 +242,7 @@ impl Stage {
         gpus::write(self.folder.path(), &self.pods, Some((pod, xid)))
     }
 
-    /// A program of the stage's, to be run by the caller.
+    /// A program of the harness's, to be run by the caller.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
@@ -279,7 +279,7 @@ impl Stage {
         };
         self.agent = setting.start_agent()?;
         let agent = self.network.agent_http();
-        await_ready(&mut self.agent, agent, "/readyz", Instant::now() + self.options.patience)
+        await_ready(&mut self.agent, agent, "/readyz", Instant::now() + self.options.start_timeout)
     }
 
     fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
@@ -310,7 +310,7 @@ fn await_ready(process: &mut Process, address: SocketAddr, path: &str, deadline:
     }
 }
 
-/// A folder of the cgroup2 hierarchy for this stage's pods.
+/// A folder of the cgroup2 hierarchy for this harness's pods.
 fn cgroup_root() -> Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("forebay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -340,7 +340,7 @@ fn mount_bpffs(folder: &Path, wanted: bool, off: &mut Vec<String>) -> (Option<Bp
 
 /// What starting a process needs to know.
 struct Setting<'a> {
-    options: &'a StageOptions,
+    options: &'a HarnessOptions,
     programs: &'a Path,
     folder: &'a Path,
     network: Network,
@@ -471,7 +471,7 @@ impl Setting<'_> {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Harness {
     fn drop(&mut self) {
         self.gateway.stop();
         for epp in &mut self.epps {
