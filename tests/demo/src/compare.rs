@@ -1,4 +1,4 @@
-//! The kernel's counts against the engines', while the load runs and at its end.
+//! Compares the counts of the kernel with those of the engines, during the load and at its end.
 
 use std::{
     net::SocketAddr,
@@ -19,55 +19,55 @@ use forebay_e2e::{
 
 use crate::output::show;
 
-/// The kernel sees a byte when it arrives, the engine when it is scheduled, and the
-/// agent tells a moment later: so long may they differ while the engine stands still.
-const APART: Duration = Duration::from_secs(2);
+/// Maximum time for which the counts may differ while those of the engine do not change. The kernel sees a byte when it
+/// arrives, the engine when it is scheduled, and the agent reports with a delay.
+const MAX_LAG: Duration = Duration::from_secs(2);
 
-/// Comparisons while the load runs.
-pub(super) struct Comparing {
-    over: Arc<AtomicBool>,
+/// A thread that compares during the load.
+pub(super) struct Comparison {
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<usize>>>,
 }
 
-/// Compares each pod's counts again and again, whenever its engine's hold still. Only
-/// where both witnesses are there.
-pub(super) fn start(harness: &Harness) -> Comparing {
-    let over = Arc::new(AtomicBool::new(false));
+/// Starts the comparison. Each pod is compared whenever the counts of its engine are stable. Does nothing if kernel
+/// counts or exact engine counts are not available.
+pub(super) fn start(harness: &Harness) -> Comparison {
+    let stopped = Arc::new(AtomicBool::new(false));
     let agent = harness.network.agent_http();
     let pods: Option<Vec<(String, SocketAddr)>> =
         harness.pods.iter().map(|pod| Some((pod.name.clone(), pod.truth?))).collect();
     let counted = harness.kernel_counts().is_ok_and(|counts| !counts.is_empty());
     let thread = pods.filter(|_| counted).map(|pods| {
-        let over = Arc::clone(&over);
-        thread::spawn(move || sample(agent, &pods, &over))
+        let stopped = Arc::clone(&stopped);
+        thread::spawn(move || sample(agent, &pods, &stopped))
     });
-    Comparing { over, thread }
+    Comparison { stopped, thread }
 }
 
-impl Comparing {
-    /// How many moments were compared, no two in a row with the same counts and all of
-    /// them equal; an error if one was not.
+impl Comparison {
+    /// Stops the thread. Returns the number of equal comparisons; consecutive comparisons with the same counts are counted
+    /// once. Fails if a comparison was not equal.
     pub(super) fn stop(self) -> Result<usize> {
-        self.over.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         match self.thread.map(JoinHandle::join) {
             None => Ok(0),
             Some(Ok(result)) => result,
-            Some(Err(_panic)) => bail!("the comparison broke"),
+            Some(Err(_panic)) => bail!("the comparison thread panicked"),
         }
     }
 }
 
-fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -> Result<usize> {
+fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], stopped: &AtomicBool) -> Result<usize> {
     let mut moments = 0;
     let mut compared = vec![Counts::default(); pods.len()];
-    while !over.load(Ordering::Acquire) {
+    while !stopped.load(Ordering::Acquire) {
         for ((name, truth_address), compared) in pods.iter().zip(&mut compared) {
             let truth = Counts::from_simulator(*truth_address)?;
             let since = Instant::now();
             loop {
-                let told = Counts::from_agent(agent)?.remove(name).unwrap_or_default();
-                if told == truth {
-                    // The same once more is no other moment.
+                let counted = Counts::from_agent(agent)?.remove(name).unwrap_or_default();
+                if counted == truth {
+                    // Do not count the same values twice.
                     moments += usize::from(truth != *compared);
                     *compared = truth;
                     break;
@@ -75,8 +75,8 @@ fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -
                 if Counts::from_simulator(*truth_address)? != truth {
                     break;
                 }
-                if since.elapsed() > APART {
-                    bail!("{name}: the kernel counted {told:?} and the engine {truth:?}");
+                if since.elapsed() > MAX_LAG {
+                    bail!("{name}: the kernel counted {counted:?} and the engine {truth:?}");
                 }
             }
         }
@@ -84,10 +84,10 @@ fn sample(agent: SocketAddr, pods: &[(String, SocketAddr)], over: &AtomicBool) -
     Ok(moments)
 }
 
-/// Prints both witnesses pod by pod, and fails if they differ.
+/// Prints both counts for each pod. Fails if they differ.
 pub(super) fn at_the_end(harness: &Harness, moments: usize) -> Result<()> {
     if harness.kernel_counts()?.is_empty() {
-        show("  not compared: nothing is counted in the kernel on this machine");
+        show("  not compared: kernel measurement is not available on this machine");
         return Ok(());
     }
     let deadline = Instant::now() + TIMEOUT;
@@ -105,22 +105,22 @@ pub(super) fn at_the_end(harness: &Harness, moments: usize) -> Result<()> {
         }
         if moments != 0 {
             show(&format!(
-                "  and equal in flight, started, finished and aborted at {moments} moments of the load"
+                "  during the load: in flight, started, finished and aborted were equal in {moments} comparisons"
             ));
         }
         if !equal {
-            bail!("the kernel and the engines do not agree");
+            bail!("the counts of kernel and engines differ");
         }
         return Ok(());
     }
 }
 
 fn rows(harness: &Harness) -> Result<(Vec<String>, bool)> {
-    let told = harness.kernel_counts()?;
+    let counted = harness.kernel_counts()?;
     let mut rows = Vec::new();
     let mut all_equal = true;
     for pod in &harness.pods {
-        let kernel = told.get(&pod.name).copied().unwrap_or_default();
+        let kernel = counted.get(&pod.name).copied().unwrap_or_default();
         let engine = match pod.truth {
             Some(_) => pod.truth()?,
             None => pod.vllm_counts()?,

@@ -1,4 +1,4 @@
-//! The demo: the main job on one machine, shown and checked.
+//! The steps of the demo.
 
 use std::{
     path::{Path, PathBuf},
@@ -50,16 +50,16 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     let (gateway, agent) = (harness.network.gateway(), harness.network.agent());
     show(&format!("  agent {agent}   gateway {gateway}   ready in {:.1} s", started.elapsed().as_secs_f64()));
-    for reason in &harness.off {
-        show(&format!("  off: {reason}"));
+    for reason in &harness.unavailable {
+        show(&format!("  not available: {reason}"));
     }
 
-    show("\n1. The guide's three requests, to one endpoint");
+    show("\n1. Three requests of the llm-d guide, all to the same gateway address");
     guide::run(gateway).await?;
 
     let mix = mix(options);
     show(&format!(
-        "\n2. A mixed load: {} requests by {} users ({} leave mid-stream, {} without streaming, {} refused by the \
+        "\n2. A mixed load: {} requests by {} clients ({} aborted by the client, {} without streaming, {} rejected by the \
          engine, {} with 2 MB prompts)",
         mix.requests, mix.users, mix.aborts, mix.whole, mix.refused, mix.long_prompts
     ));
@@ -70,9 +70,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let moments = comparing.stop()?;
     watching.stop();
     show(&format!(
-        "  {} answered, {} left by their client, {} failed, in {:.1} s",
+        "  {} complete, {} aborted by the client, {} failed, in {:.1} s",
         ledger.finished(),
-        ledger.left(),
+        ledger.aborted(),
         ledger.failed.len(),
         loading.elapsed().as_secs_f64()
     ));
@@ -80,7 +80,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         show(&format!("  failed: {failure}"));
     }
 
-    show("\n3. What the kernel counted, and what the engines say they served");
+    show("\n3. Requests counted by the kernel and by the engines");
     let compared = tokio::task::block_in_place(|| compare::at_the_end(&harness, moments));
     if options.keep {
         show(&format!(
@@ -137,9 +137,9 @@ fn harness_options(options: &Options) -> Result<HarnessOptions> {
             let status = Command::new(scripts.join("setup"))
                 .arg(&cache)
                 .status()
-                .context("cannot start the set-up")?;
+                .context("cannot start tests/vllm/setup")?;
             if !status.success() {
-                bail!("the set-up of vLLM ended with {status}");
+                bail!("the setup of vLLM failed with {status}");
             }
             HarnessOptions {
                 engine: Engine::Vllm { serve: scripts.join("serve"), cache },
@@ -154,6 +154,6 @@ fn cache_folder() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set: where shall vLLM be installed?")?;
+        .context("cannot install vLLM: neither XDG_CACHE_HOME nor HOME is set")?;
     Ok(base.join("forebay/vllm"))
 }

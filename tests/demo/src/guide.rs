@@ -1,4 +1,4 @@
-//! The three requests of the guide: two models, and one that nobody serves.
+//! The three requests of the guide: two models, and a model that does not exist.
 
 use std::net::SocketAddr;
 
@@ -23,13 +23,13 @@ pub(super) async fn run(gateway: SocketAddr) -> Result<()> {
         });
         let outcome = client.post_json("/v1/chat/completions", &json.to_string()).await?;
         let body: serde_json::Value = serde_json::from_str(&outcome.body).unwrap_or_default();
-        let said = match body.get("error") {
+        let summary = match body.get("error") {
             Some(error) => format!("{}: {}", error["code"], error["message"]),
             None => format!("{} says {}", body["model"], body["choices"][0]["message"]["content"]),
         };
-        show(&format!("  POST /v1/chat/completions  {model:<36} {}  {said}", outcome.status));
+        show(&format!("  POST /v1/chat/completions  {model:<36} {}  {summary}", outcome.status));
         if outcome.status != expected {
-            bail!("{model} was answered with {} instead of {expected}", outcome.status);
+            bail!("{model}: status {} instead of {expected}", outcome.status);
         }
     }
     Ok(())

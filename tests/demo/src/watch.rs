@@ -1,4 +1,4 @@
-//! The live table of pods, as `forebay pods` shows it.
+//! Prints the table of `forebay pods` at an interval.
 
 use std::{
     process::{Command, Stdio},
@@ -14,23 +14,23 @@ use forebay_e2e::harness::Harness;
 
 use crate::output::show;
 
-const EVERY: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shown until stopped.
-pub(super) struct Watching {
-    over: Arc<AtomicBool>,
+/// A thread that prints the table until it is stopped.
+pub(super) struct Watch {
+    stopped: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-pub(super) fn start(harness: &Harness) -> Watching {
-    let over = Arc::new(AtomicBool::new(false));
+pub(super) fn start(harness: &Harness) -> Watch {
+    let stopped = Arc::new(AtomicBool::new(false));
     let (program, agent) = (harness.program("forebay"), harness.network.agent().to_string());
     let thread = {
-        let over = Arc::clone(&over);
+        let stopped = Arc::clone(&stopped);
         thread::spawn(move || {
             loop {
-                thread::park_timeout(EVERY);
-                if over.load(Ordering::Acquire) {
+                thread::park_timeout(INTERVAL);
+                if stopped.load(Ordering::Acquire) {
                     return;
                 }
                 let table =
@@ -42,12 +42,12 @@ pub(super) fn start(harness: &Harness) -> Watching {
             }
         })
     };
-    Watching { over, thread }
+    Watch { stopped, thread }
 }
 
-impl Watching {
+impl Watch {
     pub(super) fn stop(self) {
-        self.over.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         self.thread.thread().unpark();
         let _ = self.thread.join();
     }

@@ -33,14 +33,14 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
     let first = &gpus(&harness)[0];
     assert_eq!((&first["health"], &first["powerMilliwatts"]), (&"ok".into(), &400_000.into()));
 
-    if harness.off.is_empty() {
+    if harness.unavailable.is_empty() {
         let pin = harness.pins().join(format!("v{SCHEMA}")).join(maps::GPUS.spec.name);
         let map: Array<MapData, GpuSample> = Map::Array(MapData::from_pin(&pin).unwrap()).try_into().unwrap();
         let sample = map.get(&1, 0).unwrap();
         assert_eq!((sample.utilization_percent, sample.memory_total_bytes), (41, 80 << 30));
         assert!(sample.present & gpu_field::POWER != 0 && sample.measured_ns != 0);
     } else {
-        println!("skipped: no pinned map to read ({})", harness.off.join("; "));
+        println!("skipped: no pinned map to read ({})", harness.unavailable.join("; "));
     }
 
     let served = |pod: usize| harness.pods[pod].truth().unwrap().started;
@@ -53,9 +53,9 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
     harness.report_xid(0, 79).unwrap();
     eventually("the agent tells", || gpus(&harness)[0]["health"] == "lost");
     let epp = std::net::SocketAddr::new(harness.epps[0].ip, 9090);
-    if !harness.off.is_empty() {
+    if !harness.unavailable.is_empty() {
         // Without cgroups nobody knows whose GPU it is.
-        return println!("skipped: GPUs cannot be matched to pods ({})", harness.off.join("; "));
+        return println!("skipped: GPUs cannot be matched to pods ({})", harness.unavailable.join("; "));
     }
     eventually("the picker knows", || {
         let endpoints: Value = forebay_e2e::harness::get_json(epp, "/endpoints").unwrap();

@@ -122,7 +122,7 @@ async fn every_count_is_equal_at_every_moment_and_at_the_end() {
     });
     assert_eq!((load.started, load.finished, load.aborted), (600, 550, 50));
     assert_eq!((load.responses_4xx, load.lost_framing, load.opaque_connections), (20, 0, 0));
-    assert_eq!(load.responses_2xx, server.truth().responses_2xx + ledger.left() as u64);
+    assert_eq!(load.responses_2xx, server.truth().responses_2xx + ledger.aborted() as u64);
     assert!(
         ledger.outcomes.iter().filter(|(_, outcome)| outcome.reused).count() > 400,
         "keep-alive was in use"

@@ -81,7 +81,7 @@ async fn what_the_agents_tell_is_what_the_pods_served() {
         let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
         assert!(truth.started > 0, "{} got nothing", pod.name);
         served += truth.started;
-        if !harness.off.is_empty() {
+        if !harness.unavailable.is_empty() {
             continue;
         }
         eventually("the agent tells what the pod served", || {
@@ -96,7 +96,7 @@ async fn what_the_agents_tell_is_what_the_pods_served() {
         });
     }
     assert_eq!(served, 360);
-    for reason in &harness.off {
+    for reason in &harness.unavailable {
         println!("skipped: {reason}");
     }
 }
@@ -125,7 +125,7 @@ async fn the_agent_dies_under_load_and_no_request_fails() {
     let ledger = running.await.unwrap();
     assert_eq!(ledger.failed, Vec::<String>::new());
 
-    if harness.off.is_empty() {
+    if harness.unavailable.is_empty() {
         // The pinned programs counted on while nobody was there.
         for pod in &harness.pods {
             eventually("the next agent knows all of it", || {

@@ -1,13 +1,10 @@
-//! `forebay-freshness`: how old a load change is when a pick uses it.
+//! `forebay-freshness`: age of a load change when a pick first uses it.
 //!
-//! Two pods of a pool are kept equally busy with streams. Then one more request is
-//! sent to one of them, past the gateway and the picker (as another gateway's, or
-//! somebody's own client's, would be), and picks are made as fast as they come. The
-//! time from the request's first byte to the first pick that avoids the pod is the
-//! age of the change: kernel, ring, agent, gRPC, picker, all in it.
+//! Two pods of a pool run the same number of streams. Then one more request is sent directly to one of them, without
+//! the gateway and the picker, while picks are made in a loop. The age is the time from the first byte of that request
+//! to the first pick that avoids the pod. It includes kernel, ring buffer, agent, gRPC and picker.
 //!
-//! The baseline is what pickers without an agent do: read the engine's own gauges
-//! over HTTP every 50 ms.
+//! Baseline: a picker that scrapes the engine metrics over HTTP every 50 ms.
 
 use std::{
     io::{self, Write as _},
@@ -30,11 +27,11 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 const POOL: &str = "vllm-qwen3-06b";
 const CHANGES: usize = 400;
 const BASELINE_CHANGES: usize = 60;
-/// What the ecosystem's picker does by default.
+/// Default scrape interval of the llm-d picker.
 const SCRAPE_INTERVAL: Duration = Duration::from_millis(50);
-/// Streams on each pod all the while.
+/// Streams on each pod during the whole run.
 const BACKGROUND_STREAMS: usize = 8;
-/// Picks in a row that avoid a pod before it counts as avoided: equal pods take turns.
+/// Consecutive picks of the other pod after which a pod counts as avoided. Equally loaded pods are picked alternately.
 const AVOIDED: usize = 3;
 
 #[tokio::main]
@@ -54,7 +51,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<String> {
     let harness = tokio::task::block_in_place(|| {
         Harness::start(HarnessOptions {
-            // An engine step of 10 ms, and gauges that follow each step.
+            // Engine step of 10 ms; the gauges are updated after each step.
             engine: Engine::Sim(SimOptions {
                 token_interval_us: 10_000,
                 metrics_lag_ms: 10,
@@ -64,7 +61,11 @@ async fn run() -> Result<String> {
             ..HarnessOptions::default()
         })
     })?;
-    ensure!(harness.off.is_empty(), "nothing to measure here: {}", harness.off.join("; "));
+    ensure!(
+        harness.unavailable.is_empty(),
+        "cannot measure on this machine: {}",
+        harness.unavailable.join("; ")
+    );
     let pods: Vec<SocketAddr> = harness.pods.iter().map(|pod| pod.address).collect();
 
     let mut background = tokio::task::JoinSet::new();
@@ -88,7 +89,7 @@ async fn run() -> Result<String> {
     let mut scraped = Vec::with_capacity(BASELINE_CHANGES);
     for change in 0..BASELINE_CHANGES {
         await_balance(&picker).await?;
-        // A change falls anywhere between two scrapes.
+        // Spread the changes evenly over the scrape interval.
         let to_next_scrape = SCRAPE_INTERVAL.mul_f64((change as f64 + 0.5) / BASELINE_CHANGES as f64);
         scraped.push(until_scraped(pods[change % 2], to_next_scrape).await?);
     }
@@ -96,7 +97,7 @@ async fn run() -> Result<String> {
     Ok(format!(
         "age of a load change when a pick uses it, {CHANGES} changes, {} streams running:\n\
          \x20 forebay (kernel, agent, picker)        p50 {:>9.3?}   p99 {:>9.3?}\n\
-         \x20 engine's gauges scraped every {SCRAPE_INTERVAL:?}    p50 {:>9.3?}   p99 {:>9.3?}   ({BASELINE_CHANGES} changes)\n\
+         \x20 engine metrics scraped every {SCRAPE_INTERVAL:?}    p50 {:>9.3?}   p99 {:>9.3?}   ({BASELINE_CHANGES} changes)\n\
          \x20 ratio                                  p50 {:>8.1}x   p99 {:>8.1}x",
         2 * BACKGROUND_STREAMS,
         pushed.p50,
@@ -108,7 +109,7 @@ async fn run() -> Result<String> {
     ))
 }
 
-/// Both pods are known to be equally loaded: picks take turns.
+/// Waits until the picker sees the same load on both pods.
 async fn await_balance(picker: &Picker) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -122,19 +123,19 @@ async fn await_balance(picker: &Picker) -> Result<()> {
         if loads == [BACKGROUND_STREAMS as u64; 2] {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "the pods do not come to rest: {loads:?}");
+        ensure!(Instant::now() < deadline, "the loads do not become equal: {loads:?}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// Opens a request and says how long picks went on to the pod. The request ends with
-/// the connection.
+/// Opens a request to the pod. Returns the time until picks avoid the pod. The request ends when its connection is
+/// dropped.
 async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
     let (_request, started) = open_request(pod).await?;
     let mut first_other = started;
     let mut others = 0;
     while others < AVOIDED {
-        let pick = picker.pick(&PickRequest::default()).context("no pick")?;
+        let pick = picker.pick(&PickRequest::default()).context("the picker returned no endpoint")?;
         if pick.addresses().first() == Some(&pod) {
             others = 0;
         } else {
@@ -143,33 +144,33 @@ async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
             }
             others += 1;
         }
-        ensure!(started.elapsed() < TIMEOUT, "the change never arrived");
+        ensure!(started.elapsed() < TIMEOUT, "the change did not arrive");
         drop(pick);
-        // The picker's own tasks need this thread, and the agent this core.
+        // Let the tasks of the picker use this thread, and the agent use this core.
         tokio::task::yield_now().await;
         std::thread::yield_now();
     }
     Ok(first_other - started)
 }
 
-/// The same, as seen by somebody who reads the engine's gauges at an interval.
+/// Baseline: the time until a scrape of the engine metrics shows the request.
 async fn until_scraped(pod: SocketAddr, to_next_scrape: Duration) -> Result<Duration> {
     let (_request, started) = open_request(pod).await?;
-    let wanted = format!("}} {:?}", (BACKGROUND_STREAMS + 1) as f64);
+    let expected = format!("}} {:?}", (BACKGROUND_STREAMS + 1) as f64);
     let mut wait = to_next_scrape;
     loop {
         tokio::time::sleep(wait).await;
         wait = SCRAPE_INTERVAL;
         let (_, text) = tokio::task::block_in_place(|| get(pod, "/metrics"))?;
         let running = text.lines().find(|line| line.starts_with("vllm:num_requests_running"));
-        if running.is_some_and(|line| line.ends_with(&wanted)) {
+        if running.is_some_and(|line| line.ends_with(&expected)) {
             return Ok(started.elapsed());
         }
-        ensure!(started.elapsed() < TIMEOUT, "the change never arrived");
+        ensure!(started.elapsed() < TIMEOUT, "the change did not arrive");
     }
 }
 
-/// A long stream, straight to a pod; and when its first byte went.
+/// Opens a long stream directly to a pod. Returns the connection and the time of the first byte.
 async fn open_request(pod: SocketAddr) -> Result<(TcpStream, Instant)> {
     let mut stream = TcpStream::connect(pod).await?;
     stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! What the agent tells of pods, and what the engines say themselves.
+//! Request counts of pods: from the metrics of the agent, from simulators, and from vLLM.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use forebay_sim::TruthCounters;
 
 use super::{Harness, Pod, get, get_json};
 
-/// POST requests of one pod, by one witness.
+/// Counts of POST requests of one pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub started: u64,
@@ -17,14 +17,13 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What the kernel counted, by pod, as an agent's `/metrics` tells it. Empty when
-    /// nothing is counted in the kernel.
+    /// Kernel counts by pod name, from `/metrics` of the agent. Empty without kernel measurement.
     pub fn from_agent(agent_http: SocketAddr) -> Result<BTreeMap<String, Self>> {
-        let (_, text) = get(agent_http, "/metrics").context("the agent's /metrics")?;
+        let (_, text) = get(agent_http, "/metrics").context("cannot read /metrics of the agent")?;
         Ok(Self::parse(&text))
     }
 
-    /// What a simulator really served, by the listener that tells the truth.
+    /// Exact counts of a simulator.
     pub fn from_simulator(truth: SocketAddr) -> Result<Self> {
         Ok(get_json::<TruthCounters>(truth, "/")?.into())
     }
@@ -64,14 +63,13 @@ impl Harness {
 }
 
 impl Pod {
-    /// What a simulator really served.
+    /// Exact counts of the simulator.
     pub fn truth(&self) -> Result<Counts> {
-        Counts::from_simulator(self.truth.context("this engine keeps no books")?)
+        Counts::from_simulator(self.truth.context("this engine has no exact counters")?)
     }
 
-    /// What vLLM says it served, once nothing is in flight: `http_requests_total`
-    /// counts a POST when it ends, whoever ended it, and `request_success_total` only
-    /// those that the engine completed.
+    /// Counts of vLLM. Valid only when no request is in flight: `http_requests_total` counts a POST at its end,
+    /// including aborts, and `request_success_total` only completed requests.
     pub fn vllm_counts(&self) -> Result<Counts> {
         let (_, text) = get(self.address, "/metrics")?;
         let sum = |name: &str, labels: &[&str]| -> u64 {

@@ -1,4 +1,4 @@
-//! A GPU for every pod, played by the NVML stand-in.
+//! One simulated GPU for each pod (scenario of the fake NVML library).
 
 use std::{
     fs,
@@ -14,7 +14,8 @@ pub(super) fn scenario(folder: &Path) -> PathBuf {
     folder.join("gpus.json")
 }
 
-/// One GPU for each pod, with the pod's process on it; one of them with an XID error.
+/// Writes a scenario with one GPU for each pod, used by the process of the pod. `xid`: index of a pod and an XID error
+/// of its GPU.
 pub(super) fn write(folder: &Path, pods: &[Pod], xid: Option<(usize, u64)>) -> Result<()> {
     let gpus: Vec<_> = pods
         .iter()
@@ -38,7 +39,7 @@ pub(super) fn write(folder: &Path, pods: &[Pod], xid: Option<(usize, u64)>) -> R
             })
         })
         .collect();
-    // In one step: a reader never finds half a file.
+    // Rename, so that readers never see a partial file.
     let fresh = folder.join("gpus.json.new");
     fs::write(&fresh, serde_json::to_vec(&gpus)?)?;
     fs::rename(fresh, scenario(folder))?;

@@ -1,4 +1,4 @@
-//! One GET, for readiness and counters.
+//! A minimal HTTP GET for probes and counters.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Status and body of a GET.
+/// Sends a GET. Returns status and body.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -35,9 +35,9 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// The JSON of a GET that is answered with 200.
+/// Sends a GET and parses the JSON of a 200 response.
 pub fn get_json<T: serde::de::DeserializeOwned>(address: SocketAddr, path: &str) -> anyhow::Result<T> {
     let (status, body) = get(address, path)?;
-    anyhow::ensure!(status == 200, "{address}{path} answered {status}");
+    anyhow::ensure!(status == 200, "GET {address}{path}: status {status}");
     Ok(serde_json::from_str(&body)?)
 }

@@ -1,33 +1,33 @@
-//! Certificates for the parts of a harness, as the chart makes them for a cluster.
+//! Certificates of the programs, as the chart generates them.
 
 use std::{fs, path::Path};
 
 use anyhow::Result;
 use forebay_test_certificates::Authority;
 
-/// `ca.crt`, and `<part>.crt` and `<part>.key` for each of these.
-pub(super) const PARTS: &[&str] = &["forebay-agent", "forebay-epp", "forebay-gateway"];
+/// Programs with a certificate: `PROGRAM.crt` and `PROGRAM.key`, next to `ca.crt`.
+pub(super) const PROGRAMS: &[&str] = &["forebay-agent", "forebay-epp", "forebay-gateway"];
 
 pub(super) fn write(folder: &Path) -> Result<()> {
     fs::create_dir(folder)?;
     let authority = Authority::new("forebay-test-ca")?;
     fs::write(folder.join("ca.crt"), authority.pem())?;
-    for part in PARTS {
-        let issued = authority.issue_for(part)?;
-        fs::write(folder.join(format!("{part}.crt")), issued.certificate)?;
-        fs::write(folder.join(format!("{part}.key")), issued.key)?;
+    for program in PROGRAMS {
+        let issued = authority.issue_for(program)?;
+        fs::write(folder.join(format!("{program}.crt")), issued.certificate)?;
+        fs::write(folder.join(format!("{program}.key")), issued.key)?;
     }
     Ok(())
 }
 
-/// Flags that name a part's files: `--<prefix>cert`, `--<prefix>key`, `--<prefix><authority>`.
-pub(super) fn flags(folder: &Path, part: &str, prefix: &str, authority: &str) -> Vec<String> {
+/// Flags with the files of a program: `--PREFIXcert`, `--PREFIXkey`, `--PREFIXAUTHORITY`.
+pub(super) fn flags(folder: &Path, program: &str, prefix: &str, authority: &str) -> Vec<String> {
     let file = |name: String| folder.join(name).display().to_string();
     vec![
         format!("--{prefix}cert"),
-        file(format!("{part}.crt")),
+        file(format!("{program}.crt")),
         format!("--{prefix}key"),
-        file(format!("{part}.key")),
+        file(format!("{program}.key")),
         format!("--{prefix}{authority}"),
         file("ca.crt".into()),
     ]

@@ -1,5 +1,5 @@
-//! The manifests that a cluster would have: the guide's, with the class name changed,
-//! and what an API server would list beside them (Pods, EndpointSlices).
+//! Kubernetes manifests: those of the guide with the GatewayClass of Forebay, and the Pods and EndpointSlices that
+//! controllers would create.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -35,7 +35,7 @@ fn gateway(options: &HarnessOptions) -> String {
     format!("{}---\n{}", gateway_manifest(GATEWAY_NAMESPACE), policy_manifest(GATEWAY_NAMESPACE, &models))
 }
 
-/// The guide's Gateway.
+/// The Gateway of the guide.
 pub fn gateway_manifest(namespace: &str) -> String {
     format!(
         r"apiVersion: gateway.networking.k8s.io/v1
@@ -56,7 +56,7 @@ spec:
     )
 }
 
-/// The guide's map of models, with these.
+/// The model map of the guide (AgentgatewayPolicy) with these models.
 pub fn policy_manifest(namespace: &str, models: &[&str]) -> String {
     let entries: Vec<String> = models.iter().map(|model| format!("\"{model}\": \"{model}\"")).collect();
     let entries = entries.join(",\n                ");
@@ -182,7 +182,7 @@ status:
     )
 }
 
-/// A uid that is the same for the same name.
+/// A uid derived from the name.
 pub(super) fn uid(name: &str) -> String {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 

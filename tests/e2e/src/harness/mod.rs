@@ -1,5 +1,7 @@
-//! Everything on one machine: model servers in pods' cgroups, the agent, a picker for
-//! each pool, the gateway; each a process of its own, on manifests as a cluster has.
+//! Test harness: runs all programs on one machine without a cluster.
+//!
+//! Each model server runs in the cgroup of a fake pod. The agent, one picker for each pool, and the gateway are separate
+//! processes that read manifests from a folder.
 
 mod agent_metrics;
 mod gpus;
@@ -27,11 +29,14 @@ pub use process::{Process, program};
 
 use crate::pod::{BpfMount, PodCgroup, cgroup2_mount};
 
-/// The guide's models.
+/// First model of the guide.
 pub const QWEN: &str = "Qwen/Qwen3-0.6B";
+/// Second model of the guide.
 pub const TINYLLAMA: &str = "TinyLlama/TinyLlama-1.1B-Chat-v1.0";
 
+/// Name of the node.
 pub const NODE: &str = "forebay-node-0";
+/// Namespace of pools and pods.
 pub const NAMESPACE: &str = "llm-d";
 const POD_PORT: u16 = 8000;
 const AGENT_PORT: u16 = 9550;
@@ -40,32 +45,33 @@ const AGENT_PORT: u16 = 9550;
 #[derive(Clone, Debug)]
 pub struct HarnessOptions {
     pub engine: Engine,
-    /// A pool for each model, with so many pods.
+    /// Pools, one for each model.
     pub pools: Vec<PoolOptions>,
     /// `FailOpen` or `FailClose`.
     pub failure_mode: &'static str,
-    /// Count in the kernel, if this machine allows it.
+    /// Use kernel measurement, if this machine supports it.
     pub kernel: bool,
-    /// Give every pod a GPU of the NVML stand-in.
+    /// Give every pod a simulated GPU.
     pub gpus: bool,
-    /// Whether agent, pickers and gateway talk to each other with mutual TLS.
+    /// Use mutual TLS between agent, pickers and gateway.
     pub mutual_tls: bool,
-    /// Folder of the programs; that of the running one when absent.
+    /// Folder of the programs. `None`: folder of the running program.
     pub programs: Option<PathBuf>,
-    /// How long everything together may take to be ready.
+    /// Maximum time until all programs are ready.
     pub start_timeout: Duration,
 }
 
+/// A pool and its pods.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
-    /// Also names the pool's objects (a DNS label).
+    /// Name of the pool and prefix of its objects (a DNS label).
     pub name: &'static str,
     pub model: &'static str,
     pub pods: u32,
 }
 
 impl Default for HarnessOptions {
-    /// The guide's two models, one of them twice, on simulators.
+    /// The two models of the guide on three simulators.
     fn default() -> Self {
         Self {
             engine: Engine::Sim(SimOptions::default()),
@@ -86,19 +92,18 @@ impl Default for HarnessOptions {
 /// Folder of the certificates.
 const TLS: &str = "tls";
 
-/// Everything running. Dropping it ends every process and leaves no cgroup, no mount
-/// and no file behind.
+/// The running programs. Drop stops all processes and removes cgroups, mounts and files.
 #[derive(Debug)]
 pub struct Harness {
-    // In the order in which they end: traffic first.
+    // Dropped in this order: sources of traffic first.
     pub gateway: Process,
     pub epps: Vec<Epp>,
     pub agent: Process,
     pub pods: Vec<Pod>,
     _bpffs: Option<BpfMount>,
     pub network: Network,
-    /// What is off on this machine, and why.
-    pub off: Vec<String>,
+    /// Features that are not available on this machine, with the reason.
+    pub unavailable: Vec<String>,
     folder: tempfile::TempDir,
     programs: PathBuf,
     options: HarnessOptions,
@@ -106,17 +111,19 @@ pub struct Harness {
     pin_root: PathBuf,
 }
 
+/// A fake pod with a model server.
 #[derive(Debug)]
 pub struct Pod {
     pub name: String,
     pub model: &'static str,
     pub address: SocketAddr,
-    /// Where a simulator tells what it really served.
+    /// Address of the exact counters; only for simulators.
     pub truth: Option<SocketAddr>,
     pub process: Process,
     _cgroup: Option<PodCgroup>,
 }
 
+/// A running picker.
 #[derive(Debug)]
 pub struct Epp {
     pub pool: &'static str,
@@ -124,16 +131,16 @@ pub struct Epp {
     pub process: Process,
 }
 
-/// Loopback addresses of one harness's own: 127.x.y.0/24.
+/// Loopback network of one harness: 127.x.y.0/24.
 #[derive(Clone, Copy, Debug)]
 pub struct Network([u8; 2]);
 
 impl Network {
-    /// Different for every harness of every process that runs at the same time.
+    /// Returns a different network for each harness of each running process.
     fn claim() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = std::process::id().wrapping_mul(16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        // 127.0 and 127.1 are used by others often enough.
+        // 127.0 and 127.1 are likely to be used by other programs.
         Self([2 + (n / 256 % 250) as u8, (n % 256) as u8])
     }
 
@@ -167,28 +174,31 @@ impl Network {
 }
 
 impl Harness {
-    /// Starts everything and waits until requests can be served.
+    /// Starts all programs and waits until they are ready.
     pub fn start(options: HarnessOptions) -> Result<Self> {
         let deadline = Instant::now() + options.start_timeout;
         let programs = match &options.programs {
             Some(folder) => folder.clone(),
             None => process::own_folder()?,
         };
-        let folder = tempfile::Builder::new().prefix("forebay-").tempdir().context("cannot make a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("forebay-")
+            .tempdir()
+            .context("cannot create a temporary folder")?;
         fs::create_dir(folder.path().join("resources"))?;
         fs::create_dir(folder.path().join("logs"))?;
         let network = Network::claim();
-        let mut off = Vec::new();
+        let mut unavailable = Vec::new();
         let cgroup_root = options.kernel.then(cgroup_root).and_then(|root| match root {
             Ok(root) => Some(root),
             Err(error) => {
-                off.push(format!("no cgroups for the pods ({error:#})"));
+                unavailable.push(format!("no cgroups for the pods ({error:#})"));
                 None
             }
         });
-        let (bpffs, pin_root) = mount_bpffs(folder.path(), cgroup_root.is_some(), &mut off);
+        let (bpffs, pin_root) = mount_bpffs(folder.path(), cgroup_root.is_some(), &mut unavailable);
 
-        let setting = Setting {
+        let starter = Starter {
             options: &options,
             programs: &programs,
             folder: folder.path(),
@@ -196,7 +206,7 @@ impl Harness {
             cgroup_root: cgroup_root.as_deref(),
             pin_root: &pin_root,
         };
-        let pods = setting.start_pods(&mut off)?;
+        let pods = starter.start_pods(&mut unavailable)?;
         if options.gpus {
             gpus::write(folder.path(), &pods, None)?;
         }
@@ -204,9 +214,9 @@ impl Harness {
             identity::write(&folder.path().join(TLS))?;
         }
         manifests::write(&folder.path().join("resources"), &options, network, &pods)?;
-        let agent = setting.start_agent()?;
-        let epps = setting.start_epps()?;
-        let gateway = setting.start_gateway()?;
+        let agent = starter.start_agent()?;
+        let epps = starter.start_epps()?;
+        let gateway = starter.start_gateway()?;
         let mut harness = Self {
             gateway,
             epps,
@@ -214,7 +224,7 @@ impl Harness {
             pods,
             _bpffs: bpffs,
             network,
-            off,
+            unavailable,
             programs,
             cgroup_root,
             pin_root,
@@ -223,7 +233,7 @@ impl Harness {
         };
         harness.wait_until_ready(deadline)?;
         if let Some(reason) = harness.kernel_off()? {
-            harness.off.push(format!("nothing is counted in the kernel: {reason}"));
+            harness.unavailable.push(format!("kernel measurement is off: {reason}"));
         }
         Ok(harness)
     }
@@ -232,22 +242,22 @@ impl Harness {
         self.folder.path().join("resources")
     }
 
-    /// The folder that BPF maps are pinned in.
+    /// Folder of the pinned BPF maps.
     pub fn pins(&self) -> &Path {
         &self.pin_root
     }
 
-    /// Makes a pod's GPU report an XID error.
+    /// Makes the GPU of a pod report an XID error.
     pub fn report_xid(&self, pod: usize, xid: u64) -> Result<()> {
         gpus::write(self.folder.path(), &self.pods, Some((pod, xid)))
     }
 
-    /// A program of the harness's, to be run by the caller.
+    /// Path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
 
-    /// Flags of `forebay` to be let in by an agent, as the gateway is.
+    /// TLS flags with which `forebay` can connect to the agent.
     pub fn reader_flags(&self) -> Vec<String> {
         if !self.options.mutual_tls {
             return Vec::new();
@@ -255,21 +265,21 @@ impl Harness {
         identity::flags(&self.folder.path().join(TLS), "forebay-gateway", "tls-", "ca")
     }
 
-    /// Why the agent counts nothing in the kernel, if so.
+    /// Why kernel measurement is off; `None` if it is on.
     fn kernel_off(&self) -> Result<Option<String>> {
         let nodes = Command::new(self.program("forebay"))
             .args(["nodes", "-o", "json", "--agents", &self.network.agent().to_string()])
             .args(self.reader_flags())
             .output()
-            .context("cannot ask the agent with `forebay nodes`")?;
+            .context("cannot run `forebay nodes`")?;
         let nodes: serde_json::Value =
-            serde_json::from_slice(&nodes.stdout).context("`forebay nodes -o json`")?;
+            serde_json::from_slice(&nodes.stdout).context("invalid output of `forebay nodes -o json`")?;
         Ok(nodes["items"][0]["kernelOff"].as_str().map(str::to_owned))
     }
 
-    /// A fresh agent in place of one that was ended.
+    /// Starts a new agent after the old one was stopped.
     pub fn restart_agent(&mut self) -> Result<()> {
-        let setting = Setting {
+        let starter = Starter {
             options: &self.options,
             programs: &self.programs,
             folder: self.folder.path(),
@@ -277,7 +287,7 @@ impl Harness {
             cgroup_root: self.cgroup_root.as_deref(),
             pin_root: &self.pin_root,
         };
-        self.agent = setting.start_agent()?;
+        self.agent = starter.start_agent()?;
         let agent = self.network.agent_http();
         await_ready(&mut self.agent, agent, "/readyz", Instant::now() + self.options.start_timeout)
     }
@@ -294,14 +304,14 @@ impl Harness {
     }
 }
 
-/// Waits for a 200, and fails at once when the process ends instead.
+/// Waits for a 200 response. Fails immediately when the process ends.
 fn await_ready(process: &mut Process, address: SocketAddr, path: &str, deadline: Instant) -> Result<()> {
     loop {
         if matches!(get(address, path), Ok((200, _))) {
             return Ok(());
         }
         if let Some(status) = process.ended()? {
-            bail!("{} ended with {status} at its start:\n{}", process.name, process.log_tail());
+            bail!("{} ended with {status} during startup:\n{}", process.name, process.log_tail());
         }
         if Instant::now() > deadline {
             bail!("{} is not ready ({address}{path}):\n{}", process.name, process.log_tail());
@@ -310,16 +320,16 @@ fn await_ready(process: &mut Process, address: SocketAddr, path: &str, deadline:
     }
 }
 
-/// A folder of the cgroup2 hierarchy for this harness's pods.
+/// Creates a cgroup for the pods of this harness.
 fn cgroup_root() -> Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("forebay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let root = cgroup2_mount()?.join(name);
-    fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    fs::create_dir(&root).with_context(|| format!("cannot create {}", root.display()))?;
     Ok(root)
 }
 
-fn mount_bpffs(folder: &Path, wanted: bool, off: &mut Vec<String>) -> (Option<BpfMount>, PathBuf) {
+fn mount_bpffs(folder: &Path, wanted: bool, unavailable: &mut Vec<String>) -> (Option<BpfMount>, PathBuf) {
     let path = folder.join("bpf");
     let mount = if wanted {
         fs::create_dir(&path).and_then(|()| BpfMount::new(&path)).map_err(|error| error.to_string())
@@ -332,14 +342,14 @@ fn mount_bpffs(folder: &Path, wanted: bool, off: &mut Vec<String>) -> (Option<Bp
             (Some(mount), pins)
         }
         Err(error) => {
-            off.push(format!("no bpffs ({error}): BPF maps are not pinned"));
+            unavailable.push(format!("no bpffs ({error}): BPF maps are not pinned"));
             (None, path)
         }
     }
 }
 
-/// What starting a process needs to know.
-struct Setting<'a> {
+/// Parameters for starting the processes.
+struct Starter<'a> {
     options: &'a HarnessOptions,
     programs: &'a Path,
     folder: &'a Path,
@@ -348,8 +358,8 @@ struct Setting<'a> {
     pin_root: &'a Path,
 }
 
-impl Setting<'_> {
-    fn start_pods(&self, off: &mut Vec<String>) -> Result<Vec<Pod>> {
+impl Starter<'_> {
+    fn start_pods(&self, unavailable: &mut Vec<String>) -> Result<Vec<Pod>> {
         let mut pods = Vec::new();
         for pool in &self.options.pools {
             for ordinal in 0..pool.pods {
@@ -359,7 +369,7 @@ impl Setting<'_> {
                     Some(root) => match PodCgroup::new(root, &manifests::uid(&name)) {
                         Ok(cgroup) => Some(cgroup),
                         Err(error) => {
-                            off.push(format!("no cgroup for {name} ({error})"));
+                            unavailable.push(format!("no cgroup for {name} ({error})"));
                             None
                         }
                     },
@@ -396,7 +406,7 @@ impl Setting<'_> {
         ];
         match self.cgroup_root {
             Some(root) => args.extend(["--cgroup-root".into(), root.display().to_string()]),
-            // Without cgroups there is nothing to attach to; the agent says so.
+            // Without cgroups the agent cannot attach and reports the reason.
             None if !self.options.kernel => args.extend(["--kernel".into(), "off".into()]),
             None => {}
         }
@@ -445,11 +455,11 @@ impl Setting<'_> {
         self.start("forebay-gateway", "forebay-gateway", args, &[])
     }
 
-    fn tls(&self, part: &str, prefix: &str, authority: &str) -> Vec<String> {
+    fn tls(&self, program: &str, prefix: &str, authority: &str) -> Vec<String> {
         if !self.options.mutual_tls {
             return Vec::new();
         }
-        identity::flags(&self.folder.join(TLS), part, prefix, authority)
+        identity::flags(&self.folder.join(TLS), program, prefix, authority)
     }
 
     fn start(

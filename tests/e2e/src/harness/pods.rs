@@ -1,4 +1,4 @@
-//! What runs in a pod.
+//! Starts the model server of a pod.
 
 use std::{
     net::SocketAddr,
@@ -9,11 +9,12 @@ use anyhow::Result;
 
 use super::Process;
 
+/// Model server to run.
 #[derive(Clone, Debug)]
 pub enum Engine {
     /// The simulator.
     Sim(SimOptions),
-    /// Real vLLM: the serve script and the folder it was set up in.
+    /// Real vLLM: its serve script and its cache folder.
     Vllm { serve: PathBuf, cache: PathBuf },
 }
 
@@ -36,7 +37,7 @@ impl Default for SimOptions {
     }
 }
 
-/// The truth's port, beside the pod's own.
+/// Port of the exact counters of a simulator.
 const TRUTH_PORT: u16 = 7999;
 
 pub(super) fn start(

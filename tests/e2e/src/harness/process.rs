@@ -1,4 +1,4 @@
-//! A child process that ends with its owner.
+//! A child process that is stopped on drop.
 
 use std::{
     fs::File,
@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// After SIGTERM a process has this long.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(8);
 const LOG_TAIL_LINES: usize = 15;
 
-/// Ended on drop: SIGTERM, then SIGKILL.
+/// A child process. Drop sends SIGTERM, then SIGKILL.
 #[derive(Debug)]
 pub struct Process {
     pub name: String,
@@ -23,8 +23,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program with its output in a file of `logs`; as a member of the
-    /// cgroup whose `cgroup.procs` is given.
+    /// Starts a program with its output in `logs/NAME.log`. `cgroup_procs`: the `cgroup.procs` of the cgroup to start
+    /// in.
     pub fn start(
         name: &str,
         program: &Path,
@@ -34,17 +34,16 @@ impl Process {
         cgroup_procs: Option<&Path>,
     ) -> Result<Self> {
         if !program.exists() {
-            bail!("{} is not built; `cargo xtask test` and `cargo xtask demo` build it", program.display());
+            bail!("{} does not exist; build it with `cargo build --workspace --bins`", program.display());
         }
         let log = logs.join(format!("{name}.log"));
         let output =
-            File::options().create(true).append(true).open(&log).context("cannot make a log file")?;
-        // Should this process be killed outright, the kernel ends the child: nothing
-        // is left running.
+            File::options().create(true).append(true).open(&log).context("cannot create a log file")?;
+        // If this process is killed, the kernel sends SIGTERM to the child.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "--"]);
         if let Some(procs) = cgroup_procs {
-            // The process must be in its cgroup before it makes its first socket.
+            // Join the cgroup before the program creates its first socket.
             command.args(["sh", "-c", "echo $$ > \"$1\" && shift && exec \"$@\"", "sh"]).arg(procs);
         }
         let child = command
@@ -63,19 +62,18 @@ impl Process {
         self.child.id()
     }
 
-    /// Its exit status, if it has ended.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// SIGKILL, and waits.
+    /// Sends SIGKILL and waits.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and waits; SIGKILL when that takes too long. The exit status, if it
-    /// ended by itself.
+    /// Sends SIGTERM and waits; sends SIGKILL after a timeout. Returns the exit status if the process ended in time.
     pub fn stop(&mut self) -> Option<ExitStatus> {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Some(status);
@@ -99,7 +97,7 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The last lines of its output.
+    /// The last lines of the output.
     pub fn log_tail(&self) -> String {
         let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
@@ -113,15 +111,15 @@ impl Drop for Process {
     }
 }
 
-/// Where the running program lies; a test's own folder is one below.
+/// Folder of the programs. Test programs are in its subfolder `deps`.
 pub(super) fn own_folder() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folder = own.parent().context("the running program has no folder")?;
+    let folder = own.parent().context("the path of this program has no folder")?;
     let above = if folder.ends_with("deps") { folder.parent() } else { None };
     Ok(above.unwrap_or(folder).to_owned())
 }
 
-/// A program beside the running one.
+/// Path of a program in the same target folder.
 pub fn program(name: &str) -> Result<PathBuf> {
     Ok(own_folder()?.join(name))
 }

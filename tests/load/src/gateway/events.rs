@@ -1,9 +1,9 @@
-//! Tokens of a stream, counted.
+//! Counts the tokens of a stream.
 
 const EVENT: &[u8] = b"data: {";
 const DONE: &[u8] = b"data: [DONE]";
 
-/// Counts events over pieces that end anywhere.
+/// Counts SSE events in pieces of any size.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     tail: Vec<u8>,
@@ -12,7 +12,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// How many events were in the piece.
+    /// Reads a piece. Returns the number of events that ended the search pattern in it.
     pub(crate) fn read(&mut self, piece: &[u8]) -> u32 {
         let old = self.tail.len();
         self.tail.extend_from_slice(piece);

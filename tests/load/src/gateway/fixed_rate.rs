@@ -1,4 +1,4 @@
-//! Latency at an offered rate that does not wait for answers.
+//! Latency at a fixed request rate (open loop).
 
 use std::{
     collections::BTreeMap,
@@ -11,38 +11,38 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    cell::{Order, Sent},
-    load,
-    peers::{Kind, Peers},
+    client,
+    proxies::{Kind, Proxies},
     report::{Section, median, milliseconds, quantile, say},
+    request::{Order, RawRequest},
 };
 
 const REQUESTS_PER_SECOND: u32 = 1000;
-/// Each sends its share of the rate.
+/// Number of connections that share the rate.
 const USERS: u32 = 16;
 const BODY_BYTES: usize = 1 << 10;
-/// A run counts if so much of the rate was really sent.
-const LEAST_SENT: f64 = 0.99;
+/// Minimum share of the requests that must have been sent, otherwise the run fails.
+const MIN_SENT_SHARE: f64 = 0.99;
 
 /// Latencies of all requests, sorted.
 type Latencies = Vec<Duration>;
 
-pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration) -> Result<Section> {
-    let sent = Sent::chat(BODY_BYTES, Order::ModelFirst);
-    let mut order: Vec<_> = peers.all.iter().filter(|peer| peer.kind != Kind::EnvoyWithPicker).collect();
+pub(crate) fn measure(proxies: &Proxies, runs: u32, duration: Duration) -> Result<Section> {
+    let request = RawRequest::chat(BODY_BYTES, Order::ModelFirst);
+    let mut order: Vec<_> = proxies.all.iter().filter(|proxy| proxy.kind != Kind::EnvoyWithPicker).collect();
     let mut results: BTreeMap<Kind, Vec<(f64, f64)>> = BTreeMap::new();
     for run in 0..runs {
         say(&format!("latency: run {} of {runs}", run + 1));
         order.rotate_left(1);
-        for peer in &order {
+        for proxy in &order {
             let latencies =
-                at_rate(peer.target.address, &sent, duration).with_context(|| peer.kind.to_string())?;
+                at_rate(proxy.target.address, &request, duration).with_context(|| proxy.kind.to_string())?;
             let times = [0.5, 0.99].map(|at| milliseconds(quantile(&latencies, at)));
-            results.entry(peer.kind).or_default().push((times[0], times[1]));
+            results.entry(proxy.kind).or_default().push((times[0], times[1]));
         }
     }
     let mut section = Section::new(format!(
-        "latency at {REQUESTS_PER_SECOND} requests/s, {BODY_BYTES} bytes, medians of {runs} runs; added: over what it is without a proxy"
+        "latency at {REQUESTS_PER_SECOND} requests/s, {BODY_BYTES} bytes, medians of {runs} runs; added: difference to direct requests"
     ));
     section.line(format!(
         "{:<26}{:>10}{:>10}{:>12}{:>12}",
@@ -68,14 +68,14 @@ pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration) -> Result<Se
     Ok(section)
 }
 
-fn at_rate(address: SocketAddr, sent: &Sent, duration: Duration) -> Result<Latencies> {
+fn at_rate(address: SocketAddr, request: &RawRequest, duration: Duration) -> Result<Latencies> {
     let period = Duration::from_secs(1) / (REQUESTS_PER_SECOND / USERS);
     let begin = Instant::now() + Duration::from_millis(50);
     let latencies: Result<Vec<Latencies>> = thread::scope(|scope| {
         let users: Vec<_> = (0..USERS)
             .map(|user| {
                 let first = begin + period * user / USERS;
-                scope.spawn(move || one_user(address, &sent.bytes, first, period, duration))
+                scope.spawn(move || one_user(address, &request.bytes, first, period, duration))
             })
             .collect();
         users
@@ -86,15 +86,15 @@ fn at_rate(address: SocketAddr, sent: &Sent, duration: Duration) -> Result<Laten
     let mut latencies: Latencies = latencies?.into_iter().flatten().collect();
     let offered = duration.as_secs_f64() * f64::from(REQUESTS_PER_SECOND / USERS * USERS);
     ensure!(
-        latencies.len() as f64 >= offered * LEAST_SENT,
-        "only {} of {offered} requests could be sent",
+        latencies.len() as f64 >= offered * MIN_SENT_SHARE,
+        "only {} of {offered} requests were sent",
         latencies.len()
     );
     latencies.sort_unstable();
     Ok(latencies)
 }
 
-/// One request each `period`, on one connection.
+/// Sends one request every `period` on one connection.
 fn one_user(
     address: SocketAddr,
     request: &[u8],
@@ -109,8 +109,8 @@ fn one_user(
     let mut due = first;
     while due < first + duration {
         let now = Instant::now();
-        // Of one that is due while the last is not answered, the wait is part of its latency; that a thread
-        // is woken late is not.
+        // If a request is due before the last response, the wait is part of its latency. A late wakeup of this
+        // thread is not.
         let from = match due.checked_duration_since(now) {
             Some(early) => {
                 thread::sleep(early);
@@ -122,9 +122,9 @@ fn one_user(
         let mut filled = 0;
         loop {
             let read = stream.read(&mut buffer[filled..])?;
-            ensure!(read > 0, "the answer broke off");
+            ensure!(read > 0, "the response was cut off");
             filled += read;
-            if load::answer_is_whole(&buffer[..filled])? {
+            if client::is_complete(&buffer[..filled])? {
                 break;
             }
         }

@@ -1,15 +1,15 @@
-//! `forebay-gateway-bench`: the gateway beside nginx and Envoy, in the same run.
+//! `forebay-gateway-bench`: compares the gateway with nginx and Envoy in the same run.
 //!
-//! Per core-second of a proxy's own CPU time, so that what the client and the upstream
-//! take of the same two cores does not matter; medians over runs whose order rotates.
+//! Throughput is measured per second of CPU time of the proxy, so that client and upstream may share its cores. Results
+//! are medians over runs; the order of the proxies rotates.
 
-mod cell;
+mod client;
+mod concurrent;
 mod events;
 mod fixed_rate;
-mod load;
-mod many;
-mod peers;
+mod proxies;
 mod report;
+mod request;
 mod streams;
 mod throughput;
 mod tls;
@@ -26,60 +26,60 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use peers::{Instrumented, Peers};
+use proxies::{Instrumented, Proxies};
 use tls::Tls;
 
-/// The model that is asked for.
+/// Model name in all requests.
 const MODEL: &str = "Qwen/Qwen3-0.6B";
 
 /// Measures the gateway against nginx and Envoy.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only these parts.
+    /// Run only these parts [default: all].
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// Runs of each measurement; their median counts.
+    /// Number of runs of each measurement. The result is their median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
-    /// Of one run, in seconds.
+    /// Duration of one run, in seconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Throughput with bodies of only these sizes.
+    /// Measure throughput only with bodies of these sizes.
     #[arg(long, value_name = "SIZE", value_parser = throughput::SIZES.map(|(name, _)| name))]
     body: Vec<String>,
-    /// Threads that serve clients, of each proxy. All the same, or those with more of them look worse: on a core of
-    /// its own, a thread finds less work at a time and looks for it more often.
+    /// Worker threads of each proxy. The number must be equal for a fair comparison: with more threads, each wakes up
+    /// more often for less work.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
-    /// Throughput over TLS between the client and the proxies; all else is measured without.
+    /// Measure throughput with TLS between client and proxies. The other parts never use TLS.
     #[arg(long)]
     tls: bool,
-    /// nginx's program.
+    /// Path of the nginx program.
     #[arg(long, default_value = "/usr/sbin/nginx")]
     nginx: PathBuf,
-    /// Envoy's program; it is left out without.
+    /// Path of the Envoy program. Without it, Envoy is skipped.
     #[arg(long)]
     envoy: Option<PathBuf>,
-    /// Folder with the forebay-gateway and forebay-epp of an older build, measured in the same run.
+    /// Folder with forebay-gateway and forebay-epp of an older build, to measure in the same run.
     #[arg(long, value_name = "FOLDER")]
     baseline: Option<PathBuf>,
-    /// Measure nothing: put the instrumented programs of this folder under load, so that they write profiles.
+    /// Run the load against the instrumented programs in this folder to record profiles. Nothing is measured.
     #[arg(long, value_name = "FOLDER", conflicts_with = "parts", requires = "profiles")]
     train: Option<PathBuf>,
-    /// Where they write them.
+    /// Folder for the recorded profiles.
     #[arg(long, value_name = "FOLDER", requires = "train")]
     profiles: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Requests per core-second over body sizes, and peak memory.
+    /// Requests per core-second by body size, and peak memory.
     Throughput,
     /// Added latency at 1,000 requests per second.
     Latency,
-    /// 1,000 streams at 50 tokens per second: gaps between tokens, memory.
+    /// 1,000 streams at 50 tokens per second: time between tokens, memory.
     Streams,
-    /// 10,000 streams at one time.
+    /// 10,000 concurrent streams: memory.
     Many,
 }
 
@@ -98,34 +98,34 @@ fn run(options: &Options) -> Result<()> {
     if let (Some(programs), Some(profiles)) = (options.train.clone(), options.profiles.clone()) {
         return train::run(&Instrumented { programs, profiles });
     }
-    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let is_selected = |part| options.parts.is_empty() || options.parts.contains(&part);
     let duration = Duration::from_secs(options.seconds);
-    if wanted(Part::Throughput) {
+    if is_selected(Part::Throughput) {
         let tls = options.tls.then(Tls::new).transpose()?;
-        let peers = Peers::all(
+        let proxies = Proxies::all(
             &options.nginx,
             options.envoy.as_deref(),
             options.baseline.as_deref(),
             options.workers,
             tls.as_ref(),
         )?;
-        report::print(&throughput::measure(&peers, options.runs, duration, &options.body)?);
+        report::print(&throughput::measure(&proxies, options.runs, duration, &options.body)?);
     }
-    if wanted(Part::Latency) {
-        let peers = Peers::all(
+    if is_selected(Part::Latency) {
+        let proxies = Proxies::all(
             &options.nginx,
             options.envoy.as_deref(),
             options.baseline.as_deref(),
             options.workers,
             None,
         )?;
-        report::print(&fixed_rate::measure(&peers, options.runs, duration)?);
+        report::print(&fixed_rate::measure(&proxies, options.runs, duration)?);
     }
-    if wanted(Part::Streams) {
+    if is_selected(Part::Streams) {
         report::print(&streams::measure(duration)?);
     }
-    if wanted(Part::Many) {
-        report::print(&many::measure()?);
+    if is_selected(Part::Many) {
+        report::print(&concurrent::measure()?);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Tables, and numbers in them.
+//! Output of the report, and statistics.
 
 use std::{
     fmt::Display,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// A section of the report; printed when it is whole.
+/// A section of the report. Printed when it is complete.
 #[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) title: String,
@@ -31,18 +31,18 @@ pub(crate) fn print(section: &Section) {
     }
 }
 
-/// A line of progress.
+/// Prints a line of progress to standard error.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "bench: {line}");
 }
 
-/// The middle one; of an even number, the upper of the two.
+/// The median. For an even count, the upper of the two middle values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The value that the share `at` of all is not above.
+/// The quantile `at` (0 to 1) of sorted values.
 pub(crate) fn quantile(sorted: &[Duration], at: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * at).round() as usize).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! 1,000 streams at 50 tokens per second each: what the gateway does to the gaps, and what it keeps per stream.
+//! 1,000 streams at 50 tokens per second each: time between tokens and memory per stream.
 
 use std::{
     net::SocketAddr,
@@ -13,33 +13,33 @@ use tokio::{
 };
 
 use crate::{
-    cell::{Order, Sent},
     events::Events,
-    peers::Peers,
+    proxies::Proxies,
     report::{Section, kib, milliseconds, quantile, say},
-    upstream::{Answer, Upstream},
+    request::{Order, RawRequest},
+    upstream::{ResponseKind, Upstream},
     usage,
 };
 
 const STREAMS: u32 = 1000;
 const TOKENS_PER_SECOND: u32 = 50;
-/// Streams do not all begin in the same moment.
+/// Period over which the starts of the streams are spread.
 const RAMP: Duration = Duration::from_secs(1);
 
 pub(crate) fn measure(duration: Duration) -> Result<Section> {
     let interval = Duration::from_secs(1) / TOKENS_PER_SECOND;
-    // Long enough that all run together for `duration`.
+    // Long enough that all streams run concurrently for `duration`.
     let tokens = TOKENS_PER_SECOND * (duration + 2 * RAMP).as_secs() as u32;
-    let upstream = Upstream::start(Answer::Stream { tokens, interval })?;
-    let peers = Peers::forebay(upstream.address.port())?;
-    let gateway = &peers.all[0];
+    let upstream = Upstream::start(ResponseKind::Stream { tokens, interval })?;
+    let proxies = Proxies::forebay(upstream.address.port())?;
+    let gateway = &proxies.all[0];
     let before = gateway.rss_bytes()?;
     let mut section = Section::new(format!(
-        "{STREAMS} streams at {TOKENS_PER_SECOND} tokens/s each, {tokens} tokens a stream: gaps between tokens"
+        "{STREAMS} streams at {TOKENS_PER_SECOND} tokens/s each, {tokens} tokens per stream: time between tokens"
     ));
     section.line(format!(
         "{:<10}{:>9}{:>9}{:>9}{:>9}{:>12}{:>14}",
-        "way", "mean ms", "p50 ms", "p99 ms", "tokens", "client core", "gateway core"
+        "path", "mean ms", "p50 ms", "p99 ms", "tokens", "client core", "gateway core"
     ));
     let mut means = Vec::new();
     let mut grown = 0;
@@ -67,7 +67,7 @@ pub(crate) fn measure(duration: Duration) -> Result<Section> {
         ));
     }
     section.line(format!(
-        "mean gap through the gateway: {:.3} of direct; memory: {:.1} KiB a stream",
+        "mean gap through the gateway: {:.3} of direct; memory: {:.1} KiB per stream",
         means[1] / means[0],
         kib(grown) / f64::from(STREAMS)
     ));
@@ -80,17 +80,17 @@ struct Gaps {
     tokens: u64,
 }
 
-/// `halfway` is called while all streams run.
+/// Runs all streams. `halfway` is called while all of them are running.
 fn run(address: SocketAddr, tokens: u32, mut halfway: impl FnMut() -> Result<()>) -> Result<Gaps> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let sent = Sent::chat(256, Order::ModelFirst).bytes;
+    let request = RawRequest::chat(256, Order::ModelFirst).bytes;
     runtime.block_on(async {
         let mut streams = JoinSet::new();
         for stream in 0..STREAMS {
-            let sent = sent.clone();
+            let request = request.clone();
             streams.spawn(async move {
                 tokio::time::sleep(RAMP * stream / STREAMS).await;
-                one(address, &sent, tokens).await
+                one(address, &request, tokens).await
             });
         }
         tokio::time::sleep(RAMP + Duration::from_secs(1)).await;
@@ -106,17 +106,21 @@ fn run(address: SocketAddr, tokens: u32, mut halfway: impl FnMut() -> Result<()>
     })
 }
 
-async fn one(address: SocketAddr, sent: &[u8], tokens: u32) -> Result<Vec<Duration>> {
+async fn one(address: SocketAddr, request: &[u8], tokens: u32) -> Result<Vec<Duration>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    stream.write_all(sent).await?;
+    stream.write_all(request).await?;
     let mut gaps = Vec::with_capacity(tokens as usize);
     let mut last: Option<Instant> = None;
     let mut buffer = Vec::with_capacity(16 << 10);
     let mut events = Events::default();
     while !events.done {
         buffer.clear();
-        ensure!(stream.read_buf(&mut buffer).await? > 0, "a stream broke off after {} tokens", events.seen);
+        ensure!(
+            stream.read_buf(&mut buffer).await? > 0,
+            "the stream was cut off after {} tokens",
+            events.seen
+        );
         let now = Instant::now();
         for _ in 0..events.read(&buffer) {
             if let Some(last) = last.replace(now) {
@@ -124,6 +128,6 @@ async fn one(address: SocketAddr, sent: &[u8], tokens: u32) -> Result<Vec<Durati
             }
         }
     }
-    ensure!(events.seen == tokens, "{} of {tokens} tokens came", events.seen);
+    ensure!(events.seen == tokens, "received {} of {tokens} tokens", events.seen);
     Ok(gaps)
 }

@@ -1,24 +1,24 @@
-//! Requests per core-second of the proxy's own CPU time.
+//! Requests per second of CPU time of the proxy (core-second).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    cell::{Order, Sent},
-    load::{self, Load},
-    peers::{Kind, Peer, Peers},
+    client::{self, Load},
+    proxies::{Kind, Proxies, Proxy},
     report::{Section, median, mib, say},
+    request::{Order, RawRequest},
     usage::Cpu,
 };
 
 pub(crate) const SIZES: [(&str, usize); 4] =
     [("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("220 KB", 220_000), ("2 MB", 2_000_000)];
 pub(crate) const CONNECTIONS: usize = 32;
-/// Before each measurement, so that connections are open and buffers have grown.
+/// Load before each measurement, to open connections and grow buffers.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// What one run of one cell gave.
+/// Result of one run of one cell.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     requests: u64,
@@ -34,59 +34,60 @@ impl Run {
     }
 }
 
+/// Index of the body size, proxy, order.
 type Cell = (usize, Kind, Order);
 
-/// `only`: the names of the sizes that are measured; all, if it has none.
-pub(crate) fn measure(peers: &Peers, runs: u32, duration: Duration, only: &[String]) -> Result<Section> {
-    let mut cells: Vec<(usize, &Peer, Order)> = Vec::new();
+/// Measures all cells. `only`: names of the body sizes to measure; empty for all.
+pub(crate) fn measure(proxies: &Proxies, runs: u32, duration: Duration, only: &[String]) -> Result<Section> {
+    let mut cells: Vec<(usize, &Proxy, Order)> = Vec::new();
     let is_wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
     for size in (0..SIZES.len()).filter(|&size| is_wanted(SIZES[size].0)) {
-        for peer in &peers.all {
-            cells.push((size, peer, Order::ModelFirst));
-            if peer.kind.extracts() {
-                cells.push((size, peer, Order::ModelLast));
+        for proxy in &proxies.all {
+            cells.push((size, proxy, Order::ModelFirst));
+            if proxy.kind.extracts() {
+                cells.push((size, proxy, Order::ModelLast));
             }
         }
     }
     let mut results: BTreeMap<Cell, Vec<Run>> = BTreeMap::new();
     for run in 0..runs as usize {
         say(&format!("throughput: run {} of {runs}, {} measurements", run + 1, cells.len()));
-        // Whatever else the machine does in the meantime meets another cell in each run.
+        // Rotate, so that other load on the machine affects different cells in each run.
         let count = cells.len();
         cells.rotate_left((count / runs as usize).max(1) % count);
-        for &(size, peer, order) in &cells {
-            let measured = one(peer, &Sent::chat(SIZES[size].1, order), duration)
-                .with_context(|| format!("{}, {}, {order}", peer.kind, SIZES[size].0))?;
-            results.entry((size, peer.kind, order)).or_default().push(measured);
+        for &(size, proxy, order) in &cells {
+            let measured = one(proxy, &RawRequest::chat(SIZES[size].1, order), duration)
+                .with_context(|| format!("{}, {}, {order}", proxy.kind, SIZES[size].0))?;
+            results.entry((size, proxy.kind, order)).or_default().push(measured);
         }
     }
     Ok(report(&results, runs))
 }
 
-fn one(peer: &Peer, sent: &Sent, duration: Duration) -> Result<Run> {
-    load::closed_loop(&peer.target, sent, CONNECTIONS, WARM_UP)?;
-    peer.forget_peak()?;
-    let before = peer.cpu()?;
+fn one(proxy: &Proxy, request: &RawRequest, duration: Duration) -> Result<Run> {
+    client::closed_loop(&proxy.target, request, CONNECTIONS, WARM_UP)?;
+    proxy.reset_peak()?;
+    let before = proxy.cpu()?;
     let Load { requests, elapsed, client_cpu } =
-        load::closed_loop(&peer.target, sent, CONNECTIONS, duration)?;
-    let cpu = peer.cpu()? - before;
+        client::closed_loop(&proxy.target, request, CONNECTIONS, duration)?;
+    let cpu = proxy.cpu()? - before;
     Ok(Run {
         requests,
         cpu,
         per_second: requests as f64 / elapsed.as_secs_f64(),
         client_share: client_cpu.as_secs_f64() / elapsed.as_secs_f64(),
-        peak_bytes: peer.peak_bytes()?,
+        peak_bytes: proxy.peak_bytes()?,
     })
 }
 
 fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
     let mut section = Section::new(format!(
-        "requests per core-second of the proxy's own processes, {CONNECTIONS} connections, medians of {runs} runs"
+        "requests per core-second of the proxy processes, {CONNECTIONS} connections, medians of {runs} runs"
     ));
     let median_of = |cell: &Cell, value: fn(&Run) -> f64| {
         median(results.get(cell).into_iter().flatten().map(value).collect())
     };
-    // Of each run by itself: what else the machine does changes from one to the next, for all cells alike.
+    // Ratio within each run, because other load on the machine changes between runs and affects all cells.
     let ratio = |cell: &Cell, to: &Cell| {
         let runs = results[cell].iter().zip(&results[to]);
         median(runs.map(|(run, to)| run.per_core_second() / to.per_core_second()).collect())
@@ -116,9 +117,8 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
             ));
         }
     }
-    section
-        .line("client: share of its one core that the client used; direct: what it can send without a proxy");
-    section.line("ratios: medians of the runs' own");
+    section.line("client: share of one core used by the client; direct: requests without a proxy");
+    section.line("ratios: median of the ratios of each run");
     for &(size, kind, order) in results.keys() {
         let (large, small) = ((1, kind, order), (0, kind, order));
         if size == 0 && kind != Kind::Direct && results.contains_key(&large) {
@@ -131,7 +131,7 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
                 microseconds(results, &large, |cpu| cpu.system),
             );
             section.line(format!(
-                "{kind}, {order}: 16 KiB at {:.2} of 1 KiB; a request takes {own:.1} and {own_large:.1} us in the proxy's code, {kernel:.1} and {kernel_large:.1} us in the kernel",
+                "{kind}, {order}: 16 KiB at {:.2} of 1 KiB; user time per request {own:.1} and {own_large:.1} us, system time {kernel:.1} and {kernel_large:.1} us",
                 ratio(&large, &small)
             ));
         }
@@ -139,7 +139,7 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
     section
 }
 
-/// For one request, over all runs.
+/// Mean CPU time per request over all runs.
 fn microseconds(results: &BTreeMap<Cell, Vec<Run>>, cell: &Cell, part: fn(Cpu) -> Duration) -> f64 {
     let runs = &results[cell];
     let requests: u64 = runs.iter().map(|run| run.requests).sum();

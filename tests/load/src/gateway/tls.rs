@@ -16,10 +16,10 @@ use tokio_rustls::{
     },
 };
 
-/// Whom the certificate is for.
+/// DNS name in the certificate.
 pub(crate) const HOST: &str = "models.example";
 
-/// The certificate that all proxies show, and a client that trusts it.
+/// The certificate of all proxies and a client that trusts it.
 pub(crate) struct Tls {
     issued: Issued,
     pub(crate) connector: TlsConnector,
@@ -35,7 +35,7 @@ impl Tls {
         Ok(Self { issued, connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Files of the certificate and its key.
+    /// Writes the certificate and its key. Returns their paths.
     pub(crate) fn write(&self, folder: &Path) -> Result<(PathBuf, PathBuf)> {
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         fs::write(&certificate, &self.issued.certificate).context("cannot write a certificate")?;
@@ -43,7 +43,7 @@ impl Tls {
         Ok((certificate, key))
     }
 
-    /// A Secret of both.
+    /// A manifest of a TLS Secret with certificate and key.
     pub(crate) fn secret(&self, name: &str, namespace: &str) -> String {
         let indented = |text: &str| text.trim_end().replace('\n', "\n    ");
         format!(

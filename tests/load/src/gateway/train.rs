@@ -1,53 +1,55 @@
-//! What a profile-guided build learns from: the loads of the other parts, on instrumented programs. What no load
-//! touches is laid out and inlined as code that never runs, so all of a request's ways are here.
+//! The load that profiles for profile-guided optimisation are recorded with: the loads of the other parts, on
+//! instrumented programs. Code that this load does not reach is optimised as cold, so it must cover all request paths.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    cell::{Order, Sent},
-    load,
-    many::{self, Many},
-    peers::{Instrumented, Peers},
+    client,
+    concurrent::{self, StreamCounts},
+    proxies::{Instrumented, Proxies},
     report::say,
+    request::{Order, RawRequest},
     throughput::{CONNECTIONS, SIZES},
     tls::Tls,
-    upstream::{Answer, Upstream},
+    upstream::{ResponseKind, Upstream},
 };
 
-/// Of one size, order and way: enough for thousands of small requests, and hundreds of large ones.
-const EACH: Duration = Duration::from_secs(1);
-/// Enough to know its ways, too little to take the room of those that all requests go.
-const EACH_OVER_TLS: Duration = Duration::from_millis(200);
-const STREAMS: Many = Many { over_h1: 100, h2_connections: 4, streams_per_h2_connection: 25, tokens: 200 };
+/// Duration for each body size, order and proxy: thousands of small requests or hundreds of large ones.
+const DURATION: Duration = Duration::from_secs(1);
+/// Duration with TLS: long enough to cover its code, short enough not to displace the common paths.
+const DURATION_OVER_TLS: Duration = Duration::from_millis(200);
+const STREAMS: StreamCounts =
+    StreamCounts { over_h1: 100, h2_connections: 4, streams_per_h2_connection: 25, tokens: 200 };
 const BETWEEN_TOKENS: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(programs: &Instrumented) -> Result<()> {
     let tls = Tls::new()?;
-    for (tls, each) in [(None, EACH), (Some(&tls), EACH_OVER_TLS)] {
-        say(if tls.is_some() { "training: whole answers over TLS" } else { "training: whole answers" });
-        let peers = Peers::instrumented(Upstream::start(Answer::Whole)?, programs, tls)?;
+    for (tls, each) in [(None, DURATION), (Some(&tls), DURATION_OVER_TLS)] {
+        say(if tls.is_some() { "training: fixed responses over TLS" } else { "training: fixed responses" });
+        let proxies = Proxies::instrumented(Upstream::start(ResponseKind::Fixed)?, programs, tls)?;
         for (size, bytes) in SIZES {
             for order in [Order::ModelFirst, Order::ModelLast] {
-                put_load_on(&peers, &Sent::chat(bytes, order), each)
+                run_load(&proxies, &RawRequest::chat(bytes, order), each)
                     .with_context(|| format!("{size}, {order}"))?;
             }
         }
         if tls.is_none() {
-            put_load_on(&peers, &Sent::gzip_chat(SIZES[2].1, Order::ModelLast)?, each)
+            run_load(&proxies, &RawRequest::gzip_chat(SIZES[2].1, Order::ModelLast)?, each)
                 .context("compressed")?;
         }
     }
     say("training: streams");
-    let answer = Answer::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
-    let peers = Peers::instrumented(Upstream::start(answer)?, programs, None)?;
-    peers.all.iter().try_for_each(|peer| many::pass(peer, STREAMS))
+    let answer = ResponseKind::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
+    let proxies = Proxies::instrumented(Upstream::start(answer)?, programs, None)?;
+    proxies.all.iter().try_for_each(|proxy| concurrent::pass(proxy, STREAMS))
 }
 
-fn put_load_on(peers: &Peers, sent: &Sent, each: Duration) -> Result<()> {
-    peers.all.iter().try_for_each(|peer| {
-        load::closed_loop(&peer.target, sent, CONNECTIONS, each).with_context(|| peer.kind.to_string())?;
+fn run_load(proxies: &Proxies, request: &RawRequest, each: Duration) -> Result<()> {
+    proxies.all.iter().try_for_each(|proxy| {
+        client::closed_loop(&proxy.target, request, CONNECTIONS, each)
+            .with_context(|| proxy.kind.to_string())?;
         Ok(())
     })
 }

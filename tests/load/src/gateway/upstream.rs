@@ -1,4 +1,4 @@
-//! Upstreams: one that answers at once, one whose answers are streams with a token at each turn of a clock.
+//! Upstreams: immediate fixed responses, or streams with one token per interval.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,23 +12,23 @@ use tokio::{
 
 const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
-/// Of the size that vLLM's are.
+/// An event of the same size as in vLLM.
 const EVENT: &str = r#"data: {"id":"chatcmpl-8f2c1b0a9d3e4f5a","object":"chat.completion.chunk","created":1700000000,"model":"Qwen/Qwen3-0.6B","choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]}"#;
 const LAST: &[u8] = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
-/// Of a small chat completion.
-const WHOLE: &str = r#"{"id":"chatcmpl-0","object":"chat.completion","created":1700000000,"model":"Qwen/Qwen3-0.6B","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}"#;
+/// Body of a small chat completion.
+const FIXED_BODY: &str = r#"{"id":"chatcmpl-0","object":"chat.completion","created":1700000000,"model":"Qwen/Qwen3-0.6B","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}"#;
 const READ_BYTES: usize = 256 << 10;
 
-/// What requests are answered with, after they have been read.
+/// Response to each request, sent after the request has been read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Answer {
-    /// A small completion, at once.
-    Whole,
-    /// So many events, one every `interval`.
+pub(crate) enum ResponseKind {
+    /// A small completion, immediately.
+    Fixed,
+    /// A stream of `tokens` events, one every `interval`.
     Stream { tokens: u32, interval: Duration },
 }
 
-/// Runs on a thread of its own until it is dropped.
+/// An upstream on its own thread. Drop stops it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -37,16 +37,16 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn start(answer: Answer) -> Result<Self> {
+    pub(crate) fn start(answer: ResponseKind) -> Result<Self> {
         let (stop, stopped) = oneshot::channel();
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (address_sender, address_receiver) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let Ok(runtime) = runtime else { return };
             runtime.block_on(async move {
-                // Any address: a pool's pods are several of loopback's.
+                // All addresses: the pods of the pool are several loopback addresses.
                 let Ok(listener) = TcpListener::bind("0.0.0.0:0").await else { return };
-                let _ = tell.send(listener.local_addr());
+                let _ = address_sender.send(listener.local_addr());
                 let mut connections = tokio::task::JoinSet::new();
                 let accepting = async {
                     loop {
@@ -64,7 +64,8 @@ impl Upstream {
                 }
             });
         });
-        let mut address = told.recv().map_err(|_| anyhow!("the upstream cannot listen"))??;
+        let mut address =
+            address_receiver.recv().map_err(|_| anyhow!("the upstream cannot bind a port"))??;
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
@@ -81,23 +82,23 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: Answer) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, answer: ResponseKind) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let event = format!("{:x}\r\n{EVENT}\n\n\r\n", EVENT.len() + 2);
     let whole = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{WHOLE}",
-        WHOLE.len()
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{FIXED_BODY}",
+        FIXED_BODY.len()
     );
     let mut buffer = Vec::with_capacity(READ_BYTES);
-    while skip_request(&mut stream, &mut buffer).await? {
+    while read_request(&mut stream, &mut buffer).await? {
         match answer {
-            Answer::Whole => stream.write_all(whole.as_bytes()).await?,
-            Answer::Stream { tokens, interval } => {
+            ResponseKind::Fixed => stream.write_all(whole.as_bytes()).await?,
+            ResponseKind::Stream { tokens, interval } => {
                 stream.write_all(STREAM_HEAD).await?;
-                let mut turns = interval_at(Instant::now() + interval, interval);
-                turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
+                let mut ticks = interval_at(Instant::now() + interval, interval);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
                 for _ in 0..tokens {
-                    turns.tick().await;
+                    ticks.tick().await;
                     stream.write_all(event.as_bytes()).await?;
                 }
                 stream.write_all(LAST).await?;
@@ -107,8 +108,8 @@ async fn serve(mut stream: TcpStream, answer: Answer) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads one request to its end; false if the client is done.
-async fn skip_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
+/// Reads one complete request; false at the end of the connection.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let head_bytes = loop {
         if let Some(at) = find(buffer, b"\r\n\r\n") {
             break at + 4;
@@ -130,7 +131,7 @@ async fn skip_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Resul
                 if left == 0 {
                     return Ok(true);
                 }
-                some(stream, buffer).await?;
+                read_more(stream, buffer).await?;
             }
         }
         None if head.contains("transfer-encoding: chunked") => {
@@ -145,20 +146,20 @@ async fn skip_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
         let line_bytes = loop {
             match find(buffer, b"\r\n") {
                 Some(at) => break at + 2,
-                None => some(stream, buffer).await?,
+                None => read_more(stream, buffer).await?,
             }
         };
         let size = String::from_utf8_lossy(&buffer[..line_bytes - 2]).into_owned();
         let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
         buffer.drain(..line_bytes);
-        // With the line end behind it; no trailers are sent here.
+        // Includes the line end after the chunk. The clients send no trailers.
         let mut left = size + 2;
         while left > 0 {
             let there = left.min(buffer.len());
             buffer.drain(..there);
             left -= there;
             if left > 0 {
-                some(stream, buffer).await?;
+                read_more(stream, buffer).await?;
             }
         }
         if size == 0 {
@@ -167,7 +168,7 @@ async fn skip_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
     }
 }
 
-async fn some(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
+async fn read_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
     match stream.read_buf(buffer).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),

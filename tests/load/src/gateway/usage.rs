@@ -1,4 +1,4 @@
-//! What a process and its children have used, as the kernel says.
+//! CPU time and memory of processes, from procfs.
 
 use std::{
     fs,
@@ -13,13 +13,13 @@ use anyhow::{Context as _, Result};
 const TICKS_PER_SECOND: f64 = 100.0;
 const KIB: u64 = 1024;
 
-/// CPU time. The sum is exact; how it is divided the kernel samples at each tick of its clock (4 ms on many machines),
-/// so that a share of it means something only over hundreds of ticks.
+/// CPU time. The sum is exact. The kernel divides it into user and system time by sampling at each clock tick (4 ms on
+/// many machines), so the parts are accurate only over hundreds of ticks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
-    /// In the programs' own code.
+    /// Time in user mode.
     pub(crate) user: Duration,
-    /// In the kernel, on their behalf.
+    /// Time in kernel mode.
     pub(crate) system: Duration,
 }
 
@@ -51,12 +51,12 @@ impl Sum for Cpu {
     }
 }
 
-/// A process and all that descend from it.
+/// A process and all its descendants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree(pub(crate) u32);
 
 impl Tree {
-    /// CPU time of all that still run.
+    /// CPU time of all processes that are still running.
     pub(crate) fn cpu(self) -> Result<Cpu> {
         self.members()?.into_iter().map(|pid| Ok(Stat::read(pid)?.cpu)).sum()
     }
@@ -66,15 +66,15 @@ impl Tree {
         self.sum_of_status("VmRSS:")
     }
 
-    /// Most resident memory since [`Tree::forget_peak`].
+    /// Peak resident memory since [`Tree::reset_peak`].
     pub(crate) fn peak_bytes(self) -> Result<u64> {
         self.sum_of_status("VmHWM:")
     }
 
-    pub(crate) fn forget_peak(self) -> Result<()> {
+    pub(crate) fn reset_peak(self) -> Result<()> {
         for pid in self.members()? {
-            // proc(5): 5 resets the peak to the current value.
-            fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset a peak of memory")?;
+            // proc(5): writing 5 resets the peak to the current value.
+            fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak memory")?;
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Tree {
     fn members(self) -> Result<Vec<u32>> {
         let parents: Vec<(u32, u32)> = fs::read_dir("/proc")?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            // One that has ended meanwhile is nobody's child.
+            // Skip processes that have ended in the meantime.
             .filter_map(|pid| Some((pid, Stat::read(pid).ok()?.parent)))
             .collect();
         let mut members = vec![self.0];
@@ -106,7 +106,7 @@ impl Tree {
     }
 }
 
-/// CPU time of the thread that calls.
+/// CPU time of the calling thread.
 pub(crate) fn of_this_thread() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -121,13 +121,13 @@ impl Stat {
     fn read(pid: u32) -> Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))
             .with_context(|| format!("process {pid} has ended"))?;
-        // The name before may hold anything, blanks and brackets too.
-        let (_, fields) = text.rsplit_once(')').context("/proc/PID/stat has changed its form")?;
+        // The process name before it may contain blanks and brackets.
+        let (_, fields) = text.rsplit_once(')').context("/proc/PID/stat has an unknown format")?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let number = |at: usize| -> Result<u64> {
             Ok(fields.get(at).context("/proc/PID/stat is too short")?.parse()?)
         };
-        // Counted from the state, which is the third: ppid is the 4th, utime and stime the 14th and 15th.
+        // proc(5) numbers the fields from 1; the first one here is 3 (state). ppid is 4, utime 14, stime 15.
         let time = |at: usize| -> Result<Duration> {
             Ok(Duration::from_secs_f64(number(at)? as f64 / TICKS_PER_SECOND))
         };

@@ -1,4 +1,4 @@
-//! The proxies that are compared, each as a process with the same upstream.
+//! The proxies to compare: processes in front of the same upstream.
 
 use std::{
     fmt::{self, Write as _},
@@ -13,44 +13,44 @@ use forebay_e2e::harness::{NAMESPACE, Process, gateway_manifest, policy_manifest
 
 use crate::{
     MODEL,
-    cell::{Order, Sent},
-    load::{self, Target},
+    client::{self, Target},
+    request::{Order, RawRequest},
     tls::Tls,
-    upstream::{Answer, Upstream},
+    upstream::{ResponseKind, Upstream},
     usage::{Cpu, Tree},
 };
 
 const SYSTEM: &str = "forebay-system";
 const POOL: &str = "qwen";
-/// Of the Gateway.
+/// Listener ports of the Gateway.
 const PLAIN_PORT: u16 = 8080;
 const TLS_PORT: u16 = 8443;
 const SECRET: &str = "models";
-/// Of the pool: 127.0.0.1 and on, which are all the same upstream.
+/// Number of pods in the pool: 127.0.0.1 and following, all served by the same upstream.
 const PODS: u8 = 4;
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 const PROFILE_FILE: &str = "LLVM_PROFILE_FILE";
 
-/// A way from the client to the upstream.
+/// A path from the client to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// No proxy: what client and upstream can do.
+    /// No proxy: the limit of client and upstream.
     Direct,
     Nginx,
     Envoy,
     EnvoyWithPicker,
-    /// The pick in the gateway's process.
+    /// The gateway picks in process.
     Forebay,
-    /// The pick over ext_proc.
+    /// The gateway uses forebay-epp over ext_proc.
     ForebayWithPicker,
-    /// The older build of --baseline, picking in process.
+    /// The older build of `--baseline`, in-process pick.
     Baseline,
-    /// The older build of --baseline, picking over ext_proc.
+    /// The older build of `--baseline` with its own forebay-epp.
     BaselineWithPicker,
 }
 
 impl Kind {
-    /// Whether it reads `model` out of the body.
+    /// Whether it extracts `model` from the body.
     pub(crate) fn extracts(self) -> bool {
         matches!(self, Self::Forebay | Self::ForebayWithPicker | Self::Baseline | Self::BaselineWithPicker)
     }
@@ -71,15 +71,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One of them, running.
-pub(crate) struct Peer {
+/// A running proxy.
+pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     pub(crate) target: Target,
     processes: Vec<Process>,
 }
 
-impl Peer {
-    /// CPU time of all its processes.
+impl Proxy {
+    /// CPU time of all processes of the proxy.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
         self.trees().map(Tree::cpu).sum()
     }
@@ -92,25 +92,25 @@ impl Peer {
         self.trees().map(Tree::peak_bytes).sum()
     }
 
-    pub(crate) fn forget_peak(&self) -> Result<()> {
-        self.trees().try_for_each(Tree::forget_peak)
+    pub(crate) fn reset_peak(&self) -> Result<()> {
+        self.trees().try_for_each(Tree::reset_peak)
     }
 
     fn trees(&self) -> impl Iterator<Item = Tree> {
         self.processes.iter().map(|process| Tree(process.pid()))
     }
 
-    /// Waits until a request is answered.
+    /// Waits for the first successful response.
     fn ready(&mut self) -> Result<()> {
-        let sent = Sent::chat(1 << 10, Order::ModelFirst);
-        let deadline = Instant::now() + PATIENCE;
+        let request = RawRequest::chat(1 << 10, Order::ModelFirst);
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             for process in &mut self.processes {
                 if let Some(status) = process.ended()? {
                     bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
                 }
             }
-            match load::closed_loop(&self.target, &sent, 1, Duration::ZERO) {
+            match client::closed_loop(&self.target, &request, 1, Duration::ZERO) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();
@@ -122,17 +122,17 @@ impl Peer {
     }
 }
 
-/// All that run, and what they need.
-pub(crate) struct Peers {
-    pub(crate) all: Vec<Peer>,
-    // In the order in which they end: traffic first.
+/// All running proxies, with their upstream and files.
+pub(crate) struct Proxies {
+    pub(crate) all: Vec<Proxy>,
+    // Dropped in this order: proxies before the upstream.
     _upstream: Option<Upstream>,
     _folder: tempfile::TempDir,
 }
 
-impl Peers {
-    /// Every kind that this machine has, in front of an upstream that gives one fixed answer. Over TLS there is no
-    /// direct way: the upstream speaks plain text.
+impl Proxies {
+    /// Starts every available kind in front of an upstream with a fixed response. With TLS there is no direct path,
+    /// because the upstream speaks plain text.
     pub(crate) fn all(
         nginx: &Path,
         envoy: Option<&Path>,
@@ -142,12 +142,12 @@ impl Peers {
     ) -> Result<Self> {
         if !nginx.is_file() {
             bail!(
-                "{} is not there; install nginx (`apt-get install nginx-light`) or name another",
+                "{} not found; install nginx (`apt-get install nginx-light`) or set --nginx",
                 nginx.display()
             );
         }
         let folder = tempfile::tempdir()?;
-        let upstream = Upstream::start(Answer::Whole)?;
+        let upstream = Upstream::start(ResponseKind::Fixed)?;
         let port = upstream.address.port();
         let workers = Some(workers);
         let mut start = Start {
@@ -161,7 +161,7 @@ impl Peers {
         let mut all = vec![start.nginx(nginx)?];
         if tls.is_none() {
             let target = Target { address: loopback(port), tls: None };
-            all.push(Peer { kind: Kind::Direct, target, processes: Vec::new() });
+            all.push(Proxy { kind: Kind::Direct, target, processes: Vec::new() });
         }
         if let Some(envoy) = envoy {
             all.push(start.envoy(envoy)?);
@@ -171,13 +171,13 @@ impl Peers {
         all.push(start.forebay_with_picker()?);
         if baseline.is_some() {
             start.baseline = baseline;
-            all.push(Peer { kind: Kind::Baseline, ..start.forebay(&[])? });
-            all.push(Peer { kind: Kind::BaselineWithPicker, ..start.forebay_with_picker()? });
+            all.push(Proxy { kind: Kind::Baseline, ..start.forebay(&[])? });
+            all.push(Proxy { kind: Kind::BaselineWithPicker, ..start.forebay_with_picker()? });
         }
         Self::ready(all, Some(upstream), folder)
     }
 
-    /// The gateway alone, picking in process, in front of an upstream that runs already.
+    /// Starts only the gateway with in-process pick, in front of an existing upstream.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut start = Start {
@@ -192,7 +192,7 @@ impl Peers {
         Self::ready(all, None, folder)
     }
 
-    /// The gateway both ways.
+    /// Starts the instrumented gateway twice: with in-process pick, and with forebay-epp.
     pub(crate) fn instrumented(
         upstream: Upstream,
         programs: &Instrumented,
@@ -207,14 +207,14 @@ impl Peers {
         Self::ready(all, Some(upstream), folder)
     }
 
-    /// Waits until each answers.
-    fn ready(mut all: Vec<Peer>, upstream: Option<Upstream>, folder: tempfile::TempDir) -> Result<Self> {
-        all.iter_mut().try_for_each(Peer::ready)?;
+    /// Waits until all proxies are ready.
+    fn ready(mut all: Vec<Proxy>, upstream: Option<Upstream>, folder: tempfile::TempDir) -> Result<Self> {
+        all.iter_mut().try_for_each(Proxy::ready)?;
         Ok(Self { all, _upstream: upstream, _folder: folder })
     }
 }
 
-/// Programs that write a profile when they end.
+/// Programs that write a profile at exit.
 #[derive(Debug)]
 pub(crate) struct Instrumented {
     pub(crate) programs: PathBuf,
@@ -224,23 +224,23 @@ pub(crate) struct Instrumented {
 struct Start<'a> {
     folder: &'a Path,
     upstream_port: u16,
-    /// As many as the gateway has by itself, if nothing is said.
+    /// Worker threads; `None` for the default of each program.
     workers: Option<u32>,
-    /// Those beside this one, if nothing is said.
+    /// Instrumented programs; `None` for those next to this program.
     instrumented: Option<&'a Instrumented>,
-    /// Programs of an older build.
+    /// Folder with the programs of an older build.
     baseline: Option<&'a Path>,
-    /// With the clients.
+    /// TLS between clients and proxies.
     tls: Option<&'a Tls>,
 }
 
 impl Start<'_> {
-    fn peer(&self, kind: Kind, port: u16, processes: Vec<Process>) -> Peer {
+    fn proxy(&self, kind: Kind, port: u16, processes: Vec<Process>) -> Proxy {
         let tls = self.tls.map(|tls| tls.connector.clone());
-        Peer { kind, target: Target { address: loopback(port), tls }, processes }
+        Proxy { kind, target: Target { address: loopback(port), tls }, processes }
     }
 
-    fn nginx(&mut self, program: &Path) -> Result<Peer> {
+    fn nginx(&mut self, program: &Path) -> Result<Proxy> {
         let port = free_port()?;
         let upstream = self.upstream_port;
         let home = self.folder.join("nginx");
@@ -270,21 +270,22 @@ impl Start<'_> {
         fs::write(&file, text)?;
         let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
         let process = Process::start("nginx", program, &args, &[], self.folder, None)?;
-        Ok(self.peer(Kind::Nginx, port, vec![process]))
+        Ok(self.proxy(Kind::Nginx, port, vec![process]))
     }
 
-    fn envoy(&mut self, program: &Path) -> Result<Peer> {
+    fn envoy(&mut self, program: &Path) -> Result<Proxy> {
         let port = free_port()?;
         let cluster = format!(
             r#"{{name: pods, type: STATIC, connect_timeout: 2s, load_assignment: {{cluster_name: pods, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}"#,
             self.upstream_port
         );
         let process = self.run_envoy(program, "envoy", port, "", &[cluster])?;
-        Ok(self.peer(Kind::Envoy, port, vec![process]))
+        Ok(self.proxy(Kind::Envoy, port, vec![process]))
     }
 
-    /// As the ecosystem's gateways set Envoy up: full duplex, the destination taken from the header.
-    fn envoy_with_picker(&mut self, program: &Path) -> Result<Peer> {
+    /// Envoy as configured by inference gateways: full-duplex body streaming, destination from the response header of the
+    /// picker.
+    fn envoy_with_picker(&mut self, program: &Path) -> Result<Proxy> {
         let (picker, picker_port) = self.picker("epp-of-envoy")?;
         let port = free_port()?;
         let filter = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
@@ -296,10 +297,10 @@ impl Start<'_> {
         );
         let process =
             self.run_envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster])?;
-        Ok(self.peer(Kind::EnvoyWithPicker, port, vec![process, picker]))
+        Ok(self.proxy(Kind::EnvoyWithPicker, port, vec![process, picker]))
     }
 
-    fn forebay(&mut self, picker: &[u16]) -> Result<Peer> {
+    fn forebay(&mut self, picker: &[u16]) -> Result<Proxy> {
         let resources = self.resources("gateway", picker)?;
         let port = free_port()?;
         let mut args = vec![
@@ -318,15 +319,15 @@ impl Start<'_> {
             args.extend(["--workers".to_owned(), workers.to_string()]);
         }
         let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
-        Ok(self.peer(Kind::Forebay, port, vec![process]))
+        Ok(self.proxy(Kind::Forebay, port, vec![process]))
     }
 
-    fn forebay_with_picker(&mut self) -> Result<Peer> {
+    fn forebay_with_picker(&mut self) -> Result<Proxy> {
         let (picker, port) = self.picker("epp-of-forebay")?;
-        let mut peer = self.forebay(&[port])?;
-        peer.kind = Kind::ForebayWithPicker;
-        peer.processes.push(picker);
-        Ok(peer)
+        let mut proxy = self.forebay(&[port])?;
+        proxy.kind = Kind::ForebayWithPicker;
+        proxy.processes.push(picker);
+        Ok(proxy)
     }
 
     fn picker(&mut self, name: &str) -> Result<(Process, u16)> {
@@ -348,7 +349,8 @@ impl Start<'_> {
         Ok((self.run_forebay(name, "forebay-epp", &args)?, port))
     }
 
-    /// The guide's Gateway, map and route; a pool of [`PODS`] pods, with a picker if there is a port of one.
+    /// Writes the manifests: Gateway, model map and route of the guide, and a pool of [`PODS`] pods. `picker`: port of its
+    /// picker, if any.
     fn resources(&self, name: &str, picker: &[u16]) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{name}-resources-{}", picker.len()));
         fs::create_dir_all(&folder)?;
@@ -434,7 +436,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
                 None => program(file)?,
             },
             Some(Instrumented { programs, profiles }) => {
-                // Read by LLVM's runtime in an instrumented program; %p is the process.
+                // Read by the LLVM profiling runtime; %p is the pid.
                 environment.push((PROFILE_FILE, profiles.join("%p.profraw").display().to_string()));
                 programs.join(file)
             }
@@ -481,7 +483,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
         fs::write(&file, text)?;
         let mut args = vec!["-c".to_owned(), file.display().to_string()];
         args.extend(["--log-level", "error"].map(str::to_owned));
-        // Of two on one machine, each has its own shared memory.
+        // Each instance needs its own shared memory.
         args.extend(["--base-id".to_owned(), port.to_string()]);
         if let Some(workers) = self.workers {
             args.extend(["--concurrency".to_owned(), workers.to_string()]);
@@ -491,7 +493,7 @@ endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
 }
 
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }
 

@@ -21,55 +21,56 @@ use tokio::{
 };
 
 use crate::{
-    cell::{Order, Sent},
     events::Events,
-    peers::{Peer, Peers},
+    proxies::{Proxies, Proxy},
     report::{Section, kib, say},
-    upstream::{Answer, Upstream},
+    request::{Order, RawRequest},
+    upstream::{ResponseKind, Upstream},
 };
 
-/// Dials at one time.
-const OPENING: usize = 64;
+/// Maximum concurrent connection attempts.
+const MAX_CONNECTING: usize = 64;
 const TOKENS: u32 = 30;
 const INTERVAL: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How many streams run at one time, and how.
+/// Number of concurrent streams by protocol.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Many {
+pub(crate) struct StreamCounts {
     pub(crate) over_h1: u32,
     pub(crate) h2_connections: u32,
     pub(crate) streams_per_h2_connection: u32,
-    /// That the upstream sends on each.
+    /// Tokens per stream.
     pub(crate) tokens: u32,
 }
 
-const MANY: Many = Many { over_h1: 5000, h2_connections: 10, streams_per_h2_connection: 500, tokens: TOKENS };
+const COUNTS: StreamCounts =
+    StreamCounts { over_h1: 5000, h2_connections: 10, streams_per_h2_connection: 500, tokens: TOKENS };
 
-impl Many {
+impl StreamCounts {
     fn streams(self) -> u32 {
         self.over_h1 + self.h2_connections * self.streams_per_h2_connection
     }
 }
 
-/// What came of them.
+/// Result of a run.
 #[derive(Debug)]
 struct Ran {
     together: u32,
-    /// While all ran.
+    /// Memory while all streams were running.
     rss_bytes: u64,
     failed: Vec<anyhow::Error>,
 }
 
-/// What all streams have in common.
+/// State shared by all streams.
 #[derive(Debug)]
 struct Shared {
     address: SocketAddr,
     tokens: u32,
     running: AtomicU32,
     most: AtomicU32,
-    opening: tokio::sync::Semaphore,
-    /// Nobody ends before all have begun.
+    connecting: tokio::sync::Semaphore,
+    /// Passed when all streams have started.
     all_run: Barrier,
 }
 
@@ -82,34 +83,34 @@ impl Shared {
     fn ended(&self, events: &Events) -> Result<()> {
         self.running.fetch_sub(1, Ordering::Relaxed);
         let tokens = self.tokens;
-        ensure!(events.done && events.seen == tokens, "{} of {tokens} tokens came", events.seen);
+        ensure!(events.done && events.seen == tokens, "received {} of {tokens} tokens", events.seen);
         Ok(())
     }
 }
 
 pub(crate) fn measure() -> Result<Section> {
-    let streams = MANY.streams();
-    say(&format!("many: {streams} streams"));
-    let upstream = Upstream::start(Answer::Stream { tokens: TOKENS, interval: INTERVAL })?;
-    let peers = Peers::forebay(upstream.address.port())?;
-    let gateway = &peers.all[0];
+    let streams = COUNTS.streams();
+    say(&format!("concurrent: {streams} streams"));
+    let upstream = Upstream::start(ResponseKind::Stream { tokens: TOKENS, interval: INTERVAL })?;
+    let proxies = Proxies::forebay(upstream.address.port())?;
+    let gateway = &proxies.all[0];
     let before = gateway.rss_bytes()?;
-    let Ran { together, rss_bytes, failed } = run(gateway, MANY)?;
+    let Ran { together, rss_bytes, failed } = run(gateway, COUNTS)?;
     let mut section = Section::new(format!(
-        "{streams} streams at one time, {} over HTTP/1.1 and the rest over HTTP/2",
-        MANY.over_h1
+        "{streams} concurrent streams, {} over HTTP/1.1 and the rest over HTTP/2",
+        COUNTS.over_h1
     ));
     section.line(format!(
-        "ran together: {together}; failed: {}; memory: {:.1} KiB a stream",
+        "concurrent: {together}; failed: {}; memory: {:.1} KiB per stream",
         failed.len(),
         kib(rss_bytes.saturating_sub(before)) / f64::from(streams)
     ));
     none_failed(failed).map(|()| section)
 }
 
-/// The same, without a report: an error unless all came to their ends.
-pub(crate) fn pass(peer: &Peer, many: Many) -> Result<()> {
-    none_failed(run(peer, many)?.failed)
+/// Runs the streams without a report. Fails if a stream fails.
+pub(crate) fn pass(proxy: &Proxy, counts: StreamCounts) -> Result<()> {
+    none_failed(run(proxy, counts)?.failed)
 }
 
 fn none_failed(failed: Vec<anyhow::Error>) -> Result<()> {
@@ -119,24 +120,24 @@ fn none_failed(failed: Vec<anyhow::Error>) -> Result<()> {
     }
 }
 
-fn run(gateway: &Peer, many: Many) -> Result<Ran> {
+fn run(gateway: &Proxy, counts: StreamCounts) -> Result<Ran> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shared = Arc::new(Shared {
         address: gateway.target.address,
-        tokens: many.tokens,
+        tokens: counts.tokens,
         running: AtomicU32::new(0),
         most: AtomicU32::new(0),
-        opening: tokio::sync::Semaphore::new(OPENING),
-        all_run: Barrier::new(many.streams() as usize + 1),
+        connecting: tokio::sync::Semaphore::new(MAX_CONNECTING),
+        all_run: Barrier::new(counts.streams() as usize + 1),
     });
     let work = async {
         let mut streams = JoinSet::new();
-        for _ in 0..many.over_h1 {
+        for _ in 0..counts.over_h1 {
             streams.spawn(over_h1(shared.clone()));
         }
-        for _ in 0..many.h2_connections {
+        for _ in 0..counts.h2_connections {
             let connection = connect_h2(shared.address).await?;
-            for _ in 0..many.streams_per_h2_connection {
+            for _ in 0..counts.streams_per_h2_connection {
                 streams.spawn(over_h2(shared.clone(), connection.clone()));
             }
         }
@@ -156,24 +157,25 @@ fn run(gateway: &Peer, many: Many) -> Result<Ran> {
         let (rss_bytes, failed) = tokio::try_join!(watching, failing)?;
         Ok::<_, anyhow::Error>((rss_bytes, failed))
     };
-    // The clock of the timeout is the runtime's.
-    let (rss_bytes, failed) = runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, work).await })
-        .with_context(|| format!("{} streams ran at most", shared.most.load(Ordering::Relaxed)))??;
+    // Created inside the runtime, because the timeout uses its clock.
+    let (rss_bytes, failed) =
+        runtime.block_on(async { tokio::time::timeout(TIMEOUT, work).await }).with_context(|| {
+            format!("at most {} streams were concurrent", shared.most.load(Ordering::Relaxed))
+        })??;
     Ok(Ran { together: shared.most.load(Ordering::Relaxed), rss_bytes, failed })
 }
 
 async fn over_h1(shared: Arc<Shared>) -> Result<()> {
-    let sent = Sent::chat(256, Order::ModelFirst);
-    let opening = shared.opening.acquire().await?;
+    let request = RawRequest::chat(256, Order::ModelFirst);
+    let opening = shared.connecting.acquire().await?;
     let mut stream = TcpStream::connect(shared.address).await?;
-    stream.write_all(&sent.bytes).await?;
+    stream.write_all(&request.bytes).await?;
     let mut events = Events::default();
     let mut buffer = Vec::with_capacity(4 << 10);
     let mut opening = Some(opening);
     while !events.done {
         buffer.clear();
-        ensure!(stream.read_buf(&mut buffer).await? > 0, "broke off after {} tokens", events.seen);
+        ensure!(stream.read_buf(&mut buffer).await? > 0, "cut off after {} tokens", events.seen);
         if opening.take().is_some() {
             shared.began();
             shared.all_run.wait().await;
@@ -186,20 +188,20 @@ async fn over_h1(shared: Arc<Shared>) -> Result<()> {
 async fn connect_h2(address: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await?;
     let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    // Ends with its last sender.
+    // Ends when the last sender is dropped.
     tokio::spawn(driver);
     Ok(sender)
 }
 
 async fn over_h2(shared: Arc<Shared>, mut sender: http2::SendRequest<Full<Bytes>>) -> Result<()> {
-    let sent = Sent::chat(256, Order::ModelFirst).bytes;
-    let body = sent.split(|byte| *byte == b'\n').next_back().unwrap_or_default().to_vec();
+    let request = RawRequest::chat(256, Order::ModelFirst).bytes;
+    let body = request.split(|byte| *byte == b'\n').next_back().unwrap_or_default().to_vec();
     let request = Request::post(format!("http://{}/v1/chat/completions", shared.address))
         .header("content-type", "application/json")
         .body(Full::from(body))?;
-    let opening = shared.opening.acquire().await?;
+    let opening = shared.connecting.acquire().await?;
     let response = sender.send_request(request).await?;
-    ensure!(response.status() == 200, "answered with {}", response.status());
+    ensure!(response.status() == 200, "unexpected status {}", response.status());
     let mut body = response.into_body();
     let mut events = Events::default();
     let mut opening = Some(opening);

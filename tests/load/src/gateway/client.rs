@@ -1,4 +1,4 @@
-//! A client that is never the limit: one thread, kept connections, nothing allocated per request.
+//! A fast client: one thread, keep-alive connections, no allocation per request.
 
 use std::{
     io,
@@ -15,30 +15,30 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 use tokio_util::either::Either;
 
-use crate::{cell::Sent, tls, usage};
+use crate::{request::RawRequest, tls, usage};
 
-/// Where requests go.
+/// Destination of requests.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
-    /// Plain text without.
+    /// Plain text if `None`.
     pub(crate) tls: Option<TlsConnector>,
 }
 
-/// What came of a load.
+/// Result of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) requests: u64,
     pub(crate) elapsed: Duration,
-    /// Of the client's own thread.
+    /// CPU time of the client thread.
     pub(crate) client_cpu: Duration,
 }
 
-/// `connections` users, each sending its next request as soon as the last is answered, and at least one. Any answer but
-/// a whole 200 ends it with an error.
+/// Runs a closed loop on `connections` connections: each sends the next request as soon as the last response is
+/// complete, and at least one. Any response other than a complete 200 is an error.
 pub(crate) fn closed_loop(
     target: &Target,
-    sent: &Sent,
+    request: &RawRequest,
     connections: usize,
     duration: Duration,
 ) -> Result<Load> {
@@ -48,7 +48,7 @@ pub(crate) fn closed_loop(
     let requests = runtime.block_on(async {
         let mut users = JoinSet::new();
         for _ in 0..connections {
-            let (target, request) = (target.clone(), sent.bytes.clone());
+            let (target, request) = (target.clone(), request.bytes.clone());
             users.spawn(async move {
                 let mut connection = Connection::open(&target).await?;
                 let mut requests = 0;
@@ -88,35 +88,40 @@ impl Connection {
             None => Either::Left(stream),
             Some(connector) => {
                 let stream = connector.connect(ServerName::try_from(tls::HOST)?, stream).await;
-                Either::Right(stream.with_context(|| format!("no TLS with {address}"))?)
+                Either::Right(stream.with_context(|| format!("TLS handshake with {address} failed"))?)
             }
         };
         Ok(Self { stream, buffer: Vec::with_capacity(16 << 10) })
     }
 
-    /// Sends a request and reads the answer to its end.
+    /// Sends a request and reads the complete response.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<()> {
         self.stream.write_all(request).await?;
         self.stream.flush().await?;
         self.buffer.clear();
         loop {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).context("the answer broke off");
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+                    .context("the response was cut off");
             }
-            if answer_is_whole(&self.buffer)? {
+            if is_complete(&self.buffer)? {
                 return Ok(());
             }
         }
     }
 }
 
-/// Whether `bytes` hold all of an answer that must be a 200.
-pub(crate) fn answer_is_whole(bytes: &[u8]) -> Result<bool> {
+/// Whether `bytes` contain a complete response. Fails if its status is not 200.
+pub(crate) fn is_complete(bytes: &[u8]) -> Result<bool> {
     let Some(head_bytes) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
         return Ok(false);
     };
     let head = std::str::from_utf8(&bytes[..head_bytes])?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "answered with {:?}", head.lines().next().unwrap_or_default());
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "unexpected response {:?}",
+        head.lines().next().unwrap_or_default()
+    );
     let body = &bytes[head_bytes..];
     for line in head.lines() {
         let Some((name, value)) = line.split_once(':') else { continue };

@@ -1,4 +1,4 @@
-//! What is sent.
+//! Requests that the client sends.
 
 use std::{
     fmt,
@@ -9,12 +9,12 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::{MODEL, tls};
 
-/// Where `model` stands in a body.
+/// Position of `model` in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
-    /// As newer SDKs write it.
+    /// Before the messages, as newer SDKs write it.
     ModelFirst,
-    /// Behind all messages, as openai-python up to 3.20 writes it.
+    /// After the messages, as openai-python up to 3.20 writes it.
     ModelLast,
 }
 
@@ -27,19 +27,19 @@ impl fmt::Display for Order {
     }
 }
 
-/// A request with its head, as it goes over the wire.
+/// A serialised request: head and body.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct RawRequest {
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Sent {
-    /// A chat with a body of so many bytes.
+impl RawRequest {
+    /// A chat request with a body of `body_bytes`.
     pub(crate) fn chat(body_bytes: usize, order: Order) -> Self {
         Self::post(body(body_bytes, order).as_bytes(), "")
     }
 
-    /// The same, compressed by the client.
+    /// Like [`RawRequest::chat`], with a gzip body.
     pub(crate) fn gzip_chat(body_bytes: usize, order: Order) -> io::Result<Self> {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
         gzip.write_all(body(body_bytes, order).as_bytes())?;
@@ -61,8 +61,8 @@ fn body(bytes: usize, order: Order) -> String {
     const PROSE: &str = "the quick brown fox jumps over the lazy dog and goes on to say that water finds ";
     let model = format!(r#""model":"{MODEL}""#);
     let messages = |content: &str| format!(r#""messages":[{{"role":"user","content":"{content}"}}]"#);
-    let room = bytes.saturating_sub(model.len() + messages("").len() + 3);
-    let content: String = PROSE.chars().cycle().take(room).collect();
+    let content_bytes = bytes.saturating_sub(model.len() + messages("").len() + 3);
+    let content: String = PROSE.chars().cycle().take(content_bytes).collect();
     let messages = messages(&content);
     match order {
         Order::ModelFirst => format!("{{{model},{messages}}}"),
