@@ -64,11 +64,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         mix.requests, mix.users, mix.aborts, mix.whole, mix.refused, mix.long_prompts
     ));
     let loading = Instant::now();
-    let watching = watch::start(&harness);
-    let comparing = compare::start(&harness);
+    let table = watch::start(&harness);
+    let comparison = compare::start(&harness);
     let ledger = load::run(gateway, &mix).await;
-    let moments = comparing.stop()?;
-    watching.stop();
+    let moments = comparison.stop()?;
+    table.stop();
     show(&format!(
         "  {} complete, {} aborted by the client, {} failed, in {:.1} s",
         ledger.finished(),

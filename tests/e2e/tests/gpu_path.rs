@@ -1,9 +1,9 @@
-//! From a GPU's fault to the picker, over the whole path.
+//! A GPU fault reaches the picker.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it skips, and fails by panicking"
+    reason = "a test prints what it skips and fails by panicking"
 )]
 
 use std::process::Command;
@@ -27,9 +27,9 @@ fn gpus(harness: &Harness) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_whose_gpu_is_lost_gets_no_request() {
+async fn pod_with_lost_gpu_gets_no_requests() {
     let harness = Harness::start(HarnessOptions { gpus: true, ..HarnessOptions::default() }).unwrap();
-    eventually("all GPUs are known", || gpus(&harness).len() == 3);
+    eventually("all GPUs are reported", || gpus(&harness).len() == 3);
     let first = &gpus(&harness)[0];
     assert_eq!((&first["health"], &first["powerMilliwatts"]), (&"ok".into(), &400_000.into()));
 
@@ -40,7 +40,7 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
         assert_eq!((sample.utilization_percent, sample.memory_total_bytes), (41, 80 << 30));
         assert!(sample.present & gpu_field::POWER != 0 && sample.measured_ns != 0);
     } else {
-        println!("skipped: no pinned map to read ({})", harness.unavailable.join("; "));
+        println!("skipped: BPF maps are not pinned ({})", harness.unavailable.join("; "));
     }
 
     let served = |pod: usize| harness.pods[pod].truth().unwrap().started;
@@ -48,16 +48,16 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
     for _ in 0..8 {
         assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
     }
-    assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve");
+    assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve requests");
 
     harness.report_xid(0, 79).unwrap();
-    eventually("the agent tells", || gpus(&harness)[0]["health"] == "lost");
+    eventually("the agent reports the lost GPU", || gpus(&harness)[0]["health"] == "lost");
     let epp = std::net::SocketAddr::new(harness.epps[0].ip, 9090);
     if !harness.unavailable.is_empty() {
-        // Without cgroups nobody knows whose GPU it is.
-        return println!("skipped: GPUs cannot be matched to pods ({})", harness.unavailable.join("; "));
+        // Without cgroups the agent cannot attribute GPUs to pods.
+        return println!("skipped: GPUs cannot be attributed to pods ({})", harness.unavailable.join("; "));
     }
-    eventually("the picker knows", || {
+    eventually("the picker reports the lost GPU", || {
         let endpoints: Value = forebay_e2e::harness::get_json(epp, "/endpoints").unwrap();
         let lost =
             |it: &Value| it["address"] == harness.pods[0].address.to_string() && it["gpu_lost"] == true;
@@ -67,5 +67,5 @@ async fn a_pod_whose_gpu_is_lost_gets_no_request() {
     for _ in 0..20 {
         assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
     }
-    assert_eq!(served(0), before, "no pick goes there any more");
+    assert_eq!(served(0), before, "the pod is no longer picked");
 }

@@ -41,8 +41,8 @@ pub(crate) fn run(programs: &Instrumented) -> Result<()> {
         }
     }
     say("training: streams");
-    let answer = ResponseKind::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
-    let proxies = Proxies::instrumented(Upstream::start(answer)?, programs, None)?;
+    let response = ResponseKind::Stream { tokens: STREAMS.tokens, interval: BETWEEN_TOKENS };
+    let proxies = Proxies::instrumented(Upstream::start(response)?, programs, None)?;
     proxies.all.iter().try_for_each(|proxy| concurrent::pass(proxy, STREAMS))
 }
 

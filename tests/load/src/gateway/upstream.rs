@@ -37,7 +37,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn start(answer: ResponseKind) -> Result<Self> {
+    pub(crate) fn start(response: ResponseKind) -> Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (address_sender, address_receiver) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -52,7 +52,7 @@ impl Upstream {
                     loop {
                         tokio::select! {
                             Ok((stream, _)) = listener.accept() => {
-                                connections.spawn(serve(stream, answer));
+                                connections.spawn(serve(stream, response));
                             }
                             Some(_) = connections.join_next(), if !connections.is_empty() => {}
                         }
@@ -82,7 +82,7 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: ResponseKind) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, response: ResponseKind) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let event = format!("{:x}\r\n{EVENT}\n\n\r\n", EVENT.len() + 2);
     let whole = format!(
@@ -91,7 +91,7 @@ async fn serve(mut stream: TcpStream, answer: ResponseKind) -> io::Result<()> {
     );
     let mut buffer = Vec::with_capacity(READ_BYTES);
     while read_request(&mut stream, &mut buffer).await? {
-        match answer {
+        match response {
             ResponseKind::Fixed => stream.write_all(whole.as_bytes()).await?,
             ResponseKind::Stream { tokens, interval } => {
                 stream.write_all(STREAM_HEAD).await?;
