@@ -67,9 +67,9 @@ impl Node {
     }
 
     fn write(&self, file: &str, text: &str) {
-        let beside = self.folder.path().join(file);
-        fs::write(&beside, text).unwrap();
-        fs::rename(&beside, self.folder.path().join("resources").join(file)).unwrap();
+        let new = self.folder.path().join(file);
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.folder.path().join("resources").join(file)).unwrap();
     }
 
     fn pins(&self) -> PathBuf {
@@ -132,9 +132,9 @@ impl Node {
     }
 
     fn write_scenario(&self, gpus: &Value) {
-        let beside = self.folder.path().join("gpus.new");
-        fs::write(&beside, gpus.to_string()).unwrap();
-        fs::rename(&beside, self.scenario()).unwrap();
+        let new = self.folder.path().join("gpus.new");
+        fs::write(&new, gpus.to_string()).unwrap();
+        fs::rename(&new, self.scenario()).unwrap();
     }
 }
 

@@ -83,9 +83,9 @@ fn in_own_process(name: &str, test: impl FnOnce(&Harness)) {
 
 impl Harness {
     fn write_scenario(&self, gpus: &Value) {
-        let beside = self.scenario.with_extension("new");
-        fs::write(&beside, gpus.to_string()).unwrap();
-        fs::rename(&beside, &self.scenario).unwrap();
+        let new = self.scenario.with_extension("new");
+        fs::write(&new, gpus.to_string()).unwrap();
+        fs::rename(&new, &self.scenario).unwrap();
     }
 
     fn watch(&self, interval: Duration) -> Watch {

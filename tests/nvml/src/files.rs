@@ -85,9 +85,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gpus.json");
         let replace = |text: &str| {
-            let beside = folder.path().join("new");
-            fs::write(&beside, text).unwrap();
-            fs::rename(&beside, &path).unwrap();
+            let new = folder.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, &path).unwrap();
         };
         assert!(ScenarioFile::open(path.clone()).unwrap_err().contains("gpus.json: No such file"));
         replace(r#"[{"uuid": "a", "name": "first"}]"#);

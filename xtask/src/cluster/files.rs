@@ -8,7 +8,7 @@ use super::network::PODS;
 
 pub(super) const PAUSE_IMAGE: &str = "docker.io/forebay/pause:test";
 
-// Longer than the limit, because it consists of the text of the files.
+// Longer than the limit: it consists of the text of the files.
 pub(super) fn write(state: &Path, runc: &Path) -> Result<()> {
     let s = state.display();
     let runc = runc.display();
