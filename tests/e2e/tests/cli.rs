@@ -413,7 +413,7 @@ async fn explain_works_only_on_trusted_listeners() {
     assert!(text.contains("port 8443, hostname gw.example"), "{text}");
     for (gateway, more, problem) in [
         (secure.as_str(), &["--host", "gw.example"][..], "UnknownIssuer"),
-        (&secure, &["--host", "other.example", "--tls-ca", trusted], "no TLS with"),
+        (&secure, &["--host", "other.example", "--tls-ca", trusted], "TLS handshake with"),
         (&format!("{address}:8081"), &["--tls-ca", trusted], "put https:// before"),
         (&secure, &["--host", "gw.example", "--tls-ca", "/nonexistent"], "/nonexistent"),
     ] {
