@@ -414,7 +414,7 @@ async fn explain_works_only_on_trusted_listeners() {
     for (gateway, more, problem) in [
         (secure.as_str(), &["--host", "gw.example"][..], "UnknownIssuer"),
         (&secure, &["--host", "other.example", "--tls-ca", trusted], "TLS handshake with"),
-        (&format!("{address}:8081"), &["--tls-ca", trusted], "put https:// before"),
+        (&format!("{address}:8081"), &["--tls-ca", trusted], "needs a TLS listener: use https://"),
         (&secure, &["--host", "gw.example", "--tls-ca", "/nonexistent"], "/nonexistent"),
     ] {
         let refused = explain(gateway, more).await;
