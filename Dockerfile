@@ -43,7 +43,7 @@ FROM ${BASE_IMAGE} AS forebay
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /source/target/shipped/forebay /usr/bin/forebay
 LABEL org.opencontainers.image.title="forebay"
-LABEL org.opencontainers.image.description="Forebay's command line"
+LABEL org.opencontainers.image.description="Command line of Forebay"
 LABEL org.opencontainers.image.version="0.1.0"
 LABEL org.opencontainers.image.licenses="Apache-2.0"
 USER 65532:65532

@@ -1,4 +1,4 @@
-// OpenAI's SDK for Node against an endpoint: BASE_URL MODEL [CASE...]. A line for each case; the first failure ends it.
+// Tests the OpenAI SDK for Node. Arguments: BASE_URL MODEL [CASE...]. Prints one line per case and stops at the first failure.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import path from "node:path";
 
-// The package lies in a cache, not beside this file.
+// The package is installed in a cache folder, not next to this file.
 const require = createRequire(path.join(process.env.SDK_FOLDER, "x.js"));
 const { default: OpenAI, toFile } = await import(pathToFileURL(require.resolve("openai")));
 const { version } = JSON.parse(
@@ -24,7 +24,7 @@ const cases = {
   },
   async stream(client, model) {
     const events = await client.chat.completions.create({
-      // As callers write it; the body keeps this order.
+      // The body keeps the order of the fields.
       messages,
       model,
       max_tokens: 7,
@@ -72,7 +72,7 @@ const cases = {
     return answer.data[0].embedding.length;
   },
   async transcription(client, model) {
-    // The model behind the file, as `curl -F` users write it.
+    // The model follows the file, as with `curl -F`.
     const file = await toFile(Buffer.alloc(200_000, "RIFF"), "speech.wav");
     const answer = await client.audio.transcriptions.create({ file, model });
     assert.ok(answer.text);

@@ -1,4 +1,4 @@
-//! Builds the kernel programs.
+//! Builds the eBPF programs.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -17,8 +17,8 @@ pub(crate) fn object() -> PathBuf {
 pub(crate) fn build() -> Result<()> {
     let Some(compiler) = compiler() else {
         bail!(
-            "no Rust on this machine compiles for {BPF_TARGET}. Either `rustup toolchain install nightly -c rust-src`, \
-             or (Debian) `apt-get install rustc-web libstd-rust-web-dev-bpf`; `cargo xtask setup` does the latter"
+            "no Rust toolchain for {BPF_TARGET} found. Install one with `rustup toolchain install nightly -c rust-src`, or on \
+             Debian with `cargo xtask setup` (packages rustc-web and libstd-rust-web-dev-bpf)"
         );
     };
     let target_dir = run::root().join("target/bpf-build");
@@ -26,7 +26,7 @@ pub(crate) fn build() -> Result<()> {
         Compiler::Nightly => {
             let mut cargo = Command::new("rustup");
             cargo.args(["run", "nightly", "cargo"]).current_dir(run::root());
-            // The cargo that started this task has set these.
+            // Set by the cargo that started xtask.
             cargo.env_remove("RUSTC").env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
             cargo
         }
@@ -41,22 +41,22 @@ pub(crate) fn build() -> Result<()> {
     if matches!(compiler, Compiler::Nightly) {
         cargo.args(["-Z", "build-std=core"]);
     }
-    // Flags of the kernel programs and their dependencies only.
+    // Flags for the eBPF programs and their dependencies only.
     let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".replace("x86_64", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
         "-Ctarget-cpu=v3".into(),
     ];
-    flags.extend(run::without_paths_of_this_machine());
+    flags.extend(run::remap_paths());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", bpf_linker());
-    run::step("building the kernel programs", &mut cargo)?;
+    run::step("building the eBPF programs", &mut cargo)?;
 
     let built = target_dir.join(BPF_TARGET).join("release/forebay-ebpf");
     let fresh = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     let object = object();
-    // An unchanged file keeps its mtime, so that the agent is not rebuilt.
+    // Write only on changes: a new mtime would rebuild the agent.
     if fs::read(&object).ok().as_deref() != Some(fresh.as_slice()) {
         fs::create_dir_all(object.parent().unwrap_or(&target_dir))?;
         fs::write(&object, fresh).with_context(|| format!("cannot write {}", object.display()))?;
@@ -64,11 +64,9 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Builds them, or prints why this machine cannot.
+/// Builds them, or reports why that is not possible.
 pub(crate) fn build_if_possible() {
     if let Err(error) = build() {
-        run::say(&format!(
-            "skipped: kernel programs (the agent measures by scraping engines only): {error:#}"
-        ));
+        run::say(&format!("skipped: eBPF programs; the agent will only scrape engine metrics: {error:#}"));
     }
 }

@@ -1,6 +1,7 @@
-//! Every task a developer or CI runs: `cargo xtask <task>`.
+//! Tasks of developers and CI: `cargo xtask TASK`.
 
 mod bench;
+mod build;
 mod cluster;
 mod demo;
 mod ebpf;
@@ -26,25 +27,25 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what a build needs and is missing (apt packages, bpf-linker).
+    /// Install missing build requirements (apt packages, bpf-linker).
     Setup,
-    /// Build the kernel programs to target/bpf/forebay-ebpf.o.
+    /// Build the eBPF programs into target/bpf/forebay-ebpf.o.
     Ebpf,
-    /// Start everything on this machine, send traffic, compare kernel and engines.
+    /// Run agent, pickers, gateway and simulated vLLM servers on this machine, and compare their counters.
     Demo(demo::Options),
-    /// Set up, then run every test.
+    /// Install requirements, lint, and run every test, including those in a Kubernetes cluster.
     Test(test::Options),
     /// Check formatting, import cycles, sizes, clippy and dependency policy.
     Lint(lint::Options),
-    /// Build the programs as they are shipped: the gateway and the picker by a profile of themselves.
+    /// Build the release programs, gateway and picker with profile-guided optimisation.
     Release(release::Options),
-    /// Write container images of the programs (OCI archives, no container engine).
+    /// Write container images as OCI archives into target/images, without a container engine.
     Image(image::Options),
-    /// A real one-node Kubernetes on this machine.
+    /// Start, use and stop a one-node Kubernetes cluster on this machine.
     Cluster(cluster::Options),
-    /// Gateway API's own conformance suite, in a cluster.
+    /// Run the Gateway API conformance suite in the cluster.
     Conformance(cluster::conformance::Options),
-    /// Measure against named baselines and print the ratios.
+    /// Run benchmarks against named baselines (`bench list` lists them).
     Bench(bench::Options),
 }
 

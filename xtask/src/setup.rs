@@ -13,19 +13,19 @@ use crate::{
 const BPF_LINKER_VERSION: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// For crates with C code (mimalloc).
+/// Required by crates with C code (mimalloc).
 const C_COMPILER: &[&str] = &["binutils", "gcc", "libc6-dev", "make"];
 const LINKER_LIBRARIES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 /// Debian's Rust, with `core` for the BPF target.
 const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
-/// `mount` and `setpriv`, for the demo and the tests.
+/// `mount` and `setpriv`, used by the demo and the tests.
 const TOOLS: &[&str] = &["mount", "util-linux"];
 
-/// Programs of a cluster that are not built from Go modules.
+/// Programs of the cluster that are installed as packages. The others are built from Go modules.
 const CLUSTER: &[&str] =
     &["runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack", "procps"];
 
-/// Installs the requirements of a cluster.
+/// Installs the requirements of the cluster.
 pub(crate) fn for_clusters() -> Result<()> {
     install(CLUSTER)
 }
@@ -44,7 +44,7 @@ pub(crate) fn for_dockerfile() -> Result<()> {
     Ok(())
 }
 
-/// Installs llvm-profdata, for a compiler without rustup.
+/// Installs llvm-profdata. Used when rustup is not available.
 pub(crate) fn for_profiles(llvm: &str) -> Result<()> {
     install(&[llvm])
 }
@@ -62,7 +62,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Like [`run`], but only prints errors: without kernel programs everything else still builds and runs.
+/// Like [`run`], but only reports errors: only the eBPF programs need the missing requirements.
 pub(crate) fn run_if_possible() {
     if let Err(error) = run() {
         run::say(&format!("continuing without missing requirements: {error:#}"));
@@ -76,10 +76,12 @@ fn install(packages: &[&str]) -> Result<()> {
     }
     let list = missing.join(" ");
     if !run::succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("missing: {list}. This machine has no apt-get; install their equivalents and run again");
+        bail!("missing packages: {list}. apt-get not found; install the equivalent packages and run again");
     }
     if !run::is_root() {
-        bail!("missing: {list}. Install them with: sudo apt-get install --no-install-recommends {list}");
+        bail!(
+            "missing packages: {list}. Install them with: sudo apt-get install --no-install-recommends {list}"
+        );
     }
     let apt_install = || {
         let mut apt = Command::new("apt-get");
@@ -88,11 +90,12 @@ fn install(packages: &[&str]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
-    let known = run::succeeds(Command::new("apt-cache").args(["show", "--no-all-versions"]).args(&missing));
-    if known && run::step(&format!("installing {list}"), &mut apt_install()).is_ok() {
+    let is_available =
+        run::succeeds(Command::new("apt-cache").args(["show", "--no-all-versions"]).args(&missing));
+    if is_available && run::step(&format!("installing {list}"), &mut apt_install()).is_ok() {
         return Ok(());
     }
-    // No package lists, or outdated ones.
+    // The package lists are missing or outdated.
     run::step("reading the package lists", Command::new("apt-get").args(["-qq", "update"]))?;
     run::step(&format!("installing {list}"), &mut apt_install())
 }
@@ -108,7 +111,7 @@ fn has_bpf_linker() -> bool {
 
 fn install_bpf_linker() -> Result<()> {
     if !fs::exists(LLVM_PREFIX)? {
-        bail!("bpf-linker needs LLVM 22 and {LLVM_PREFIX} is not there");
+        bail!("bpf-linker needs LLVM 22, but {LLVM_PREFIX} does not exist");
     }
     run::step(
         &format!("building bpf-linker {BPF_LINKER_VERSION} (about a minute)"),

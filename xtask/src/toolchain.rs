@@ -1,4 +1,4 @@
-//! Compiler and linker for the kernel programs.
+//! Compiler and linker for the eBPF programs.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,18 +8,18 @@ use std::{
 use crate::run;
 
 pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
-/// Debian's Rust. Its package libstd-rust-web-dev-bpf has `core` for the BPF target.
+/// rustc of Debian. The package libstd-rust-web-dev-bpf adds `core` for the BPF target.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// A Rust compiler for the BPF target.
 pub(crate) enum Compiler {
-    /// rustup's nightly with rust-src: builds `core`.
+    /// Nightly of rustup with rust-src; builds `core`.
     Nightly,
     /// A compiler with a prebuilt `core`.
     Prebuilt(PathBuf),
 }
 
-/// The first one that this machine has. Both compile the same object.
+/// The first available compiler. Both produce the same object file.
 pub(crate) fn compiler() -> Option<Compiler> {
     let nightly = run::output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]));
     if nightly.is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir()) {
@@ -30,7 +30,7 @@ pub(crate) fn compiler() -> Option<Compiler> {
     core.is_dir().then(|| Compiler::Prebuilt(PathBuf::from(DEBIAN_RUSTC)))
 }
 
-/// bpf-linker on the PATH, else in cargo's bin directory.
+/// bpf-linker from the PATH, otherwise from the bin folder of cargo.
 pub(crate) fn bpf_linker() -> PathBuf {
     let name = PathBuf::from("bpf-linker");
     if run::succeeds(Command::new(&name).arg("--version")) {

@@ -14,14 +14,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s/%s:%s" .root.Values.image.registry .program (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
 {{- end -}}
 
-{{- /* Restricted Pod Security, for everything but the agent. */ -}}
+{{- /* Security context of the restricted Pod Security Standard, for all pods except the agent. */ -}}
 {{- define "forebay.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* Where a program's pods may run; the pull secrets of its image. */ -}}
+{{- /* Scheduling constraints and image pull secrets of a pod. */ -}}
 {{- define "forebay.placement" -}}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}

@@ -10,7 +10,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s-epp" .Release.Name -}}
 {{- end -}}
 
-{{- /* Namespace of the agents: as told, as found, or the usual. */ -}}
+{{- /* Namespace of the agents: the configured one, the one found in the cluster, or the default. */ -}}
 {{- define "inferencepool.agents" -}}
 {{- $found := "" -}}
 {{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
@@ -19,7 +19,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.forebay.namespace | default $found | default "forebay-system" -}}
 {{- end -}}
 
-{{- /* Whether the picker has a certificate: where Forebay was installed with TLS, its authority is there to sign one. */ -}}
+{{- /* Whether the picker gets a certificate: only if the CA of the forebay chart exists or cert-manager is used. */ -}}
 {{- define "inferencepool.tls" -}}
 {{- if .Values.forebay.tls.enabled -}}
 {{- if or .Values.forebay.tls.certManager.enabled (lookup "v1" "Secret" (include "inferencepool.agents" .) "forebay-ca") -}}true{{- end -}}

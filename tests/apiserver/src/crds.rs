@@ -1,4 +1,4 @@
-//! Definitions of the kinds that Forebay reads, made from its own types.
+//! CRDs of the kinds that Forebay reads, generated from its types.
 
 use forebay_resources::{
     AgentgatewayPolicy, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite, InferenceObjective,
@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::json;
 
-/// Of all custom kinds, in the preferred group and version.
+/// CRDs of all custom kinds, in the preferred group and version.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut definitions = vec![
         GatewayClass::crd(),
@@ -22,7 +22,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     ];
     for definition in &mut definitions {
         if definition.spec.group.ends_with(".k8s.io") {
-            // Names under this domain are protected: a definition must say who allowed it.
+            // The API server requires this annotation for groups below k8s.io.
             let approved = ("api-approved.kubernetes.io".to_owned(), "unapproved, for tests".to_owned());
             definition.metadata.annotations.get_or_insert_default().extend([approved]);
         }
@@ -30,7 +30,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     definitions
 }
 
-/// One that takes objects of any shape, in one version.
+/// A CRD with one version that accepts objects of any shape.
 ///
 /// # Panics
 /// Never: the definition is well-formed.

@@ -1,6 +1,5 @@
-//! etcd and kube-apiserver on loopback, for tests that must not imagine what
-//! Kubernetes does. There is no controller, no scheduler and no node: Pods,
-//! EndpointSlices and whatever else controllers write, the tests write themselves.
+//! etcd and kube-apiserver on loopback, for tests against the real Kubernetes API. There are no controllers, no
+//! scheduler and no nodes: tests write Pods, EndpointSlices and other objects of controllers themselves.
 
 mod crds;
 mod process;

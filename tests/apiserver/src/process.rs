@@ -1,4 +1,4 @@
-//! Programs that end with the test, however that ends.
+//! Programs that are killed when the test process ends, even if it is killed.
 
 use std::{
     env, fs, io,
@@ -7,12 +7,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The shell holds the program; when the test's end of the pipe closes, be it by
-/// a kill, the program is killed, and the folder that the first argument names is removed.
-const HOLD: &str = r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$program" 2>/dev/null; wait; rm -rf "$folder""#;
+/// Shell script that starts the program and waits for the end of its standard input. The pipe closes when the test
+/// process ends; the script then kills the program and removes the folder in its first argument.
+const SUPERVISOR: &str = r#"folder=$1; shift; "$@" & program=$!; read -r _; kill -9 "$program" 2>/dev/null; wait; rm -rf "$folder""#;
 
-/// Where the programs are: `KUBEBUILDER_ASSETS`, the PATH, or where
-/// `cargo xtask cluster build` puts them.
+/// Searches a program in `KUBEBUILDER_ASSETS`, on the PATH, and in the cache of `cargo xtask cluster build`.
 pub fn find(program: &str) -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> =
         env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
@@ -31,13 +30,13 @@ pub fn find(program: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// A running program. Dropping it ends it at once.
+/// A running program. Drop kills it.
 pub(crate) struct Process {
     shell: Child,
 }
 
 impl Process {
-    /// `remove` is a folder to remove after the end.
+    /// Starts the program. `remove`: folder to remove after the program has ended.
     pub(crate) fn start(
         program: &Path,
         arguments: &[String],
@@ -46,11 +45,11 @@ impl Process {
     ) -> io::Result<Self> {
         let log = fs::File::create(log)?;
         let shell = Command::new("sh")
-            .args(["-c", HOLD, "sh"])
+            .args(["-c", SUPERVISOR, "sh"])
             .arg(remove.unwrap_or_else(|| Path::new("")))
             .arg(program)
             .args(arguments)
-            // What ends the tests' group must not end the shell before it has cleaned up.
+            // Own process group: a signal to the group of the tests must not end the shell before it has cleaned up.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)

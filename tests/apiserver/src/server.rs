@@ -1,4 +1,4 @@
-//! The API server with its etcd.
+//! kube-apiserver and etcd.
 
 use std::{
     fs,
@@ -19,31 +19,31 @@ use serde_json::json;
 
 use crate::process::{Process, find};
 
-const STARTS_WITHIN: Duration = Duration::from_secs(120);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const TOKEN: &str = "for-tests-on-loopback-only";
 
-/// Dropping it ends it, and removes all it has written.
+/// A running API server. Drop kills it and removes its files.
 pub struct ApiServer {
     address: Ipv4Addr,
     program: PathBuf,
-    /// Ends before etcd, which removes the folder with its end.
+    /// Dropped before etcd: the supervisor of etcd removes the folder.
     server: Option<Process>,
     _etcd: Process,
     folder: PathBuf,
 }
 
 impl ApiServer {
-    /// A new, empty cluster; `None`, with a line that says so, where the programs are not.
+    /// Starts an API server without objects. `None` if the programs are not installed; the reason is printed.
     ///
     /// # Errors
-    /// When the programs are there and do not start.
+    /// When a program does not start.
     pub async fn start() -> Result<Option<Self>> {
         let (Some(etcd), Some(program)) = (find("etcd"), find("kube-apiserver")) else {
             #[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
             {
                 eprintln!(
-                    "skipped: no kube-apiserver and etcd (in KUBEBUILDER_ASSETS, the PATH, or from `cargo xtask cluster build`)"
+                    "skipped: kube-apiserver or etcd not found (set KUBEBUILDER_ASSETS or run `cargo xtask cluster build`)"
                 );
             }
             return Ok(None);
@@ -59,7 +59,6 @@ impl ApiServer {
             format!("--listen-peer-urls={peer_url}"),
             format!("--initial-advertise-peer-urls={peer_url}"),
             format!("--initial-cluster=default={peer_url}"),
-            // Nothing here must survive a power cut.
             "--unsafe-no-fsync".into(),
         ];
         let etcd = Process::start(&etcd, &arguments, &folder.join("etcd.log"), Some(&folder))?;
@@ -67,17 +66,17 @@ impl ApiServer {
         let key = rcgen::KeyPair::generate().context("cannot make the key for service accounts")?;
         fs::write(folder.join("accounts.key"), key.serialize_pem())?;
         fs::write(folder.join("accounts.pub"), key.public_key_pem())?;
-        let mut it = Self { address, program, server: None, _etcd: etcd, folder };
-        it.start_again().await?;
-        Ok(Some(it))
+        let mut server = Self { address, program, server: None, _etcd: etcd, folder };
+        server.start_again().await?;
+        Ok(Some(server))
     }
 
-    /// Ends the API server outright; etcd keeps what it had.
+    /// Kills the API server. etcd keeps the objects.
     pub fn stop(&mut self) {
         self.server = None;
     }
 
-    /// Returns when the API server is ready.
+    /// Starts the API server again and waits until it is ready.
     ///
     /// # Errors
     /// When it does not start.
@@ -96,17 +95,17 @@ impl ApiServer {
             format!("--service-account-signing-key-file={}", path("accounts.key")),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
-            // There is no controller that would make the default ServiceAccount of a namespace.
+            // No controller creates the default ServiceAccount of namespaces.
             "--disable-admission-plugins=ServiceAccount".into(),
             "--endpoint-reconciler-type=none".into(),
-            // The API server itself must not be what a storm of writes measures.
+            // Tests with many writes must not measure the limits of the API server.
             "--enable-priority-and-fairness=false".into(),
             "--max-requests-inflight=0".into(),
             "--max-mutating-requests-inflight=0".into(),
         ];
         let log = folder.join("kube-apiserver.log");
         self.server = Some(Process::start(&self.program, &arguments, &log, None)?);
-        let deadline = Instant::now() + STARTS_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Ok(client) = self.client().await
                 && client.request_text(http::Request::get("/readyz").body(Vec::new())?).await.is_ok()
@@ -121,20 +120,20 @@ impl ApiServer {
                     tail.join("\n")
                 );
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// May do everything.
+    /// A client with cluster-admin permissions.
     ///
     /// # Errors
-    /// Before the API server was started for the first time.
+    /// When the API server has not been started yet.
     pub async fn client(&self) -> Result<Client> {
         Ok(cluster::connect(Some(&self.kubeconfig()?)).await?)
     }
 
-    /// A client that may do what RBAC lets `user` do:
-    /// `system:serviceaccount:NAMESPACE:NAME` is that service account.
+    /// A client that impersonates `user` with its RBAC permissions, for example
+    /// `system:serviceaccount:NAMESPACE:NAME`.
     ///
     /// # Errors
     /// As [`ApiServer::client`].
@@ -142,13 +141,15 @@ impl ApiServer {
         Ok(cluster::connect(Some(&self.kubeconfig_as(user)?)).await?)
     }
 
+    /// Writes a kubeconfig with cluster-admin permissions.
+    ///
     /// # Errors
     /// As [`ApiServer::client`].
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.write_kubeconfig("admin", "")
     }
 
-    /// See [`ApiServer::client_as`].
+    /// Writes a kubeconfig for [`ApiServer::client_as`].
     ///
     /// # Errors
     /// As [`ApiServer::client`].
@@ -162,10 +163,10 @@ impl ApiServer {
             bail!("the API server has no certificate yet");
         }
         let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
-             clusters: [{{ name: it, cluster: {{ server: \"https://{}:6443\", certificate-authority: {} }} }}]\n\
-             users: [{{ name: it, user: {{ token: {TOKEN}{more} }} }}]\n\
-             contexts: [{{ name: it, context: {{ cluster: it, user: it }} }}]\n",
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+             clusters: [{{ name: test, cluster: {{ server: \"https://{}:6443\", certificate-authority: {} }} }}]\n\
+             users: [{{ name: test, user: {{ token: {TOKEN}{more} }} }}]\n\
+             contexts: [{{ name: test, context: {{ cluster: test, user: test }} }}]\n",
             self.address,
             certificate.display()
         );
@@ -181,10 +182,10 @@ impl ApiServer {
         self.folder.join(name)
     }
 
-    /// Lets `user` do what the rules say and nothing else, in one namespace or in all.
+    /// Grants `user` these rules in one namespace, or in all namespaces if `namespace` is `None`.
     ///
     /// # Errors
-    /// When the API server does not take the role.
+    /// When the API server rejects the role.
     pub async fn grant(
         &self,
         user: &str,
@@ -219,10 +220,10 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Returns when objects of these kinds can be made.
+    /// Installs CRDs and waits until objects of these kinds can be created.
     ///
     /// # Errors
-    /// When the API server does not take a definition.
+    /// When the API server rejects a definition.
     pub async fn install(
         &self,
         definitions: impl IntoIterator<Item = CustomResourceDefinition>,
@@ -231,21 +232,21 @@ impl ApiServer {
         let names: Vec<String> = {
             let mut names = Vec::new();
             for definition in definitions {
-                let name = definition.metadata.name.clone().context("a definition without a name")?;
+                let name = definition.metadata.name.clone().context("the definition has no name")?;
                 api.patch(&name, &PatchParams::apply("forebay-tests").force(), &Patch::Apply(&definition))
                     .await
-                    .with_context(|| format!("the definition of {name} is not accepted"))?;
+                    .with_context(|| format!("the API server rejected the definition {name}"))?;
                 names.push(name);
             }
             names
         };
-        let deadline = Instant::now() + STARTS_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         for name in names {
             while !is_established(&api.get(&name).await?) {
                 if Instant::now() > deadline {
                     bail!("{name} is not established");
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
         Ok(())
@@ -257,8 +258,7 @@ fn is_established(definition: &CustomResourceDefinition) -> bool {
     conditions.into_iter().flatten().any(|it| it.type_ == "Established" && it.status == "True")
 }
 
-/// Its own for each server, so that the ports can be Kubernetes' usual ones and
-/// nobody else's.
+/// A random loopback address for each server, so that all servers can use the default ports.
 fn address() -> Ipv4Addr {
     let random = rand();
     Ipv4Addr::new(127, 64 | (random[0] & 63), random[1], random[2].clamp(1, 254))

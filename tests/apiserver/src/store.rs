@@ -1,4 +1,8 @@
-//! One API server for all tests that do not stop it; each has a namespace of its own.
+//! An API server that is shared by all tests of a process, and helpers for objects and stores.
+//!
+//! Each test uses its own namespace. The helpers panic on errors: they are called only by tests.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails by panicking")]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,9 +20,13 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// Generous: the machine may be busy.
+/// Maximum wait for a condition. Long, because the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The shared API server, started on first use. `None` if its programs are not installed.
+///
+/// # Panics
+/// When the API server does not start.
 pub async fn shared() -> Option<&'static ApiServer> {
     static SERVER: OnceCell<Option<ApiServer>> = OnceCell::const_new();
     let start = || async {
@@ -29,7 +37,11 @@ pub async fn shared() -> Option<&'static ApiServer> {
     SERVER.get_or_init(start).await.as_ref()
 }
 
-/// All kinds but two that tests install when they want them, and pools of any shape.
+/// Installs the CRDs of all kinds except AgentgatewayPolicy and InferenceObjective, which some tests install later.
+/// InferencePools are not validated.
+///
+/// # Panics
+/// When the API server rejects a definition.
 pub async fn install(server: &ApiServer) {
     let late = ["AgentgatewayPolicy", "InferenceObjective", "InferencePool"];
     let definitions = crds().into_iter().filter(|it| !late.contains(&it.spec.names.kind.as_str()));
@@ -37,6 +49,10 @@ pub async fn install(server: &ApiServer) {
     server.install(definitions.chain([pools])).await.unwrap();
 }
 
+/// Creates a namespace.
+///
+/// # Panics
+/// When the API server rejects it.
 pub async fn namespace(client: &Client, name: &str) {
     let object = json!({ "metadata": { "name": name } });
     let object: Namespace = serde_json::from_value(object).unwrap();
@@ -56,7 +72,10 @@ pub fn api(
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
-/// Makes the object or changes it to this.
+/// Creates or updates an object by server-side apply. `rest` is merged into its metadata, spec and status.
+///
+/// # Panics
+/// When the API server rejects it.
 pub async fn apply(api: &Api<DynamicObject>, api_version: &str, kind: &str, name: &str, rest: Value) {
     let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name } });
     merge(&mut object, rest);
@@ -75,28 +94,32 @@ fn merge(to: &mut Value, from: Value) {
     }
 }
 
+/// A store that is filled by a cluster provider.
 pub fn provide(client: Client, interest: Interest) -> (Arc<Store>, ClusterProvider) {
     let store = Store::new();
     let provider = cluster::start(client, interest, store.clone());
     (store, provider)
 }
 
-/// Everything of these kinds in one namespace.
+/// All objects of these kinds in one namespace.
 pub fn interest(kinds: impl IntoIterator<Item = Kind>, namespace: &str) -> Interest {
     let selections: BTreeSet<Selection> =
         kinds.into_iter().map(|kind| Selection::in_namespace(kind, namespace)).collect();
     Interest::new(move |_| selections.clone())
 }
 
-/// Waits until the store's snapshot satisfies `condition`.
+/// Waits until the snapshot of the store satisfies `condition`.
+///
+/// # Panics
+/// When that does not happen within [`DEADLINE`].
 pub async fn until(store: &Store, what: &str, condition: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
     let mut generations = store.subscribe();
-    let got_there = generations.wait_for(|_| {
+    let satisfied = generations.wait_for(|_| {
         let snapshot = store.snapshot();
         snapshot.generation > 0 && condition(&snapshot)
     });
-    if tokio::time::timeout(DEADLINE, got_there).await.is_err() {
-        panic!("{what}: not in time; the store has {:#?}", store.snapshot());
+    if tokio::time::timeout(DEADLINE, satisfied).await.is_err() {
+        panic!("{what}: not within {DEADLINE:?}; store: {:#?}", store.snapshot());
     }
     store.snapshot()
 }

@@ -1,25 +1,31 @@
-//! An authority that signs certificates, for tests and test clusters.
+//! A certificate authority for tests and test clusters.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, Error, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
 
-/// Trusted by whoever has [`Authority::pem`].
+/// A self-signed CA.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// A certificate and its key, as PEM.
+/// A certificate and its private key, PEM encoded.
 #[derive(Clone, Debug)]
 pub struct Issued {
+    /// Certificate of the subject.
     pub certificate: String,
+    /// Private key of the subject.
     pub key: String,
 }
 
 impl Authority {
+    /// Creates a CA with a new key.
+    ///
+    /// # Errors
+    /// When the key cannot be generated.
     pub fn new(common_name: &str) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -32,17 +38,25 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
+    /// The CA certificate, PEM encoded.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
+    /// Issues a certificate with a new key.
+    ///
+    /// # Errors
+    /// When the key cannot be generated or the parameters are invalid.
     pub fn issue(&self, params: CertificateParams) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// For whoever serves and dials under this DNS name.
+    /// Issues a certificate for this DNS name, valid for servers and clients.
+    ///
+    /// # Errors
+    /// When `name` is not a valid DNS name.
     pub fn issue_for(&self, name: &str) -> Result<Issued, Error> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.extended_key_usages =

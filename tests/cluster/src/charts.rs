@@ -1,4 +1,4 @@
-//! The charts of this tree, as helm renders them.
+//! Renders the charts with helm.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,11 +8,11 @@ use std::{
 use serde::Deserialize as _;
 use serde_json::Value;
 
-/// Helm's own program, without a cluster.
+/// The helm program.
 #[derive(Clone, Debug)]
 pub struct Helm(PathBuf);
 
-/// Helm, if it is here; says so if not.
+/// Finds helm. `None` if it is not installed; the reason is printed.
 pub fn helm() -> Option<Helm> {
     let found = forebay_apiserver::find("helm").map(Helm);
     if found.is_none() {
@@ -21,25 +21,25 @@ pub fn helm() -> Option<Helm> {
     found
 }
 
-#[expect(clippy::print_stdout, reason = "a test says on standard output what it skips")]
+#[expect(clippy::print_stdout, reason = "a test prints what it skips")]
 fn skipped() {
-    println!("skipped: no helm (in KUBEBUILDER_ASSETS, the PATH, or from `cargo xtask cluster build`)");
+    println!("skipped: helm not found (set KUBEBUILDER_ASSETS or run `cargo xtask cluster build`)");
 }
 
 impl Helm {
-    /// The objects of a release of the same name as the chart with these `--set`s, in `namespace`.
+    /// Renders a release in `namespace` with these `--set` values. Its name is that of the chart.
     ///
     /// # Panics
-    /// With what helm says, when it does not render the chart.
+    /// When helm fails, with its error.
     pub fn render(&self, chart_name: &str, namespace: &str, set: &[&str]) -> Vec<Value> {
         self.attempt(chart_name, namespace, set)
             .unwrap_or_else(|error| panic!("{chart_name} {set:?}: {error}"))
     }
 
-    /// The same, or what helm says against it.
+    /// Like [`Helm::render`].
     ///
     /// # Errors
-    /// Helm's standard error.
+    /// Standard error of helm.
     pub fn attempt(&self, chart_name: &str, namespace: &str, set: &[&str]) -> Result<Vec<Value>, String> {
         let mut helm = Command::new(&self.0);
         helm.args(["template", chart_name, &chart(chart_name), "--namespace", namespace]);
@@ -55,12 +55,12 @@ impl Helm {
     }
 }
 
-/// The folder of a chart of this tree.
+/// Folder of a chart.
 pub fn chart(name: &str) -> String {
     root().join("charts").join(name).display().to_string()
 }
 
-/// The workspace's.
+/// Root folder of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map_or_else(|| ".".into(), Path::to_path_buf)
 }

@@ -1,4 +1,4 @@
-//! kubectl and helm, as the cluster's administrator.
+//! kubectl and helm with administrator credentials.
 
 use std::{
     io::Write as _,
@@ -13,7 +13,7 @@ use crate::until;
 #[derive(Clone, Debug)]
 pub struct Cluster(());
 
-/// The cluster, if there is one; says so if not.
+/// The cluster. `None` if there is none; the reason is printed.
 pub fn cluster() -> Option<Cluster> {
     if std::env::var_os("FOREBAY_CLUSTER").is_some() {
         return Some(Cluster(()));
@@ -22,22 +22,25 @@ pub fn cluster() -> Option<Cluster> {
     None
 }
 
-#[expect(clippy::print_stdout, reason = "a test says on standard output what it skips")]
+#[expect(clippy::print_stdout, reason = "a test prints what it skips")]
 fn println_skipped() {
-    println!("skipped: no cluster; `cargo xtask test --cluster` starts one");
+    println!("skipped: no cluster (run `cargo xtask test --cluster`)");
 }
 
 impl Cluster {
-    /// Standard output of a command that must succeed.
+    /// Runs a command that must succeed. Returns its standard output.
     ///
     /// # Panics
-    /// With its standard error when it does not.
+    /// When it fails, with its output.
     pub fn run(&self, program: &str, args: &[&str], input: Option<&str>) -> String {
         self.attempt(program, args, input)
             .unwrap_or_else(|error| panic!("{program} {}: {error}", args.join(" ")))
     }
 
-    /// Standard output; of a command that failed, all that it said.
+    /// Runs a command. Returns its standard output.
+    ///
+    /// # Errors
+    /// Standard error and output of a failed command.
     pub fn attempt(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String, String> {
         let mut child = Command::new(program)
             .args(args)
@@ -58,21 +61,25 @@ impl Cluster {
         }
     }
 
-    /// A line as the guide has it, split at spaces.
+    /// Runs `kubectl` with arguments separated by spaces.
     pub fn kubectl(&self, line: &str) -> String {
         self.run("kubectl", &line.split_whitespace().collect::<Vec<_>>(), None)
     }
 
+    /// Runs `helm` with arguments separated by spaces.
     pub fn helm(&self, line: &str) -> String {
         self.run("helm", &line.split_whitespace().collect::<Vec<_>>(), None)
     }
 
-    /// `kubectl apply -f -`
+    /// Runs `kubectl apply` with this manifest.
     pub fn apply(&self, manifest: &str) {
         self.run("kubectl", &["apply", "-f", "-"], Some(manifest));
     }
 
-    /// One object, or a list of them.
+    /// Runs `kubectl get` with these arguments. Returns an object or a list.
+    ///
+    /// # Errors
+    /// Output of the failed command.
     pub fn get(&self, line: &str) -> Result<Value, String> {
         let mut args = vec!["get", "-o", "json"];
         args.extend(line.split_whitespace());
@@ -80,8 +87,7 @@ impl Cluster {
         serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
-    /// Waits until every pod with these labels (`-n … -l …`) is Ready, and there are
-    /// `count` of them that are not going.
+    /// Waits until `count` pods exist for these arguments (`-n … -l …`), and all of them are Ready and not terminating.
     pub fn pods_ready(&self, line: &str, count: usize) {
         until(&format!("{count} ready pods {line}"), || {
             let pods = self.get(&format!("pods {line}"))?;

@@ -1,5 +1,4 @@
-//! The releases of others that the README has downloaded, for a network without a way out: a proxy that answers
-//! in their servers' names.
+//! An HTTPS proxy that serves the downloads of the README from files, because the cluster network has no internet access.
 
 use std::{
     net::SocketAddr,
@@ -22,10 +21,10 @@ use tokio_rustls::{
     },
 };
 
-/// Whose files are stood in for.
+/// The impersonated host.
 const SERVER: &str = "github.com";
 
-/// Serves until it is dropped.
+/// The running proxy. Drop stops it.
 #[derive(Debug)]
 pub struct Downloads {
     address: SocketAddr,
@@ -33,14 +32,14 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// Of the files below `folder`, by the paths of their URLs. Who is to believe it trusts what is written to
-    /// `authority`. Must be called in a tokio runtime.
+    /// Serves the files below `folder` under the paths of their URLs. Writes its CA certificate to `authority`; clients
+    /// must trust it. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// When no certificate can be made or no port opened.
+    /// When the certificate or the listener cannot be created.
     pub async fn serve(folder: PathBuf, authority: &Path) -> Result<Self> {
         let signer = Authority::new("downloads")?;
-        std::fs::write(authority, signer.pem()).context("cannot write the authority")?;
+        std::fs::write(authority, signer.pem()).context("cannot write the CA certificate")?;
         let issued = signer.issue_for(SERVER)?;
         let chain = vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
@@ -51,14 +50,14 @@ impl Downloads {
         let task = tokio::spawn(async move {
             // One download at a time.
             while let Ok((stream, _)) = listener.accept().await {
-                // Who asks sees that it failed.
-                let _ = answer(stream, &acceptor, &folder).await;
+                // The client reports the error.
+                let _ = respond(stream, &acceptor, &folder).await;
             }
         });
         Ok(Self { address, task: task.abort_handle() })
     }
 
-    /// For `HTTPS_PROXY`.
+    /// Value for `HTTPS_PROXY`.
     pub fn proxy(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -70,17 +69,17 @@ impl Drop for Downloads {
     }
 }
 
-async fn answer(stream: TcpStream, acceptor: &TlsAcceptor, folder: &Path) -> Result<()> {
+async fn respond(stream: TcpStream, acceptor: &TlsAcceptor, folder: &Path) -> Result<()> {
     let mut stream = BufReader::new(stream);
-    let asked = head(&mut stream).await?;
-    if !asked.starts_with(&format!("CONNECT {SERVER}:443 ")) {
+    let request = head(&mut stream).await?;
+    if !request.starts_with(&format!("CONNECT {SERVER}:443 ")) {
         stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await?;
         return Ok(());
     }
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
     let mut stream = BufReader::new(acceptor.accept(stream).await?);
-    let asked = head(&mut stream).await?;
-    let path = asked.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+    let request = head(&mut stream).await?;
+    let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
     let (status, body) = match std::fs::read(folder.join(path)) {
         Ok(body) => ("200 OK", body),
         Err(_) => ("404 Not Found", Vec::new()),
@@ -91,7 +90,7 @@ async fn answer(stream: TcpStream, acceptor: &TlsAcceptor, folder: &Path) -> Res
     Ok(())
 }
 
-/// The first line of a request; the others are read over.
+/// Reads a request head. Returns its first line.
 async fn head(stream: &mut (impl AsyncBufRead + Unpin)) -> Result<String> {
     let mut first = String::new();
     stream.read_line(&mut first).await?;

@@ -1,25 +1,24 @@
-//! The guide's steps, in its order and words; class name and chart reference
-//! changed, OpenShift's own Route aside.
+//! The steps of the llm-d guide. Changed: class name and chart references. Left out: the OpenShift Route.
 
 use std::net::SocketAddr;
 
-use forebay_e2e::stage::{gateway_manifest, policy_manifest};
+use forebay_e2e::harness::{gateway_manifest, policy_manifest};
 use serde_json::Value;
 
 use crate::{Cluster, charts::chart, until};
 
-/// Where the gateway and the agents are.
+/// Namespace of gateway and agents.
 pub const SYSTEM: &str = "agentgateway-system";
-/// Where the models are.
+/// Namespace of the models.
 pub const MODELS: &str = "llm-d";
 
-pub use forebay_e2e::stage::{QWEN, TINYLLAMA as LLAMA};
+pub use forebay_e2e::harness::{QWEN, TINYLLAMA as LLAMA};
 
-/// The test machine has two cores for everything.
+/// Small resource requests: the test machine has two cores.
 const SMALL: &str = "--set gateway.resources.requests.cpu=50m --set agent.resources.requests.cpu=10m";
 
 impl Cluster {
-    /// Step 1: the agent and the gateway, where the guide has agentgateway.
+    /// Step 1: install agent and gateway (agentgateway in the guide).
     pub fn install_forebay(&self, more: &str) {
         let chart = chart("forebay");
         self.helm(&format!(
@@ -27,7 +26,7 @@ impl Cluster {
         ));
     }
 
-    /// Step 2.
+    /// Step 2: create the Gateway.
     pub fn create_gateway(&self) {
         self.apply(&gateway_manifest(SYSTEM));
         until("the Gateway is programmed", || {
@@ -36,12 +35,12 @@ impl Cluster {
         });
     }
 
-    /// Step 3, with these models.
+    /// Step 3: map these models.
     pub fn map_models(&self, models: &[&str]) {
         self.apply(&policy_manifest(SYSTEM, models));
     }
 
-    /// Step 4, one model.
+    /// Step 4: create the pool of one model.
     pub fn create_pool(&self, release: &str, model: &str) {
         let chart = chart("inferencepool");
         self.helm(&format!(
@@ -53,8 +52,7 @@ impl Cluster {
         ));
     }
 
-    /// Step 5: a Deployment of simulated model servers with the label that the pool
-    /// selects by.
+    /// Step 5: deploy simulated model servers with the label that the pool selects.
     pub fn deploy_model_server(&self, name: &str, label: &str, model: &str, replicas: u32) {
         let manifest = MODEL_SERVER
             .replace("NAME", name)
@@ -64,13 +62,13 @@ impl Cluster {
         self.apply(&manifest);
     }
 
-    /// Step 6.
+    /// Step 6: attach the route to the Gateway.
     pub fn attach_route(&self, route: &str) {
         let patch = format!(r#"[{{"op":"add","path":"/spec/parentRefs/0/namespace","value":"{SYSTEM}"}}]"#);
         self.run("kubectl", &["patch", "httproute", route, "-n", MODELS, "--type=json", "-p", &patch], None);
     }
 
-    /// The guide up to "Verify the deployment", with so many servers of each model.
+    /// All steps up to "Verify the deployment", with this number of servers of each model.
     pub fn follow_the_guide(&self, qwen: u32, llama: u32) {
         self.install_forebay("");
         self.create_gateway();
@@ -86,8 +84,8 @@ impl Cluster {
         self.pods_ready(&format!("-n {MODELS} -l app.kubernetes.io/name=forebay-epp"), 4);
     }
 
-    /// Everything that [`Self::follow_the_guide`] made, in the order of a user.
-    pub fn take_it_down(&self) {
+    /// Removes everything that [`Self::follow_the_guide`] created.
+    pub fn uninstall(&self) {
         self.helm(&format!(
             "uninstall vllm-qwen3-06b vllm-tinyllama-11b --namespace {MODELS} --wait --ignore-not-found"
         ));
@@ -96,7 +94,7 @@ impl Cluster {
         self.kubectl(&format!("delete namespace {MODELS} {SYSTEM} --ignore-not-found --wait=false"));
     }
 
-    /// Where clients reach the Gateway: its address in status, its listener's port.
+    /// Address of the Gateway: address from its status, port of its listener.
     pub fn gateway_address(&self) -> SocketAddr {
         until("the Gateway's address", || {
             let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
@@ -107,6 +105,10 @@ impl Cluster {
         })
     }
 
+    /// Number of attached routes from the status of the Gateway.
+    ///
+    /// # Errors
+    /// The status, if it has no number.
     pub fn attached_routes(&self) -> Result<u64, String> {
         let gateway = self.get(&format!("gateway inference-gateway -n {SYSTEM}"))?;
         gateway["status"]["listeners"][0]["attachedRoutes"]
@@ -115,7 +117,10 @@ impl Cluster {
     }
 }
 
-/// Whether a condition is True; all of them if not.
+/// Checks that a condition is True.
+///
+/// # Errors
+/// All conditions.
 pub fn condition(conditions: &Value, kind: &str) -> Result<(), String> {
     let is_true = |it: &Value| it["type"] == kind && it["status"] == "True";
     if conditions.as_array().into_iter().flatten().any(is_true) {
@@ -125,7 +130,7 @@ pub fn condition(conditions: &Value, kind: &str) -> Result<(), String> {
     }
 }
 
-/// Exact counters on port 7999, for comparison with the kernel's.
+/// A Deployment of simulators. Port 7999 serves exact counters.
 const MODEL_SERVER: &str = "
 apiVersion: apps/v1
 kind: Deployment

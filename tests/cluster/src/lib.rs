@@ -1,8 +1,7 @@
-//! What the tests in a real cluster share: its tools, the guide's steps, the load.
+//! Helpers of the tests in the Kubernetes cluster: tools, the steps of the guide, traffic.
 //!
-//! `cargo xtask test --cluster` starts the cluster and runs them in its network, with
-//! `FOREBAY_CLUSTER` and `KUBECONFIG` set. Without a cluster they say that they are
-//! skipped.
+//! `cargo xtask test --cluster` starts the cluster and runs the tests in its network namespace, with `FOREBAY_CLUSTER`
+//! and `KUBECONFIG` set. Without a cluster the tests are skipped.
 
 pub mod charts;
 mod cluster;
@@ -17,27 +16,26 @@ use std::time::{Duration, Instant};
 pub use self::{
     cluster::{Cluster, cluster},
     objects::Objects,
-    probe::{Answered, Durations, Probe, Reached},
-    traffic::{Answer, Traffic, chat},
+    probe::{Durations, Probe, Reached, Response},
+    traffic::{ChatResponse, Traffic, chat},
 };
 
-/// How long anything may take before a check fails: two busy cores run a whole
-/// cluster and the tests.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Maximum wait for a condition. Long, because two cores run the cluster and the tests.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits until `look` gives something.
+/// Waits until `check` succeeds. Returns its result.
 ///
 /// # Panics
-/// With what it saw last, when that takes longer than [`PATIENCE`].
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+/// After [`TIMEOUT`], with the last error.
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        match look() {
+        match check() {
             Ok(found) => return found,
-            Err(seen) => assert!(Instant::now() < deadline, "never happened: {what}; seen last: {seen}"),
+            Err(last) => assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}; last: {last}"),
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

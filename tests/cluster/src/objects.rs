@@ -1,4 +1,4 @@
-//! Objects by the API itself, for what kubectl is too slow for.
+//! Objects through the Kubernetes API, for tests that need more speed than kubectl.
 
 use futures_util::{TryStreamExt as _, stream};
 use kube::{
@@ -8,10 +8,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// Requests under way at one time.
+/// Maximum concurrent requests.
 const CONCURRENCY: usize = 32;
 
-/// The API server, as its administrator.
+/// A client with administrator credentials.
 #[derive(Clone)]
 pub struct Objects {
     client: Client,
@@ -24,10 +24,10 @@ impl std::fmt::Debug for Objects {
 }
 
 impl Objects {
-    /// By `KUBECONFIG`.
+    /// Connects with `KUBECONFIG`.
     ///
     /// # Errors
-    /// When that is no way to a cluster.
+    /// When the kubeconfig is invalid.
     pub async fn connect() -> anyhow::Result<Self> {
         Ok(Self { client: forebay_resources::cluster::connect(None).await? })
     }
@@ -47,19 +47,19 @@ impl Objects {
         (text(&object["metadata"]["name"]), api)
     }
 
-    /// Makes it, or changes what is there into it.
+    /// Creates or updates an object (server-side apply).
     ///
     /// # Errors
-    /// What the API server says against it.
+    /// When the API server rejects the request.
     pub async fn apply(&self, object: &Value) -> kube::Result<()> {
         let (name, api) = self.api(object);
         api.patch(&name, &PatchParams::apply("forebay-tests").force(), &Patch::Apply(object)).await.map(drop)
     }
 
-    /// Makes many, several at a time; where they have a status, that too.
+    /// Creates many objects concurrently, including their status.
     ///
     /// # Errors
-    /// What the API server says against one of them.
+    /// When the API server rejects a request.
     pub async fn create_all(&self, objects: impl IntoIterator<Item = Value>) -> kube::Result<()> {
         stream::iter(objects.into_iter().map(Ok))
             .try_for_each_concurrent(CONCURRENCY, |object| self.create(object))
@@ -77,10 +77,10 @@ impl Objects {
         Ok(())
     }
 
-    /// Removes it at once; it may be gone already.
+    /// Deletes an object without a grace period. A missing object is not an error.
     ///
     /// # Errors
-    /// What the API server says against it.
+    /// When the API server rejects the request.
     pub async fn delete(&self, object: &Value) -> kube::Result<()> {
         let (name, api) = self.api(object);
         match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
@@ -89,18 +89,20 @@ impl Objects {
         }
     }
 
-    /// Removes many, several at a time: as one request that would outlast the API server's patience.
+    /// Deletes many objects concurrently. A single collection request would exceed the request timeout of the API server.
     ///
     /// # Errors
-    /// What the API server says against one of them.
+    /// When the API server rejects a request.
     pub async fn delete_all(&self, objects: impl IntoIterator<Item = Value>) -> kube::Result<()> {
         stream::iter(objects.into_iter().map(Ok))
             .try_for_each_concurrent(CONCURRENCY, async |object| self.delete(&object).await)
             .await
     }
 
+    /// Reads an object.
+    ///
     /// # Errors
-    /// Also when it is not there.
+    /// Also when the object does not exist.
     pub async fn get(&self, object: &Value) -> kube::Result<Value> {
         let (name, api) = self.api(object);
         serde_json::to_value(api.get(&name).await?).map_err(kube::Error::SerdeError)

@@ -1,4 +1,4 @@
-//! Requests whose answers are looked at closely.
+//! Single requests with times and headers of their responses.
 
 use std::{
     net::SocketAddr,
@@ -16,20 +16,22 @@ use hyper_util::{
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// One user with a kept connection.
+/// A client with a keep-alive connection.
 #[derive(Clone, Debug)]
 pub struct Probe {
     gateway: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// An answer, and when the request for it was sent.
+/// A response and the times of request and response.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: String,
+    /// Before the request was sent.
     pub sent: Instant,
+    /// After the response was received.
     pub at: Instant,
 }
 
@@ -38,11 +40,11 @@ impl Probe {
         Self { gateway, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    /// A chat completion of one token, with one more header if there is one.
+    /// Sends a chat request with one token and an optional additional header.
     ///
     /// # Errors
-    /// When no whole answer comes in time.
-    pub async fn chat(&self, model: &str, header: Option<(&str, &str)>) -> Result<Answered> {
+    /// When the response is not complete within the time limit.
+    pub async fn chat(&self, model: &str, header: Option<(&str, &str)>) -> Result<Response> {
         let body = serde_json::json!({
             "model": model, "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 1,
         });
@@ -57,9 +59,8 @@ impl Probe {
             let (head, body) = self.client.request(request).await?.into_parts();
             anyhow::Ok((head, body.collect().await?.to_bytes()))
         };
-        let (head, body) =
-            tokio::time::timeout(TIME_LIMIT, exchange).await.context("no answer in time")??;
-        Ok(Answered {
+        let (head, body) = tokio::time::timeout(TIME_LIMIT, exchange).await.context("timeout")??;
+        Ok(Response {
             status: head.status.as_u16(),
             headers: head.headers,
             body: String::from_utf8_lossy(&body).into_owned(),
@@ -68,19 +69,19 @@ impl Probe {
         })
     }
 
-    /// Where a request for the model ends up now.
+    /// Checks where a request for the model is sent.
     ///
     /// # Errors
-    /// With the answer, when it is neither of a model server nor the gateway's for a model without a route.
+    /// When the response is neither from a model server nor the gateway error for a model without a route.
     pub async fn reached(&self, model: &str) -> Result<Reached, String> {
-        let answer = self.chat(model, None).await.map_err(|error| format!("{model}: {error:#}"))?;
-        let from_engine = answer.status == 404 && answer.body.contains("NotFoundError");
-        let from_gateway = answer.status == 404 && answer.body.contains("model_not_found");
-        match answer.status {
+        let response = self.chat(model, None).await.map_err(|error| format!("{model}: {error:#}"))?;
+        let from_engine = response.status == 404 && response.body.contains("NotFoundError");
+        let from_gateway = response.status == 404 && response.body.contains("model_not_found");
+        match response.status {
             200 => Ok(Reached::Engine),
             _ if from_engine => Ok(Reached::Engine),
             _ if from_gateway => Ok(Reached::Nothing),
-            status => Err(format!("{model}: {status} {}", answer.body)),
+            status => Err(format!("{model}: {status} {}", response.body)),
         }
     }
 }
@@ -88,13 +89,13 @@ impl Probe {
 /// See [`Probe::reached`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// A model server, be it one that does not know the model.
+    /// A model server, even if it does not know the model.
     Engine,
-    /// No route has the model.
+    /// No route matches the model.
     Nothing,
 }
 
-/// Durations of the same kind, for printing.
+/// Samples of a duration.
 #[derive(Clone, Debug, Default)]
 pub struct Durations(Vec<Duration>);
 
@@ -103,7 +104,7 @@ impl Durations {
         self.0.push(duration);
     }
 
-    /// The value that so many of a thousand are not above; zero of nothing.
+    /// The quantile in per mille. Zero without samples.
     pub fn quantile(&self, per_mille: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_the_values() {
+    fn quantiles_are_sample_values() {
         let mut durations = Durations::default();
         assert_eq!(durations.quantile(990), Duration::ZERO);
         (1..=200).rev().for_each(|ms| durations.add(Duration::from_millis(ms)));

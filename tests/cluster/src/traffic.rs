@@ -1,4 +1,4 @@
-//! Requests as OpenAI clients send them, one by one or as a load in the background.
+//! OpenAI requests: single ones, and a background load.
 
 use std::{
     net::SocketAddr,
@@ -15,75 +15,78 @@ use forebay_e2e::load::{Client, Shape};
 
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// One answer.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ChatResponse {
     pub status: u16,
     pub body: String,
 }
 
-/// The guide's request: one chat completion of this model.
-pub fn chat(gateway: SocketAddr, model: &str) -> Result<Answer> {
+/// Sends the request of the guide: a chat completion of this model.
+///
+/// # Errors
+/// When there is no complete response within the time limit.
+pub fn chat(gateway: SocketAddr, model: &str) -> Result<ChatResponse> {
     let body = serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "Hello" }] })
         .to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut client = Client::new(gateway);
         let request = client.post_json("/v1/chat/completions", &body);
-        let outcome = tokio::time::timeout(TIME_LIMIT, request).await.context("no answer in time")??;
-        Ok(Answer { status: outcome.status, body: outcome.body })
+        let outcome = tokio::time::timeout(TIME_LIMIT, request).await.context("timeout")??;
+        Ok(ChatResponse { status: outcome.status, body: outcome.body })
     })
 }
 
-/// Users that send streams one after the other until told to stop.
+/// Clients that send one stream after the other until they are stopped.
 #[derive(Debug)]
 pub struct Traffic {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU32>,
+    completed: Arc<AtomicU32>,
     users: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Traffic {
-    /// `users` per model, each with a connection that is kept as long as the gateway
-    /// keeps it.
+    /// Starts `users` clients per model, each with a keep-alive connection.
     pub fn start(gateway: SocketAddr, models: &[&str], users: u32, tokens: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU32::new(0));
+        let completed = Arc::new(AtomicU32::new(0));
         let users = (0..users)
             .flat_map(|_| models.iter().map(|model| (*model).to_owned()))
             .map(|model| {
-                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-                std::thread::spawn(move || user(gateway, &model, tokens, &stop, &answered))
+                let (stop, completed) = (Arc::clone(&stop), Arc::clone(&completed));
+                std::thread::spawn(move || user(gateway, &model, tokens, &stop, &completed))
             })
             .collect();
-        Self { stop, answered, users }
+        Self { stop, completed, users }
     }
 
-    pub fn answered(&self) -> u32 {
-        self.answered.load(Ordering::Relaxed)
+    /// Number of complete streams so far.
+    pub fn completed(&self) -> u32 {
+        self.completed.load(Ordering::Relaxed)
     }
 
-    /// How many were answered, and what went wrong with the others.
+    /// Stops the clients. Returns the number of complete streams and the errors.
     ///
     /// # Panics
-    /// When a user's thread has panicked.
+    /// When a client thread has panicked.
     pub fn finish(self) -> (u32, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let failed =
-            self.users.into_iter().flat_map(|user| user.join().expect("a user does not panic")).collect();
-        (self.answered.load(Ordering::Relaxed), failed)
+            self.users.into_iter().flat_map(|user| user.join().expect("no client thread panics")).collect();
+        (self.completed.load(Ordering::Relaxed), failed)
     }
 }
 
-/// A user's failures; one that fails all the time is not worth more lines.
-const MOST_FAILURES: usize = 20;
+/// Maximum errors of a client, after which it stops.
+const MAX_ERRORS: usize = 20;
 
 fn user(
     gateway: SocketAddr,
     model: &str,
     tokens: u32,
     stop: &AtomicBool,
-    answered: &AtomicU32,
+    completed: &AtomicU32,
 ) -> Vec<String> {
     let mut failed = Vec::new();
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
@@ -91,16 +94,16 @@ fn user(
     };
     let mut client = Client::new(gateway);
     let shape = Shape::Stream { tokens };
-    while !stop.load(Ordering::Relaxed) && failed.len() < MOST_FAILURES {
-        let answer =
+    while !stop.load(Ordering::Relaxed) && failed.len() < MAX_ERRORS {
+        let response =
             runtime.block_on(async { tokio::time::timeout(TIME_LIMIT, client.chat(model, &shape)).await });
-        match answer {
+        match response {
             Ok(Ok(outcome)) if outcome.status == 200 && outcome.done => {
-                answered.fetch_add(1, Ordering::Relaxed);
+                completed.fetch_add(1, Ordering::Relaxed);
             }
             Ok(Ok(outcome)) => failed.push(format!("{model}: {} {}", outcome.status, outcome.body)),
             Ok(Err(error)) => failed.push(format!("{model}: {error}")),
-            Err(_late) => failed.push(format!("{model}: no end within {TIME_LIMIT:?}")),
+            Err(_late) => failed.push(format!("{model}: not complete within {TIME_LIMIT:?}")),
         }
     }
     failed

@@ -1,10 +1,10 @@
-//! Routes and pools come, change and go many times a second while requests are served: none of these may
-//! meet a state that nobody asked for.
+//! Routes and pools are created, changed and deleted many times per second while requests are served. No request may see
+//! a mix of two states.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
+    reason = "a test fails by panicking and prints its measurements"
 )]
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 };
 
 use forebay_cluster_tests::{
-    Answered, Cluster, Durations, Objects, PATIENCE, Probe, Reached, Traffic, chat, cluster,
+    Cluster, Durations, Objects, Probe, Reached, Response, TIMEOUT, Traffic, chat, cluster,
     guide::{LLAMA, MODELS, QWEN, SYSTEM},
     until,
 };
@@ -30,28 +30,28 @@ use tokio::{
 
 const BETWEEN_CHANGES: Duration = Duration::from_millis(50);
 const CHANGING: Duration = Duration::from_secs(20);
-/// Rounds that a route and its pool live, each of as many changes as [`round`] makes.
+/// Lifetime of an added route and its pool, in rounds ([`Changer::round`]).
 const LIFE_ROUNDS: u32 = 8;
-/// Users who ask for the model whose route changes.
+/// Number of clients that request the model whose route changes.
 const WATCHERS: u32 = 4;
-/// Between two requests of one of them: the machine is not to be full of them.
+/// Pause between two requests of a watcher, to limit their load.
 const PACE: Duration = Duration::from_millis(10);
-/// The same, for those who only watch that nothing fails.
+/// Pause of watchers that only check for errors.
 const SLOW_PACE: Duration = Duration::from_millis(100);
 
-/// How long a route that is gone is still asked for: replicas of the gateway hear of it one after the other.
-const AFTERWARDS: Duration = Duration::from_millis(500);
+/// Time for which a deleted route is still requested: the gateway replicas apply a change at different times.
+const WATCH_AFTER_DELETE: Duration = Duration::from_millis(500);
 
-/// Within this a new route must be in force in every replica.
-const LONGEST: Duration = Duration::from_secs(2);
+/// Maximum time until all replicas use a new route.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
 const SIDES: [&str; 2] = ["side-a", "side-b"];
 const SWITCHED: &str = "switched";
-/// Requests with this header go by the pool that changes instead of the route that does.
+/// Requests with this header match the route `moved`, whose pool changes.
 const MOVED: &str = "x-moved";
 
 #[test]
-fn changes_under_traffic_are_never_seen_half() {
+fn requests_never_see_partial_changes() {
     let Some(cluster) = cluster() else { return };
     cluster.follow_the_guide(2, 1);
     for side in SIDES {
@@ -70,24 +70,27 @@ fn changes_under_traffic_are_never_seen_half() {
     });
     for model in [QWEN, LLAMA, SWITCHED] {
         until(&format!("{model} is served"), || match chat(gateway, model) {
-            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(response) if response.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
         });
     }
     let truth_before = SIDES.map(|side| finished(&cluster, side));
     let traffic = Traffic::start(gateway, &[QWEN, LLAMA], 2, 20);
-    let said = runtime.block_on(run(&objects, gateway));
-    let (answered, mut failed) = traffic.finish();
-    failed.extend(said.failed.clone());
-    said.print(answered, failed.len());
+    let results = runtime.block_on(run(&objects, gateway));
+    let (completed, mut failed) = traffic.finish();
+    failed.extend(results.failed.clone());
+    results.print(completed, failed.len());
     assert_eq!(failed, Vec::<String>::new());
-    assert!(answered > 20 && said.switched.len() > 1, "too little happened: {answered}, {said:?}");
-    // What the gateway says of where requests went is what the engines say.
+    assert!(
+        completed > 20 && results.switched.len() > 1,
+        "too few streams or changes: {completed}, {results:?}"
+    );
+    // The engines served at least the requests that the gateway reported for them.
     for (index, side) in SIDES.iter().enumerate() {
         let served = finished(&cluster, side) - truth_before[index];
-        let told = said.by_side.get(*side).copied().unwrap_or_default();
-        assert!(served >= told, "{side}: {told} answers are said to be its own, it gave {served}");
-        println!("{side}: {told} answers by the route, {served} in all by the engine");
+        let reported = results.by_side.get(*side).copied().unwrap_or_default();
+        assert!(served >= reported, "{side}: the gateway reports {reported} responses, the engine {served}");
+        println!("{side}: {reported} responses through the route, {served} in total by the engine");
     }
     runtime.block_on(async {
         for object in first.iter().rev() {
@@ -99,15 +102,15 @@ fn changes_under_traffic_are_never_seen_half() {
     }
 }
 
-/// Answers that the side's engine has given.
+/// Number of responses of the engine of a side.
 fn finished(cluster: &Cluster, side: &str) -> u64 {
     let pods = cluster.get(&format!("pods -n {MODELS} -l app={side}")).unwrap();
     let ip = pods["items"][0]["status"]["podIP"].as_str().unwrap();
-    let (_, truth) = forebay_e2e::stage::get(format!("{ip}:7999").parse().unwrap(), "/").unwrap();
+    let (_, truth) = forebay_e2e::harness::get(format!("{ip}:7999").parse().unwrap(), "/").unwrap();
     serde_json::from_str::<Value>(&truth).unwrap()["finished"].as_u64().unwrap()
 }
 
-/// A pool without a picker of its own.
+/// A pool without a picker.
 fn pool(name: &str, label: &str) -> Value {
     json!({
         "apiVersion": "inference.networking.k8s.io/v1",
@@ -138,7 +141,7 @@ fn set_header(name: &str, value: &str) -> Value {
     json!({ "type": "ResponseHeaderModifier", "responseHeaderModifier": { "set": [{ "name": name, "value": value }] } })
 }
 
-/// After its `change`th change. The rule says which, the backend who: the two belong together.
+/// The route after this change. The rule sets the number of the change, the backend sets the side. Both must match.
 fn switched(change: u32) -> Value {
     let side = side_of(change);
     let mut backend = to_pool(side);
@@ -166,25 +169,25 @@ fn added(number: u32) -> String {
     format!("added-{number}")
 }
 
-/// What was seen.
+/// Results of the watchers.
 #[derive(Debug, Default)]
-struct Said {
+struct Results {
     changes: u32,
     took: Duration,
-    /// From a write's beginning to the first answer by it.
+    /// Time from the start of a write to the first response that uses it.
     first: Durations,
-    /// From a write's end to the last request that went by an older state.
+    /// Time from the end of a write to the last request that used an older state.
     last: Durations,
     appeared: Durations,
     vanished: Durations,
-    /// When which change of the route was first answered by, and when the last request for it was sent.
+    /// For each change of the route: time of the first response, and time of the last request.
     switched: BTreeMap<u32, (Instant, Instant)>,
     by_side: BTreeMap<String, u64>,
     watched: u64,
     failed: Vec<String>,
 }
 
-impl Said {
+impl Results {
     fn print(&self, streams: u32, failed: usize) {
         println!(
             "{} changes in {:.1} s ({:.1} a second) under {streams} streams and {} other requests; {failed} failed",
@@ -193,37 +196,34 @@ impl Said {
             f64::from(self.changes) / self.took.as_secs_f64(),
             self.watched,
         );
-        println!("a changed route, from the write to the first request by it: {}", self.first);
-        println!(
-            "a changed route, from the write's answer to the last request by the old one: {}",
-            self.last
-        );
-        println!("a new route with a new pool, from the write to the first request by it: {}", self.appeared);
-        println!("a deleted route, from the write to the first request without it: {}", self.vanished);
+        println!("changed route, from write to first use: {}", self.first);
+        println!("changed route, from end of write to last use of the old route: {}", self.last);
+        println!("new route with new pool, from write to first use: {}", self.appeared);
+        println!("deleted route, from write to first request without it: {}", self.vanished);
     }
 
     fn fail(&mut self, reason: String) {
-        // One that fails all the time is not worth more lines.
+        // Limit the output.
         if self.failed.len() < 20 {
             self.failed.push(reason);
         }
     }
 }
 
-type Shared = Arc<Mutex<Said>>;
+type Shared = Arc<Mutex<Results>>;
 
-async fn run(objects: &Objects, gateway: SocketAddr) -> Said {
-    let said = Shared::default();
+async fn run(objects: &Objects, gateway: SocketAddr) -> Results {
+    let results = Shared::default();
     let stop = Arc::new(AtomicBool::new(false));
     let mut watchers = JoinSet::new();
     for _ in 0..WATCHERS {
-        watchers.spawn(watch_switched(Probe::new(gateway), said.clone(), stop.clone()));
+        watchers.spawn(watch_switched(Probe::new(gateway), results.clone(), stop.clone()));
     }
-    watchers.spawn(watch_moved(Probe::new(gateway), said.clone(), stop.clone()));
+    watchers.spawn(watch_moved(Probe::new(gateway), results.clone(), stop.clone()));
     let mut changer = Changer {
         objects,
         gateway,
-        said: said.clone(),
+        results: results.clone(),
         ticks: interval(BETWEEN_CHANGES),
         added: JoinSet::new(),
         going: BTreeMap::new(),
@@ -235,36 +235,38 @@ async fn run(objects: &Objects, gateway: SocketAddr) -> Said {
         number += 1;
         writes.insert(number, changer.round(number).await);
     }
-    said.lock().unwrap().took = began.elapsed();
-    changer.leave(number).await;
-    // The last change must be seen, too.
-    let deadline = Instant::now() + PATIENCE;
-    while !said.lock().unwrap().switched.contains_key(&number) {
-        assert!(Instant::now() < deadline, "change {number} was never seen: {:?}", said.lock().unwrap());
+    results.lock().unwrap().took = began.elapsed();
+    changer.remove_all(number).await;
+    // Wait until the last change is used.
+    let deadline = Instant::now() + TIMEOUT;
+    while !results.lock().unwrap().switched.contains_key(&number) {
+        assert!(Instant::now() < deadline, "change {number} was not used: {:?}", results.lock().unwrap());
         sleep(PACE).await;
     }
     stop.store(true, Ordering::Relaxed);
     while watchers.join_next().await.transpose().unwrap().is_some() {}
-    let mut said = std::mem::take(&mut *said.lock().unwrap());
+    let mut results = std::mem::take(&mut *results.lock().unwrap());
     for (change, (began, ended)) in writes {
-        if let Some((at, _)) = said.switched.range(change..).map(|(_, seen)| seen).min_by_key(|(at, _)| *at) {
-            said.first.add(at.saturating_duration_since(began));
+        if let Some((at, _)) =
+            results.switched.range(change..).map(|(_, seen)| seen).min_by_key(|(at, _)| *at)
+        {
+            results.first.add(at.saturating_duration_since(began));
         }
-        if let Some(sent) = said.switched.range(..change).map(|(_, (_, sent))| *sent).max() {
-            said.last.add(sent.saturating_duration_since(ended));
+        if let Some(sent) = results.switched.range(..change).map(|(_, (_, sent))| *sent).max() {
+            results.last.add(sent.saturating_duration_since(ended));
         }
     }
-    said
+    results
 }
 
 struct Changer<'a> {
     objects: &'a Objects,
     gateway: SocketAddr,
-    said: Shared,
+    results: Shared,
     ticks: tokio::time::Interval,
-    /// Those who watch the routes that come and go.
+    /// Watchers of the added routes.
     added: JoinSet<()>,
-    /// When a route began to be deleted.
+    /// Start of the deletion of each added route.
     going: BTreeMap<u32, Arc<Mutex<Option<Instant>>>>,
 }
 
@@ -273,17 +275,17 @@ impl Changer<'_> {
         self.ticks.tick().await;
         let began = Instant::now();
         self.objects.apply(object).await.unwrap();
-        self.said.lock().unwrap().changes += 1;
+        self.results.lock().unwrap().changes += 1;
         (began, Instant::now())
     }
 
     async fn delete(&mut self, object: &Value) {
         self.objects.delete(object).await.unwrap();
-        self.said.lock().unwrap().changes += 1;
+        self.results.lock().unwrap().changes += 1;
     }
 
-    /// The route switches sides; a pool is moved; a route comes with a pool of its own, and an older one goes
-    /// with its pool. Tells when the first of these was written.
+    /// One round of changes: switches the route to the other side, changes the pool `moving`, adds a route with a pool,
+    /// and deletes an old one. Returns start and end of the first write.
     async fn round(&mut self, number: u32) -> (Instant, Instant) {
         let written = self.write(&switched(number)).await;
         let (name, model) = (added(number), added(number));
@@ -294,7 +296,7 @@ impl Changer<'_> {
         let going = Arc::<Mutex<Option<Instant>>>::default();
         self.going.insert(number, going.clone());
         let added = Added { model, began, going, appeared: false, vanished: None };
-        self.added.spawn(added.watch(Probe::new(self.gateway), self.said.clone()));
+        self.added.spawn(added.watch(Probe::new(self.gateway), self.results.clone()));
         self.write(&pool("moving", side_of(number))).await;
         if number > LIFE_ROUNDS {
             self.remove(number - LIFE_ROUNDS).await;
@@ -312,7 +314,7 @@ impl Changer<'_> {
         self.delete(&pool(&name, SIDES[0])).await;
     }
 
-    async fn leave(&mut self, last: u32) {
+    async fn remove_all(&mut self, last: u32) {
         for number in last.saturating_sub(LIFE_ROUNDS)..=last {
             self.remove(number).await;
         }
@@ -320,59 +322,65 @@ impl Changer<'_> {
     }
 }
 
-async fn watch_switched(probe: Probe, said: Shared, stop: Arc<AtomicBool>) {
+async fn watch_switched(probe: Probe, results: Shared, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
-        let answer = probe.chat(SWITCHED, None).await;
-        said.lock().unwrap().by_the_route(answer);
+        let response = probe.chat(SWITCHED, None).await;
+        results.lock().unwrap().record_switched(response);
         sleep(PACE).await;
     }
 }
 
-async fn watch_moved(probe: Probe, said: Shared, stop: Arc<AtomicBool>) {
+async fn watch_moved(probe: Probe, results: Shared, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
-        let answer = probe.chat(SWITCHED, Some((MOVED, "1"))).await;
-        said.lock().unwrap().by_the_pool(answer);
+        let response = probe.chat(SWITCHED, Some((MOVED, "1"))).await;
+        results.lock().unwrap().record_moved(response);
         sleep(PACE).await;
     }
 }
 
-impl Said {
-    fn by_the_route(&mut self, answer: anyhow::Result<Answered>) {
+impl Results {
+    fn record_switched(&mut self, response: anyhow::Result<Response>) {
         self.watched += 1;
-        let seen = answer.map_err(|error| format!("{SWITCHED}: {error:#}")).and_then(|answer| {
-            let (change, side) = of_one_state(&answer)?;
-            Ok((change, side, answer))
+        let seen = response.map_err(|error| format!("{SWITCHED}: {error:#}")).and_then(|response| {
+            let (change, side) = parse_response(&response)?;
+            Ok((change, side, response))
         });
         match seen {
-            Ok((change, side, answer)) => {
-                let seen = self.switched.entry(change).or_insert((answer.at, answer.sent));
-                *seen = (seen.0.min(answer.at), seen.1.max(answer.sent));
+            Ok((change, side, response)) => {
+                let seen = self.switched.entry(change).or_insert((response.at, response.sent));
+                *seen = (seen.0.min(response.at), seen.1.max(response.sent));
                 *self.by_side.entry(side).or_default() += 1;
             }
             Err(reason) => self.fail(reason),
         }
     }
 
-    fn by_the_pool(&mut self, answer: anyhow::Result<Answered>) {
+    fn record_moved(&mut self, response: anyhow::Result<Response>) {
         self.watched += 1;
-        match answer {
-            Ok(answer) if answer.status == 200 && !answer.headers.contains_key("x-change") => {}
+        match response {
+            Ok(response) if response.status == 200 && !response.headers.contains_key("x-change") => {}
             other => self.fail(format!("moved: {other:?}")),
         }
     }
 }
 
-/// Which change the answer is by, and which side it is from; an error unless these belong together.
-fn of_one_state(answer: &Answered) -> Result<(u32, String), String> {
-    let header = |name: &str| answer.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let wrong = || format!("{SWITCHED}: {} {:?} {}", answer.status, answer.headers, answer.body);
+/// Number of the change and side of a response.
+///
+/// # Errors
+/// When they do not match.
+fn parse_response(response: &Response) -> Result<(u32, String), String> {
+    let header = |name: &str| response.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let wrong = || format!("{SWITCHED}: {} {:?} {}", response.status, response.headers, response.body);
     let change: u32 = header("x-change").parse().map_err(|_| wrong())?;
     let side = header("x-side");
-    if answer.status == 200 && side == side_of(change) { Ok((change, side.to_owned())) } else { Err(wrong()) }
+    if response.status == 200 && side == side_of(change) {
+        Ok((change, side.to_owned()))
+    } else {
+        Err(wrong())
+    }
 }
 
-/// A route that comes and goes, from when it is written until some time after it is gone: no route, then its
-/// pool, then no route, and nothing else.
+/// Watches an added route until some time after its deletion. Allowed sequence: no route, its pool, no route.
 struct Added {
     model: String,
     began: Instant,
@@ -382,39 +390,40 @@ struct Added {
 }
 
 impl Added {
-    async fn watch(mut self, probe: Probe, said: Shared) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.vanished.is_none_or(|at| at.elapsed() < AFTERWARDS) {
+    async fn watch(mut self, probe: Probe, results: Shared) {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.vanished.is_none_or(|at| at.elapsed() < WATCH_AFTER_DELETE) {
             let reached = probe.reached(&self.model).await;
             let gone = *self.going.lock().unwrap();
-            self.note(reached, gone, &mut said.lock().unwrap());
+            self.record(reached, gone, &mut results.lock().unwrap());
             if Instant::now() > deadline {
-                let reason = format!("{}: its route did not come and go in {PATIENCE:?}", self.model);
-                return said.lock().unwrap().fail(reason);
+                let reason =
+                    format!("{}: its route was not added and deleted within {TIMEOUT:?}", self.model);
+                return results.lock().unwrap().fail(reason);
             }
             sleep(if self.appeared && gone.is_none() { SLOW_PACE } else { PACE }).await;
         }
     }
 
-    fn note(&mut self, reached: Result<Reached, String>, gone: Option<Instant>, said: &mut Said) {
-        said.watched += 1;
+    fn record(&mut self, reached: Result<Reached, String>, gone: Option<Instant>, results: &mut Results) {
+        results.watched += 1;
         match (reached, gone) {
             (Ok(Reached::Engine), None) if !self.appeared => {
                 self.appeared = true;
-                said.appeared.add(self.began.elapsed());
+                results.appeared.add(self.began.elapsed());
             }
             (Ok(Reached::Engine), _) => {}
             (Ok(Reached::Nothing), Some(since)) if self.appeared => {
                 if self.vanished.is_none() {
                     self.vanished = Some(Instant::now());
-                    said.vanished.add(since.elapsed());
+                    results.vanished.add(since.elapsed());
                 }
             }
-            // The replicas of the gateway need not hear of it at the same time.
-            (Ok(Reached::Nothing), None) if self.began.elapsed() < LONGEST => {}
+            // The gateway replicas may apply the change at different times.
+            (Ok(Reached::Nothing), None) if self.began.elapsed() < MAX_DELAY => {}
             (reached, gone) => {
                 let model = &self.model;
-                said.fail(format!("{model}: {reached:?}, appeared: {}, gone: {gone:?}", self.appeared));
+                results.fail(format!("{model}: {reached:?}, appeared: {}, gone: {gone:?}", self.appeared));
             }
         }
     }

@@ -1,5 +1,4 @@
-//! The charts, as helm renders them: what each program may do in a cluster, and the switches for clusters
-//! that are not like the one that the other tests run in.
+//! Rendered charts: permissions of each program, and values that the tests in the cluster do not cover.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +12,8 @@ use serde_json::Value;
 const SYSTEM: &str = "forebay-system";
 const MODELS: &str = "llm-d";
 
-/// What may be done, as `verb resource.group [name]`, by namespace; an empty one is the whole cluster.
-type Rights = BTreeMap<String, BTreeSet<String>>;
+/// Permissions as `verb resource.group [name]`, by namespace. The empty namespace is the whole cluster.
+type Permissions = BTreeMap<String, BTreeSet<String>>;
 
 fn right(verb: &str, resource: &str, group: &str, name: Option<&str>) -> String {
     let dot = if group.is_empty() { "" } else { "." };
@@ -22,7 +21,7 @@ fn right(verb: &str, resource: &str, group: &str, name: Option<&str>) -> String 
     format!("{verb} {resource}{dot}{group}{name}")
 }
 
-/// What the constants say, which the tests on an API server alone run with; of nothing but `name` if there is one.
+/// Permissions in the rule constants, which the API server tests use. `name` restricts them to one object.
 fn of_rules<'a>(rules: impl IntoIterator<Item = &'a Rule>, name: Option<&str>) -> BTreeSet<String> {
     let mut rights = BTreeSet::new();
     for rule in rules {
@@ -39,9 +38,9 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// What the chart grants each service account, by its name.
-fn granted(objects: &[Value]) -> BTreeMap<String, Rights> {
-    let mut accounts: BTreeMap<String, Rights> = BTreeMap::new();
+/// Permissions of each service account in the chart.
+fn granted(objects: &[Value]) -> BTreeMap<String, Permissions> {
+    let mut accounts: BTreeMap<String, Permissions> = BTreeMap::new();
     for binding in objects.iter().filter(|it| it["kind"].as_str().is_some_and(|it| it.ends_with("Binding"))) {
         let namespace = binding["metadata"]["namespace"].as_str().unwrap_or_default();
         let reference = &binding["roleRef"];
@@ -79,12 +78,12 @@ fn granted(objects: &[Value]) -> BTreeMap<String, Rights> {
     accounts
 }
 
-fn rights<const N: usize>(by_namespace: [(&str, BTreeSet<String>); N]) -> Rights {
+fn rights<const N: usize>(by_namespace: [(&str, BTreeSet<String>); N]) -> Permissions {
     by_namespace.map(|(namespace, rights)| (namespace.to_owned(), rights)).into()
 }
 
 #[test]
-fn every_program_may_do_what_its_code_does_and_no_more() {
+fn service_accounts_have_exactly_the_required_permissions() {
     let Some(helm) = helm() else { return };
     let gateway = rights([
         ("", of_rules(READ_RULES.iter().chain(STATUS_RULES), None)),
@@ -107,7 +106,7 @@ fn every_program_may_do_what_its_code_does_and_no_more() {
         BTreeMap::from([("inferencepool-epp".to_owned(), picker)])
     );
 
-    // Secrets are the gateway's as far as it is told.
+    // Access to Secrets depends on gateway.tlsSecrets.
     let of_secrets = |right: &String| right.ends_with(" secrets");
     let without = |rights: &BTreeSet<String>| -> BTreeSet<String> {
         rights.iter().filter(|right| !of_secrets(right)).cloned().collect()
@@ -139,7 +138,7 @@ fn mounted(objects: &[Value]) -> BTreeSet<String> {
 }
 
 #[test]
-fn cert_manager_makes_every_certificate_that_pods_mount() {
+fn cert_manager_issues_every_mounted_certificate() {
     let Some(helm) = helm() else { return };
     let forebay = helm.render(
         "forebay",
@@ -156,7 +155,7 @@ fn cert_manager_makes_every_certificate_that_pods_mount() {
         ],
     );
     for (objects, clients) in [(forebay, &["forebay-cli-tls"][..]), (pool, &[])] {
-        assert!(of_kind(&objects, "Secret").is_empty(), "keys are cert-manager's to make");
+        assert!(of_kind(&objects, "Secret").is_empty(), "cert-manager creates the keys");
         let certificates = of_kind(&objects, "Certificate");
         let made: BTreeSet<String> = certificates
             .values()
@@ -173,7 +172,7 @@ fn cert_manager_makes_every_certificate_that_pods_mount() {
 }
 
 #[test]
-fn openshift_lets_the_agent_do_what_it_asks_for_and_no_more() {
+fn openshift_constraints_match_the_agent_pod() {
     let Some(helm) = helm() else { return };
     let objects = helm.render("forebay", SYSTEM, &["openshift.enabled=true", "openshift.route.enabled=true"]);
     let constraints = of_kind(&objects, "SecurityContextConstraints")["forebay-agent"];
@@ -191,7 +190,7 @@ fn openshift_lets_the_agent_do_what_it_asks_for_and_no_more() {
     });
     let allowed: BTreeSet<&str> = texts(&constraints["volumes"]).collect();
     for kind in kinds {
-        assert!(allowed.contains(kind), "{kind} is not among {allowed:?}");
+        assert!(allowed.contains(kind), "{kind} is not in {allowed:?}");
     }
     for switch in [
         "allowPrivilegedContainer",
@@ -210,12 +209,12 @@ fn openshift_lets_the_agent_do_what_it_asks_for_and_no_more() {
     assert_eq!(route["spec"]["to"]["name"], "inference-gateway");
     let plain = helm.render("forebay", SYSTEM, &[]);
     for kind in ["SecurityContextConstraints", "Route"] {
-        assert!(of_kind(&plain, kind).is_empty(), "{kind} only where OpenShift is");
+        assert!(of_kind(&plain, kind).is_empty(), "{kind} only with openshift.enabled");
     }
 }
 
 #[test]
-fn the_gateways_services_are_as_the_values_say() {
+fn values_set_type_and_ports_of_gateway_services() {
     let Some(helm) = helm() else { return };
     let arguments = |set: &[&str]| {
         let objects = helm.render("forebay", SYSTEM, set);

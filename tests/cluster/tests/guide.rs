@@ -1,9 +1,9 @@
-//! The guide, end to end, in a real cluster.
+//! The llm-d guide in the cluster, from installation to removal.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
+    reason = "a test fails by panicking and prints its measurements"
 )]
 
 use std::time::Instant;
@@ -16,7 +16,7 @@ use forebay_cluster_tests::{
 use serde_json::Value;
 
 #[test]
-fn the_guide_works_as_it_is_written() {
+fn follows_the_guide() {
     let Some(cluster) = cluster() else { return };
     cluster.follow_the_guide(2, 1);
     until("two routes are attached", || match cluster.attached_routes()? {
@@ -24,29 +24,30 @@ fn the_guide_works_as_it_is_written() {
         other => Err(format!("{other} attached")),
     });
     three_requests(&cluster);
-    let findings = until("nothing is found wrong", || cluster.attempt("forebay", &["check"], None));
+    let findings =
+        until("`forebay check` finds no problems", || cluster.attempt("forebay", &["check"], None));
     println!("{findings}");
-    a_third_model_in_three_steps(&cluster);
-    across_namespaces_only_with_a_grant(&cluster);
-    the_kernel_counts_what_the_engines_count(&cluster);
-    restarts_and_upgrades_fail_nothing(&cluster);
-    uninstalling_leaves_nothing(&cluster);
+    add_third_model(&cluster);
+    require_grant_across_namespaces(&cluster);
+    compare_kernel_and_engine_counts(&cluster);
+    restart_and_upgrade_under_traffic(&cluster);
+    uninstall_removes_everything(&cluster);
 }
 
 fn three_requests(cluster: &Cluster) {
     let gateway = cluster.gateway_address();
     for (model, status) in [(QWEN, 200), (LLAMA, 200), ("nonexistent", 404)] {
-        let answer = until(&format!("{status} for {model}"), || match chat(gateway, model) {
-            Ok(answer) if answer.status == status => Ok(answer),
+        let response = until(&format!("{status} for {model}"), || match chat(gateway, model) {
+            Ok(response) if response.status == status => Ok(response),
             other => Err(format!("{other:?}")),
         });
-        println!("POST /v1/chat/completions {model}: {}", answer.status);
+        println!("POST /v1/chat/completions {model}: {}", response.status);
         let expected = if status == 200 { format!(r#""model":"{model}""#) } else { "model_not_found".into() };
-        assert!(answer.body.replace("\": ", "\":").contains(&expected), "{answer:?}");
+        assert!(response.body.replace("\": ", "\":").contains(&expected), "{response:?}");
     }
 }
 
-fn a_third_model_in_three_steps(cluster: &Cluster) {
+fn add_third_model(cluster: &Cluster) {
     let model = "third/model";
     cluster.map_models(&[QWEN, LLAMA, model]);
     cluster.create_pool("vllm-third", model);
@@ -57,19 +58,16 @@ fn a_third_model_in_three_steps(cluster: &Cluster) {
     cluster.pods_ready(&format!("-n {MODELS} -l app=vllm-third"), 1);
     let ready = Instant::now();
     until("the third model serves", || match chat(gateway, model) {
-        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(response) if response.status == 200 => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    println!(
-        "a new model serves {:.2} s after its pod was seen Ready (bar: 2 s)",
-        ready.elapsed().as_secs_f64()
-    );
+    println!("new model served {:.2} s after its pod was Ready (target: 2 s)", ready.elapsed().as_secs_f64());
     cluster.helm(&format!("uninstall vllm-third --namespace {MODELS}"));
     cluster.kubectl(&format!("delete deployment ms-third -n {MODELS}"));
     cluster.map_models(&[QWEN, LLAMA]);
 }
 
-fn across_namespaces_only_with_a_grant(cluster: &Cluster) {
+fn require_grant_across_namespaces(cluster: &Cluster) {
     let gateway = cluster.gateway_address();
     cluster.map_models(&[QWEN, LLAMA, "elsewhere"]);
     cluster.apply(&format!(
@@ -80,7 +78,7 @@ fn across_namespaces_only_with_a_grant(cluster: &Cluster) {
          [{{group: inference.networking.k8s.io, kind: InferencePool, name: vllm-qwen3-06b, namespace: {MODELS}}}]\n"
     ));
     let route = || cluster.get("httproute elsewhere -n routes");
-    until("the reference is refused", || {
+    until("the reference is rejected", || {
         let conditions = &route()?["status"]["parents"][0]["conditions"];
         let refused = |it: &Value| it["type"] == "ResolvedRefs" && it["reason"] == "RefNotPermitted";
         if conditions.as_array().into_iter().flatten().any(refused) {
@@ -100,18 +98,18 @@ fn across_namespaces_only_with_a_grant(cluster: &Cluster) {
          to: [{{group: inference.networking.k8s.io, kind: InferencePool}}]\n"
     ));
     until("the route works", || match chat(gateway, "elsewhere") {
-        // The pool's engines do not know that model: the answer is theirs.
-        Ok(answer) if answer.status == 404 && answer.body.contains("does not exist") => Ok(()),
+        // The engines of the pool do not know the model and return 404.
+        Ok(response) if response.status == 404 && response.body.contains("does not exist") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    until("its status says so", || {
+    until("the status of the route is updated", || {
         condition(&route()?["status"]["parents"][0]["conditions"], "ResolvedRefs")
     });
     cluster.kubectl("delete namespace routes --wait=false");
     cluster.map_models(&[QWEN, LLAMA]);
 }
 
-/// Name, and requests in flight by the kernel and by the engine itself.
+/// For each pod: name, requests in flight in the kernel, and in the engine.
 fn in_flight(cluster: &Cluster) -> Result<Vec<(String, u64, u64)>, String> {
     let pods = cluster.attempt("forebay", &["pods", "-o", "json"], None)?;
     let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
@@ -122,7 +120,7 @@ fn in_flight(cluster: &Cluster) -> Result<Vec<(String, u64, u64)>, String> {
             let kernel = pod["kernel"]["inFlight"].as_u64().ok_or_else(|| pod.to_string())?;
             let ip = pod["ip"].as_str().ok_or_else(|| pod.to_string())?;
             let address = format!("{ip}:7999").parse().map_err(|_| ip.to_owned())?;
-            let (_, truth) = forebay_e2e::stage::get(address, "/").map_err(|error| error.to_string())?;
+            let (_, truth) = forebay_e2e::harness::get(address, "/").map_err(|error| error.to_string())?;
             let truth: Value = serde_json::from_str(&truth).map_err(|error| error.to_string())?;
             let engine = truth["in_flight"].as_u64().ok_or_else(|| truth.to_string())?;
             Ok((pod["name"].as_str().unwrap_or_default().to_owned(), kernel, engine))
@@ -130,56 +128,56 @@ fn in_flight(cluster: &Cluster) -> Result<Vec<(String, u64, u64)>, String> {
         .collect()
 }
 
-fn the_kernel_counts_what_the_engines_count(cluster: &Cluster) {
+fn compare_kernel_and_engine_counts(cluster: &Cluster) {
     let gateway = cluster.gateway_address();
-    // Streams long enough that the numbers stand still while both are asked.
+    // Long streams, so that the counts are stable while both are read.
     let traffic = Traffic::start(gateway, &[QWEN, LLAMA], 6, 2000);
     let equal = |all: &[(String, u64, u64)], total: u64| {
         all.iter().all(|(_, kernel, engine)| kernel == engine)
             && all.iter().map(|(_, kernel, _)| kernel).sum::<u64>() == total
     };
-    let seen = until("all twelve in flight, by the kernel as by the engines", || {
+    let seen = until("twelve requests in flight in kernel and engines", || {
         let all = in_flight(cluster)?;
         if equal(&all, 12) { Ok(all) } else { Err(format!("{all:?}")) }
     });
     println!("in flight (pod, kernel, engine): {seen:?}");
-    let (answered, failed) = traffic.finish();
+    let (completed, failed) = traffic.finish();
     assert_eq!(failed, Vec::<String>::new());
-    assert!(answered >= 12);
+    assert!(completed >= 12);
     until("nothing in flight", || {
         let all = in_flight(cluster)?;
         if equal(&all, 0) { Ok(()) } else { Err(format!("{all:?}")) }
     });
 }
 
-fn restarts_and_upgrades_fail_nothing(cluster: &Cluster) {
+fn restart_and_upgrade_under_traffic(cluster: &Cluster) {
     let gateway = cluster.gateway_address();
     let traffic = Traffic::start(gateway, &[QWEN, LLAMA], 4, 100);
     for what in ["daemonset/forebay-agent", "deployment/forebay-gateway"] {
         cluster.kubectl(&format!("rollout restart {what} -n {SYSTEM}"));
         cluster.kubectl(&format!("rollout status {what} -n {SYSTEM} --timeout=120s"));
-        println!("restarted {what}: {} answered so far", traffic.answered());
+        println!("restarted {what}: {} streams complete", traffic.completed());
     }
     cluster.kubectl(&format!("rollout restart deployment/vllm-qwen3-06b-epp -n {MODELS}"));
     cluster.kubectl(&format!("rollout status deployment/vllm-qwen3-06b-epp -n {MODELS} --timeout=120s"));
     cluster.install_forebay("--set gateway.drainSeconds=20 --set agent.gpuIntervalMs=500");
     cluster.kubectl(&format!("rollout status deployment/forebay-gateway -n {SYSTEM} --timeout=120s"));
-    let before = traffic.answered();
-    until("traffic after the upgrade", || match traffic.answered() {
+    let before = traffic.completed();
+    until("traffic after the upgrade", || match traffic.completed() {
         after if after > before + 20 => Ok(()),
-        after => Err(format!("{after} answered")),
+        after => Err(format!("{after} completed")),
     });
-    let (answered, failed) = traffic.finish();
+    let (completed, failed) = traffic.finish();
     println!(
-        "{answered} streams through restarts of agent, gateway and picker and a helm upgrade, {} failed",
+        "restarts of agent, gateway and picker and a helm upgrade: {completed} streams complete, {} failed",
         failed.len()
     );
     assert_eq!(failed, Vec::<String>::new());
 }
 
-fn uninstalling_leaves_nothing(cluster: &Cluster) {
-    cluster.take_it_down();
-    until("nothing of Forebay is left", || {
+fn uninstall_removes_everything(cluster: &Cluster) {
+    cluster.uninstall();
+    until("all objects of Forebay are removed", || {
         let kinds = "deployments,daemonsets,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,poddisruptionbudgets,leases,secrets,gatewayclasses,gateways,httproutes,inferencepools,pods";
         let left = cluster.attempt(
             "kubectl",

@@ -1,9 +1,9 @@
-//! The API server goes away for a while and comes back.
+//! An outage of the API server.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
+    reason = "a test fails by panicking and prints its measurements"
 )]
 
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use forebay_cluster_tests::{
     until,
 };
 
-const AWAY: Duration = Duration::from_secs(30);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const OUTAGE: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_millis(250);
 const ROUTE: &str = "after-the-outage";
 
 #[test]
-fn an_outage_of_the_api_server_fails_no_request() {
+fn api_server_outage_fails_no_request() {
     let Some(cluster) = cluster() else { return };
     cluster.follow_the_guide(2, 1);
     let gateway = cluster.gateway_address();
     for model in [QWEN, LLAMA] {
         until(&format!("{model} is served"), || match chat(gateway, model) {
-            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(response) if response.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
         });
     }
@@ -33,16 +33,21 @@ fn an_outage_of_the_api_server_fails_no_request() {
     api_server(&cluster, "down");
     let gone = Instant::now();
     let mut fresh = 0;
-    while gone.elapsed() < AWAY {
+    while gone.elapsed() < OUTAGE {
         for model in [QWEN, LLAMA] {
-            let answer = chat(gateway, model).unwrap();
-            assert_eq!(answer.status, 200, "on a new connection, {:?} into it: {answer:?}", gone.elapsed());
+            let response = chat(gateway, model).unwrap();
+            assert_eq!(
+                response.status,
+                200,
+                "new connection, {:?} after the start of the outage: {response:?}",
+                gone.elapsed()
+            );
             fresh += 1;
         }
         cluster.attempt("kubectl", &["get", "--raw", "/readyz"], None).unwrap_err();
-        std::thread::sleep(BETWEEN_LOOKS);
+        std::thread::sleep(INTERVAL);
     }
-    let during = traffic.answered();
+    let during = traffic.completed();
     api_server(&cluster, "up");
     let (away, back) = (gone.elapsed(), Instant::now());
     cluster.apply(&format!(
@@ -51,9 +56,9 @@ fn an_outage_of_the_api_server_fails_no_request() {
          [{{headers: [{{name: X-Gateway-Model-Name, value: {ROUTE}}}]}}]\n    backendRefs: \
          [{{group: inference.networking.k8s.io, kind: InferencePool, name: vllm-qwen3-06b}}]\n"
     ));
-    until("the change is in force", || match chat(gateway, ROUTE) {
-        // The pool's engines do not know that model: the answer is theirs.
-        Ok(answer) if answer.status == 404 && answer.body.contains("NotFoundError") => Ok(()),
+    until("the change is used", || match chat(gateway, ROUTE) {
+        // The engines of the pool do not know the model and return 404.
+        Ok(response) if response.status == 404 && response.body.contains("NotFoundError") => Ok(()),
         other => Err(format!("{other:?}")),
     });
     let in_force = back.elapsed();
@@ -61,21 +66,21 @@ fn an_outage_of_the_api_server_fails_no_request() {
         let route = cluster.get(&format!("httproute {ROUTE} -n {MODELS}"))?;
         condition(&route["status"]["parents"][0]["conditions"], "Accepted")
     });
-    until("the Gateway counts it", || match cluster.attached_routes()? {
+    until("the Gateway counts the route", || match cluster.attached_routes()? {
         3 => Ok(()),
         other => Err(format!("{other} attached")),
     });
-    let told = back.elapsed();
-    let (answered, failed) = traffic.finish();
+    let status_written = back.elapsed();
+    let (completed, failed) = traffic.finish();
     println!(
-        "the API server was away for {:.1} s: {during} streams and {fresh} requests on new connections answered meanwhile, {} failed of {answered} streams in all",
+        "outage of the API server for {:.1} s: {during} streams and {fresh} requests on new connections complete; in total {} failed and {completed} complete streams",
         away.as_secs_f64(),
         failed.len(),
     );
     println!(
-        "once it was back, a change was in force {:.2} s and in the statuses {:.2} s later",
+        "after the outage, a change was used after {:.2} s and its status written after {:.2} s",
         in_force.as_secs_f64(),
-        told.as_secs_f64()
+        status_written.as_secs_f64()
     );
     assert_eq!(failed, Vec::<String>::new());
     cluster.kubectl(&format!("delete httproute {ROUTE} -n {MODELS}"));

@@ -1,9 +1,9 @@
-//! The README's way into a cluster, line by line as it stands there.
+//! Runs the installation commands of the README in the cluster.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it ran"
+    reason = "a test fails by panicking and prints its commands"
 )]
 
 use std::{
@@ -17,11 +17,11 @@ use std::{
 use forebay_cluster_tests::{charts, cluster, downloads::Downloads, guide::QWEN, until};
 
 const SECTION: &str = "\n## In a cluster\n";
-/// Of the releases and what else the lines make.
+/// Namespaces that the commands create.
 const NAMESPACES: [&str; 2] = ["forebay-system", "llm-d"];
 
 #[test]
-fn the_lines_of_the_readme_lead_into_a_cluster() {
+fn readme_commands_install_forebay() {
     let Some(cluster) = cluster() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let state = PathBuf::from(std::env::var_os("FOREBAY_CLUSTER").unwrap());
@@ -32,25 +32,25 @@ fn the_lines_of_the_readme_lead_into_a_cluster() {
     let began = Instant::now();
     let lines = lines();
     assert!(lines.len() > 5, "{lines:?}");
-    let mut said = String::new();
-    let mut behind = Vec::new();
+    let mut stdout = String::new();
+    let mut background = Vec::new();
     for line in &lines {
         println!("$ {line}");
-        // In reach of what it is not needed for it would be in the way.
+        // Only commands that download use the proxy.
         let environment = if line.contains("https://") { &proxy[..] } else { &[] };
         match line.strip_suffix('&') {
-            Some(line) => behind.push(Background::start(line)),
-            None => said = run(line, environment),
+            Some(line) => background.push(Background::start(line)),
+            None => stdout = run(line, environment),
         }
         if line.starts_with("curl ") {
-            assert!(said.contains(&format!("\"model\":\"{QWEN}\"")), "{said}");
+            assert!(stdout.contains(&format!("\"model\":\"{QWEN}\"")), "{stdout}");
         }
     }
     println!("{} lines in {:.0} s", lines.len(), began.elapsed().as_secs_f64());
-    // The last one shows the pods that the model server's line made.
-    assert_eq!(said.matches("vllm-qwen3-06b-").count(), 2, "{said}");
+    // The last command lists the pods of the model server.
+    assert_eq!(stdout.matches("vllm-qwen3-06b-").count(), 2, "{stdout}");
 
-    drop(behind);
+    drop(background);
     cluster.helm("uninstall vllm-qwen3-06b --namespace llm-d --wait");
     cluster.helm("uninstall forebay --namespace forebay-system --wait");
     for namespace in NAMESPACES {
@@ -65,10 +65,10 @@ fn the_lines_of_the_readme_lead_into_a_cluster() {
     });
 }
 
-/// The commands of the section's block; those that go on over several lines as one.
+/// Commands in the code block of the section. Continued lines are joined.
 fn lines() -> Vec<String> {
     let readme = fs::read_to_string(charts::root().join("README.md")).unwrap();
-    let section = readme.split_once(SECTION).expect("the section is there").1;
+    let section = readme.split_once(SECTION).expect("README.md has the section").1;
     let block = section.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     let whole = block.replace("\\\n", " ");
     whole.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
@@ -82,16 +82,16 @@ fn shell(line: &str) -> Command {
 
 fn run(line: &str, environment: &[(&str, String)]) -> String {
     let mut shell = shell(line);
-    // The API server is reached as ever.
+    // No proxy for the API server.
     shell.envs(environment.iter().map(|(name, value)| (name, value))).env("NO_PROXY", "198.18.0.0/15");
     let output = shell.output().unwrap();
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{line}: {}\n{said}{error}", output.status);
-    println!("{}", said.trim());
-    said.into_owned()
+    let (stdout, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{line}: {}\n{stdout}{error}", output.status);
+    println!("{}", stdout.trim());
+    stdout.into_owned()
 }
 
-/// What goes on behind the lines that follow, with all that it started.
+/// A background command and its process group. Drop kills them.
 struct Background(Child);
 
 impl Background {

@@ -1,10 +1,9 @@
-//! A cluster with thousands of routes and pods: how long a gateway takes to start in it, what it keeps of it,
-//! and how soon a change is in force.
+//! A cluster with thousands of routes and pods: start time and memory of a gateway, and delay of changes.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured"
+    reason = "a test fails by panicking and prints its measurements"
 )]
 
 use std::{
@@ -14,7 +13,7 @@ use std::{
 };
 
 use forebay_cluster_tests::{
-    Cluster, Durations, Objects, PATIENCE, Probe, Reached, chat, cluster,
+    Cluster, Durations, Objects, Probe, Reached, TIMEOUT, chat, cluster,
     guide::{LLAMA, MODELS, QWEN, SYSTEM},
     until,
 };
@@ -25,14 +24,14 @@ const ROUTES: u32 = 5_000;
 const POOLS: u32 = 500;
 const PODS: u32 = 10_000;
 const NAMESPACE: &str = "scale";
-/// Changes whose way into force is measured.
+/// Number of measured changes.
 const CHANGES: u32 = 10;
 const PACE: Duration = Duration::from_millis(5);
 const GATEWAY: &str = "deployment/forebay-gateway";
 const ADMIN_PORT: u16 = 9100;
 
 #[test]
-fn a_gateway_starts_and_follows_among_thousands_of_routes() {
+fn starts_and_applies_changes_with_thousands_of_routes() {
     let Some(cluster) = cluster() else { return };
     cluster.follow_the_guide(2, 1);
     let gateway = cluster.gateway_address();
@@ -43,21 +42,21 @@ fn a_gateway_starts_and_follows_among_thousands_of_routes() {
     let began = Instant::now();
     runtime.block_on(fill(&objects)).unwrap();
     println!(
-        "{ROUTES} HTTPRoutes, {POOLS} InferencePools, {PODS} Pods made in {:.0} s",
+        "{ROUTES} HTTPRoutes, {POOLS} InferencePools, {PODS} Pods created in {:.0} s",
         began.elapsed().as_secs_f64()
     );
 
     cluster.kubectl(&format!("scale {GATEWAY} -n {SYSTEM} --replicas=1"));
-    let (pid, admin) = until("the gateway's pod runs", || gateway_process(&cluster));
-    until("the gateway is ready", || match forebay_e2e::stage::get(admin, "/readyz") {
+    let (pid, admin) = until("the gateway pod is running", || gateway_process(&cluster));
+    until("the gateway is ready", || match forebay_e2e::harness::get(admin, "/readyz") {
         Ok((200, _)) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    println!("ready {:.1} s after its process began", age(pid).as_secs_f64());
+    println!("ready {:.1} s after the start of its process", age(pid).as_secs_f64());
     println!("memory when ready: {}", memory(pid));
     for model in [QWEN, LLAMA] {
         until(&format!("{model} is served"), || match chat(gateway, model) {
-            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(response) if response.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
         });
     }
@@ -73,18 +72,18 @@ fn a_gateway_starts_and_follows_among_thousands_of_routes() {
         let parents = &route["status"]["parents"];
         if parents.is_array() { Ok(()) } else { Err(route["status"].to_string()) }
     });
-    println!("statuses written {:.1} s after it served", ready.elapsed().as_secs_f64());
+    println!("statuses written {:.1} s after it was ready", ready.elapsed().as_secs_f64());
     let appeared = runtime.block_on(change(&objects, gateway));
-    println!("a new route among them, from the write to the first request by it: {appeared}");
+    println!("new route, from write to first use: {appeared}");
     println!("memory after the changes: {}", memory(pid));
 
     let began = Instant::now();
     runtime.block_on(clear(&objects)).unwrap();
-    until("their namespace is gone", || match cluster.get(&format!("namespace {NAMESPACE}")) {
+    until("the namespace is deleted", || match cluster.get(&format!("namespace {NAMESPACE}")) {
         Err(_) => Ok(()),
         Ok(namespace) => Err(namespace["status"].to_string()),
     });
-    println!("all removed in {:.0} s", began.elapsed().as_secs_f64());
+    println!("all deleted in {:.0} s", began.elapsed().as_secs_f64());
     cluster.kubectl(&format!("scale {GATEWAY} -n {SYSTEM} --replicas=2"));
     cluster.kubectl(&format!("rollout status {GATEWAY} -n {SYSTEM} --timeout=120s"));
     until("only the guide's routes are attached", || match cluster.attached_routes()? {
@@ -121,7 +120,7 @@ fn with(mut object: Value, fields: &[(&str, Value)]) -> Value {
     object
 }
 
-/// Pods that no node is to run, Ready for all that is known.
+/// A pod that is never scheduled, with a Ready status.
 fn pod(number: u32) -> Value {
     let ip = format!("10.{}.{}.{}", 64 + (number >> 16), number >> 8 & 255, number & 255);
     let mut pod = object("Pod", &pod_name(number));
@@ -149,7 +148,7 @@ fn pool(number: u32) -> Value {
     with(object("InferencePool", &name(number)), &[("spec", spec)])
 }
 
-/// For the model of this name; of a pool in the same namespace.
+/// A route for the model `name` to a pool in the same namespace.
 fn route(name: &str, pool: &str) -> Value {
     let spec = json!({
         "parentRefs": [{ "name": "inference-gateway", "namespace": SYSTEM }],
@@ -165,9 +164,9 @@ async fn fill(objects: &Objects) -> kube::Result<()> {
     objects.apply(&object("Namespace", NAMESPACE)).await?;
     let picker = with(object("Service", "picker"), &[("spec", json!({ "ports": [{ "port": 9002 }] }))]);
     objects.apply(&picker).await?;
-    // A namespace takes pods when it has its service account.
+    // The API server rejects pods until the namespace has its default service account.
     let account = object("ServiceAccount", "default");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while objects.get(&account).await.is_err() && Instant::now() < deadline {
         sleep(PACE).await;
     }
@@ -183,7 +182,7 @@ async fn clear(objects: &Objects) -> kube::Result<()> {
     objects.delete(&object("Namespace", NAMESPACE)).await
 }
 
-/// The gateway's only pod: its process on this machine, and its admin address.
+/// Pid of the gateway on this machine, and its admin address.
 fn gateway_process(cluster: &Cluster) -> Result<(u32, SocketAddr), String> {
     let pods = cluster.get(&format!("pods -n {SYSTEM} -l app.kubernetes.io/name=forebay-gateway"))?;
     let pod = &pods["items"][0];
@@ -198,7 +197,7 @@ fn gateway_process(cluster: &Cluster) -> Result<(u32, SocketAddr), String> {
     Ok((pid.ok_or("no process yet")?, address))
 }
 
-/// How long ago the process began (proc(5): field 22 of `stat`, in hundredths of a second since the boot).
+/// Age of a process (proc(5): field 22 of `stat`, start time after boot in 1/100 s).
 fn age(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit_once(") ").unwrap().1;
@@ -215,10 +214,10 @@ fn memory(pid: u32) -> String {
         let kib: u64 = line.split_whitespace().nth(1).and_then(|it| it.parse().ok()).unwrap_or_default();
         kib / 1024
     };
-    format!("{} MiB resident, {} MiB at most", mib("VmRSS:"), mib("VmHWM:"))
+    format!("{} MiB resident, {} MiB peak", mib("VmRSS:"), mib("VmHWM:"))
 }
 
-/// Routes to the guide's pool, one after the other.
+/// Adds routes to the pool of the guide, one after the other.
 async fn change(objects: &Objects, gateway: SocketAddr) -> Durations {
     let probe = Probe::new(gateway);
     let mut appeared = Durations::default();
@@ -229,7 +228,7 @@ async fn change(objects: &Objects, gateway: SocketAddr) -> Durations {
         let began = Instant::now();
         objects.apply(&late).await.unwrap();
         while probe.reached(&model).await.unwrap() != Reached::Engine {
-            assert!(began.elapsed() < PATIENCE, "{model} has no route after {PATIENCE:?}");
+            assert!(began.elapsed() < TIMEOUT, "{model} has no route after {TIMEOUT:?}");
             sleep(PACE).await;
         }
         appeared.add(began.elapsed());

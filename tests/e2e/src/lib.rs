@@ -1,27 +1,25 @@
-//! Forebay's parts together.
+//! End-to-end tests of all programs of Forebay.
 //!
-//! [`pod`] makes scratch pods (cgroups, sockets born in them, a bpffs), [`stage`]
-//! runs the programs as processes on the manifests that a cluster would have,
-//! [`load`] is the client, [`demo`] shows and checks the main job.
+//! [`pod`] makes cgroups that look like pods', [`harness`] starts the programs as processes on the manifests of a
+//! cluster, [`load`] is the client.
 
-pub mod demo;
+pub mod harness;
 pub mod load;
 pub mod pod;
-pub mod stage;
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a check fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum wait for a condition.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits for a condition, not for a time.
+/// Waits until a condition is true.
 ///
 /// # Panics
-/// When it does not come about within [`PATIENCE`].
+/// When the condition is not true within [`TIMEOUT`].
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "never happened: {what}");
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
         std::thread::yield_now();
     }
 }

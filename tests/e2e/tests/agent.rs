@@ -1,10 +1,9 @@
-//! The agent as a process: what it tells through changes of pods, engines, cgroups and
-//! GPUs, and how it ends.
+//! The agent as a process: changes of pods, engines, cgroups and GPUs, and shutdown.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it skips, and fails by panicking"
+    reason = "a test prints what it skips and fails by panicking"
 )]
 
 use std::{
@@ -19,8 +18,8 @@ use std::{
 
 use forebay_e2e::{
     eventually,
+    harness::{Process, get, program},
     pod::{BpfMount, PodCgroup, cgroup2_mount, load_kernel},
-    stage::{Process, get, program},
 };
 use forebay_sim::{EngineOptions, Server, ServerOptions};
 use serde_json::{Value, json};
@@ -28,13 +27,13 @@ use serde_json::{Value, json};
 const POD_PORT: u16 = 8000;
 const POST: &str = "POST /v1/completions HTTP/1.1\r\nHost: pod\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 60\r\n\r\n";
 
-/// One node's folder of manifests, its cgroups, its bpffs, on addresses of its own.
+/// A fake node: manifests, cgroups, bpffs and loopback addresses.
 struct Node {
     name: String,
     folder: tempfile::TempDir,
     bpffs: Option<BpfMount>,
     number: u8,
-    /// Whether requests can be counted in the kernel here.
+    /// Whether kernel measurement is available.
     counts: bool,
 }
 
@@ -68,9 +67,9 @@ impl Node {
     }
 
     fn write(&self, file: &str, text: &str) {
-        let beside = self.folder.path().join(file);
-        fs::write(&beside, text).unwrap();
-        fs::rename(&beside, self.folder.path().join("resources").join(file)).unwrap();
+        let new = self.folder.path().join(file);
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.folder.path().join("resources").join(file)).unwrap();
     }
 
     fn pins(&self) -> PathBuf {
@@ -81,7 +80,7 @@ impl Node {
         cgroup2_mount().map_or_else(|_none| "/nonexistent".into(), |mount| mount.join(&self.name))
     }
 
-    /// A pod's cgroup and its engine in this process, with a pod of this uid listed.
+    /// Creates a pod with this uid: its manifest, its cgroup, and its engine in this process.
     fn pod(&self, uid: &str, model: &str) -> Pod {
         let cgroup = PodCgroup::new(&self.cgroup_root(), uid).ok();
         self.write("pod.yaml", &pod(&self.name, uid, self.ip(0)));
@@ -132,10 +131,10 @@ impl Node {
         self.folder.path().join("gpus.json")
     }
 
-    fn play(&self, gpus: &Value) {
-        let beside = self.folder.path().join("gpus.new");
-        fs::write(&beside, gpus.to_string()).unwrap();
-        fs::rename(&beside, self.scenario()).unwrap();
+    fn write_scenario(&self, gpus: &Value) {
+        let new = self.folder.path().join("gpus.new");
+        fs::write(&new, gpus.to_string()).unwrap();
+        fs::rename(&new, self.scenario()).unwrap();
     }
 }
 
@@ -173,8 +172,8 @@ impl Pod {
         self.server = Some(Server::start(tokio(listener.unwrap()), tokio(truth), options).unwrap());
     }
 
-    /// One whole request. The answer is read to its end: who closes with bytes unread
-    /// resets, and the request may then count as aborted.
+    /// Sends one request and reads the complete response: a close with unread bytes resets the connection, and the
+    /// request may then count as aborted.
     fn serve(&self) {
         let body = json!({ "model": self.model, "prompt": "a", "max_tokens": 1 });
         let body = format!("{:60}", body.to_string());
@@ -182,9 +181,9 @@ impl Pod {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     }
 }
 
@@ -220,8 +219,8 @@ impl Agent {
         self.list("pods").into_iter().next().unwrap_or_default()
     }
 
-    /// Waits until what is told of the only pod is so.
-    fn tells(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until the report of the only pod satisfies `condition`. Returns the report.
+    fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut pod = Value::Null;
         eventually(what, || {
             pod = self.pod();
@@ -247,161 +246,175 @@ fn pod(node: &str, uid: &str, ip: IpAddr) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_is_read_given_up_and_read_again() {
+async fn reports_engine_outage_and_recovery() {
     let node = Node::new("engine");
     let mut pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
     let agent = node.agent(1, &[]);
-    let told = agent.tells("the engine's values", |pod| pod["engine"]["models"][0]["id"] == "m");
-    assert_eq!((&told["engine"]["running"], &told["engineOff"]), (&json!(0), &Value::Null));
-    assert_eq!((&told["name"], &told["port"]), (&json!("engine"), &json!(8000)));
+    let report = agent.until("the engine's values", |pod| pod["engine"]["models"][0]["id"] == "m");
+    assert_eq!((&report["engine"]["running"], &report["engineOff"]), (&json!(0), &Value::Null));
+    assert_eq!((&report["name"], &report["port"]), (&json!("engine"), &json!(8000)));
 
     pod.server = None;
-    let told = agent.tells("the reason", |pod| pod["engineOff"].is_string());
-    assert_eq!(told["engine"], Value::Null, "no old value stands for an unknown one");
-    assert!(told["engineOff"].as_str().unwrap().contains("cannot connect"), "{told}");
+    let report = agent.until("the reason of the outage", |pod| pod["engineOff"].is_string());
+    assert_eq!(report["engine"], Value::Null, "no stale values");
+    assert!(report["engineOff"].as_str().unwrap().contains("cannot connect"), "{report}");
     pod.start();
-    agent.tells("the values again", |pod| pod["engine"]["running"] == 0 && pod["engineOff"].is_null());
+    agent.until("the engine values after recovery", |pod| {
+        pod["engine"]["running"] == 0 && pod["engineOff"].is_null()
+    });
     let log = agent.process.log();
-    assert_eq!(log.matches("cannot scrape the engine").count(), 1, "one line, not one a scrape: {log}");
+    assert_eq!(
+        log.matches("cannot scrape the engine").count(),
+        1,
+        "one log line, not one for each scrape: {log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_takes_over_an_address_is_another() {
+async fn separates_pods_with_the_same_address() {
     let node = Node::new("replaced");
     let first = node.pod("00000000-0000-4000-8000-000000000001", "old");
     let agent = node.agent(1, &[]);
-    agent.tells("the old model", |pod| pod["engine"]["models"][0]["id"] == "old");
+    agent.until("the old model", |pod| pod["engine"]["models"][0]["id"] == "old");
     first.serve();
     if node.counts {
-        agent.tells("a request", |pod| pod["kernel"]["finished"] == 1);
+        agent.until("a request", |pod| pod["kernel"]["finished"] == 1);
     }
     drop(first);
 
     let second = node.pod("00000000-0000-4000-8000-000000000002", "new");
-    let told = agent.tells("the new pod", |pod| {
+    let report = agent.until("the new pod", |pod| {
         pod["uid"] == "00000000-0000-4000-8000-000000000002" && !pod["engine"]["models"][0].is_null()
     });
-    assert_eq!(told["engine"]["models"][0]["id"], "new", "the old one's models are not the new one's");
+    assert_eq!(report["engine"]["models"][0]["id"], "new", "models of the old pod are dropped");
     if !node.counts {
-        return println!("skipped: nothing is counted in the kernel here");
+        return println!("skipped: kernel measurement is not available");
     }
-    let told = agent.tells("its own counts", |pod| pod["kernel"]["started"].is_u64());
-    assert_eq!(told["kernel"]["started"], 0);
+    let report = agent.until("its own counts", |pod| pod["kernel"]["started"].is_u64());
+    assert_eq!(report["kernel"]["started"], 0);
     second.serve();
-    agent.tells("its own request", |pod| pod["kernel"]["finished"] == 1);
+    agent.until("its own request", |pod| pod["kernel"]["finished"] == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cgroup_that_is_made_anew_is_found_again() {
+async fn finds_recreated_cgroup() {
     let node = Node::new("anew");
     if !node.counts {
-        return println!("skipped: nothing is counted in the kernel here");
+        return println!("skipped: kernel measurement is not available");
     }
     let uid = "00000000-0000-4000-8000-000000000001";
     let mut pod = node.pod(uid, "m");
     let agent = node.agent(1, &[]);
-    agent.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    agent.until("the pod is watched", |pod| pod["kernel"]["started"] == 0);
     pod.server = None;
     pod.cgroup = None;
-    let told = agent.tells("that it is not", |pod| pod["kernelOff"].is_string());
-    assert!(told["kernelOff"].as_str().unwrap().contains("cgroup"), "{told}");
+    let report = agent.until("the pod is no longer measured", |pod| pod["kernelOff"].is_string());
+    assert!(report["kernelOff"].as_str().unwrap().contains("cgroup"), "{report}");
     pod.cgroup = Some(PodCgroup::new(&node.cgroup_root(), uid).unwrap());
     pod.start();
-    agent.tells("the pod is watched again", |pod| pod["kernel"]["started"] == 0);
+    agent.until("the pod is watched again", |pod| pod["kernel"]["started"] == 0);
     pod.serve();
-    agent.tells("its request", |pod| pod["kernel"]["finished"] == 1);
+    agent.until("its request", |pod| pod["kernel"]["finished"] == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_agent_on_the_same_pins_counts_for_itself() {
+async fn second_agent_with_the_same_pins_counts_separately() {
     let node = Node::new("second");
     if !node.counts {
-        return println!("skipped: nothing is counted in the kernel here");
+        return println!("skipped: kernel measurement is not available");
     }
     let pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
     let mut first = node.agent(1, &[]);
-    first.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    first.until("the pod is watched", |pod| pod["kernel"]["started"] == 0);
     let second = node.agent(2, &[]);
-    second.tells("the pod is watched", |pod| pod["kernel"]["started"] == 0);
+    second.until("the pod is watched", |pod| pod["kernel"]["started"] == 0);
     assert!(second.process.log().contains("another agent uses"), "{}", second.process.log());
     pod.serve();
     for agent in [&first, &second] {
-        agent.tells("the request", |pod| pod["kernel"]["finished"] == 1);
+        agent.until("the request", |pod| pod["kernel"]["finished"] == 1);
     }
     assert!(first.process.stop().unwrap().success());
     assert!(!node.pins().exists());
     pod.serve();
-    second.tells("one more", |pod| pod["kernel"]["finished"] == 2);
+    second.until("one more", |pod| pod["kernel"]["finished"] == 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_cgroups_the_rest_goes_on() {
+async fn scrapes_engines_without_cgroups() {
     let node = Node::new("nocgroup");
     let _pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
     let agent = node.agent(1, &["--cgroup-root", "/nonexistent"]);
-    let told = agent.tells("the engine's values", |pod| pod["engine"]["running"] == 0);
-    assert_eq!(told["kernel"], Value::Null);
+    let report = agent.until("the engine's values", |pod| pod["engine"]["running"] == 0);
+    assert_eq!(report["kernel"], Value::Null);
     let node = agent.list("nodes").remove(0);
-    let reasons = (&told["kernelOff"], &node["kernelOff"]);
-    assert!(reasons.0.is_string() || reasons.1.is_string(), "somebody says why: {reasons:?}");
+    let reasons = (&report["kernelOff"], &node["kernelOff"]);
+    assert!(reasons.0.is_string() || reasons.1.is_string(), "a reason is reported: {reasons:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_it_and_removes_the_pins_unless_they_are_to_stay() {
+async fn sigterm_removes_pins_unless_they_are_kept() {
     let node = Node::new("sigterm");
     let pod = node.pod("00000000-0000-4000-8000-000000000001", "m");
     for (more, stay) in [(&[][..], false), (&["--keep-pins"][..], true)] {
         let mut agent = node.agent(1, more);
-        agent.tells("the engine's values", |pod| pod["engine"]["running"] == 0);
+        agent.until("the engine's values", |pod| pod["engine"]["running"] == 0);
         if node.counts {
-            agent.tells("the pod is watched", |pod| pod["kernel"]["started"].is_u64());
+            agent.until("the pod is watched", |pod| pod["kernel"]["started"].is_u64());
             assert!(node.pins().exists());
         }
-        // A reader that never reads must not hold it up.
+        // A client that never reads must not delay the shutdown.
         let mut idle = TcpStream::connect(agent.grpc).unwrap();
         idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        let status = agent.process.stop().expect("it ends by itself in time");
+        let status = agent.process.stop().expect("the agent exits in time");
         assert!(status.success(), "{status}: {}", agent.process.log_tail());
         assert_eq!(node.pins().exists(), stay && node.counts);
     }
     if !node.counts {
-        return println!("skipped: nothing is counted in the kernel here");
+        return println!("skipped: kernel measurement is not available");
     }
-    // Counted while nobody was there.
+    // Counted while no agent was running.
     pod.serve();
     let agent = node.agent(1, &[]);
-    agent.tells("what the pins kept", |pod| pod["kernel"]["finished"] == 1);
+    agent.until("the counts from the pinned maps", |pod| pod["kernel"]["finished"] == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gpu_that_is_lost_from_the_start_is_told_and_storms_are_quiet() {
+async fn reports_gpu_lost_at_start_and_limits_xid_log_lines() {
     let library = program("libnvidia_ml.so").unwrap();
     if !library.exists() {
-        return println!("skipped: the NVML stand-in is not built");
+        return println!("skipped: the fake NVML library is not built");
     }
     let node = Node::new("gpus");
     let gpu = |uuid: &str, lost: bool, xids: &[u64]| json!({ "uuid": uuid, "name": "N", "power_mw": 1, "lost": lost, "xids": xids });
-    node.play(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &[])]));
+    node.write_scenario(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &[])]));
     let agent = node.agent(1, &["--nvml-library", library.to_str().unwrap()]);
     let health = |index: usize| {
         let gpus = agent.list("gpus");
         gpus.get(index).map(|gpu| (gpu["uuid"].clone(), gpu["health"].clone()))
     };
-    eventually("the lost one is told", || health(0) == Some(("index-0".into(), "lost".into())));
+    eventually("the lost GPU is reported", || health(0) == Some(("index-0".into(), "lost".into())));
     assert_eq!(health(1), Some(("GPU-1".into(), "ok".into())));
 
     let storm = vec![31; 2000];
-    node.play(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &storm)]));
-    eventually("every XID counts", || agent.list("gpus")[1]["xidErrors"] == 2000);
+    node.write_scenario(&json!([gpu("GPU-0", true, &[]), gpu("GPU-1", false, &storm)]));
+    eventually("every XID is counted", || agent.list("gpus")[1]["xidErrors"] == 2000);
     let lines = agent.process.log().matches("reported an XID error").count();
     assert_eq!(lines, 1, "{}", agent.process.log_tail());
 
-    // It comes back, and one that was never there comes too.
-    node.play(&json!([gpu("GPU-0", false, &[]), gpu("GPU-1", false, &storm), gpu("GPU-2", false, &[])]));
-    eventually("all three are told", || {
+    // The lost GPU returns, and a new one appears.
+    node.write_scenario(&json!([
+        gpu("GPU-0", false, &[]),
+        gpu("GPU-1", false, &storm),
+        gpu("GPU-2", false, &[])
+    ]));
+    eventually("all three GPUs are reported", || {
         let gpus = agent.list("gpus");
         gpus.iter().map(|gpu| gpu["uuid"].as_str().unwrap().to_owned()).eq(["GPU-0", "GPU-1", "GPU-2"])
     });
-    node.play(&json!([gpu("GPU-0", false, &[]), gpu("GPU-1", false, &storm), gpu("GPU-2", false, &[79]),]));
-    eventually("and its XIDs are heard", || health(2) == Some(("GPU-2".into(), "lost".into())));
+    node.write_scenario(&json!([
+        gpu("GPU-0", false, &[]),
+        gpu("GPU-1", false, &storm),
+        gpu("GPU-2", false, &[79]),
+    ]));
+    eventually("XIDs of the new GPU are reported", || health(2) == Some(("GPU-2".into(), "lost".into())));
 }

@@ -1,4 +1,4 @@
-//! `forebay`: exit codes, and documents that programs read.
+//! `forebay`: exit codes and JSON output.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use std::{
 };
 
 use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
-use forebay_e2e::stage::program;
+use forebay_e2e::harness::program;
 use forebay_telemetry::v1::{
     EndpointKey, EngineLoad, Gpu, KernelLoad, Latency, Node, telemetry_server::TelemetryServer,
 };
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-/// An agent's service with one pod and one GPU, in this process.
+/// The telemetry service of an agent with one pod and one GPU, in this process.
 struct Agent {
     address: SocketAddr,
     publisher: Arc<Publisher>,
@@ -72,14 +72,14 @@ impl Agent {
     }
 }
 
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
+/// An address without a listener.
+fn unused_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn forebay() -> Command {
     let mut command = Command::new(program("forebay").unwrap());
-    // Of whoever runs the tests, no cluster is asked.
+    // Do not use the kubeconfig of the user.
     command
         .env_remove("FOREBAY_AGENTS")
         .env_remove("FOREBAY_RESOURCES")
@@ -110,14 +110,14 @@ fn sorted<const N: usize>(mut names: [&str; N]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exit_codes_tell_who_answered() {
+async fn exit_code_depends_on_responding_agents() {
     let agent = Agent::start().await;
-    let (here, gone) = (agent.address.to_string(), nobody().to_string());
+    let (here, gone) = (agent.address.to_string(), unused_address().to_string());
     for (agents, code) in [(here.clone(), 0), (gone.clone(), 1), (format!("{here},{gone}"), 3)] {
         let output = run(&["pods", "--agents", &agents]).await;
         assert_eq!(output.status.code(), Some(code), "{agents}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.contains(&gone), code != 0, "whoever does not answer is named: {said}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.contains(&gone), code != 0, "agents without a response are named: {text}");
     }
     for usage in [&["pods", "--nonsense"][..], &["pods", "--agents", "no-address"], &["what"], &[]] {
         assert_eq!(run(usage).await.status.code(), Some(2), "{usage:?}");
@@ -128,7 +128,7 @@ async fn exit_codes_tell_who_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_unknown_is_null_or_a_dash() {
+async fn unknown_values_are_null_or_dash() {
     let agent = Agent::start().await;
     let pods = json("pods", &agent).await;
     let pod = &pods["items"][0];
@@ -147,7 +147,7 @@ async fn what_is_unknown_is_null_or_a_dash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shape_of_documents_stays() {
+async fn json_fields_are_stable() {
     let agent = Agent::start().await;
     agent.measure();
     let (nodes, pods, gpus) =
@@ -194,7 +194,7 @@ async fn the_shape_of_documents_stays() {
     assert_eq!(keys(&pod["kernel"]), sorted(kernel));
     assert_eq!((&pod["kernel"]["inFlight"], &pod["engine"]["running"]), (&3.into(), &2.into()));
     assert_eq!(pod["kernel"]["waitingRequestBytes"], 512);
-    assert_eq!(pod["kernel"]["itl"], Value::Null, "nothing was measured");
+    assert_eq!(pod["kernel"]["itl"], Value::Null, "no measurement");
     let latency = ["count", "sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds"];
     assert_eq!(keys(&pod["kernel"]["ttft"]), sorted(latency));
     let engine = [
@@ -237,7 +237,7 @@ async fn the_shape_of_documents_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wide_tables_have_more_columns() {
+async fn wide_output_has_more_columns() {
     let agent = Agent::start().await;
     agent.measure();
     for (format, expected) in [("table", None), ("wide", Some("512"))] {
@@ -250,7 +250,7 @@ async fn wide_tables_have_more_columns() {
     }
 }
 
-/// Killed at the end of its test.
+/// A process. Drop kills it.
 struct Running(Child);
 
 impl Drop for Running {
@@ -261,7 +261,7 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watching_prints_a_document_a_line_until_interrupted() {
+async fn watch_prints_one_document_per_line_until_interrupted() {
     let agent = Agent::start().await;
     let mut command = forebay();
     command.args(["pods", "--watch", "-o", "json", "--agents", &agent.address.to_string()]);
@@ -284,7 +284,7 @@ async fn watching_prints_a_document_a_line_until_interrupted() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A gateway in front of `pod`, whose listeners on ports 8081 and, over TLS as `gw.example`, 8443 are trusted.
+/// Starts a gateway in front of `pod`. Its listeners on ports 8081 and 8443 (TLS, `gw.example`) are trusted.
 async fn gateway(pod: SocketAddr, folder: &Path, certificate: &Issued) -> (Running, IpAddr) {
     let indented = |text: &str| text.trim().replace('\n', "\n    ");
     let manifests = format!(
@@ -334,7 +334,7 @@ spec:
         pod.ip()
     );
     std::fs::write(folder.join("all.yaml"), manifests).unwrap();
-    // An address of its own, for its ports are fixed.
+    // A separate address, because the ports are fixed.
     let [.., a, b, c] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
     let child = Command::new(program("forebay-gateway").unwrap())
@@ -350,7 +350,7 @@ spec:
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     for port in [8081, 8443] {
         while tokio::net::TcpStream::connect((address, port)).await.is_err() {
-            assert!(tokio::time::Instant::now() < deadline, "the gateway does not listen");
+            assert!(tokio::time::Instant::now() < deadline, "the gateway is not listening");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -358,7 +358,7 @@ spec:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_explained_where_clients_are_trusted() {
+async fn explain_works_only_on_trusted_listeners() {
     let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let pod_address = pod.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -393,13 +393,13 @@ async fn a_request_is_explained_where_clients_are_trusted() {
     let line = table.lines().find(|line| line.starts_with("served by")).unwrap();
     assert!(line.contains(&pod_address.to_string()), "{table}");
 
-    let unknown = explain(8081, "nobody", "table").await;
+    let unknown = explain(8081, "unknown-model", "table").await;
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8(unknown.stdout).unwrap().contains("404 "));
     let stranger = explain(8080, "qwen", "table").await;
     assert_eq!(stranger.status.code(), Some(1));
     assert!(String::from_utf8(stranger.stderr).unwrap().contains("forebay.dev/trusted-listeners"));
-    assert_eq!(explain(1, "qwen", "table").await.status.code(), Some(1), "nobody is there");
+    assert_eq!(explain(1, "qwen", "table").await.status.code(), Some(1), "no gateway is listening");
 
     let trusted = folder.path().join("ca.pem");
     std::fs::write(&trusted, authority.pem()).unwrap();
@@ -408,30 +408,30 @@ async fn a_request_is_explained_where_clients_are_trusted() {
     };
     let (secure, trusted) = (format!("https://{address}:8443"), trusted.to_str().unwrap());
     let served = explain(&secure, &["--host", "gw.example", "--tls-ca", trusted]).await;
-    let said = String::from_utf8_lossy(&served.stdout).into_owned();
+    let text = String::from_utf8_lossy(&served.stdout).into_owned();
     assert_eq!(served.status.code(), Some(0), "{}", String::from_utf8_lossy(&served.stderr));
-    assert!(said.contains("port 8443, hostname gw.example"), "{said}");
+    assert!(text.contains("port 8443, hostname gw.example"), "{text}");
     for (gateway, more, problem) in [
         (secure.as_str(), &["--host", "gw.example"][..], "UnknownIssuer"),
-        (&secure, &["--host", "other.example", "--tls-ca", trusted], "no TLS with"),
-        (&format!("{address}:8081"), &["--tls-ca", trusted], "put https:// before"),
+        (&secure, &["--host", "other.example", "--tls-ca", trusted], "TLS handshake with"),
+        (&format!("{address}:8081"), &["--tls-ca", trusted], "needs a TLS listener: use https://"),
         (&secure, &["--host", "gw.example", "--tls-ca", "/nonexistent"], "/nonexistent"),
     ] {
         let refused = explain(gateway, more).await;
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{gateway} {more:?}");
-        assert!(said.contains(problem), "{gateway} {more:?}: {said}");
+        assert!(text.contains(problem), "{gateway} {more:?}: {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_is_forebays() {
-    let said = String::from_utf8(run(&["--version"]).await.stdout).unwrap();
-    assert_eq!(said, concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"));
+async fn version_contains_the_name() {
+    let text = String::from_utf8(run(&["--version"]).await.stdout).unwrap();
+    assert_eq!(text, concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_is_checked_without_a_cluster() {
+async fn checks_a_folder_without_a_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let route = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -448,8 +448,8 @@ spec: { parentRefs: [{ name: g }], rules: [{ backendRefs: [{ group: inference.ne
 ";
     std::fs::write(folder.path().join("all.yaml"), route).unwrap();
     let output = run(&["check", "--resources", folder.path().to_str().unwrap()]).await;
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("kubectl patch httproute r -n llm-d"), "{said}");
-    assert_eq!(run(&["check"]).await.status.code(), Some(2), "no cluster is named");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("kubectl patch httproute r -n llm-d"), "{text}");
+    assert_eq!(run(&["check"]).await.status.code(), Some(2), "no cluster configured");
 }

@@ -1,9 +1,9 @@
-//! From a GPU's fault to the picker, over the whole path.
+//! A GPU fault reaches the picker.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it skips, and fails by panicking"
+    reason = "a test prints what it skips and fails by panicking"
 )]
 
 use std::process::Command;
@@ -12,14 +12,14 @@ use aya::maps::{Array, Map, MapData};
 use forebay_agent_ebpf::maps::{self, GpuSample, SCHEMA, gpu_field};
 use forebay_e2e::{
     eventually,
+    harness::{Harness, HarnessOptions, QWEN},
     load::{Client, Shape},
-    stage::{QWEN, Stage, StageOptions},
 };
 use serde_json::Value;
 
-fn gpus(stage: &Stage) -> Vec<Value> {
-    let output = Command::new(stage.program("forebay"))
-        .args(["gpus", "-o", "json", "--agents", &stage.network.agent().to_string()])
+fn gpus(harness: &Harness) -> Vec<Value> {
+    let output = Command::new(harness.program("forebay"))
+        .args(["gpus", "-o", "json", "--agents", &harness.network.agent().to_string()])
         .output()
         .unwrap();
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -27,44 +27,45 @@ fn gpus(stage: &Stage) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_whose_gpu_is_lost_gets_no_request() {
-    let stage = Stage::start(StageOptions { gpus: true, ..StageOptions::default() }).unwrap();
-    eventually("all GPUs are known", || gpus(&stage).len() == 3);
-    let first = &gpus(&stage)[0];
+async fn pod_with_lost_gpu_gets_no_requests() {
+    let harness = Harness::start(HarnessOptions { gpus: true, ..HarnessOptions::default() }).unwrap();
+    eventually("all GPUs are reported", || gpus(&harness).len() == 3);
+    let first = &gpus(&harness)[0];
     assert_eq!((&first["health"], &first["powerMilliwatts"]), (&"ok".into(), &400_000.into()));
 
-    if stage.off.is_empty() {
-        let pin = stage.pins().join(format!("v{SCHEMA}")).join(maps::GPUS.spec.name);
+    if harness.unavailable.is_empty() {
+        let pin = harness.pins().join(format!("v{SCHEMA}")).join(maps::GPUS.spec.name);
         let map: Array<MapData, GpuSample> = Map::Array(MapData::from_pin(&pin).unwrap()).try_into().unwrap();
         let sample = map.get(&1, 0).unwrap();
         assert_eq!((sample.utilization_percent, sample.memory_total_bytes), (41, 80 << 30));
         assert!(sample.present & gpu_field::POWER != 0 && sample.measured_ns != 0);
     } else {
-        println!("skipped: no pinned map to read ({})", stage.off.join("; "));
+        println!("skipped: BPF maps are not pinned ({})", harness.unavailable.join("; "));
     }
 
-    let served = |pod: usize| stage.pods[pod].truth().unwrap().started;
-    let mut client = Client::new(stage.network.gateway());
+    let served = |pod: usize| harness.pods[pod].truth().unwrap().started;
+    let mut client = Client::new(harness.network.gateway());
     for _ in 0..8 {
         assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
     }
-    assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve");
+    assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve requests");
 
-    stage.report_xid(0, 79).unwrap();
-    eventually("the agent tells", || gpus(&stage)[0]["health"] == "lost");
-    let epp = std::net::SocketAddr::new(stage.epps[0].ip, 9090);
-    if !stage.off.is_empty() {
-        // Without cgroups nobody knows whose GPU it is.
-        return println!("skipped: GPUs cannot be matched to pods ({})", stage.off.join("; "));
+    harness.report_xid(0, 79).unwrap();
+    eventually("the agent reports the lost GPU", || gpus(&harness)[0]["health"] == "lost");
+    let epp = std::net::SocketAddr::new(harness.epps[0].ip, 9090);
+    if !harness.unavailable.is_empty() {
+        // Without cgroups the agent cannot attribute GPUs to pods.
+        return println!("skipped: GPUs cannot be attributed to pods ({})", harness.unavailable.join("; "));
     }
-    eventually("the picker knows", || {
-        let endpoints: Value = forebay_e2e::stage::get_json(epp, "/endpoints").unwrap();
-        let lost = |it: &Value| it["address"] == stage.pods[0].address.to_string() && it["gpu_lost"] == true;
+    eventually("the picker reports the lost GPU", || {
+        let endpoints: Value = forebay_e2e::harness::get_json(epp, "/endpoints").unwrap();
+        let lost =
+            |it: &Value| it["address"] == harness.pods[0].address.to_string() && it["gpu_lost"] == true;
         endpoints["endpoints"].as_array().unwrap().iter().any(lost)
     });
     let before = served(0);
     for _ in 0..20 {
         assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
     }
-    assert_eq!(served(0), before, "no pick goes there any more");
+    assert_eq!(served(0), before, "the pod is no longer picked");
 }

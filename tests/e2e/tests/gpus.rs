@@ -1,8 +1,7 @@
-//! The agent's GPU monitor on an NVML that plays scenarios.
+//! The GPU monitor of the agent with the fake NVML library.
 //!
-//! The stand-in is built by cargo when the tests start, so it is never an old one, and
-//! loaded as the driver's library is. It finds its scenario through an environment
-//! variable, so every test that plays one runs again in a process of its own.
+//! The library is built by cargo when the tests start, and loaded like that of the driver. It reads the path of its
+//! scenario from an environment variable, so every test with a scenario runs again in a separate process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,16 +19,16 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch, time::timeout};
 
 const SCENARIO: &str = "FOREBAY_NVML_SCENARIO";
-/// Set for a test's own process: the library to load.
+/// Set in the process of a test: path of the library.
 const LIBRARY: &str = "FOREBAY_TEST_NVML_LIBRARY";
-/// Past this a condition is taken not to come.
+/// Maximum wait for a condition.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Samples follow each other quickly.
+/// A short sampling interval.
 const OFTEN: Duration = Duration::from_millis(10);
-/// After the first sample none is due while a test runs.
+/// A long interval: no second sample during a test.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Builds the stand-in and tells where it is.
+/// Builds the fake NVML library. Returns its path.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -38,8 +37,12 @@ fn library() -> &'static Path {
             .args(["build", "--package", "forebay-nvml-standin", "--message-format", "json"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
-            .expect("cargo, to build the NVML stand-in");
-        assert!(output.status.success(), "no NVML stand-in: {}", String::from_utf8_lossy(&output.stderr));
+            .expect("cargo starts");
+        assert!(
+            output.status.success(),
+            "the fake NVML library does not build: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let artifacts = String::from_utf8(output.stdout).unwrap();
         artifacts
             .lines()
@@ -48,20 +51,20 @@ fn library() -> &'static Path {
             .flatten()
             .filter_map(|file| file.as_str().map(PathBuf::from))
             .find(|file| file.file_name().is_some_and(|name| name == "libnvidia_ml.so"))
-            .expect("cargo names libnvidia_ml.so among what it built")
+            .expect("cargo reports libnvidia_ml.so")
     })
 }
 
-/// A scenario file and the library that plays it.
-struct Stage {
+/// A scenario file and the library that replays it.
+struct Harness {
     scenario: PathBuf,
     library: PathBuf,
 }
 
-/// Runs one test in a process whose NVML plays `Stage::scenario`.
-fn on_stage(name: &str, test: impl FnOnce(&Stage)) {
+/// Runs one test in a process with the scenario `Harness::scenario`.
+fn in_own_process(name: &str, test: impl FnOnce(&Harness)) {
     if let Some(library) = env::var_os(LIBRARY) {
-        return test(&Stage { scenario: env::var_os(SCENARIO).unwrap().into(), library: library.into() });
+        return test(&Harness { scenario: env::var_os(SCENARIO).unwrap().into(), library: library.into() });
     }
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env::current_exe().unwrap())
@@ -70,16 +73,19 @@ fn on_stage(name: &str, test: impl FnOnce(&Stage)) {
         .env(LIBRARY, library())
         .output()
         .unwrap();
-    let said =
+    let output_text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{name} in its own process:\n{said}");
+    assert!(
+        output.status.success() && output_text.contains("1 passed"),
+        "{name} in a separate process:\n{output_text}"
+    );
 }
 
-impl Stage {
-    fn play(&self, gpus: &Value) {
-        let beside = self.scenario.with_extension("new");
-        fs::write(&beside, gpus.to_string()).unwrap();
-        fs::rename(&beside, &self.scenario).unwrap();
+impl Harness {
+    fn write_scenario(&self, gpus: &Value) {
+        let new = self.scenario.with_extension("new");
+        fs::write(&new, gpus.to_string()).unwrap();
+        fs::rename(&new, &self.scenario).unwrap();
     }
 
     fn watch(&self, interval: Duration) -> Watch {
@@ -101,20 +107,24 @@ impl Watch {
         Self { monitor, reports, runtime }
     }
 
-    /// The first report, now or later, that a condition holds for.
+    /// Waits for a report that satisfies the condition.
     fn report(&mut self, condition: impl Fn(&GpuReport) -> bool) -> GpuReport {
         let found = self.runtime.block_on(async {
             let report = timeout(DEADLINE, self.reports.wait_for(condition)).await.ok()?;
             Some(report.unwrap().clone())
         });
-        found.unwrap_or_else(|| panic!("waited in vain; the last report is {:#?}", *self.reports.borrow()))
+        found.unwrap_or_else(|| {
+            panic!("no report satisfied the condition; last report: {:#?}", *self.reports.borrow())
+        })
     }
 
-    fn readings(&mut self, condition: impl Fn(&[GpuMeasurement]) -> bool) -> Vec<GpuMeasurement> {
-        let report =
-            self.report(|report| matches!(report, GpuReport::Measured(readings) if condition(readings)));
-        let GpuReport::Measured(readings) = report else { unreachable!("it was asked for") };
-        readings
+    fn measurements(&mut self, condition: impl Fn(&[GpuMeasurement]) -> bool) -> Vec<GpuMeasurement> {
+        let report = self
+            .report(|report| matches!(report, GpuReport::Measured(measurements) if condition(measurements)));
+        let GpuReport::Measured(measurements) = report else {
+            unreachable!("the condition requires measurements")
+        };
+        measurements
     }
 
     fn off(&mut self) -> GpuOff {
@@ -146,22 +156,25 @@ fn named(uuid: &str, changes: &Value) -> Value {
     with(with(full(), &json!({ "uuid": uuid })), changes)
 }
 
-fn health(reading: &GpuMeasurement) -> (GpuHealth, &str) {
-    (reading.gpu.health(), &reading.gpu.health_reason)
+fn health(measurement: &GpuMeasurement) -> (GpuHealth, &str) {
+    (measurement.gpu.health(), &measurement.gpu.health_reason)
 }
 
 const OK: (GpuHealth, &str) = (GpuHealth::Ok, "");
 
 #[test]
-fn all_values_arrive() {
-    on_stage("all_values_arrive", |stage| {
-        stage.play(&json!([named("GPU-0", &json!({"processes": []})), full()]));
-        let mut watch = stage.watch(OFTEN);
-        let readings = watch.readings(|_| true);
-        assert_eq!(readings.iter().map(|it| it.gpu.uuid.as_str()).collect::<Vec<_>>(), ["GPU-0", "GPU-1"]);
-        assert!(readings[0].processes.is_empty());
+fn reports_all_values() {
+    in_own_process("reports_all_values", |harness| {
+        harness.write_scenario(&json!([named("GPU-0", &json!({"processes": []})), full()]));
+        let mut watch = harness.watch(OFTEN);
+        let measurements = watch.measurements(|_| true);
+        assert_eq!(
+            measurements.iter().map(|it| it.gpu.uuid.as_str()).collect::<Vec<_>>(),
+            ["GPU-0", "GPU-1"]
+        );
+        assert!(measurements[0].processes.is_empty());
         let expected = Gpu {
-            measured_boottime_ns: readings[1].gpu.measured_boottime_ns,
+            measured_boottime_ns: measurements[1].gpu.measured_boottime_ns,
             uuid: "GPU-1".into(),
             index: 1,
             name: "NVIDIA H100 80GB HBM3".into(),
@@ -178,53 +191,60 @@ fn all_values_arrive() {
             ..Gpu::default()
         };
         assert_eq!(
-            readings[1],
+            measurements[1],
             GpuMeasurement { gpu: expected, throttle_bits: Some(4), processes: vec![4711, 4712] }
         );
 
-        stage.play(&json!([named("GPU-0", &json!({"utilization_percent": 3})), full()]));
-        let later = watch.readings(|it| it[0].gpu.utilization_percent == Some(3));
-        assert!(later[0].gpu.measured_boottime_ns > readings[0].gpu.measured_boottime_ns);
+        harness.write_scenario(&json!([named("GPU-0", &json!({"utilization_percent": 3})), full()]));
+        let later = watch.measurements(|it| it[0].gpu.utilization_percent == Some(3));
+        assert!(later[0].gpu.measured_boottime_ns > measurements[0].gpu.measured_boottime_ns);
     });
 }
 
 #[test]
-fn what_a_gpu_does_not_support_is_absent_and_not_zero() {
-    on_stage("what_a_gpu_does_not_support_is_absent_and_not_zero", |stage| {
+fn unsupported_values_are_absent() {
+    in_own_process("unsupported_values_are_absent", |harness| {
         let idle = json!({"uuid": "GPU-0", "name": "A", "utilization_percent": 0, "power_mw": 0,
             "throttle_reason_bits": 0});
-        stage.play(&json!([idle, {"uuid": "GPU-1", "name": "B"}]));
-        let readings = stage.watch(OFTEN).readings(|_| true);
-        assert_eq!((readings[0].gpu.utilization_percent, readings[0].gpu.power_mw), (Some(0), Some(0)));
-        assert_eq!(readings[0].throttle_bits, Some(0));
+        harness.write_scenario(&json!([idle, {"uuid": "GPU-1", "name": "B"}]));
+        let measurements = harness.watch(OFTEN).measurements(|_| true);
+        assert_eq!(
+            (measurements[0].gpu.utilization_percent, measurements[0].gpu.power_mw),
+            (Some(0), Some(0))
+        );
+        assert_eq!(measurements[0].throttle_bits, Some(0));
         let gpu = Gpu {
-            measured_boottime_ns: readings[1].gpu.measured_boottime_ns,
+            measured_boottime_ns: measurements[1].gpu.measured_boottime_ns,
             uuid: "GPU-1".into(),
             index: 1,
             name: "B".into(),
             health: GpuHealth::Ok.into(),
             ..Gpu::default()
         };
-        assert_eq!(readings[1], GpuMeasurement { gpu, throttle_bits: None, processes: vec![] });
+        assert_eq!(measurements[1], GpuMeasurement { gpu, throttle_bits: None, processes: vec![] });
     });
 }
 
 #[test]
-fn a_fatal_xid_is_reported_without_waiting_for_the_next_sample() {
-    on_stage("a_fatal_xid_is_reported_without_waiting_for_the_next_sample", |stage| {
-        // One without XID events must not keep the others' from being watched.
+fn reports_fatal_xid_before_the_next_sample() {
+    in_own_process("reports_fatal_xid_before_the_next_sample", |harness| {
+        // A GPU without XID events must not prevent events of other GPUs.
         let silent = json!({"uuid": "GPU-S", "name": "without XID events"});
-        stage.play(&json!([silent, full(), named("GPU-2", &json!({"xids": [79]}))]));
-        let mut watch = stage.watch(NEVER);
-        let first = watch.readings(|_| true);
-        assert_eq!(first.iter().map(health).collect::<Vec<_>>(), [OK; 3], "an XID before our time is past");
+        harness.write_scenario(&json!([silent, full(), named("GPU-2", &json!({"xids": [79]}))]));
+        let mut watch = harness.watch(NEVER);
+        let first = watch.measurements(|_| true);
+        assert_eq!(
+            first.iter().map(health).collect::<Vec<_>>(),
+            [OK; 3],
+            "XIDs from before the start are ignored"
+        );
 
-        stage.play(&json!([
+        harness.write_scenario(&json!([
             silent,
             named("GPU-1", &json!({"xids": [79]})),
             named("GPU-2", &json!({"xids": [79]}))
         ]));
-        let after = watch.readings(|it| it[1].gpu.xid_errors == 1);
+        let after = watch.measurements(|it| it[1].gpu.xid_errors == 1);
         assert_eq!(health(&after[1]), (GpuHealth::Lost, "XID 79"));
         assert_eq!(after[1].gpu.last_xid, Some(79));
         assert!(after[1].gpu.last_xid_boottime_ns.unwrap() > first[1].gpu.measured_boottime_ns);
@@ -233,79 +253,83 @@ fn a_fatal_xid_is_reported_without_waiting_for_the_next_sample() {
 }
 
 #[test]
-fn a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes() {
-    on_stage("a_gpu_that_falls_off_the_bus_is_lost_with_its_xid_and_its_processes", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(NEVER);
-        watch.readings(|it| health(&it[0]) == OK);
-        // As it happens: the driver says XID 79, and from then on answers nothing about it.
-        stage.play(&json!([with(full(), &json!({"xids": [79], "lost": true}))]));
-        let readings = watch.readings(|it| it[0].gpu.health() == GpuHealth::Lost);
-        assert_eq!(health(&readings[0]), (GpuHealth::Lost, "XID 79"));
-        assert_eq!(readings[0].gpu.xid_errors, 1);
-        assert_eq!(readings[0].gpu.utilization_percent, None);
-        assert_eq!(readings[0].gpu.name, "NVIDIA H100 80GB HBM3");
-        assert_eq!(readings[0].processes, [4711, 4712], "whose pods must get no request");
+fn gpu_off_the_bus_is_lost_and_keeps_its_processes() {
+    in_own_process("gpu_off_the_bus_is_lost_and_keeps_its_processes", |harness| {
+        harness.write_scenario(&json!([full()]));
+        let mut watch = harness.watch(NEVER);
+        watch.measurements(|it| health(&it[0]) == OK);
+        // The driver reports XID 79 and then returns errors for this GPU.
+        harness.write_scenario(&json!([with(full(), &json!({"xids": [79], "lost": true}))]));
+        let measurements = watch.measurements(|it| it[0].gpu.health() == GpuHealth::Lost);
+        assert_eq!(health(&measurements[0]), (GpuHealth::Lost, "XID 79"));
+        assert_eq!(measurements[0].gpu.xid_errors, 1);
+        assert_eq!(measurements[0].gpu.utilization_percent, None);
+        assert_eq!(measurements[0].gpu.name, "NVIDIA H100 80GB HBM3");
+        assert_eq!(
+            measurements[0].processes,
+            [4711, 4712],
+            "the pods of these processes must get no requests"
+        );
     });
 }
 
 #[test]
-fn a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well() {
-    on_stage("a_lost_gpu_is_reported_and_not_forgotten_and_the_others_stay_well", |stage| {
-        stage.play(&json!([named("GPU-0", &json!({})), full()]));
-        let mut watch = stage.watch(OFTEN);
-        watch.readings(|it| it.len() == 2);
-        stage.play(&json!([named("GPU-0", &json!({"lost": true})), full()]));
-        let readings = watch.readings(|it| it[0].gpu.health() != GpuHealth::Ok);
-        assert_eq!(health(&readings[0]), (GpuHealth::Lost, "the driver reports the GPU as lost"));
-        assert_eq!((health(&readings[1]), readings[1].gpu.power_mw), (OK, Some(412_000)));
+fn lost_gpu_stays_reported_and_others_stay_healthy() {
+    in_own_process("lost_gpu_stays_reported_and_others_stay_healthy", |harness| {
+        harness.write_scenario(&json!([named("GPU-0", &json!({})), full()]));
+        let mut watch = harness.watch(OFTEN);
+        watch.measurements(|it| it.len() == 2);
+        harness.write_scenario(&json!([named("GPU-0", &json!({"lost": true})), full()]));
+        let measurements = watch.measurements(|it| it[0].gpu.health() != GpuHealth::Ok);
+        assert_eq!(health(&measurements[0]), (GpuHealth::Lost, "the driver reports the GPU as lost"));
+        assert_eq!((health(&measurements[1]), measurements[1].gpu.power_mw), (OK, Some(412_000)));
 
-        // Also one that the driver no longer lists, and XIDs of others still come.
-        stage.play(&json!([with(full(), &json!({"xids": [94]}))]));
-        let readings = watch.readings(|it| it[1].gpu.health() != GpuHealth::Ok);
-        assert_eq!(health(&readings[0]).0, GpuHealth::Lost);
-        assert_eq!(readings[0].processes, [4711, 4712]);
-        assert_eq!(health(&readings[1]), (GpuHealth::Degraded, "XID 94"));
+        // Also if the driver no longer lists it. XIDs of other GPUs are still reported.
+        harness.write_scenario(&json!([with(full(), &json!({"xids": [94]}))]));
+        let measurements = watch.measurements(|it| it[1].gpu.health() != GpuHealth::Ok);
+        assert_eq!(health(&measurements[0]).0, GpuHealth::Lost);
+        assert_eq!(measurements[0].processes, [4711, 4712]);
+        assert_eq!(health(&measurements[1]), (GpuHealth::Degraded, "XID 94"));
     });
 }
 
 #[test]
-fn a_recoverable_xid_degrades_and_an_applications_does_not() {
-    on_stage("a_recoverable_xid_degrades_and_an_applications_does_not", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(NEVER);
-        watch.readings(|_| true);
-        stage.play(&json!([with(full(), &json!({"xids": [31]}))]));
-        assert_eq!(health(&watch.readings(|it| it[0].gpu.last_xid == Some(31))[0]), OK);
-        stage.play(&json!([with(full(), &json!({"xids": [31, 94]}))]));
-        let readings = watch.readings(|it| it[0].gpu.last_xid == Some(94));
-        assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "XID 94"));
-        // A later one of an application is not what degraded it.
-        stage.play(&json!([with(full(), &json!({"xids": [31, 94, 13]}))]));
-        let readings = watch.readings(|it| it[0].gpu.last_xid == Some(13));
-        assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "XID 94"));
-        assert_eq!(readings[0].gpu.xid_errors, 3);
+fn recoverable_xid_degrades_and_application_xid_does_not() {
+    in_own_process("recoverable_xid_degrades_and_application_xid_does_not", |harness| {
+        harness.write_scenario(&json!([full()]));
+        let mut watch = harness.watch(NEVER);
+        watch.measurements(|_| true);
+        harness.write_scenario(&json!([with(full(), &json!({"xids": [31]}))]));
+        assert_eq!(health(&watch.measurements(|it| it[0].gpu.last_xid == Some(31))[0]), OK);
+        harness.write_scenario(&json!([with(full(), &json!({"xids": [31, 94]}))]));
+        let measurements = watch.measurements(|it| it[0].gpu.last_xid == Some(94));
+        assert_eq!(health(&measurements[0]), (GpuHealth::Degraded, "XID 94"));
+        // A later application XID does not replace the reason.
+        harness.write_scenario(&json!([with(full(), &json!({"xids": [31, 94, 13]}))]));
+        let measurements = watch.measurements(|it| it[0].gpu.last_xid == Some(13));
+        assert_eq!(health(&measurements[0]), (GpuHealth::Degraded, "XID 94"));
+        assert_eq!(measurements[0].gpu.xid_errors, 3);
     });
 }
 
 #[test]
-fn throttling_that_is_a_fault_degrades_and_passes() {
-    on_stage("throttling_that_is_a_fault_degrades_and_passes", |stage| {
-        stage.play(&json!([full()]));
-        let mut watch = stage.watch(OFTEN);
-        assert_eq!(health(&watch.readings(|_| true)[0]), OK, "a power cap is a set limit");
+fn thermal_throttling_degrades_until_it_ends() {
+    in_own_process("thermal_throttling_degrades_until_it_ends", |harness| {
+        harness.write_scenario(&json!([full()]));
+        let mut watch = harness.watch(OFTEN);
+        assert_eq!(health(&watch.measurements(|_| true)[0]), OK, "a power cap is a configured limit");
         // SW power cap 0x4 and HW thermal slowdown 0x40 (nvml.h).
-        stage.play(&json!([with(full(), &json!({"throttle_reason_bits": 0x44}))]));
-        let readings = watch.readings(|it| it[0].throttle_bits == Some(0x44));
-        assert_eq!(health(&readings[0]), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
-        assert_eq!(readings[0].gpu.throttle_reasons, ["sw_power_cap", "hw_thermal_slowdown"]);
-        stage.play(&json!([full()]));
-        assert_eq!(health(&watch.readings(|it| it[0].throttle_bits == Some(4))[0]), OK);
+        harness.write_scenario(&json!([with(full(), &json!({"throttle_reason_bits": 0x44}))]));
+        let measurements = watch.measurements(|it| it[0].throttle_bits == Some(0x44));
+        assert_eq!(health(&measurements[0]), (GpuHealth::Degraded, "throttled: hw_thermal_slowdown"));
+        assert_eq!(measurements[0].gpu.throttle_reasons, ["sw_power_cap", "hw_thermal_slowdown"]);
+        harness.write_scenario(&json!([full()]));
+        assert_eq!(health(&watch.measurements(|it| it[0].throttle_bits == Some(4))[0]), OK);
     });
 }
 
 #[test]
-fn without_a_library_the_error_names_every_path_tried() {
+fn missing_library_error_lists_all_paths() {
     let folder = tempfile::tempdir().unwrap();
     let paths =
         [PathBuf::from("libforebay-is-nowhere.so.1"), folder.path().join("a.so"), folder.path().join("b.so")];
@@ -317,44 +341,44 @@ fn without_a_library_the_error_names_every_path_tried() {
 }
 
 #[test]
-fn a_library_that_does_not_start_says_why_and_ends_the_search() {
-    on_stage("a_library_that_does_not_start_says_why_and_ends_the_search", |stage| {
-        // No scenario is played: the library loads, and finds no driver.
-        let off = stage.watch(NEVER).off();
+fn library_init_failure_is_reported_and_ends_the_search() {
+    in_own_process("library_init_failure_is_reported_and_ends_the_search", |harness| {
+        // Without a scenario the library loads, but its initialisation fails.
+        let off = harness.watch(NEVER).off();
         let GpuOff::NotStarted { path, reason } = &off else { panic!("{off}") };
-        assert_eq!((path, reason.as_str()), (&stage.library, "NVIDIA driver is not loaded"));
+        assert_eq!((path, reason.as_str()), (&harness.library, "NVIDIA driver is not loaded"));
 
-        stage.play(&json!([full()]));
+        harness.write_scenario(&json!([full()]));
         let folder = tempfile::tempdir().unwrap();
         let broken = folder.path().join("libnvidia-ml.so.1");
         fs::write(&broken, "no library").unwrap();
-        let off = Watch::start(vec![broken.clone(), stage.library.clone()], NEVER).off();
+        let off = Watch::start(vec![broken.clone(), harness.library.clone()], NEVER).off();
         let GpuOff::NotStarted { path, reason } = &off else { panic!("{off}") };
         assert_eq!(path, &broken);
         assert!(reason.contains("libnvidia-ml.so.1"), "{reason}");
 
-        // One that is not there does not end it.
+        // A missing file does not end the search.
         let absent = folder.path().join("absent.so");
-        let mut watch = Watch::start(vec![absent, stage.library.clone()], NEVER);
-        assert_eq!(watch.readings(|_| true).len(), 1);
+        let mut watch = Watch::start(vec![absent, harness.library.clone()], NEVER);
+        assert_eq!(watch.measurements(|_| true).len(), 1);
     });
 }
 
 fn nvml_threads() -> usize {
     fs::read_dir("/proc/self/task")
         .unwrap()
-        // A thread that ends between the two looks has no name any more.
+        // The thread may have ended since the folder was read.
         .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
         .filter(|name| name.trim_end() == "nvml")
         .count()
 }
 
 #[test]
-fn the_thread_ends_with_its_monitor() {
-    on_stage("the_thread_ends_with_its_monitor", |stage| {
-        stage.play(&json!([full()]));
-        let mut waiting_for_events = stage.watch(NEVER);
-        waiting_for_events.readings(|_| true);
+fn thread_ends_when_the_monitor_is_dropped() {
+    in_own_process("thread_ends_when_the_monitor_is_dropped", |harness| {
+        harness.write_scenario(&json!([full()]));
+        let mut waiting_for_events = harness.watch(NEVER);
+        waiting_for_events.measurements(|_| true);
         let mut waiting_to_retry = Watch::start(vec!["/nowhere".into()], NEVER);
         waiting_to_retry.off();
         assert_eq!(nvml_threads(), 2);
@@ -362,14 +386,14 @@ fn the_thread_ends_with_its_monitor() {
         assert_eq!(nvml_threads(), 1);
         drop(waiting_for_events.monitor);
         assert_eq!(nvml_threads(), 0);
-        assert!(waiting_for_events.reports.has_changed().is_err(), "and says so");
+        assert!(waiting_for_events.reports.has_changed().is_err(), "the channel is closed");
     });
 }
 
 #[test]
-fn the_processes_of_a_gpu_lead_to_their_pods() {
-    on_stage("the_processes_of_a_gpu_lead_to_their_pods", |stage| {
-        stage.play(&json!([with(full(), &json!({"processes": [11, 12, 13, 14, 15]}))]));
+fn attributes_gpu_processes_to_pods() {
+    in_own_process("attributes_gpu_processes_to_pods", |harness| {
+        harness.write_scenario(&json!([with(full(), &json!({"processes": [11, 12, 13, 14, 15]}))]));
         let proc = tempfile::tempdir().unwrap();
         let cgroup = |pid: u32, text: &str| {
             let folder = proc.path().join(pid.to_string());
@@ -385,9 +409,9 @@ fn the_processes_of_a_gpu_lead_to_their_pods() {
         cgroup(12, &format!("12:memory:/kubepods/besteffort/pod{uid}/0a1b\n1:name=systemd:/init.scope\n"));
         cgroup(13, "0::/system.slice/sshd.service\n");
         cgroup(14, "");
-        let readings = stage.watch(NEVER).readings(|_| true);
+        let measurements = harness.watch(NEVER).measurements(|_| true);
         let pods: Vec<_> =
-            readings[0].processes.iter().map(|pid| pod_of_process(proc.path(), *pid)).collect();
+            measurements[0].processes.iter().map(|pid| pod_of_process(proc.path(), *pid)).collect();
         assert_eq!(pods, [Some(uid.to_owned()), Some(uid.to_owned()), None, None, None]);
     });
 }

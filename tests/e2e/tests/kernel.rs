@@ -1,9 +1,9 @@
-//! The kernel programs on real sockets: what they count against what was sent.
+//! The eBPF programs on real sockets: counts compared with the traffic.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it skips, and fails by panicking"
+    reason = "a test prints what it skips and fails by panicking"
 )]
 
 use std::{
@@ -43,7 +43,7 @@ fn settled(load: &Load) -> (u64, u64, u64, u64) {
 }
 
 #[tokio::test]
-async fn a_stream_is_in_flight_from_its_first_byte_to_its_terminator() {
+async fn stream_is_in_flight_from_first_byte_to_last_chunk() {
     let Some(mut bench) = Bench::new("stream") else { return };
     let (mut client, mut server) = bench.connect();
     let load = |bench: &Bench| bench.kernel.load_of(bench.slot()).unwrap();
@@ -116,7 +116,7 @@ async fn request_bytes_wait_until_the_first_response_body_byte() {
 }
 
 #[tokio::test]
-async fn whoever_closes_in_the_middle_ends_what_was_in_flight() {
+async fn close_by_either_side_ends_requests_in_flight() {
     let Some(bench) = Bench::new("aborts") else { return };
     let load = || bench.kernel.load_of(bench.slot()).unwrap();
 
@@ -124,28 +124,28 @@ async fn whoever_closes_in_the_middle_ends_what_was_in_flight() {
     send(&mut client, &mut server, POST);
     send(&mut server, &mut client, HEAD_CHUNKED);
     client.shutdown(Shutdown::Write).unwrap();
-    eventually("the client's FIN counts", || settled(&load()) == (1, 0, 1, 0));
+    eventually("FIN of the client ends the request", || settled(&load()) == (1, 0, 1, 0));
     send(&mut server, &mut client, &chunk("data: late\n\n"));
     drop((client, server));
 
-    // Closed with bytes unread: the kernel answers with RST.
+    // A close with unread bytes sends RST.
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
     server.write_all(JSON).unwrap();
     drop(client);
-    eventually("an answer nobody read is still an answer", || settled(&load()) == (2, 1, 1, 0));
+    eventually("a complete response counts even if it was not read", || settled(&load()) == (2, 1, 1, 0));
     drop(server);
 
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
     send(&mut server, &mut client, HEAD_CHUNKED);
     drop(server);
-    eventually("the server's end counts", || settled(&load()) == (3, 1, 2, 0));
+    eventually("FIN of the server ends the request", || settled(&load()) == (3, 1, 2, 0));
     drop(client);
 }
 
 #[tokio::test]
-async fn a_prompt_of_two_megabytes_is_one_request() {
+async fn two_megabyte_prompt_is_one_request() {
     let Some(bench) = Bench::new("prompt") else { return };
     let (mut client, mut server) = bench.connect();
     let body = vec![b'x'; 2 << 20];
@@ -159,7 +159,7 @@ async fn a_prompt_of_two_megabytes_is_one_request() {
     client.write_all(&body).unwrap();
     let mut server = reader.join().unwrap();
     send(&mut server, &mut client, JSON);
-    // The connection goes on: framing was kept through the body.
+    // The framing is still correct after the body.
     send(&mut client, &mut server, b"GET /health HTTP/1.1\r\n\r\n");
     send(&mut server, &mut client, JSON);
     send(&mut client, &mut server, POST);
@@ -172,7 +172,7 @@ async fn a_prompt_of_two_megabytes_is_one_request() {
 }
 
 #[tokio::test]
-async fn many_connections_at_once_are_counted_exactly() {
+async fn counts_many_concurrent_connections_exactly() {
     const CONNECTIONS: u64 = 200;
     const REQUESTS: u64 = 5;
     let Some(bench) = Bench::new("many") else { return };
@@ -192,7 +192,7 @@ async fn many_connections_at_once_are_counted_exactly() {
                     send(&mut server, &mut client, JSON);
                     send(&mut client, &mut server, POST);
                 }
-                // Half of the last ones are answered, half are left behind.
+                // Half of the last requests get a response, half are aborted.
                 if client.local_addr().unwrap().port() % 2 == 0 {
                     send(&mut server, &mut client, JSON);
                     return 1;
@@ -215,7 +215,7 @@ async fn many_connections_at_once_are_counted_exactly() {
 }
 
 #[tokio::test]
-async fn closed_sockets_leave_no_connection_behind() {
+async fn closed_sockets_remove_connection_state() {
     let Some(mut bench) = Bench::new("sweep") else { return };
     for _ in 0..20 {
         let (mut client, mut server) = bench.connect();
@@ -226,7 +226,7 @@ async fn closed_sockets_leave_no_connection_behind() {
         drop(server);
     }
     let mut left = usize::MAX;
-    eventually("the kernel removes them as sockets close", || {
+    eventually("connection state is removed when sockets close", || {
         left = bench.kernel.connections_followed().unwrap();
         left == 0
     });
@@ -234,14 +234,14 @@ async fn closed_sockets_leave_no_connection_behind() {
 }
 
 #[tokio::test]
-async fn only_watched_ports_of_watched_pods_are_looked_at() {
+async fn measures_only_watched_ports_of_watched_pods() {
     let Some(mut bench) = Bench::new("ports") else { return };
     let other_port = bench.pod.listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let mut client = TcpStream::connect(other_port.local_addr().unwrap()).unwrap();
     let (mut server, _) = other_port.accept().unwrap();
     send(&mut client, &mut server, POST);
 
-    // A listener of ours, outside the pod, on a watched port.
+    // A listener outside the pod on a watched port.
     let outside = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = outside.local_addr().unwrap().port();
     let second = Bench::pod("ports-second");
@@ -255,7 +255,7 @@ async fn only_watched_ports_of_watched_pods_are_looked_at() {
 }
 
 #[tokio::test]
-async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
+async fn counting_continues_after_the_agent_was_killed() {
     let folder = tempfile::tempdir().unwrap();
     let mount = match BpfMount::new(folder.path()) {
         Ok(mount) => mount,
@@ -268,7 +268,7 @@ async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
     let Bench { kernel, events, pod, listener, watched } = bench;
     drop((kernel, events));
 
-    // Nobody is there, and it is counted.
+    // Counted while no agent is running.
     let mut second = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut second_server, _) = listener.accept().unwrap();
     send(&mut second, &mut second_server, POST);
@@ -285,17 +285,17 @@ async fn the_next_agent_goes_on_where_the_last_one_was_killed() {
     assert_eq!(settled(&load(&kernel)), (2, 2, 0, 0));
 
     drop(kernel);
-    assert!(!pins.exists(), "the last one cleans up");
+    assert!(!pins.exists(), "the last agent removes the pins");
 }
 
 #[tokio::test]
-async fn a_pod_that_goes_away_frees_its_slot_and_takes_its_connections_along() {
+async fn removed_pod_frees_slot_and_connections() {
     let Some(mut bench) = Bench::new("retain") else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
     bench.kernel.retain(&HashSet::new()).unwrap();
 
-    // All slots are given out: the last one is that of the pod that went.
+    // All slots are in use except that of the removed pod.
     let others: Vec<u16> = (1..=MAX_ENDPOINTS as u16).collect();
     let second = Bench::pod("retain-second");
     let port = bench.listener.local_addr().unwrap().port();
@@ -304,7 +304,7 @@ async fn a_pod_that_goes_away_frees_its_slot_and_takes_its_connections_along() {
     assert_eq!(reused, bench.slot());
     assert!(matches!(bench.kernel.watch(bench.pod.path(), &[port]), Err(WatchError::Full)));
 
-    // Fewer ports, and the pod is back: what it has open counts for nobody.
+    // The pod returns with fewer ports. Its old connections are not counted.
     bench.kernel.watch(second.path(), &others[1..]).unwrap();
     let back = bench.kernel.watch(bench.pod.path(), &[port]).unwrap();
     assert_ne!(back.slots[0].1, reused);
@@ -317,7 +317,7 @@ async fn a_pod_that_goes_away_frees_its_slot_and_takes_its_connections_along() {
 }
 
 #[tokio::test]
-async fn a_port_more_is_watched_without_losing_the_first() {
+async fn adding_a_port_keeps_the_first() {
     let Some(mut bench) = Bench::new("ipv6") else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
@@ -344,7 +344,7 @@ async fn a_port_more_is_watched_without_losing_the_first() {
 }
 
 #[tokio::test]
-async fn chunks_that_a_slow_reader_merges_are_all_counted() {
+async fn counts_all_chunks_merged_by_a_slow_reader() {
     let Some(bench) = Bench::new("slow") else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
@@ -365,7 +365,7 @@ async fn chunks_that_a_slow_reader_merges_are_all_counted() {
             }
         }
     };
-    // Only now somebody reads.
+    // Start reading.
     let reader = std::thread::spawn(move || {
         let mut bytes = 0;
         let mut buffer = vec![0; 1 << 20];
@@ -394,7 +394,7 @@ async fn chunks_that_a_slow_reader_merges_are_all_counted() {
 }
 
 #[tokio::test]
-async fn a_body_may_end_with_the_connection_in_the_same_segment() {
+async fn last_body_segment_may_carry_fin() {
     let Some(bench) = Bench::new("close") else { return };
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
@@ -404,19 +404,19 @@ async fn a_body_may_end_with_the_connection_in_the_same_segment() {
     while let Ok(written) = server.write(&[b'x'; 4096]) {
         sent += written;
     }
-    // The queue is full, so the FIN rides on its last segment.
+    // The send queue is full, so the last segment carries the FIN.
     server.shutdown(Shutdown::Write).unwrap();
     let load = || bench.kernel.load_of(bench.slot()).unwrap();
     assert_eq!(settled(&load()), (1, 0, 0, 1));
-    let mut answer = Vec::new();
-    client.read_to_end(&mut answer).unwrap();
-    assert!(answer.len() > sent);
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    assert!(response.len() > sent);
     assert_eq!(settled(&load()), (1, 1, 0, 0));
-    assert_eq!(load().bytes_out, answer.len() as u64);
+    assert_eq!(load().bytes_out, response.len() as u64);
 }
 
 #[tokio::test]
-async fn an_interim_response_ends_nothing() {
+async fn interim_response_does_not_end_the_request() {
     let Some(bench) = Bench::new("continue") else { return };
     let (mut client, mut server) = bench.connect();
     let load = || bench.kernel.load_of(bench.slot()).unwrap();
@@ -430,7 +430,7 @@ async fn an_interim_response_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_reset_from_either_side_ends_what_was_in_flight() {
+async fn reset_by_either_side_ends_requests_in_flight() {
     let Some(bench) = Bench::new("reset") else { return };
     let load = || bench.kernel.load_of(bench.slot()).unwrap();
     let reset = |stream: TcpStream| {
@@ -443,32 +443,32 @@ async fn a_reset_from_either_side_ends_what_was_in_flight() {
     send(&mut client, &mut server, POST);
     send(&mut server, &mut client, HEAD_CHUNKED);
     reset(client);
-    eventually("the client's reset counts", || settled(&load()) == (1, 0, 1, 0));
+    eventually("RST of the client ends the request", || settled(&load()) == (1, 0, 1, 0));
     drop(server);
 
     let (mut client, mut server) = bench.connect();
     send(&mut client, &mut server, POST);
     send(&mut server, &mut client, HEAD_CHUNKED);
     reset(server);
-    eventually("the server's reset counts", || settled(&load()) == (2, 0, 2, 0));
+    eventually("RST of the server ends the request", || settled(&load()) == (2, 0, 2, 0));
 
-    // The server's process ends and leaves the request unread.
+    // The server process ends with an unread request.
     let (mut client, server) = bench.connect();
     client.write_all(POST).unwrap();
-    eventually("the request counts", || settled(&load()) == (3, 0, 2, 1));
+    eventually("the request is in flight", || settled(&load()) == (3, 0, 2, 1));
     drop(server);
-    eventually("the end of an unread request counts", || settled(&load()) == (3, 0, 3, 0));
-    eventually("nothing is left", || bench.kernel.connections_followed().unwrap() == 0);
+    eventually("the unread request is aborted", || settled(&load()) == (3, 0, 3, 0));
+    eventually("no connection state remains", || bench.kernel.connections_followed().unwrap() == 0);
 }
 
 #[tokio::test]
-async fn two_pods_do_not_mix() {
+async fn counts_pods_separately() {
     let Some(mut bench) = Bench::new("mix") else { return };
     let second = Bench::pod("mix-second");
     let listener = second.listen(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
     let port = listener.local_addr().unwrap().port();
     let first_port = bench.listener.local_addr().unwrap().port();
-    // Both watch both ports; what counts is whose socket it is.
+    // Both ports are watched for both pods. The owner of the socket decides.
     let first = bench.kernel.watch(bench.pod.path(), &[first_port, port]).unwrap();
     let other = bench.kernel.watch(second.path(), &[first_port, port]).unwrap();
     let (mut client, mut server) = bench.connect();
@@ -485,7 +485,7 @@ async fn two_pods_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_connection_from_before_is_followed_from_its_next_request_on() {
+async fn existing_connection_is_measured_from_its_next_request() {
     let Some((mut kernel, _events)) = load_kernel(std::path::Path::new("/nonexistent"), false) else {
         return;
     };
@@ -503,15 +503,15 @@ async fn a_connection_from_before_is_followed_from_its_next_request_on() {
     send(&mut client, &mut server, POST);
     assert_eq!(settled(&load(&kernel)), (1, 0, 0, 1));
     drop(client);
-    eventually("its end counts", || settled(&load(&kernel)) == (1, 0, 1, 0));
+    eventually("the close ends the request", || settled(&load(&kernel)) == (1, 0, 1, 0));
     drop(server);
-    // No socket of before tells of its end: two sweeps clear what it left.
+    // Sockets from before the start do not report their end. Two sweeps remove their state.
     kernel.sweep().unwrap();
     kernel.sweep().unwrap();
     assert_eq!(kernel.connections_followed().unwrap(), 0);
 }
 
-/// Pins of a bench's own, where this machine can mount a bpffs.
+/// A separate bpffs and pin folder. `None` if this machine cannot mount a bpffs.
 fn pinned(folder: &tempfile::TempDir) -> Option<(BpfMount, PathBuf)> {
     match BpfMount::new(folder.path()) {
         Ok(mount) => {
@@ -526,7 +526,7 @@ fn pinned(folder: &tempfile::TempDir) -> Option<(BpfMount, PathBuf)> {
 }
 
 #[tokio::test]
-async fn when_no_connection_fits_it_is_counted_and_traffic_goes_on() {
+async fn full_connection_map_is_counted_and_traffic_continues() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_mount, pins)) = pinned(&folder) else { return };
     let Some(mut bench) = Bench::with_pins("full", &pins, false) else { return };
@@ -550,7 +550,7 @@ async fn when_no_connection_fits_it_is_counted_and_traffic_goes_on() {
 }
 
 #[tokio::test]
-async fn a_gauge_that_no_connection_bears_out_is_corrected() {
+async fn sweep_corrects_wrong_gauge() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_mount, pins)) = pinned(&folder) else { return };
     let Some(mut bench) = Bench::with_pins("drift", &pins, false) else { return };
@@ -563,21 +563,21 @@ async fn a_gauge_that_no_connection_bears_out_is_corrected() {
     load.started += 2;
     load.waiting_bytes += 100;
     map.set(bench.slot(), load, 0).unwrap();
-    let told = |bench: &Bench| settled(&bench.kernel.load_of(bench.slot()).unwrap());
+    let counts = |bench: &Bench| settled(&bench.kernel.load_of(bench.slot()).unwrap());
     bench.kernel.sweep().unwrap();
-    assert_eq!(told(&bench), (3, 0, 0, 3), "once may be a matter of moments");
+    assert_eq!(counts(&bench), (3, 0, 0, 3), "a single difference may be a race");
     bench.kernel.sweep().unwrap();
-    assert_eq!(told(&bench), (3, 0, 2, 1));
+    assert_eq!(counts(&bench), (3, 0, 2, 1));
     assert_eq!(bench.kernel.load_of(bench.slot()).unwrap().waiting_bytes, POST.len() as u64);
     send(&mut server, &mut client, JSON);
-    assert_eq!(told(&bench), (3, 1, 2, 0));
+    assert_eq!(counts(&bench), (3, 1, 2, 0));
     bench.kernel.sweep().unwrap();
     bench.kernel.sweep().unwrap();
-    assert_eq!(told(&bench), (3, 1, 2, 0));
+    assert_eq!(counts(&bench), (3, 1, 2, 0));
 }
 
 #[tokio::test]
-async fn pins_that_cannot_be_used_are_said_and_left_alone() {
+async fn reports_and_keeps_unusable_pins() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_mount, pins)) = pinned(&folder) else { return };
     let Some(bench) = Bench::with_pins("pins", &pins, true) else { return };
@@ -586,11 +586,11 @@ async fn pins_that_cannot_be_used_are_said_and_left_alone() {
     assert!(reason.contains("another agent uses"), "{reason}");
     drop(bench);
 
-    // Another map under the name of ours.
+    // A different map under the same name.
     let versioned = pins.join(format!("v{SCHEMA}"));
     std::fs::rename(versioned.join(maps::LOADS.spec.name), versioned.join("ELSE")).unwrap();
     std::fs::rename(versioned.join(maps::PORTS.spec.name), versioned.join(maps::LOADS.spec.name)).unwrap();
-    // A program that another test starts has a copy of the lock from its fork to its exec.
+    // Programs started by other tests inherit the lock between fork and exec.
     let mut reason = None;
     eventually("the lock is free", || {
         reason = load();
@@ -603,15 +603,15 @@ async fn pins_that_cannot_be_used_are_said_and_left_alone() {
     let reason = load().expect("no map at all");
     assert!(reason.contains("LOADS"), "{reason}");
 
-    // Half of them is as good as all: what is missing is made.
+    // Missing maps are created again.
     std::fs::remove_dir(versioned.join(maps::LOADS.spec.name)).unwrap();
     assert_eq!(load(), None);
-    assert!(!pins.exists(), "and removed with the rest");
+    assert!(!pins.exists(), "all pins are removed");
 }
 
-/// Prints, and asserts nothing about time: it is the machine's.
+/// Prints the cost per packet. Asserts no time, because it depends on the machine.
 #[tokio::test]
-async fn what_a_segment_costs() {
+async fn prints_cost_per_segment() {
     let Some(bench) = Bench::new("cost") else { return };
     let _stats = match aya::sys::enable_stats(aya::sys::Stats::RunTime) {
         Ok(stats) => stats,
@@ -636,7 +636,7 @@ async fn what_a_segment_costs() {
         let count = program.run_count();
         if name.starts_with("forebay_") && count > 1000 {
             let average = program.run_time().as_nanos() as u64 / count;
-            println!("{name}: {average} ns a packet, acknowledgements included ({count} packets)");
+            println!("{name}: {average} ns per packet, including acknowledgements ({count} packets)");
             runs += count;
         }
     }

@@ -1,9 +1,9 @@
-//! What the kernel counts against what the engine says it served, on real sockets.
+//! Kernel counts compared with the exact counts of a simulated engine, on real sockets.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it measured, and fails by panicking"
+    reason = "a test prints its measurements and fails by panicking"
 )]
 
 use std::{
@@ -36,7 +36,7 @@ fn mix() -> Mix {
     }
 }
 
-/// A simulator on the bench's listener, which was born in the pod.
+/// Starts a simulator on the listener of the bench, which belongs to the pod.
 fn serve(bench: &Bench) -> Server {
     let listener = bench.listener.try_clone().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -65,16 +65,14 @@ fn agree(load: &Load, truth: &TruthCounters) -> bool {
         == (truth.started, truth.finished, truth.aborted, truth.in_flight)
 }
 
-/// How long the two may see the same event apart: the kernel sees a byte when it
-/// arrives, the server when it is scheduled.
-const APART: Duration = Duration::from_secs(1);
+/// Maximum time for which the counts may differ: the kernel sees a byte when it arrives, the server when it is scheduled.
+const MAX_LAG: Duration = Duration::from_secs(1);
 
-/// Compares whenever the engine's numbers are others than the last time. Returns how
-/// often the two were equal.
-fn compare(bench: &Bench, server: &Server, over: &AtomicBool) -> usize {
+/// Compares after each change of the engine counts. Returns the number of equal comparisons.
+fn compare(bench: &Bench, server: &Server, stopped: &AtomicBool) -> usize {
     let mut moments = 0;
     let mut compared = TruthCounters::default();
-    while !over.load(Ordering::Acquire) {
+    while !stopped.load(Ordering::Acquire) {
         let truth = server.truth();
         if truth.started + truth.finished + truth.aborted
             == compared.started + compared.finished + compared.aborted
@@ -93,14 +91,14 @@ fn compare(bench: &Bench, server: &Server, over: &AtomicBool) -> usize {
             if server.truth() != truth {
                 break;
             }
-            assert!(since.elapsed() < APART, "the kernel says {load:?} and the engine {truth:?}");
+            assert!(since.elapsed() < MAX_LAG, "kernel: {load:?}, engine: {truth:?}");
         }
     }
     moments
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_count_is_equal_at_every_moment_and_at_the_end() {
+async fn counts_are_equal_during_and_after_the_load() {
     let Some(bench) = Bench::new("truth") else { return };
     let server = serve(&bench);
     let over = AtomicBool::new(false);
@@ -116,25 +114,25 @@ async fn every_count_is_equal_at_every_moment_and_at_the_end() {
     assert_eq!(ledger.failed, Vec::<String>::new());
 
     let mut load = Load::default();
-    forebay_e2e::eventually("all have ended, for both", || {
+    forebay_e2e::eventually("all requests have ended in both counts", || {
         load = bench.kernel.load_of(bench.slot()).unwrap();
         load.in_flight == 0 && agree(&load, &server.truth())
     });
     assert_eq!((load.started, load.finished, load.aborted), (600, 550, 50));
     assert_eq!((load.responses_4xx, load.lost_framing, load.opaque_connections), (20, 0, 0));
-    assert_eq!(load.responses_2xx, server.truth().responses_2xx + ledger.left() as u64);
+    assert_eq!(load.responses_2xx, server.truth().responses_2xx + ledger.aborted() as u64);
     assert!(
         ledger.outcomes.iter().filter(|(_, outcome)| outcome.reused).count() > 400,
-        "keep-alive was in use"
+        "connections were reused"
     );
-    assert!(moments > 100, "only {moments} moments could be compared");
+    assert!(moments > 100, "only {moments} comparisons");
     println!(
-        "600 requests (50 aborts, 20 whole, 20 refused, 6 of 2 MB): equal at {moments} moments and at the end"
+        "600 requests (50 aborts, 20 whole, 20 refused, 6 of 2 MB): equal in {moments} comparisons and at the end"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_kernels_ttft_is_the_clients() {
+async fn kernel_ttft_matches_client_ttft() {
     let Some(mut bench) = Bench::new("ttft") else { return };
     let server = serve(&bench);
     let mix = Mix {
@@ -152,7 +150,7 @@ async fn the_kernels_ttft_is_the_clients() {
     let ledger = load::run(server.address(), &mix).await;
     assert_eq!(ledger.failed, Vec::<String>::new());
 
-    // In order on each connection, from both sides.
+    // Sorted by connection, then by time, on both sides.
     let mut kernel = HashMap::<u16, Vec<Duration>>::new();
     let mut seen = 0;
     while seen < 300 {
@@ -167,7 +165,7 @@ async fn the_kernels_ttft_is_the_clients() {
             .await
             .unwrap();
     }
-    // A user's outcomes are in its ledger in the order in which it asked.
+    // The outcomes of a client are in request order.
     let mut asked = HashMap::<u16, usize>::new();
     let mut differences = Vec::new();
     for (_, outcome) in &ledger.outcomes {
@@ -179,7 +177,7 @@ async fn the_kernels_ttft_is_the_clients() {
     let within = differences.iter().filter(|difference| **difference <= Duration::from_millis(1)).count();
     let share = within as f64 / differences.len() as f64;
     println!(
-        "kernel TTFT against the client's: p50 {:?}, p99 {:?} apart; {:.1} % within 1 ms",
+        "difference of kernel and client TTFT: p50 {:?}, p99 {:?}; {:.1} % within 1 ms",
         differences[differences.len() / 2],
         differences[differences.len() * 99 / 100],
         share * 100.0

@@ -1,9 +1,9 @@
-//! OpenAI's own SDKs, through the gateway: to the simulator, and to real vLLM where it is installed.
+//! The OpenAI SDKs through the gateway, with simulators and, if installed, with real vLLM.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what the SDKs said, and fails by panicking"
+    reason = "a test prints the output of the SDKs and fails by panicking"
 )]
 
 use std::{
@@ -16,13 +16,13 @@ use std::{
 
 use forebay_e2e::{
     eventually,
-    stage::{Engine, PoolOptions, QWEN, Stage, StageOptions},
+    harness::{Engine, Harness, HarnessOptions, PoolOptions, QWEN},
 };
 
-/// The last that wrote `messages` before `model`, and the newest when this was written.
+/// The last version that writes `messages` before `model`, and a newer one.
 const PYTHON_VERSIONS: [&str; 2] = ["2.54.0", "3.57.0"];
 const NODE_VERSION: &str = "7.57.0";
-/// What a chat model of real vLLM serves.
+/// Cases that a chat model of real vLLM supports.
 const OF_CHAT_MODELS: &[&str] =
     &["chat", "stream", "cancel", "responses", "responses_stream", "models", "unknown_model"];
 
@@ -35,7 +35,7 @@ fn cache() -> Option<PathBuf> {
     Some(base.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("forebay"))
 }
 
-/// Runs to the end; what it wrote, or that and why not.
+/// Runs a command. Returns its output; on failure, output and exit status.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -45,7 +45,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// An SDK that is installed: how to start its script.
+/// An installed SDK: creates the command of its test script.
 struct Sdk(Box<dyn Fn() -> Command + Sync + Send>);
 
 fn python(version: &str) -> Result<Sdk, String> {
@@ -78,7 +78,7 @@ fn node() -> Result<Sdk, String> {
     })))
 }
 
-/// All that this machine can have. Two tests ask for them at the same time.
+/// Installs all SDKs once. Both tests use them.
 fn sdks() -> &'static [Sdk] {
     static SDKS: OnceLock<Vec<Sdk>> = OnceLock::new();
     SDKS.get_or_init(|| {
@@ -87,54 +87,54 @@ fn sdks() -> &'static [Sdk] {
         for (name, sdk) in names.into_iter().chain([(format!("openai-node {NODE_VERSION}"), node())]) {
             match sdk {
                 Ok(sdk) => all.push(sdk),
-                Err(why) => println!("skipped: {name} cannot be installed: {why}"),
+                Err(reason) => println!("skipped: cannot install {name}: {reason}"),
             }
         }
         all
     })
 }
 
-/// Every case of every SDK, or the named ones.
-fn run_all(stage: &Stage, cases: &[&str]) -> usize {
-    let base = format!("http://{}/v1", stage.network.gateway());
+/// Runs the named cases (all if empty) with every SDK.
+fn run_all(harness: &Harness, cases: &[&str]) -> usize {
+    let base = format!("http://{}/v1", harness.network.gateway());
     for sdk in sdks() {
-        let said = run((sdk.0)().args([&base, QWEN]).args(cases)).unwrap_or_else(|error| panic!("{error}"));
-        println!("{said}");
-        assert!(said.lines().count() >= if cases.is_empty() { 9 } else { cases.len() }, "{said}");
+        let output = run((sdk.0)().args([&base, QWEN]).args(cases)).unwrap_or_else(|error| panic!("{error}"));
+        println!("{output}");
+        assert!(output.lines().count() >= if cases.is_empty() { 9 } else { cases.len() }, "{output}");
     }
     sdks().len()
 }
 
 #[test]
-fn every_sdk_does_everything_through_the_gateway() {
-    let stage = Stage::start(StageOptions {
+fn every_sdk_passes_all_cases() {
+    let harness = Harness::start(HarnessOptions {
         pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 2 }],
-        ..StageOptions::default()
+        ..HarnessOptions::default()
     })
     .unwrap();
-    let used = run_all(&stage, &[]) as u64;
-    // The streams that were cancelled ended in the engines, long before their last token.
+    let used = run_all(&harness, &[]) as u64;
+    // Cancelled streams ended in the engines before their last token.
     let truth = |pick: fn(&serde_json::Value) -> Option<u64>| -> u64 {
-        let of_pod = |address| forebay_e2e::stage::get_json(address, "/").unwrap();
-        stage.pods.iter().filter_map(|pod| pick(&of_pod(pod.truth?))).sum()
+        let of_pod = |address| forebay_e2e::harness::get_json(address, "/").unwrap();
+        harness.pods.iter().filter_map(|pod| pick(&of_pod(pod.truth?))).sum()
     };
     eventually("nothing is in flight", || truth(|it| it["in_flight"].as_u64()) == 0);
     assert_eq!(truth(|it| it["aborted"].as_u64()), used);
 }
 
 #[test]
-fn every_sdk_talks_to_real_vllm_through_the_gateway() {
+fn every_sdk_passes_chat_cases_with_real_vllm() {
     let vllm = cache().map(|cache| cache.join("vllm")).filter(|folder| folder.join(".ready").is_file());
     let Some(cache) = vllm else {
         println!("skipped: real vLLM is not installed; `cargo xtask demo --engine vllm` installs it");
         return;
     };
-    let stage = Stage::start(StageOptions {
+    let harness = Harness::start(HarnessOptions {
         engine: Engine::Vllm { serve: scripts().join("../vllm/serve"), cache },
         pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 1 }],
-        patience: Duration::from_secs(300),
-        ..StageOptions::default()
+        start_timeout: Duration::from_secs(300),
+        ..HarnessOptions::default()
     })
     .unwrap();
-    run_all(&stage, OF_CHAT_MODELS);
+    run_all(&harness, OF_CHAT_MODELS);
 }

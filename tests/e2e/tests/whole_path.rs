@@ -1,17 +1,17 @@
-//! Kernel, agent, picker, gateway and client together, as processes.
+//! Kernel programs, agent, pickers, gateway and client together.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test says what it measured, and fails by panicking"
+    reason = "a test prints its measurements and fails by panicking"
 )]
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use forebay_e2e::{
     eventually,
+    harness::{self, Harness, HarnessOptions, QWEN, TINYLLAMA},
     load::{self, Client, Mix},
-    stage::{self, QWEN, Stage, StageOptions, TINYLLAMA},
 };
 use serde_json::Value;
 
@@ -30,11 +30,11 @@ fn mix(requests: u32, users: u32) -> Mix {
     }
 }
 
-/// What `forebay pods -o json` says, by pod.
-fn pods(stage: &Stage) -> BTreeMap<String, Value> {
-    let output = Command::new(stage.program("forebay"))
-        .args(["pods", "-o", "json", "--agents", &stage.network.agent().to_string()])
-        .args(stage.reader_flags())
+/// Output of `forebay pods -o json`, by pod name.
+fn pods(harness: &Harness) -> BTreeMap<String, Value> {
+    let output = Command::new(harness.program("forebay"))
+        .args(["pods", "-o", "json", "--agents", &harness.network.agent().to_string()])
+        .args(harness.reader_flags())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -44,9 +44,9 @@ fn pods(stage: &Stage) -> BTreeMap<String, Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_guides_three_requests() {
-    let stage = Stage::start(StageOptions::default()).unwrap();
-    let mut client = Client::new(stage.network.gateway());
+async fn serves_the_three_requests_of_the_guide() {
+    let harness = Harness::start(HarnessOptions::default()).unwrap();
+    let mut client = Client::new(harness.network.gateway());
     let ask = |model: &str, text: &str| {
         format!(
             r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}], "max_tokens": 3}}"#
@@ -54,93 +54,95 @@ async fn the_guides_three_requests() {
     };
     let chat = "/v1/chat/completions";
     for model in [QWEN, TINYLLAMA] {
-        let answer = client.post_json(chat, &ask(model, "Hello")).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        let response = client.post_json(chat, &ask(model, "Hello")).await.unwrap();
+        assert_eq!(response.status, 200, "{}", response.body);
+        let body: Value = serde_json::from_str(&response.body).unwrap();
         assert_eq!(body["model"], model);
     }
-    let answer = client.post_json(chat, &ask("nonexistent", "Should fail")).await.unwrap();
-    assert_eq!(answer.status, 404);
-    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    let response = client.post_json(chat, &ask("nonexistent", "Should fail")).await.unwrap();
+    assert_eq!(response.status, 404);
+    let body: Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(body["error"]["code"], "model_not_found");
 
-    let models: Value = stage::get_json(stage.network.gateway(), "/v1/models").unwrap();
+    let models: Value = harness::get_json(harness.network.gateway(), "/v1/models").unwrap();
     let ids: Vec<&str> =
         models["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
     assert_eq!(ids, [QWEN, TINYLLAMA]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_agents_tell_is_what_the_pods_served() {
-    let stage = Stage::start(StageOptions::default()).unwrap();
-    let ledger = load::run(stage.network.gateway(), &mix(360, 16)).await;
+async fn agent_reports_what_the_pods_served() {
+    let harness = Harness::start(HarnessOptions::default()).unwrap();
+    let ledger = load::run(harness.network.gateway(), &mix(360, 16)).await;
     assert_eq!(ledger.failed, Vec::<String>::new());
 
     let mut served = 0;
-    for pod in &stage.pods {
-        let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
-        assert!(truth.started > 0, "{} got nothing", pod.name);
+    for pod in &harness.pods {
+        let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
+        assert!(truth.started > 0, "{} got no requests", pod.name);
         served += truth.started;
-        if !stage.off.is_empty() {
+        if !harness.unavailable.is_empty() {
             continue;
         }
-        eventually("the agent tells what the pod served", || {
-            let told = &pods(&stage)[&pod.name]["kernel"];
-            let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
+        eventually("the agent reports the counts of the pod", || {
+            let reported = &pods(&harness)[&pod.name]["kernel"];
+            let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
             truth.in_flight == 0
-                && told["inFlight"] == truth.in_flight
-                && told["started"] == truth.started
-                && told["finished"] == truth.finished
-                && told["aborted"] == truth.aborted
-                && told["responses4xx"] == truth.responses_4xx
+                && reported["inFlight"] == truth.in_flight
+                && reported["started"] == truth.started
+                && reported["finished"] == truth.finished
+                && reported["aborted"] == truth.aborted
+                && reported["responses4xx"] == truth.responses_4xx
         });
     }
     assert_eq!(served, 360);
-    for reason in &stage.off {
+    for reason in &harness.unavailable {
         println!("skipped: {reason}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agent_dies_under_load_and_no_request_fails() {
-    let mut stage = Stage::start(StageOptions::default()).unwrap();
-    let address = stage.network.gateway();
+async fn no_request_fails_when_the_agent_is_killed() {
+    let mut harness = Harness::start(HarnessOptions::default()).unwrap();
+    let address = harness.network.gateway();
     let running = tokio::spawn(async move { load::run(address, &mix(300, 12)).await });
-    let served = |stage: &Stage| -> u64 {
-        stage
+    let served = |harness: &Harness| -> u64 {
+        harness
             .pods
             .iter()
             .map(|pod| {
-                stage::get_json::<forebay_sim::TruthCounters>(pod.truth.unwrap(), "/").unwrap().finished
+                harness::get_json::<forebay_sim::TruthCounters>(pod.truth.unwrap(), "/").unwrap().finished
             })
             .sum()
     };
     tokio::task::block_in_place(|| {
-        eventually("the load is under way", || served(&stage) > 30);
-        stage.agent.kill();
-        let before = served(&stage);
-        eventually("requests are served without the agent", || served(&stage) > before + 60);
+        eventually("the load is running", || served(&harness) > 30);
+        harness.agent.kill();
+        let before = served(&harness);
+        eventually("requests are served without the agent", || served(&harness) > before + 60);
     });
-    tokio::task::block_in_place(|| stage.restart_agent()).unwrap();
+    tokio::task::block_in_place(|| harness.restart_agent()).unwrap();
     let ledger = running.await.unwrap();
     assert_eq!(ledger.failed, Vec::<String>::new());
 
-    if stage.off.is_empty() {
-        // The pinned programs counted on while nobody was there.
-        for pod in &stage.pods {
-            eventually("the next agent knows all of it", || {
-                let told = &pods(&stage)[&pod.name]["kernel"];
-                let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
-                told["started"] == truth.started && told["inFlight"] == 0 && told["aborted"] == truth.aborted
+    if harness.unavailable.is_empty() {
+        // The pinned programs counted while no agent was running.
+        for pod in &harness.pods {
+            eventually("the new agent reports all requests", || {
+                let reported = &pods(&harness)[&pod.name]["kernel"];
+                let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
+                reported["started"] == truth.started
+                    && reported["inFlight"] == 0
+                    && reported["aborted"] == truth.aborted
             });
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_dies_and_only_its_own_streams_end() {
-    let mut stage = Stage::start(StageOptions::default()).unwrap();
-    let address = stage.network.gateway();
+async fn killed_pod_ends_only_its_own_streams() {
+    let mut harness = Harness::start(HarnessOptions::default()).unwrap();
+    let address = harness.network.gateway();
     // Long streams on both pods of one model.
     let streams: Vec<_> = (0..8)
         .map(|_| {
@@ -149,20 +151,20 @@ async fn a_pod_dies_and_only_its_own_streams_end() {
             })
         })
         .collect();
-    let truth = |stage: &Stage, pod: usize| -> forebay_sim::TruthCounters {
-        stage::get_json(stage.pods[pod].truth.unwrap(), "/").unwrap()
+    let truth = |harness: &Harness, pod: usize| -> forebay_sim::TruthCounters {
+        harness::get_json(harness.pods[pod].truth.unwrap(), "/").unwrap()
     };
     tokio::task::block_in_place(|| {
-        eventually("all streams run", || {
-            truth(&stage, 0).in_flight + truth(&stage, 1).in_flight == 8 && truth(&stage, 1).tokens > 0
+        eventually("all streams are running", || {
+            truth(&harness, 0).in_flight + truth(&harness, 1).in_flight == 8 && truth(&harness, 1).tokens > 0
         });
     });
-    let on_second = truth(&stage, 1).in_flight;
-    assert_eq!(on_second, 4, "the load is shared");
-    stage.pods[1].process.kill();
+    let on_second = truth(&harness, 1).in_flight;
+    assert_eq!(on_second, 4, "streams are distributed evenly");
+    harness.pods[1].process.kill();
     let mut whole = 0;
     let mut broken = 0;
-    // At once: the manifest still calls the pod Ready, the fallback list is used.
+    // Immediately: the pod is still Ready in its manifest, so the gateway uses the fallback endpoint.
     let mut client = Client::new(address);
     for _ in 0..10 {
         let outcome = client.chat(QWEN, &load::Shape::Stream { tokens: 2 }).await.unwrap();
@@ -174,19 +176,19 @@ async fn a_pod_dies_and_only_its_own_streams_end() {
             _ => broken += 1,
         }
     }
-    assert_eq!((whole, broken), (4, 4), "its streams end, the others go on");
+    assert_eq!((whole, broken), (4, 4), "only the streams of the killed pod end");
 
-    // As soon as it is known not to be Ready, it is not picked any more.
-    let manifest = stage.resources().join("pods.yaml");
+    // A pod that is not Ready is not picked.
+    let manifest = harness.resources().join("pods.yaml");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    let (before, after) = text.split_once(&format!("name: {}", stage.pods[1].name)).unwrap();
+    let (before, after) = text.split_once(&format!("name: {}", harness.pods[1].name)).unwrap();
     let after = after.replacen("status: \"True\"", "status: \"False\"", 1);
-    std::fs::write(&manifest, format!("{before}name: {}{after}", stage.pods[1].name)).unwrap();
-    let epp = std::net::SocketAddr::new(stage.epps[0].ip, 9090);
+    std::fs::write(&manifest, format!("{before}name: {}{after}", harness.pods[1].name)).unwrap();
+    let epp = std::net::SocketAddr::new(harness.epps[0].ip, 9090);
     tokio::task::block_in_place(|| {
-        eventually("the picker has dropped it", || {
-            let (_, text) = stage::get(epp, "/endpoints").unwrap();
-            !text.contains(&stage.pods[1].address.to_string())
+        eventually("the picker has removed the pod", || {
+            let (_, text) = harness::get(epp, "/endpoints").unwrap();
+            !text.contains(&harness.pods[1].address.to_string())
         });
     });
     for _ in 0..10 {
@@ -196,53 +198,53 @@ async fn a_pod_dies_and_only_its_own_streams_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_model_is_refused_before_the_pod_sees_the_end() {
-    let stage = Stage::start(StageOptions::default()).unwrap();
-    let mut client = Client::new(stage.network.gateway());
+async fn rejects_conflicting_duplicate_model_before_the_pod_gets_the_body() {
+    let harness = Harness::start(HarnessOptions::default()).unwrap();
+    let mut client = Client::new(harness.network.gateway());
     let filler = "x".repeat(300_000);
     let json = format!(
         r#"{{"model":"{QWEN}","messages":[{{"role":"user","content":"{filler}"}}],"model":"{TINYLLAMA}"}}"#
     );
-    let answer = client.post_json("/v1/chat/completions", &json).await.unwrap();
-    assert_eq!(answer.status, 400, "{}", answer.body);
-    for pod in &stage.pods {
-        let truth: forebay_sim::TruthCounters = stage::get_json(pod.truth.unwrap(), "/").unwrap();
-        assert_eq!((truth.finished, truth.tokens), (0, 0), "{} answered", pod.name);
+    let response = client.post_json("/v1/chat/completions", &json).await.unwrap();
+    assert_eq!(response.status, 400, "{}", response.body);
+    for pod in &harness.pods {
+        let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
+        assert_eq!((truth.finished, truth.tokens), (0, 0), "{} received the request", pod.name);
     }
 }
 
 #[test]
-fn without_the_kernel_it_runs_and_says_so() {
-    let stage = Stage::start(StageOptions { kernel: false, ..StageOptions::default() }).unwrap();
-    let output = Command::new(stage.program("forebay"))
-        .args(["nodes", "--agents", &stage.network.agent().to_string()])
+fn runs_without_kernel_measurement_and_reports_it() {
+    let harness = Harness::start(HarnessOptions { kernel: false, ..HarnessOptions::default() }).unwrap();
+    let output = Command::new(harness.program("forebay"))
+        .args(["nodes", "--agents", &harness.network.agent().to_string()])
         .output()
         .unwrap();
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("off: disabled"), "{table}");
-    let pods = pods(&stage);
+    let pods = pods(&harness);
     assert!(pods.values().all(|pod| pod["kernel"].is_null()), "unknown is not zero");
-    eventually("the scrape goes on", || self::pods(&stage).values().all(|pod| pod["engine"]["running"] == 0));
+    eventually("scraping works", || self::pods(&harness).values().all(|pod| pod["engine"]["running"] == 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_mutual_tls_nobody_else_is_let_in() {
-    let stage = Stage::start(StageOptions { mutual_tls: true, ..StageOptions::default() }).unwrap();
-    let mut client = Client::new(stage.network.gateway());
+async fn mutual_tls_rejects_clients_without_certificate() {
+    let harness = Harness::start(HarnessOptions { mutual_tls: true, ..HarnessOptions::default() }).unwrap();
+    let mut client = Client::new(harness.network.gateway());
     let body = format!(r#"{{"model": "{QWEN}", "prompt": "a", "max_tokens": 3}}"#);
-    let answer = client.post_json("/v1/completions", &body).await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(answer.body.contains(QWEN));
-    eventually("the pickers hear the agent", || {
-        stage.epps.iter().all(|epp| {
-            stage::get(std::net::SocketAddr::new(epp.ip, 9090), "/metrics").is_ok_and(|(_, text)| {
+    let response = client.post_json("/v1/completions", &body).await.unwrap();
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert!(response.body.contains(QWEN));
+    eventually("the pickers are connected to the agent", || {
+        harness.epps.iter().all(|epp| {
+            harness::get(std::net::SocketAddr::new(epp.ip, 9090), "/metrics").is_ok_and(|(_, text)| {
                 text.lines().any(|line| line.contains("agent_connected{") && line.ends_with(" 1"))
             })
         })
     });
-    assert_eq!(pods(&stage).len(), 3);
-    let plain = Command::new(stage.program("forebay"))
-        .args(["pods", "--agents", &stage.network.agent().to_string()])
+    assert_eq!(pods(&harness).len(), 3);
+    let plain = Command::new(harness.program("forebay"))
+        .args(["pods", "--agents", &harness.network.agent().to_string()])
         .output()
         .unwrap();
     assert_eq!(plain.status.code(), Some(1), "without a certificate");

@@ -1,8 +1,7 @@
-//! NVML's functions, as `nvml.h` declares them, for every call the agent makes.
+//! The NVML functions that the agent calls, as declared in `nvml.h`.
 //!
-//! The caller's duties are NVML's: pointers are null or point to what the declaration
-//! says, and a buffer is as long as the length passed beside it. Null where a value is
-//! due is answered with `NVML_ERROR_INVALID_ARGUMENT`. No panic crosses the border.
+//! NVML contract: pointers are null or point to the declared type, and a buffer has the length passed with it. A null
+//! pointer for a required value returns `NVML_ERROR_INVALID_ARGUMENT`. Panics do not cross the C boundary.
 
 use std::{
     ffi::{CStr, c_char, c_uint, c_ulonglong},
@@ -26,14 +25,14 @@ use crate::{
 const INSUFFICIENT_SIZE: Failure = Failure(nvml::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE);
 /// GPU and compute instance ids where a GPU is not partitioned (`nvml.h`: 0xFFFFFFFF).
 const NOT_PARTITIONED: c_uint = c_uint::MAX;
-/// `NVML_VALUE_NOT_AVAILABLE` as the unsigned 64 bits of a process' memory.
+/// `NVML_VALUE_NOT_AVAILABLE` as the unsigned 64-bit memory of a process.
 const NOT_AVAILABLE: c_ulonglong = c_ulonglong::MAX;
 /// `NVML_STRUCT_VERSION(Memory, 2)`.
 const MEMORY_V2: c_uint = (size_of::<nvmlMemory_v2_t>() | (2 << 24)) as c_uint;
 
-/// Runs one exported function's body.
-fn answer(body: impl FnOnce() -> Result<(), Failure>) -> nvmlReturn_t {
-    // What a panic could leave half done lies behind the session's lock, and is plain data.
+/// Runs the body of an exported function and converts its result.
+fn run(body: impl FnOnce() -> Result<(), Failure>) -> nvmlReturn_t {
+    // Unwind safe: all state is plain data behind the lock of the session.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => nvml::nvmlReturn_enum_NVML_SUCCESS,
         Ok(Err(Failure(code))) => code,
@@ -41,18 +40,19 @@ fn answer(body: impl FnOnce() -> Result<(), Failure>) -> nvmlReturn_t {
     }
 }
 
-/// Answers with one value of a GPU.
+/// Returns one value of a GPU.
 ///
 /// # Safety
 /// `out` is null or may be written to.
-unsafe fn answer_value<T>(
+unsafe fn run_with_value<T>(
     device: nvmlDevice_t,
     out: *mut T,
     value: impl FnOnce(&Gpu) -> Option<T>,
 ) -> nvmlReturn_t {
-    answer(|| {
-        let value = session::ask(|session| value(session.gpu(handle(device))?).ok_or(NOT_SUPPORTED))?;
-        // SAFETY: passed on from the caller.
+    run(|| {
+        let value =
+            session::with_session(|session| value(session.gpu(handle(device))?).ok_or(NOT_SUPPORTED))?;
+        // SAFETY: guaranteed by the caller.
         unsafe { put(out, value) }
     })
 }
@@ -63,7 +63,7 @@ unsafe fn put<T>(out: *mut T, value: T) -> Result<(), Failure> {
     if out.is_null() {
         return Err(INVALID_ARGUMENT);
     }
-    // SAFETY: it is not null, so the caller says that it may be written to.
+    // SAFETY: not null, so the caller guarantees that it is writable.
     unsafe { out.write(value) };
     Ok(())
 }
@@ -77,7 +77,7 @@ unsafe fn put_string(out: *mut c_char, length: c_uint, text: &str) -> Result<(),
     if text.len() >= length as usize {
         return Err(INSUFFICIENT_SIZE);
     }
-    // SAFETY: the text and its NUL fit into the buffer, which is the caller's own.
+    // SAFETY: the text and its NUL fit into the buffer of the caller.
     unsafe {
         ptr::copy_nonoverlapping(text.as_ptr().cast(), out, text.len());
         out.add(text.len()).write(0);
@@ -99,42 +99,42 @@ fn set_id(set: nvmlEventSet_t) -> SetId {
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlInit_v2() -> nvmlReturn_t {
-    answer(session::begin)
+    run(session::init)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> nvmlReturn_t {
-    answer(session::end)
+    run(session::shutdown)
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
-    answer(|| {
-        let gpus = session::ask(|session| Ok(session.count()))?;
-        // SAFETY: NVML's contract, at the top of this file.
+    run(|| {
+        let gpus = session::with_session(|session| Ok(session.count()))?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put(count, gpus as c_uint) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, out: *mut nvmlDevice_t) -> nvmlReturn_t {
-    answer(|| {
-        let handle = session::ask(|session| session.handle_at(index as usize))?;
-        // SAFETY: NVML's contract, at the top of this file.
+    run(|| {
+        let handle = session::with_session(|session| session.handle_at(index as usize))?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put(out, device(handle)) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, out: *mut nvmlDevice_t) -> nvmlReturn_t {
-    answer(|| {
+    run(|| {
         if uuid.is_null() {
             return Err(INVALID_ARGUMENT);
         }
-        // SAFETY: it is not null, so by NVML's contract it is a C string.
+        // SAFETY: not null, so by the NVML contract it is a C string.
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
-        let handle = session::ask(|session| session.handle_of(uuid))?;
-        // SAFETY: NVML's contract, at the top of this file.
+        let handle = session::with_session(|session| session.handle_of(uuid))?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put(out, device(handle)) }
     })
 }
@@ -145,9 +145,9 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     out: *mut c_char,
     length: c_uint,
 ) -> nvmlReturn_t {
-    answer(|| {
-        let uuid = session::ask(|session| Ok(session.gpu(handle(device))?.uuid.clone()))?;
-        // SAFETY: NVML's contract, at the top of this file.
+    run(|| {
+        let uuid = session::with_session(|session| Ok(session.gpu(handle(device))?.uuid.clone()))?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put_string(out, length, &uuid) }
     })
 }
@@ -158,9 +158,9 @@ unsafe extern "C" fn nvmlDeviceGetName(
     out: *mut c_char,
     length: c_uint,
 ) -> nvmlReturn_t {
-    answer(|| {
-        let name = session::ask(|session| Ok(session.gpu(handle(device))?.name.clone()))?;
-        // SAFETY: NVML's contract, at the top of this file.
+    run(|| {
+        let name = session::with_session(|session| Ok(session.gpu(handle(device))?.name.clone()))?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put_string(out, length, &name) }
     })
 }
@@ -170,9 +170,9 @@ unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvmlDevice_t,
     out: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
+    // SAFETY: NVML contract (see the module).
     unsafe {
-        answer_value(device, out, |gpu| {
+        run_with_value(device, out, |gpu| {
             gpu.utilization_percent.map(|percent| nvmlUtilization_t { gpu: percent, memory: 0 })
         })
     }
@@ -183,13 +183,13 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     device: nvmlDevice_t,
     info: *mut nvmlMemory_v2_t,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file; the version is the caller's to set.
+    // SAFETY: NVML contract (see the module); the caller sets the version.
     if !info.is_null() && unsafe { (*info).version } != MEMORY_V2 {
         return nvml::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     }
-    // SAFETY: NVML's contract, at the top of this file.
+    // SAFETY: NVML contract (see the module).
     unsafe {
-        answer_value(device, info, |gpu| {
+        run_with_value(device, info, |gpu| {
             let (used, total) = (gpu.memory_used_bytes?, gpu.memory_total_bytes?);
             Some(nvmlMemory_v2_t { version: MEMORY_V2, total, reserved: 0, free: total - used, used })
         })
@@ -203,22 +203,22 @@ unsafe extern "C" fn nvmlDeviceGetTemperature(
     out: *mut c_uint,
 ) -> nvmlReturn_t {
     if sensor != nvml::nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU {
-        return answer(|| session::ask(|_| Err(INVALID_ARGUMENT)));
+        return run(|| session::with_session(|_| Err(INVALID_ARGUMENT)));
     }
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.temperature_celsius) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.temperature_celsius) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, out: *mut c_uint) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.power_mw) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.power_mw) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: nvmlDevice_t, out: *mut c_uint) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.power_limit_mw) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.power_limit_mw) }
 }
 
 #[unsafe(no_mangle)]
@@ -227,8 +227,8 @@ unsafe extern "C" fn nvmlDeviceGetClockInfo(
     clock: c_uint,
     out: *mut c_uint,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.sm_clock_mhz.filter(|_| is_sm(clock))) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.sm_clock_mhz.filter(|_| is_sm(clock))) }
 }
 
 #[unsafe(no_mangle)]
@@ -237,11 +237,11 @@ unsafe extern "C" fn nvmlDeviceGetMaxClockInfo(
     clock: c_uint,
     out: *mut c_uint,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.sm_clock_max_mhz.filter(|_| is_sm(clock))) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.sm_clock_max_mhz.filter(|_| is_sm(clock))) }
 }
 
-/// A scenario has no other clocks.
+/// Scenarios contain only the SM clock.
 fn is_sm(clock: c_uint) -> bool {
     clock == nvml::nvmlClockType_enum_NVML_CLOCK_SM
 }
@@ -251,25 +251,25 @@ unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     device: nvmlDevice_t,
     out: *mut c_ulonglong,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
-    unsafe { answer_value(device, out, |gpu| gpu.throttle_reason_bits) }
+    // SAFETY: NVML contract (see the module).
+    unsafe { run_with_value(device, out, |gpu| gpu.throttle_reason_bits) }
 }
 
-/// Too short a list (or none, to ask how long) gets the length and
-/// `NVML_ERROR_INSUFFICIENT_SIZE`.
+/// Sets the required length and returns `NVML_ERROR_INSUFFICIENT_SIZE` if `infos` is null or too short.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     device: nvmlDevice_t,
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
 ) -> nvmlReturn_t {
-    answer(|| {
-        let pids =
-            session::ask(|session| session.gpu(handle(device))?.processes.clone().ok_or(NOT_SUPPORTED))?;
+    run(|| {
+        let pids = session::with_session(|session| {
+            session.gpu(handle(device))?.processes.clone().ok_or(NOT_SUPPORTED)
+        })?;
         if count.is_null() {
             return Err(INVALID_ARGUMENT);
         }
-        // SAFETY: it is not null, so by NVML's contract it holds the length of `infos`.
+        // SAFETY: not null, so by the NVML contract it holds the length of `infos`.
         let room = unsafe { count.replace(pids.len() as c_uint) } as usize;
         if room < pids.len() {
             return Err(INSUFFICIENT_SIZE);
@@ -284,7 +284,7 @@ unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
                 gpuInstanceId: NOT_PARTITIONED,
                 computeInstanceId: NOT_PARTITIONED,
             };
-            // SAFETY: `infos` has room for all of them, as was checked.
+            // SAFETY: the length of `infos` was checked.
             unsafe { infos.add(place).write(info) };
         }
         Ok(())
@@ -296,9 +296,9 @@ unsafe extern "C" fn nvmlDeviceGetSupportedEventTypes(
     device: nvmlDevice_t,
     out: *mut c_ulonglong,
 ) -> nvmlReturn_t {
-    // SAFETY: NVML's contract, at the top of this file.
+    // SAFETY: NVML contract (see the module).
     unsafe {
-        answer_value(device, out, |gpu| {
+        run_with_value(device, out, |gpu| {
             gpu.xids.as_ref().map(|_| c_ulonglong::from(nvml::nvmlEventTypeXidCriticalError))
         })
     }
@@ -310,24 +310,24 @@ extern "C" fn nvmlDeviceRegisterEvents(
     events: c_ulonglong,
     set: nvmlEventSet_t,
 ) -> nvmlReturn_t {
-    answer(|| session::ask(|session| session.register(handle(device), events, set_id(set))))
+    run(|| session::with_session(|session| session.register(handle(device), events, set_id(set))))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlEventSetCreate(out: *mut nvmlEventSet_t) -> nvmlReturn_t {
-    answer(|| {
+    run(|| {
         if out.is_null() {
             return Err(INVALID_ARGUMENT);
         }
-        let id = session::ask(|session| session.create_set())?;
-        // SAFETY: NVML's contract, at the top of this file.
+        let id = session::with_session(|session| session.create_set())?;
+        // SAFETY: NVML contract (see the module).
         unsafe { put(out, ptr::without_provenance_mut(id.0)) }
     })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlEventSetFree(set: nvmlEventSet_t) -> nvmlReturn_t {
-    answer(|| session::ask(|session| session.free_set(set_id(set))))
+    run(|| session::with_session(|session| session.free_set(set_id(set))))
 }
 
 #[unsafe(no_mangle)]
@@ -336,7 +336,7 @@ unsafe extern "C" fn nvmlEventSetWait_v2(
     out: *mut nvmlEventData_t,
     timeout_ms: c_uint,
 ) -> nvmlReturn_t {
-    answer(|| {
+    run(|| {
         if out.is_null() {
             return Err(INVALID_ARGUMENT);
         }
@@ -348,7 +348,7 @@ unsafe extern "C" fn nvmlEventSetWait_v2(
             gpuInstanceId: NOT_PARTITIONED,
             computeInstanceId: NOT_PARTITIONED,
         };
-        // SAFETY: NVML's contract, at the top of this file.
+        // SAFETY: NVML contract (see the module).
         unsafe { put(out, data) }
     })
 }
@@ -361,9 +361,9 @@ mod tests {
 
     const SUCCESS: nvmlReturn_t = nvml::nvmlReturn_enum_NVML_SUCCESS;
 
-    /// One test, as there is one session in a process.
+    /// A single test, because a process has only one session.
     #[test]
-    fn nvmls_rules_for_arguments_and_sizes_hold() {
+    fn checks_arguments_and_sizes_like_nvml() {
         let mut device = ptr::null_mut();
         let mut count = 0;
         let mut name = [1; 8];
@@ -372,7 +372,7 @@ mod tests {
             assert_eq!(nvmlDeviceGetCount_v2(&raw mut count), session::UNINITIALIZED.0);
             assert_eq!(nvmlShutdown(), session::UNINITIALIZED.0);
 
-            let _folder = session::tests::begin_with(
+            let _folder = session::tests::init_with(
                 r#"[{"uuid": "GPU-1", "name": "H100", "processes": [7, 8], "xids": []},
                     {"uuid": "GPU-2", "name": "H100", "processes": []}]"#,
             );
@@ -386,7 +386,7 @@ mod tests {
             assert_eq!(nvmlDeviceGetName(device, name.as_mut_ptr(), 4), INSUFFICIENT_SIZE.0);
             assert_eq!(nvmlDeviceGetName(device, name.as_mut_ptr(), 5), SUCCESS);
             assert_eq!(CStr::from_ptr(name.as_ptr()).to_bytes(), b"H100");
-            assert_eq!(name[5], 1, "nothing past the NUL is touched");
+            assert_eq!(name[5], 1, "bytes after the NUL are unchanged");
             assert_eq!(nvmlDeviceGetPowerUsage(device, &raw mut count), NOT_SUPPORTED.0);
             assert_eq!(nvmlDeviceGetPowerUsage(ptr::null_mut(), &raw mut count), INVALID_ARGUMENT.0);
             assert_eq!(nvmlDeviceGetTemperature(device, 1, &raw mut count), INVALID_ARGUMENT.0);
@@ -401,7 +401,7 @@ mod tests {
             for room in [0, 1] {
                 count = room;
                 assert_eq!(list(device, &raw mut count, infos.as_mut_ptr()), INSUFFICIENT_SIZE.0);
-                assert_eq!((count, infos[0].pid), (2, 0), "the length is told, the list untouched");
+                assert_eq!((count, infos[0].pid), (2, 0), "the length is set, the list is unchanged");
             }
             count = 3;
             assert_eq!(list(device, &raw mut count, ptr::null_mut()), INVALID_ARGUMENT.0);
@@ -429,6 +429,6 @@ mod tests {
             assert_eq!(nvmlShutdown(), SUCCESS);
             assert_eq!(nvmlDeviceGetName(device, name.as_mut_ptr(), 5), session::UNINITIALIZED.0);
         }
-        assert_eq!(answer(|| panic!("inside")), nvml::nvmlReturn_enum_NVML_ERROR_UNKNOWN);
+        assert_eq!(run(|| panic!("inside")), nvml::nvmlReturn_enum_NVML_ERROR_UNKNOWN);
     }
 }

@@ -1,4 +1,4 @@
-//! The scenario file, read again when it changes.
+//! The scenario file. Reloaded when it changes.
 
 use std::{
     fs::{self, File},
@@ -9,10 +9,10 @@ use std::{
 
 use crate::scenario::{self, Gpu};
 
-/// A longer file is not read.
-const LONGEST_BYTES: u64 = 4 << 20;
+/// Maximum size of the file.
+const MAX_BYTES: u64 = 4 << 20;
 
-/// Tells one state of a file from another without reading it.
+/// Detects changes of the file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -23,7 +23,7 @@ struct Stamp {
 #[derive(Debug)]
 pub(crate) struct ScenarioFile {
     path: PathBuf,
-    /// Of the newest state looked at, whether it could be played or not.
+    /// Stamp of the last version that was read, valid or not.
     stamp: Option<Stamp>,
     gpus: Vec<Gpu>,
 }
@@ -35,25 +35,24 @@ impl ScenarioFile {
         Ok(Self { path, stamp, gpus })
     }
 
-    /// The GPUs as the file has them now. A file that is gone or cannot be played leaves
-    /// the last good ones, and a line on standard error says so once.
+    /// The current GPUs. If the file is missing or invalid, the last valid version is used and the problem is printed
+    /// once to standard error.
     pub(crate) fn gpus(&mut self) -> &[Gpu] {
         let now = stamp(&self.path).ok();
         if now != self.stamp {
             self.stamp = now;
             match read(&self.path) {
                 Ok(gpus) => self.gpus = gpus,
-                Err(problem) => complain(&problem),
+                Err(problem) => report(&problem),
             }
         }
         &self.gpus
     }
 }
 
-/// For whoever writes scenarios: NVML itself has only codes to say it with.
-pub(crate) fn complain(problem: &str) {
-    // A standard error that is closed is no reason to fail.
-    let _ = writeln!(io::stderr(), "NVML stand-in: {problem}");
+/// Prints a problem with the scenario to standard error, because NVML can return only error codes.
+pub(crate) fn report(problem: &str) {
+    let _ = writeln!(io::stderr(), "fake NVML: {problem}");
 }
 
 fn stamp(path: &PathBuf) -> io::Result<Stamp> {
@@ -69,10 +68,10 @@ fn read(path: &PathBuf) -> Result<Vec<Gpu>, String> {
     let in_file = |problem: String| format!("{}: {problem}", path.display());
     let mut json = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(LONGEST_BYTES + 1).read_to_end(&mut json))
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut json))
         .map_err(|error| in_file(error.to_string()))?;
-    if json.len() as u64 > LONGEST_BYTES {
-        return Err(in_file(format!("longer than {LONGEST_BYTES} bytes")));
+    if json.len() as u64 > MAX_BYTES {
+        return Err(in_file(format!("more than {MAX_BYTES} bytes")));
     }
     scenario::parse(&json).map_err(in_file)
 }
@@ -82,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_and_a_broken_one_leaves_the_last_good() {
+    fn reloads_changes_and_keeps_last_valid_version() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gpus.json");
         let replace = |text: &str| {
-            let beside = folder.path().join("new");
-            fs::write(&beside, text).unwrap();
-            fs::rename(&beside, &path).unwrap();
+            let new = folder.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, &path).unwrap();
         };
         assert!(ScenarioFile::open(path.clone()).unwrap_err().contains("gpus.json: No such file"));
         replace(r#"[{"uuid": "a", "name": "first"}]"#);

@@ -1,8 +1,7 @@
-//! A stand-in for `libnvidia-ml.so.1`, for machines without a GPU: the agent loads it
-//! through the same path as the driver's own and cannot tell.
+//! Fake `libnvidia-ml.so.1` for machines without a GPU. The agent loads it like the library of the driver.
 //!
-//! It plays the scenario that [`SCENARIO`] names when `nvmlInit_v2` is called, and reads
-//! that file again whenever it changes. The file is a JSON list of GPUs:
+//! It replays a scenario file. The environment variable [`SCENARIO`] names the file; it is read by `nvmlInit_v2` and
+//! reloaded when it changes. The file is a JSON list of GPUs:
 //!
 //! ```json
 //! [{
@@ -14,20 +13,19 @@
 //! }]
 //! ```
 //!
-//! Only `uuid` and `name` are needed. A value left out answers
-//! `NVML_ERROR_NOT_SUPPORTED`, as a GPU that lacks it does; `xids` left out is a GPU
-//! without XID events. XIDs appended to `xids` after registration are delivered once
-//! each, in order. A GPU with `lost` answers `NVML_ERROR_GPU_IS_LOST` to every question.
+//! Only `uuid` and `name` are required. A missing value returns `NVML_ERROR_NOT_SUPPORTED`, as on a GPU without it.
+//! Without `xids` the GPU has no XID events. XIDs appended to `xids` after registration are delivered once each, in
+//! order. A GPU with `lost` returns `NVML_ERROR_GPU_IS_LOST` from every call.
 //!
-//! Write a scenario beside its place and rename it into place: then nobody reads half of
-//! one, and even a change within a tick of the file system's clock is seen.
+//! To change a scenario, write a new file and rename it. Readers then never see a partial file, and changes within one
+//! clock tick of the file system are detected.
 
 mod exports;
 mod files;
 mod scenario;
 mod session;
 
-/// The environment variable that names the scenario file.
+/// Environment variable with the path of the scenario file.
 pub const SCENARIO: &str = "FOREBAY_NVML_SCENARIO";
 
 /// An NVML error code (`nvmlReturn_t` other than success).

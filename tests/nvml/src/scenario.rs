@@ -1,14 +1,14 @@
-//! What a scenario file says, checked.
+//! Parses and checks a scenario file.
 
 use std::collections::BTreeSet;
 
 use nvml_wrapper_sys::bindings::{NVML_DEVICE_NAME_V2_BUFFER_SIZE, NVML_DEVICE_UUID_V2_BUFFER_SIZE};
 use serde::Deserialize;
 
-/// More than any machine has.
-pub(crate) const MOST_GPUS: usize = 64;
-/// Of one GPU's XIDs, and of its processes.
-const MOST_ENTRIES: usize = 4096;
+/// Maximum number of GPUs.
+pub(crate) const MAX_GPUS: usize = 64;
+/// Maximum XIDs, and maximum processes, of one GPU.
+const MAX_ENTRIES: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,14 +32,14 @@ pub(crate) struct Gpu {
 
 pub(crate) fn parse(json: &[u8]) -> Result<Vec<Gpu>, String> {
     let gpus: Vec<Gpu> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    if gpus.len() > MOST_GPUS {
-        return Err(format!("{} GPUs; at most {MOST_GPUS} can be played", gpus.len()));
+    if gpus.len() > MAX_GPUS {
+        return Err(format!("{} GPUs; the maximum is {MAX_GPUS}", gpus.len()));
     }
     let mut uuids = BTreeSet::new();
     for gpu in &gpus {
         check(gpu).map_err(|problem| format!("GPU {:?}: {problem}", gpu.uuid))?;
         if !uuids.insert(&gpu.uuid) {
-            return Err(format!("GPU {:?} is there twice", gpu.uuid));
+            return Err(format!("duplicate GPU {:?}", gpu.uuid));
         }
     }
     Ok(gpus)
@@ -60,8 +60,8 @@ fn check(gpu: &Gpu) -> Result<(), String> {
         return Err("memory_used_bytes is more than memory_total_bytes".into());
     }
     let entries = gpu.xids.as_ref().map_or(0, Vec::len).max(gpu.processes.as_ref().map_or(0, Vec::len));
-    if entries > MOST_ENTRIES {
-        return Err(format!("at most {MOST_ENTRIES} xids and {MOST_ENTRIES} processes"));
+    if entries > MAX_ENTRIES {
+        return Err(format!("at most {MAX_ENTRIES} xids and {MAX_ENTRIES} processes"));
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn values_left_out_are_not_supported_and_those_given_are_kept() {
+    fn missing_values_are_none_and_zero_is_kept() {
         let gpus = parse(br#"[{"uuid": "GPU-1", "name": "A", "power_mw": 0, "xids": []}]"#).unwrap();
         assert_eq!(gpus[0].power_mw, Some(0));
         assert_eq!(gpus[0].xids, Some(vec![]));
@@ -84,20 +84,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_played_is_said_with_the_gpu_it_is_about() {
+    fn errors_name_the_gpu() {
         assert!(problem(r#"[{"uuid": "GPU-1"}]"#).contains("missing field `name`"));
         assert!(problem(r#"[{"uuid": "a", "name": "b", "watts": 1}]"#).contains("unknown field `watts`"));
         assert!(problem(r#"[{"uuid": "a\u0000", "name": "b"}]"#).contains("uuid must be 1 to 95 bytes"));
         assert!(problem(r#"[{"uuid": "a", "name": ""}]"#).contains("\"a\": name must be"));
         assert!(
             problem(r#"[{"uuid": "a", "name": "b"}, {"uuid": "a", "name": "c"}]"#)
-                .contains("\"a\" is there twice")
+                .contains("duplicate GPU \"a\"")
         );
         assert!(
             problem(r#"[{"uuid": "a", "name": "b", "memory_used_bytes": 2, "memory_total_bytes": 1}]"#)
                 .contains("more than memory_total_bytes")
         );
-        let many = (0..=MOST_GPUS).map(|n| format!(r#"{{"uuid": "{n}", "name": "b"}}"#)).collect::<Vec<_>>();
+        let many = (0..=MAX_GPUS).map(|n| format!(r#"{{"uuid": "{n}", "name": "b"}}"#)).collect::<Vec<_>>();
         assert!(problem(&format!("[{}]", many.join(","))).contains("65 GPUs"));
     }
 }

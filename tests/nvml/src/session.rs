@@ -1,5 +1,4 @@
-//! What lies between `nvmlInit_v2` and `nvmlShutdown`: handles, event sets, and the
-//! rules of who may ask what when.
+//! State between `nvmlInit_v2` and `nvmlShutdown`: handles, event sets, and the order of events.
 
 use std::{
     collections::BTreeMap,
@@ -14,21 +13,21 @@ use nvml_wrapper_sys::bindings as nvml;
 
 use crate::{
     Failure, SCENARIO,
-    files::{ScenarioFile, complain},
-    scenario::{Gpu, MOST_GPUS},
+    files::{ScenarioFile, report},
+    scenario::{Gpu, MAX_GPUS},
 };
 
-/// How often a blocked wait looks for a changed scenario.
-const LOOK: Duration = Duration::from_millis(5);
-/// Handles live as long as the session, also those of GPUs that a scenario dropped.
-const MOST_HANDLES: usize = 4 * MOST_GPUS;
-const MOST_EVENT_SETS: usize = 64;
+/// Interval at which a blocked wait checks for a changed scenario.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Maximum handles of a session. Handles of removed GPUs are kept.
+const MAX_HANDLES: usize = 4 * MAX_GPUS;
+const MAX_EVENT_SETS: usize = 64;
 
-/// An `nvmlDevice_t`: 1 + the place of its UUID among those seen. Never an address.
+/// An `nvmlDevice_t`: index of the UUID plus 1. Not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Handle(pub(crate) usize);
 
-/// An `nvmlEventSet_t`. Never an address.
+/// An `nvmlEventSet_t`. Not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetId(pub(crate) usize);
 
@@ -40,7 +39,7 @@ pub(crate) struct XidEvent {
 
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// `nvmlInit_v2` counts, and as many `nvmlShutdown` end it.
+    /// Number of `nvmlInit_v2` calls without a matching `nvmlShutdown`.
     users: u32,
     file: ScenarioFile,
     uuids: Vec<String>,
@@ -48,30 +47,30 @@ pub(crate) struct Session {
     last_set: usize,
 }
 
-/// For each GPU, how many of its XIDs are past.
+/// For each GPU, the number of XIDs that were delivered or preceded the registration.
 type EventSet = BTreeMap<Handle, usize>;
 
 static SESSION: Mutex<Option<Session>> = Mutex::new(None);
 
 /// `nvmlInit_v2`.
-pub(crate) fn begin() -> Result<(), Failure> {
+pub(crate) fn init() -> Result<(), Failure> {
     let mut session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(session) = session.as_mut() {
         session.users = session.users.saturating_add(1);
         return Ok(());
     }
     let opened = env::var_os(SCENARIO)
-        .ok_or_else(|| format!("{SCENARIO} names no scenario"))
+        .ok_or_else(|| format!("{SCENARIO} is not set"))
         .and_then(|path| Session::open(path.into()));
     *session = Some(opened.map_err(|problem| {
-        complain(&problem);
+        report(&problem);
         Failure(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED)
     })?);
     Ok(())
 }
 
 /// `nvmlShutdown`.
-pub(crate) fn end() -> Result<(), Failure> {
+pub(crate) fn shutdown() -> Result<(), Failure> {
     let mut session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
     let users = &mut session.as_mut().ok_or(UNINITIALIZED)?.users;
     *users -= 1;
@@ -81,24 +80,24 @@ pub(crate) fn end() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks the session, if there is one.
-pub(crate) fn ask<T>(question: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
+/// Calls `call` with the session. Fails without `nvmlInit_v2`.
+pub(crate) fn with_session<T>(call: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
     let mut session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
-    question(session.as_mut().ok_or(UNINITIALIZED)?)
+    call(session.as_mut().ok_or(UNINITIALIZED)?)
 }
 
-/// `nvmlEventSetWait_v2`: blocks the caller, and nobody else.
+/// `nvmlEventSetWait_v2`. Does not hold the lock while it waits.
 pub(crate) fn wait(set: SetId, timeout: Duration) -> Result<XidEvent, Failure> {
     let until = Instant::now() + timeout;
     loop {
-        if let Some(event) = ask(|session| session.next_event(set))? {
+        if let Some(event) = with_session(|session| session.next_event(set))? {
             return Ok(event);
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Failure(nvml::nvmlReturn_enum_NVML_ERROR_TIMEOUT));
         }
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }
 
@@ -140,23 +139,23 @@ impl Session {
         if let Some(known) = self.uuids.iter().position(|known| *known == uuid) {
             return Ok(Handle(known + 1));
         }
-        if self.uuids.len() == MOST_HANDLES {
+        if self.uuids.len() == MAX_HANDLES {
             return Err(NO_MEMORY);
         }
         self.uuids.push(uuid);
         Ok(Handle(self.uuids.len()))
     }
 
-    /// The GPU behind a handle. One that the scenario no longer has is lost as well.
+    /// The GPU of a handle. A GPU that was removed from the scenario is lost.
     pub(crate) fn gpu(&mut self, handle: Handle) -> Result<&Gpu, Failure> {
-        let place = handle.0.checked_sub(1).ok_or(INVALID_ARGUMENT)?;
-        let uuid = self.uuids.get(place).ok_or(INVALID_ARGUMENT)?;
+        let index = handle.0.checked_sub(1).ok_or(INVALID_ARGUMENT)?;
+        let uuid = self.uuids.get(index).ok_or(INVALID_ARGUMENT)?;
         let gpu = self.file.gpus().iter().find(|gpu| gpu.uuid == *uuid);
         gpu.filter(|gpu| !gpu.lost).ok_or(GPU_IS_LOST)
     }
 
     pub(crate) fn create_set(&mut self) -> Result<SetId, Failure> {
-        if self.sets.len() == MOST_EVENT_SETS {
+        if self.sets.len() == MAX_EVENT_SETS {
             return Err(NO_MEMORY);
         }
         self.last_set += 1;
@@ -169,7 +168,7 @@ impl Session {
         self.sets.remove(&id).map(drop).ok_or(INVALID_ARGUMENT)
     }
 
-    /// XIDs up to now are past: only later ones are delivered.
+    /// Registers XID events. Only later XIDs are delivered.
     pub(crate) fn register(&mut self, handle: Handle, events: u64, id: SetId) -> Result<(), Failure> {
         let past = self.gpu(handle)?.xids.as_ref().ok_or(NOT_SUPPORTED)?.len();
         if events != u64::from(nvml::nvmlEventTypeXidCriticalError) {
@@ -179,7 +178,7 @@ impl Session {
         Ok(())
     }
 
-    /// What is there to deliver comes before the news that a watched GPU is lost.
+    /// Pending events are delivered before the error that a registered GPU is lost.
     fn next_event(&mut self, id: SetId) -> Result<Option<XidEvent>, Failure> {
         let set = self.sets.get_mut(&id).ok_or(INVALID_ARGUMENT)?;
         let gpus = self.file.gpus();
@@ -208,39 +207,39 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A session without the process-wide one, and how to change its scenario.
-    struct Stage {
+    /// A separate session and the folder of its scenario.
+    struct Fixture {
         folder: tempfile::TempDir,
         session: Session,
     }
 
     fn write(folder: &tempfile::TempDir, json: &str) -> PathBuf {
         let path = folder.path().join("gpus.json");
-        let beside = folder.path().join("new");
-        fs::write(&beside, json).unwrap();
-        fs::rename(&beside, &path).unwrap();
+        let new = folder.path().join("new");
+        fs::write(&new, json).unwrap();
+        fs::rename(&new, &path).unwrap();
         path
     }
 
-    fn stage(json: &str) -> Stage {
+    fn fixture(json: &str) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let session = Session::open(write(&folder, json)).unwrap();
-        Stage { folder, session }
+        Fixture { folder, session }
     }
 
     const XID: u64 = nvml::nvmlEventTypeXidCriticalError as u64;
 
-    /// Makes a session the process-wide one, for the only test that asks the exports.
-    pub(crate) fn begin_with(json: &str) -> tempfile::TempDir {
-        let Stage { folder, session } = stage(json);
+    /// Sets the session of the process. Only for the test of the exported functions.
+    pub(crate) fn init_with(json: &str) -> tempfile::TempDir {
+        let Fixture { folder, session } = fixture(json);
         *SESSION.lock().unwrap() = Some(session);
         folder
     }
 
     #[test]
-    fn handles_stay_with_their_gpu_when_the_list_changes() {
-        let Stage { folder, mut session } =
-            stage(r#"[{"uuid": "a", "name": "A"}, {"uuid": "b", "name": "B"}]"#);
+    fn handle_keeps_its_gpu_when_the_list_changes() {
+        let Fixture { folder, mut session } =
+            fixture(r#"[{"uuid": "a", "name": "A"}, {"uuid": "b", "name": "B"}]"#);
         let b = session.handle_at(1).unwrap();
         assert_eq!(session.handle_of("b"), Ok(b));
         assert_eq!(session.handle_at(2), Err(INVALID_ARGUMENT));
@@ -255,8 +254,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_new_xid_comes_once_and_before_the_news_of_a_lost_gpu() {
-        let Stage { folder, mut session } = stage(
+    fn delivers_each_xid_once_and_before_a_lost_gpu() {
+        let Fixture { folder, mut session } = fixture(
             r#"[{"uuid": "a", "name": "A", "xids": [13]}, {"uuid": "b", "name": "B", "xids": []},
                 {"uuid": "c", "name": "C"}]"#,
         );
@@ -267,7 +266,7 @@ pub(crate) mod tests {
         assert_eq!(session.register(c, XID, set), Err(NOT_SUPPORTED));
         assert_eq!(session.register(a, XID | 1, set), Err(NOT_SUPPORTED));
         assert_eq!(session.register(a, XID, SetId(7)), Err(INVALID_ARGUMENT));
-        assert_eq!(session.next_event(set), Ok(None), "what was there before registration is past");
+        assert_eq!(session.next_event(set), Ok(None), "XIDs from before the registration are not delivered");
 
         let scenario = r#"[{"uuid": "a", "name": "A", "xids": [13, 31, 31]},
             {"uuid": "b", "name": "B", "xids": [79], "lost": true}]"#;

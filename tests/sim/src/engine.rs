@@ -1,5 +1,4 @@
-//! The engine: a batch with so many places, a queue before it, a KV cache with
-//! prefix reuse, and time.
+//! The simulated engine: a queue, a batch of bounded size, a KV cache with prefix reuse, and delays.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,20 +13,20 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Requests decoded at one time (`--max-num-seqs`); others wait, first come first.
+    /// Maximum requests in the batch (`--max-num-seqs`). Others wait in FIFO order.
     pub max_num_seqs: u32,
-    /// Requests that may wait (`--max-num-queued-reqs`).
+    /// Maximum waiting requests (`--max-num-queued-reqs`). `None`: no limit.
     pub max_num_queued_reqs: Option<u32>,
     pub max_model_len: u32,
     pub block_size: u32,
     pub num_gpu_blocks: u32,
     /// Prompt tokens computed per second. Cached blocks cost nothing.
     pub prefill_tokens_per_second: u32,
-    /// Between two tokens of one request.
+    /// Time between two tokens of a request.
     pub token_interval: Duration,
 }
 
-/// Cumulative numbers and gauges, at this moment. `/metrics` shows them late.
+/// Current counters and gauges. `/metrics` shows them with a delay.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     pub(crate) running: AtomicU64,
@@ -48,7 +47,7 @@ pub struct Engine {
     cache: Mutex<PrefixCache>,
 }
 
-/// The queue was full.
+/// The queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
 
@@ -64,7 +63,7 @@ impl Engine {
         })
     }
 
-    /// Takes a place in the queue.
+    /// Adds a request to the queue.
     pub(crate) fn enqueue(&self) -> Result<Waiting<'_>, Busy> {
         let waiting = self.live.waiting.fetch_add(1, Relaxed);
         let guard = Waiting { engine: self };
@@ -74,7 +73,7 @@ impl Engine {
     }
 }
 
-/// A request before its first step. Dropping it leaves the queue.
+/// A waiting request. Drop removes it from the queue.
 pub(crate) struct Waiting<'a> {
     engine: &'a Engine,
 }
@@ -86,11 +85,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl<'a> Waiting<'a> {
-    /// Waits for a place in the batch, then computes the prompt.
+    /// Waits until the batch has room, then computes the prompt.
     pub(crate) async fn prefill(self, prompt: &[u64], prompt_tokens: u32) -> Running<'a> {
         let engine = self.engine;
-        // The semaphore lives as long as the engine and is never closed.
-        let place = engine.batch.acquire().await.ok();
+        // Never an error: the semaphore is never closed.
+        let permit = engine.batch.acquire().await.ok();
         drop(self);
         let live = &engine.live;
         live.running.fetch_add(1, Relaxed);
@@ -100,7 +99,7 @@ impl<'a> Waiting<'a> {
         live.blocks_used.fetch_add(blocks, Relaxed);
         live.prompt_tokens.fetch_add(u64::from(prompt_tokens), Relaxed);
         live.cached_tokens.fetch_add(u64::from(cached), Relaxed);
-        let running = Running { engine, _place: place, blocks };
+        let running = Running { engine, _permit: permit, blocks };
         let compute =
             f64::from(prompt_tokens - cached) / f64::from(engine.options.prefill_tokens_per_second.max(1));
         tokio::time::sleep(Duration::from_secs_f64(compute)).await;
@@ -108,10 +107,10 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// A request in the batch. Dropping it frees its place and its blocks.
+/// A request in the batch. Drop removes it and frees its blocks.
 pub(crate) struct Running<'a> {
     engine: &'a Engine,
-    _place: Option<SemaphorePermit<'a>>,
+    _permit: Option<SemaphorePermit<'a>>,
     blocks: u64,
 }
 
@@ -122,6 +121,7 @@ impl Running<'_> {
         self.engine.live.generation_tokens.fetch_add(1, Relaxed);
     }
 
+    /// Counts the request as completed.
     pub(crate) fn succeed(self) {
         self.engine.live.succeeded.fetch_add(1, Relaxed);
     }
@@ -134,7 +134,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Hashes of the blocks computed lately; the oldest go first.
+/// Hashes of cached blocks. The oldest are evicted first.
 #[derive(Debug)]
 struct PrefixCache {
     known: HashSet<u64>,
@@ -143,7 +143,7 @@ struct PrefixCache {
 }
 
 impl PrefixCache {
-    /// How many leading blocks were there; all are, from now on.
+    /// Adds the blocks. Returns the number of leading blocks that were cached before.
     fn admit(&mut self, blocks: &[u64]) -> u32 {
         let cached = blocks.iter().take_while(|block| self.known.contains(block)).count() as u32;
         for &block in blocks {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_fit_the_batch_waits_and_what_does_not_fit_the_queue_is_refused() {
+    async fn full_batch_queues_requests_and_full_queue_rejects_them() {
         let engine = engine(1, Some(1));
         let first = engine.enqueue().unwrap().prefill(&[], 4).await;
         let second = engine.enqueue().unwrap();
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_found_again_until_it_is_pushed_out() {
+    fn caches_prefix_until_eviction() {
         let mut cache = PrefixCache { known: HashSet::new(), order: VecDeque::new(), bound: 3 };
         assert_eq!(cache.admit(&[1, 2]), 0);
         assert_eq!(cache.admit(&[1, 2, 3]), 2);
         assert_eq!(cache.admit(&[9, 2]), 0, "only leading blocks count");
-        assert_eq!(cache.admit(&[1]), 0, "pushed out by the bound");
+        assert_eq!(cache.admit(&[1]), 0, "evicted");
     }
 }

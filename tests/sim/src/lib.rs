@@ -1,15 +1,16 @@
-//! A vLLM server on the wire, for where no GPU exists: the bytes, the segments they
-//! come in, the errors, and the metrics with their lag, as recorded from vLLM 0.32.
+//! Simulator of a vLLM server for machines without a GPU. It reproduces the bytes, the TCP segments, the errors and
+//! the delayed metrics that were recorded from vLLM 0.32.
 //!
-//! Beside what vLLM has, a second listener tells the truth ([`Truth`]): what was
-//! really served, at this moment, without lag. Tests hold other counts against it.
+//! A second listener serves exact counters without delay ([`Truth`]). Tests compare other counters with them.
 
-mod api;
+mod bodies;
 mod engine;
 mod metrics;
 mod other;
+mod output;
 mod prompt;
-mod responses;
+mod request;
+mod responses_api;
 mod server;
 mod truth;
 mod wire;

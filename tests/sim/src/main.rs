@@ -1,4 +1,4 @@
-//! `vllm-sim`: the simulator as a process.
+//! `vllm-sim`: runs the simulator.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -9,34 +9,44 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Speaks what vLLM 0.32 speaks, for where no GPU exists.
+/// Simulates a vLLM 0.32 server without a GPU.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
+    /// Address of the vLLM API.
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
-    /// Where the exact counters are served, as JSON on any path.
+    /// Address of the exact counters (JSON, any path).
     #[arg(long, default_value = "127.0.0.1:0")]
     truth_listen: SocketAddr,
-    /// The model's name; more names are adapters on it.
+    /// Name of the model. Further names are LoRA adapters of it.
     #[arg(long, required = true)]
     served_model_name: Vec<String>,
+    /// Maximum requests in the batch.
     #[arg(long, default_value_t = 256)]
     max_num_seqs: u32,
+    /// Maximum waiting requests [default: no limit].
     #[arg(long)]
     max_num_queued_reqs: Option<u32>,
+    /// Maximum tokens of prompt or output.
     #[arg(long, default_value_t = 1_048_576)]
     max_model_len: u32,
+    /// Tokens per KV cache block.
     #[arg(long, default_value_t = 16)]
     block_size: u32,
+    /// Number of KV cache blocks.
     #[arg(long, default_value_t = 65_536)]
     num_gpu_blocks: u32,
+    /// Prompt tokens computed per second.
     #[arg(long, default_value_t = 1_000_000)]
     prefill_tokens_per_second: u32,
+    /// Time between two tokens of a request, in microseconds.
     #[arg(long, default_value_t = 10_000)]
     token_interval_us: u64,
+    /// Delay of the values in /metrics, in milliseconds.
     #[arg(long, default_value_t = 250)]
     metrics_lag_ms: u64,
+    /// Interval of SSE comments while a request waits, in milliseconds [default: no comments].
     #[arg(long)]
     sse_keep_alive_ms: Option<u64>,
 }

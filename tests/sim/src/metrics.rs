@@ -1,4 +1,4 @@
-//! vLLM's `/metrics`, as late as its own: gauges follow the engine's steps.
+//! `/metrics` of vLLM. Values are published with a delay, as vLLM does after engine steps.
 
 use std::{
     fmt::Write as _,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::engine::{Engine, Live};
 
-/// What was last published.
+/// The last published values.
 #[derive(Clone, Copy, Debug, Default)]
 struct Published {
     running: u64,
@@ -24,7 +24,7 @@ struct Published {
 pub(crate) struct Metrics(Mutex<Published>);
 
 impl Metrics {
-    /// Publishes every `lag`, until dropped.
+    /// Publishes the values of the engine every `lag`.
     pub(crate) async fn follow(self: Arc<Self>, engine: Arc<Engine>, lag: Duration) {
         loop {
             self.publish(&engine);

@@ -1,12 +1,12 @@
-//! Paths whose answers are made without the engine's queue: embeddings and transcriptions, in the shapes of vLLM's
-//! protocol classes. (No model of the recorded server serves them.)
+//! Embeddings and transcriptions. They do not use the engine queue. The bodies follow the protocol classes of vLLM; they
+//! were not recorded, because the model of the recorded server does not support them.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Failure, failure, not_found};
+use crate::request::{Failure, failure, not_found};
 
-/// One embedding, and the same as little-endian floats in base64, which the SDKs ask for.
+/// An embedding, and the same values as little-endian floats in base64, the format that the SDKs request.
 const EMBEDDING: [f32; 4] = [0.5, -0.5, 0.5, -0.5];
 const EMBEDDING_BASE64: &str = "AAAAPwAAAL8AAAA/AAAAvw==";
 
@@ -44,7 +44,7 @@ pub(crate) fn embeddings(body: &[u8], models: &[String], id: &str, created: u64)
     .to_string())
 }
 
-/// The form's `model` wherever it stands; the file is only measured.
+/// Reads `model` at any position in the form. Of the file only the size is used.
 pub(crate) fn transcription(
     content_type: Option<&str>,
     body: &[u8],
@@ -72,7 +72,7 @@ pub(crate) fn transcription(
     Ok(json!({"text": text, "usage": {"type": "duration", "seconds": 1}}).to_string())
 }
 
-/// Head and value of each part.
+/// Head and content of each part of a multipart body.
 fn parts<'a>(body: &'a [u8], boundary: &'a [u8]) -> impl Iterator<Item = (String, &'a [u8])> {
     let find = |hay: &[u8], needle: &[u8]| hay.windows(needle.len()).position(|window| window == needle);
     let mut rest = body;
@@ -92,25 +92,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forms_model_may_stand_behind_its_file() {
+    fn form_model_may_follow_the_file() {
         let body = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nRIFF\r\n--x\r\n\
                     Content-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n";
-        let answer =
+        let response =
             transcription(Some("multipart/form-data; boundary=x"), body.as_bytes(), &["m".into()]).unwrap();
-        assert!(answer.contains("4 bytes of sound"), "{answer}");
+        assert!(response.contains("4 bytes of sound"), "{response}");
         let unknown = transcription(Some("multipart/form-data; boundary=x"), body.as_bytes(), &["n".into()]);
         assert_eq!(unknown.unwrap_err().status, 404);
         assert_eq!(transcription(Some("application/json"), b"{}", &[]).unwrap_err().status, 400);
     }
 
     #[test]
-    fn embeddings_are_the_same_in_both_encodings() {
-        let ask = |format: &str| {
+    fn embeddings_are_equal_in_both_encodings() {
+        let request = |format: &str| {
             let body = format!(r#"{{"model":"m","input":["a","b"],"encoding_format":"{format}"}}"#);
-            let answer = embeddings(body.as_bytes(), &["m".into()], "x", 7).unwrap();
-            serde_json::from_str::<Value>(&answer).unwrap()["data"].clone()
+            let response = embeddings(body.as_bytes(), &["m".into()], "x", 7).unwrap();
+            serde_json::from_str::<Value>(&response).unwrap()["data"].clone()
         };
-        assert_eq!(ask("float")[1]["embedding"], json!([0.5, -0.5, 0.5, -0.5]));
-        assert_eq!(ask("base64")[1]["embedding"], EMBEDDING_BASE64);
+        assert_eq!(request("float")[1]["embedding"], json!([0.5, -0.5, 0.5, -0.5]));
+        assert_eq!(request("base64")[1]["embedding"], EMBEDDING_BASE64);
     }
 }

@@ -1,4 +1,4 @@
-//! A prompt's tokens: four bytes each. Not a tokenizer, but prefixes stay prefixes.
+//! Tokens of a prompt: four bytes each. Unlike a tokenizer, but equal text prefixes have equal token prefixes.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_share_blocks_and_what_follows_a_difference_does_not() {
+    fn equal_prefixes_share_blocks() {
         let (a, b) = (Prompt::new("aaaabbbbccccdd", 1), Prompt::new("aaaaxxxxcccc", 1));
         assert_eq!((a.tokens, a.blocks.len()), (4, 3));
         assert_eq!(a.blocks[0], b.blocks[0]);

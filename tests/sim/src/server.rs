@@ -1,4 +1,4 @@
-//! The server: connections, paths, and what happens to a request.
+//! The HTTP server: connections, routing by path, and the life of a request.
 
 use std::{
     io,
@@ -16,31 +16,33 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Answer, Failure, Job, Kind},
+    bodies,
     engine::{Engine, EngineOptions, Waiting},
     metrics::Metrics,
     other,
+    output::Output,
     prompt::Prompt,
+    request::{self, Failure, Job, Kind},
     truth::{Open, Truth},
     wire::{Request, Wire},
 };
 
 const METRICS_TYPE: &str = "text/plain; version=1.0.0; charset=utf-8";
-/// uvicorn's (`VLLM_HTTP_TIMEOUT_KEEP_ALIVE`).
+/// uvicorn's keep-alive timeout (`VLLM_HTTP_TIMEOUT_KEEP_ALIVE`).
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     pub engine: EngineOptions,
-    /// The model's name, then those of its adapters.
+    /// Name of the model, then the names of its LoRA adapters.
     pub models: Vec<String>,
-    /// How late `/metrics` is.
+    /// Delay of the values in `/metrics`.
     pub metrics_lag: Duration,
     /// SSE comments while a request waits (`--sse-keep-alive-interval`).
     pub sse_keep_alive: Option<Duration>,
 }
 
-/// A running server. Dropping it closes everything at once, like a killed process.
+/// A running server. Drop closes all connections at once, like a killed process.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -59,7 +61,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Serves vLLM's API on one listener and the truth on another.
+    /// Serves vLLM's API on `listener` and the exact counters on `truth`.
     pub fn start(listener: TcpListener, truth: TcpListener, options: ServerOptions) -> io::Result<Self> {
         let engine = Engine::new(options.engine.clone());
         let metrics = Arc::new(Metrics::default());
@@ -74,7 +76,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics.follow(engine, shared.options.metrics_lag));
         tasks.spawn(accept(listener, Arc::clone(&shared), Shared::serve));
-        tasks.spawn(accept(truth, Arc::clone(&shared), Shared::tell_truth));
+        tasks.spawn(accept(truth, Arc::clone(&shared), Shared::serve_truth));
         Ok(Self { address, truth_address, shared, tasks })
     }
 
@@ -90,7 +92,7 @@ impl Server {
         self.shared.truth.read()
     }
 
-    /// Never, unless a listener fails.
+    /// Waits for a task to end: only when a listener fails.
     pub async fn join(&mut self) {
         let _ = self.tasks.join_next().await;
     }
@@ -106,7 +108,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => { connections.spawn(serve(Arc::clone(&shared), stream)); }
-                // Out of descriptors: wait for one to be given back.
+                // Out of file descriptors: wait until a connection closes.
                 Err(_) => { let _ = connections.join_next().await; }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -115,11 +117,11 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
 }
 
 impl Shared {
-    async fn tell_truth(self: Arc<Self>, stream: TcpStream) {
+    async fn serve_truth(self: Arc<Self>, stream: TcpStream) {
         let Ok(mut wire) = Wire::new(stream) else { return };
         while let Ok(Some(_)) = wire.head().await {
             let body = serde_json::to_string(&self.truth.read()).unwrap_or_default();
-            if wire.answer("200 OK", "", "application/json", &body).await.is_err() {
+            if wire.respond("200 OK", "", "application/json", &body).await.is_err() {
                 return;
             }
         }
@@ -127,7 +129,7 @@ impl Shared {
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let Ok(mut wire) = Wire::new(stream) else { return };
-        // An error is a client that left or spoke no HTTP: the connection is over.
+        // On an error the client left or sent invalid HTTP: close the connection.
         while let Ok(Ok(Some(request))) = tokio::time::timeout(KEEP_ALIVE, wire.head()).await {
             let served = if request.method == "POST" {
                 let open = self.truth.begin();
@@ -145,20 +147,21 @@ impl Shared {
         wire.body(request).await?;
         let json = "application/json";
         match request.path.as_str() {
-            "/health" | "/ping" => wire.answer("200 OK", "", "text/plain", "").await,
+            "/health" | "/ping" => wire.respond("200 OK", "", "text/plain", "").await,
             "/v1/models" => {
                 let len = self.options.engine.max_model_len;
-                wire.answer("200 OK", "", json, &api::models(&self.options.models, len, now_seconds())).await
+                wire.respond("200 OK", "", json, &bodies::models(&self.options.models, len, now_seconds()))
+                    .await
             }
             "/metrics" => {
                 let text = self.metrics.render(&self.options.models[0], &self.engine);
-                wire.answer("200 OK", "", METRICS_TYPE, &text).await
+                wire.respond("200 OK", "", METRICS_TYPE, &text).await
             }
             "/v1/chat/completions" | "/v1/completions" | "/v1/responses" => {
                 let body = r#"{"detail":"Method Not Allowed"}"#;
-                wire.answer("405 Method Not Allowed", "allow: POST\r\n", json, body).await
+                wire.respond("405 Method Not Allowed", "allow: POST\r\n", json, body).await
             }
-            _ => wire.answer("404 Not Found", "", json, r#"{"detail":"Not Found"}"#).await,
+            _ => wire.respond("404 Not Found", "", json, r#"{"detail":"Not Found"}"#).await,
         }
     }
 
@@ -169,56 +172,56 @@ impl Shared {
             "/v1/completions" => Kind::Completion,
             "/v1/responses" => Kind::Response,
             "/v1/embeddings" => {
-                let made = other::embeddings(&body, &self.options.models, &self.fresh_id(), now_seconds());
-                return at_once(wire, made, open).await;
+                let result = other::embeddings(&body, &self.options.models, &self.fresh_id(), now_seconds());
+                return respond_once(wire, result, open).await;
             }
             "/v1/audio/transcriptions" => {
                 let content_type = request.content_type.as_deref();
-                let made = other::transcription(content_type, &body, &self.options.models);
-                return at_once(wire, made, open).await;
+                let result = other::transcription(content_type, &body, &self.options.models);
+                return respond_once(wire, result, open).await;
             }
             "/v1/models" | "/health" | "/metrics" => {
                 let body = r#"{"detail":"Method Not Allowed"}"#;
-                wire.answer("405 Method Not Allowed", "allow: GET\r\n", "application/json", body).await?;
+                wire.respond("405 Method Not Allowed", "allow: GET\r\n", "application/json", body).await?;
                 open.finish(405);
                 return Ok(());
             }
             _ => {
-                wire.answer("404 Not Found", "", "application/json", r#"{"detail":"Not Found"}"#).await?;
+                wire.respond("404 Not Found", "", "application/json", r#"{"detail":"Not Found"}"#).await?;
                 open.finish(404);
                 return Ok(());
             }
         };
         let max_model_len = self.options.engine.max_model_len;
         let job =
-            api::parse(kind, request.content_type.as_deref(), &body, &self.options.models, max_model_len);
+            request::parse(kind, request.content_type.as_deref(), &body, &self.options.models, max_model_len);
         let failure = match job {
             Ok(job) => {
                 let prompt = Prompt::new(&job.prompt, self.options.engine.block_size);
                 if prompt.tokens > max_model_len {
-                    api::too_long(prompt.tokens, max_model_len)
+                    request::too_long(prompt.tokens, max_model_len)
                 } else if let Ok(waiting) = self.engine.enqueue() {
                     let id = request.request_id.clone().unwrap_or_else(|| self.fresh_id());
-                    let answer = Answer::new(&job, &id, now_seconds());
-                    let turn = Turn { job: &job, answer: &answer, prompt: &prompt, waiting, open };
+                    let output = Output::new(&job, &id, now_seconds());
+                    let queued = QueuedRequest { job: &job, output: &output, prompt: &prompt, waiting, open };
                     return if job.stream {
-                        self.stream(wire, turn, request.keep_alive).await
+                        self.stream(wire, queued, request.keep_alive).await
                     } else {
-                        whole(wire, turn).await
+                        whole(wire, queued).await
                     };
                 } else {
-                    api::busy()
+                    request::busy()
                 }
             }
             Err(failure) => failure,
         };
-        at_once(wire, Err(failure), open).await
+        respond_once(wire, Err(failure), open).await
     }
 
-    async fn stream(&self, wire: &mut Wire, turn: Turn<'_>, keep_alive: bool) -> io::Result<()> {
-        let Turn { job, answer, prompt, waiting, open } = turn;
-        let left = || io::Error::from(io::ErrorKind::ConnectionAborted);
-        // The head goes out before the engine has looked at the request.
+    async fn stream(&self, wire: &mut Wire, queued: QueuedRequest<'_>, keep_alive: bool) -> io::Result<()> {
+        let QueuedRequest { job, output, prompt, waiting, open } = queued;
+        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        // vLLM sends the response head before it schedules the request.
         wire.stream_head(keep_alive).await?;
         let prefill = waiting.prefill(&prompt.blocks, prompt.tokens);
         tokio::pin!(prefill);
@@ -232,25 +235,25 @@ impl Shared {
             tokio::select! {
                 running = &mut prefill => break running,
                 () = comment => wire.event(": keep-alive").await?,
-                () = wire.gone() => return Err(left()),
+                () = wire.gone() => return Err(aborted()),
             }
         };
         for index in 0..job.max_tokens {
             tokio::select! {
                 () = running.token() => {}
-                () = wire.gone() => return Err(left()),
+                () = wire.gone() => return Err(aborted()),
             }
             if index == 0 {
-                // With the first token, in events of their own.
-                for event in answer.opening() {
+                // Sent with the first token, as separate events.
+                for event in output.opening() {
                     wire.event(&event).await?;
                 }
             }
-            wire.event(&answer.event(index)).await?;
+            wire.event(&output.event(index)).await?;
             self.truth.token();
         }
         running.succeed();
-        for event in answer.closing(prompt.tokens) {
+        for event in output.closing(prompt.tokens) {
             wire.event(&event).await?;
         }
         wire.terminator().await?;
@@ -263,27 +266,27 @@ impl Shared {
     }
 }
 
-/// A request that the engine has taken, with all there is to it.
-struct Turn<'a> {
+/// A request that the engine has queued.
+struct QueuedRequest<'a> {
     job: &'a Job,
-    answer: &'a Answer<'a>,
+    output: &'a Output<'a>,
     prompt: &'a Prompt,
     waiting: Waiting<'a>,
     open: Open<'a>,
 }
 
-async fn at_once(wire: &mut Wire, made: Result<String, Failure>, open: Open<'_>) -> io::Result<()> {
-    let (code, reason, body) = match made {
+async fn respond_once(wire: &mut Wire, result: Result<String, Failure>, open: Open<'_>) -> io::Result<()> {
+    let (code, reason, body) = match result {
         Ok(body) => (200, "OK", body),
         Err(failure) => (failure.status, failure.reason, failure.body),
     };
-    wire.answer(&format!("{code} {reason}"), "", "application/json", &body).await?;
+    wire.respond(&format!("{code} {reason}"), "", "application/json", &body).await?;
     open.finish(code);
     Ok(())
 }
 
-async fn whole(wire: &mut Wire, turn: Turn<'_>) -> io::Result<()> {
-    let Turn { job, answer, prompt, waiting, open } = turn;
+async fn whole(wire: &mut Wire, queued: QueuedRequest<'_>) -> io::Result<()> {
+    let QueuedRequest { job, output, prompt, waiting, open } = queued;
     let generate = async {
         let running = waiting.prefill(&prompt.blocks, prompt.tokens).await;
         for _ in 0..job.max_tokens {
@@ -295,7 +298,7 @@ async fn whole(wire: &mut Wire, turn: Turn<'_>) -> io::Result<()> {
         () = generate => {}
         () = wire.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
     }
-    wire.answer("200 OK", "", "application/json", &answer.whole(prompt.tokens)).await?;
+    wire.respond("200 OK", "", "application/json", &output.whole(prompt.tokens)).await?;
     open.finish(200);
     Ok(())
 }

@@ -1,31 +1,35 @@
-//! What was really served.
+//! Exact counters of served requests.
 
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-/// POST requests of all kinds, as the server itself saw them begin and end.
+/// Counts of all POST requests.
 /// `started = finished + aborted + in_flight`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TruthCounters {
-    /// Head read.
+    /// The request head was read.
     pub started: u64,
-    /// Response written to its last byte, error responses included.
+    /// The response was written completely. Includes error responses.
     pub finished: u64,
-    /// The client left before that.
+    /// The client disconnected before the end of the response.
     pub aborted: u64,
+    /// Started and not finished.
     pub in_flight: u64,
+    /// Finished with a 2xx status.
     pub responses_2xx: u64,
+    /// Finished with a 4xx status.
     pub responses_4xx: u64,
     /// Tokens written to clients.
     pub tokens: u64,
 }
 
-/// One consistent set of counters.
+/// The counters behind a lock: each read is consistent.
 #[derive(Debug, Default)]
 pub struct Truth(Mutex<TruthCounters>);
 
 impl Truth {
+    /// Reads all counters.
     pub fn read(&self) -> TruthCounters {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -47,14 +51,14 @@ impl Truth {
     }
 }
 
-/// A request in flight. Dropped without an end, it was aborted.
+/// A request in flight. Drop without [`Open::finish`] counts it as aborted.
 pub(crate) struct Open<'a> {
     truth: &'a Truth,
     status: Option<u16>,
 }
 
 impl Open<'_> {
-    /// The response's last byte is about to be written with this status.
+    /// Sets the status. Call it immediately before or after the last byte of the response is written.
     pub(crate) fn finish(mut self, status: u16) {
         self.status = Some(status);
     }

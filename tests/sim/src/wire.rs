@@ -1,5 +1,5 @@
-//! HTTP/1.1 as uvicorn speaks it: the head in a write of its own, every chunk in one,
-//! the terminator in one. What is written here is what is in the segments.
+//! HTTP/1.1 with uvicorn's write pattern: one write for the head, one for each chunk, one for the last chunk. Each
+//! write is one TCP segment (`TCP_NODELAY`).
 
 use std::{io, time::SystemTime};
 
@@ -8,9 +8,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Larger heads are refused.
+/// Maximum size of a request head.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Larger bodies are refused.
+/// Maximum size of a request body.
 const MAX_BODY_BYTES: usize = 64 << 20;
 const MAX_HEADERS: usize = 64;
 
@@ -30,7 +30,7 @@ enum Framing {
     Chunked,
 }
 
-/// A connection, with what was read ahead.
+/// A connection and the bytes read ahead.
 pub(crate) struct Wire {
     stream: TcpStream,
     ahead: Vec<u8>,
@@ -42,7 +42,7 @@ impl Wire {
         Ok(Self { stream, ahead: Vec::new() })
     }
 
-    /// The next request's head, or `None` when the client is done.
+    /// Reads the next request head. `None` at the end of the connection.
     pub(crate) async fn head(&mut self) -> io::Result<Option<Request>> {
         loop {
             if let Some((request, length)) = parse_head(&self.ahead)? {
@@ -73,7 +73,7 @@ impl Wire {
                     let size = std::str::from_utf8(size)
                         .ok()
                         .and_then(|it| usize::from_str_radix(it.trim(), 16).ok());
-                    let size = size.ok_or_else(|| io::Error::other("a chunk has no size"))?;
+                    let size = size.ok_or_else(|| io::Error::other("a chunk has no valid size"))?;
                     if size == 0 {
                         while !self.line().await?.is_empty() {}
                         return Ok(body);
@@ -88,8 +88,8 @@ impl Wire {
         }
     }
 
-    /// A whole answer: head and body are two writes.
-    pub(crate) async fn answer(
+    /// Writes a complete response: head and body are two writes.
+    pub(crate) async fn respond(
         &mut self,
         status: &str,
         headers: &str,
@@ -119,7 +119,7 @@ impl Wire {
         self.write(head.as_bytes()).await
     }
 
-    /// One event is one chunk is one write.
+    /// Writes one event as one chunk in one write.
     pub(crate) async fn event(&mut self, event: &str) -> io::Result<()> {
         self.write(format!("{:x}\r\n{event}\n\n\r\n", event.len() + 2).as_bytes()).await
     }
@@ -128,13 +128,13 @@ impl Wire {
         self.write(b"0\r\n\r\n").await
     }
 
-    /// Resolves when the client leaves. A half-close counts, as with uvicorn. What
-    /// else arrives is kept for the next request.
+    /// Resolves when the client closes the connection. A half-close counts, as with uvicorn. Other bytes are kept
+    /// for the next request.
     pub(crate) async fn gone(&mut self) {
         loop {
             match self.fill().await {
                 Ok(0) | Err(_) => return,
-                // A client that pipelines more than this waits like everybody.
+                // The client pipelines too many bytes: stop reading.
                 Ok(_) if self.ahead.len() > MAX_HEAD_BYTES => std::future::pending().await,
                 Ok(_) => {}
             }
@@ -197,7 +197,7 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let framing = match header("content-length").map(str::parse) {
         _ if chunked => Framing::Chunked,
         Some(Ok(length)) => Framing::Sized(length),
-        Some(Err(_)) => return Err(io::Error::other("Content-Length is no number")),
+        Some(Err(_)) => return Err(io::Error::other("Content-Length is not a number")),
         None => Framing::None,
     };
     let target = parsed.path.unwrap_or("/");

@@ -1,4 +1,4 @@
-//! The programs of a Kubernetes node: found, or built from the Go module proxy once.
+//! Programs of a Kubernetes node. Missing ones are built once from Go modules.
 
 use std::{
     env,
@@ -39,17 +39,17 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Looks where `KUBEBUILDER_ASSETS` says, on the PATH, and where [`build`] puts them.
+    /// Searches the folder `KUBEBUILDER_ASSETS`, the cache that [`build`] fills, and the PATH.
     pub(crate) fn find() -> Result<Self> {
-        let mut places: Vec<PathBuf> =
+        let mut candidates: Vec<PathBuf> =
             env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
-        // A cached program is of the version that was tried; one on the PATH may be any.
-        places.push(cache()?);
-        places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        // The cache comes before the PATH: its programs have the tested versions.
+        candidates.push(cache()?);
+        candidates.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
         let mut folders = Vec::new();
         let mut missing = Vec::new();
         for program in PROGRAMS {
-            match places.iter().find(|folder| folder.join(program).is_file()) {
+            match candidates.iter().find(|folder| folder.join(program).is_file()) {
                 Some(folder) if !folders.contains(folder) => folders.push(folder.clone()),
                 Some(_) => {}
                 None => missing.push(*program),
@@ -69,7 +69,7 @@ impl Binaries {
             .unwrap_or_else(|| name.into())
     }
 
-    /// A PATH that finds them first.
+    /// The PATH with the folders of the programs first.
     pub(crate) fn search_path(&self) -> OsString {
         let path = env::var_os("PATH").unwrap_or_default();
         let all = self.folders.iter().cloned().chain(env::split_paths(&path));
@@ -77,45 +77,48 @@ impl Binaries {
     }
 }
 
-/// `$XDG_CACHE_HOME/forebay/kube/<version>`: outside the tree, kept over clones.
+/// `$XDG_CACHE_HOME/forebay/kube/VERSION`.
 pub(super) fn cache() -> Result<PathBuf> {
     Ok(run::cache()?.join("kube").join(KUBERNETES))
 }
 
-/// Why Go cannot be used here, if it cannot.
-pub(crate) fn go() -> Result<()> {
+/// Checks that Go is installed and recent enough.
+pub(crate) fn require_go() -> Result<()> {
     let Some(version) = run::output(Command::new("go").args(["env", "GOVERSION"])) else {
-        bail!("there is no Go on this machine");
+        bail!("Go is not installed");
     };
     let mut numbers = version.trim_start_matches("go").split('.').map_while(|part| part.parse::<u32>().ok());
     if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_GO {
-        bail!("Go is {version}; Kubernetes {KUBERNETES} needs {}.{}", OLDEST_GO.0, OLDEST_GO.1);
+        bail!(
+            "Go is too old: found {version}, Kubernetes {KUBERNETES} needs go{}.{}",
+            OLDEST_GO.0,
+            OLDEST_GO.1
+        );
     }
     Ok(())
 }
 
-/// Builds what [`Binaries::find`] does not find.
+/// Builds the programs that [`Binaries::find`] does not find.
 pub(crate) fn build() -> Result<Binaries> {
     if let Ok(binaries) = Binaries::find() {
         return Ok(binaries);
     }
-    go()?;
+    require_go()?;
     let folder = cache()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let work = folder.join(format!("build-{}", std::process::id()));
     let result =
         modules().and_then(|modules| modules.iter().try_for_each(|module| module.build(&work, &folder)));
-    // Read-only files are only in Go's own cache.
     let _ = fs::remove_dir_all(&work);
     result?;
     Binaries::find()
 }
 
-/// A throw-away module that requires one other and builds commands of it.
+/// A temporary Go module that requires one other module and builds commands of it.
 struct Module {
     name: &'static str,
     require: String,
-    /// More of `go.mod`.
+    /// Additional lines of `go.mod`.
     more: String,
     commands: Vec<(&'static str, String)>,
     flags: Vec<String>,
@@ -140,7 +143,7 @@ impl Module {
         fs::write(folder.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))?;
         let mut tidy = Command::new("go");
         tidy.args(["mod", "tidy"]).current_dir(&folder).stderr(std::process::Stdio::null());
-        run::step(&format!("modules of {}", self.require), &mut tidy)?;
+        run::step(&format!("downloading modules of {}", self.require), &mut tidy)?;
         for (program, package) in missing {
             let unfinished = into.join(format!("{program}.unfinished"));
             let mut go = Command::new("go");
@@ -156,7 +159,7 @@ impl Module {
 fn modules() -> Result<Vec<Module>> {
     let small = || "-ldflags=-s -w".to_owned();
     let [_, minor, patch] = KUBERNETES.split('.').collect::<Vec<_>>()[..] else {
-        bail!("{KUBERNETES} is not a version of Kubernetes");
+        bail!("{KUBERNETES} is not a Kubernetes version");
     };
     let version = "k8s.io/component-base/version";
     let kubernetes = |program| (program, format!("k8s.io/kubernetes/cmd/{program}"));
@@ -207,8 +210,8 @@ fn modules() -> Result<Vec<Module>> {
     ])
 }
 
-/// Kubernetes names its sibling modules at v0.0.0 with local replacements; the
-/// published ones are v0.<minor>.<patch>.
+/// `replace` lines of the staging modules. Kubernetes requires them as v0.0.0 with local replacements; the published
+/// versions are v0.MINOR.PATCH.
 fn siblings(version: &str) -> Result<String> {
     let go_mod = fs::read_to_string(go_module("k8s.io/kubernetes", KUBERNETES)?.join("go.mod"))?;
     let mut text = String::from("\ngodebug default=go1.26\n\nreplace (\n");
@@ -220,12 +223,12 @@ fn siblings(version: &str) -> Result<String> {
     Ok(text + ")\n")
 }
 
-/// Downloads a Go module and tells where its files are (read-only).
+/// Downloads a Go module. Returns the folder of its files (read-only).
 pub(crate) fn go_module(module: &str, version: &str) -> Result<PathBuf> {
     let at = format!("{module}@v{version}");
     let mut download = Command::new("go");
     download.args(["mod", "download", &at]).current_dir("/");
-    run::step(&format!("fetching {at}"), &mut download)?;
+    run::step(&format!("downloading {at}"), &mut download)?;
     let cache =
         run::output(Command::new("go").args(["env", "GOMODCACHE"])).context("go env GOMODCACHE failed")?;
     Ok(Path::new(&cache).join(at))

@@ -1,4 +1,4 @@
-//! Gateway API's own conformance suite, against Forebay in the cluster.
+//! `cargo xtask conformance`: the Gateway API conformance suite against Forebay in the cluster.
 
 use std::{
     fs,
@@ -10,54 +10,54 @@ use anyhow::{Context as _, Result};
 
 use super::{Channel, Cluster, binaries, binaries::go_module, containers, network};
 use crate::{
-    demo,
+    build,
     image::{self, Image, Layer},
     run,
 };
 
 const VERSION: &str = "1.6.3";
 const MODULE: &str = "sigs.k8s.io/gateway-api/conformance";
-/// The names under which the suite's manifests ask for its echo server.
+/// Image names of the echo server in the manifests of the suite.
 const ECHO_IMAGES: &[&str] = &[
     "registry.k8s.io/gateway-api/echo-basic:v1.5.1",
     "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2",
     "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3",
 ];
-/// The suite waits for this one, too, and uses it only for UDP routes, which are not of
-/// the profile: something that waits does.
+/// The suite waits for this pod, but uses it only for UDP routes, which are not part of the profile. An image that
+/// only waits is enough.
 const DNS_IMAGE: &str = "registry.k8s.io/coredns/coredns:v1.12.2";
 const RELEASE: &str = "conformance";
 const NAMESPACE: &str = "forebay-system";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only this test of the suite; the report is not kept then.
+    /// Run only this test of the suite. No report is written.
     #[arg(long)]
     run_test: Option<String>,
-    /// Leave the cluster, with Forebay in it, running afterwards.
+    /// Keep the cluster and Forebay running after the tests.
     #[arg(long)]
     keep: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(reason) = super::why_not() {
-        run::say(&format!("skipped: Gateway API's conformance suite: {reason}"));
+    if let Some(reason) = super::why_unavailable() {
+        run::say(&format!("skipped: Gateway API conformance suite: {reason}"));
         return Ok(());
     }
-    let suite = build()?;
-    let archives = image::write_for_tests(&mut demo::build())?;
+    let suite = build_suite()?;
+    let archives = image::write_for_tests(&mut build::programs())?;
     Cluster::default().during(options.keep, |cluster| {
         cluster.load(&archives)?;
         cluster.load(&echo_images(&suite)?)?;
-        containers::waiting_image(cluster, DNS_IMAGE, "coredns")?;
-        // Some of what is claimed is not in the standard channel.
+        containers::import_pause_image(cluster, DNS_IMAGE, "coredns")?;
+        // Some claimed features are only in the experimental channel.
         cluster.install_crds(Channel::Experimental)?;
         install(cluster)?;
         test(cluster, &suite, options)
     })
 }
 
-/// Where the report of a whole run is kept.
+/// Report of a complete run.
 fn report() -> PathBuf {
     run::root().join(format!("tests/conformance/gateway-api-v{VERSION}.yaml"))
 }
@@ -77,14 +77,14 @@ impl Suite {
 }
 
 /// The suite and its echo server, built once.
-fn build() -> Result<Suite> {
+fn build_suite() -> Result<Suite> {
     let suite = Suite { folder: binaries::cache()?.join(format!("conformance-{VERSION}")) };
     fs::create_dir_all(&suite.folder)?;
     let source = go_module(MODULE, VERSION)?;
     if !suite.echo().is_file() {
         let work = suite.folder.join("echo-source");
         copy(&source.join("echo-basic"), &work)?;
-        // A module within a module would not have come along under its own name.
+        // Go modules leave out nested modules, so the suite ships their go.mod under another name.
         for file in ["go.mod", "go.sum"] {
             fs::rename(work.join(format!(".{file}")), work.join(file))?;
         }
@@ -127,7 +127,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             copy(&entry.path(), &target)?;
         } else {
-            // Not fs::copy: Go's cache is read-only, and so would the copy be.
+            // Not fs::copy: the module cache is read-only, and so would be the copy.
             fs::write(target, fs::read(entry.path())?)?;
         }
     }
@@ -148,7 +148,7 @@ fn echo_images(suite: &Suite) -> Result<Vec<PathBuf>> {
                 entrypoint: "/echo-basic".to_owned(),
                 user: "65532:65532",
                 title: "echo-basic",
-                description: "What the conformance suite routes to",
+                description: "Echo server of the Gateway API conformance suite",
                 version: VERSION,
                 layers: vec![layer.clone()],
             };
@@ -165,13 +165,13 @@ fn install(cluster: &Cluster) -> Result<()> {
     helm.arg(chart).args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
     helm.args(["--set", "agent.enabled=false", "--set", "gateway.resources.requests.cpu=50m"]);
     run::step("installing Forebay", helm.stdout(std::process::Stdio::null()))?;
-    // The same tag may be another image now.
+    // The image may have changed under the same tag.
     run::quiet(&mut cluster.command("kubectl", ["rollout", "restart", "deployment", "-n", NAMESPACE]))?;
     run::quiet(
         &mut cluster
             .command("kubectl", ["rollout", "status", "deployment", "-n", NAMESPACE, "--timeout=120s"]),
     )?;
-    // The suite asks it which features to test.
+    // The suite reads the supported features from the GatewayClass.
     run::quiet(
         &mut cluster.command(
             "kubectl",
@@ -181,7 +181,7 @@ fn install(cluster: &Cluster) -> Result<()> {
 }
 
 fn test(cluster: &Cluster, suite: &Suite, options: &Options) -> Result<()> {
-    let mut test = network::inside(&suite.test().to_string_lossy());
+    let mut test = network::command(&suite.test().to_string_lossy());
     test.current_dir(&suite.folder).env("KUBECONFIG", cluster.admin());
     test.args([
         "-test.v",
@@ -202,5 +202,5 @@ fn test(cluster: &Cluster, suite: &Suite, options: &Options) -> Result<()> {
             test.arg(format!("--report-output={}", report.display()));
         }
     }
-    run::step("Gateway API's conformance suite", &mut test)
+    run::step("Gateway API conformance suite", &mut test)
 }

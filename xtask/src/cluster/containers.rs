@@ -1,4 +1,4 @@
-//! containerd's own client, and the sandbox image that every pod needs.
+//! The client of containerd (ctr) and the pause image of pod sandboxes.
 
 use std::{fs, process::Command};
 
@@ -10,7 +10,7 @@ use crate::{
     run,
 };
 
-/// Waits for a signal; what a pod's sandbox runs.
+/// Source of the pause program: waits for a signal.
 const PAUSE: &str = "#include <signal.h>\n#include <unistd.h>\nstatic void end(int s) { (void)s; _exit(0); }\n\
                      int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n";
 
@@ -21,9 +21,9 @@ pub(super) fn ctr(cluster: &Cluster) -> Result<Command> {
     Ok(ctr)
 }
 
-/// An image of something that only waits, under any name: every pod's sandbox, for
-/// one. Arguments and entrypoint `/<program>` are taken and ignored.
-pub(super) fn waiting_image(cluster: &Cluster, name: &str, entrypoint: &str) -> Result<()> {
+/// Imports an image with this name whose program only waits for a signal, for example the pause image. The program
+/// `/ENTRYPOINT` ignores its arguments.
+pub(super) fn import_pause_image(cluster: &Cluster, name: &str, entrypoint: &str) -> Result<()> {
     let source = cluster.path("images/pause.c");
     let program = cluster.path("images/pause");
     fs::write(&source, PAUSE)?;

@@ -1,5 +1,5 @@
-//! Custom resource definitions: Gateway API's and the inference extension's as they
-//! publish them, and Forebay's own rendering of what it reads of others.
+//! Custom resource definitions: those published by Gateway API and by the inference extension, and the subset of
+//! AgentgatewayPolicy that Forebay reads (`forebay crds`).
 
 use std::{
     fs,
@@ -14,17 +14,17 @@ use crate::run;
 const GATEWAY_API: (&str, &str) = ("sigs.k8s.io/gateway-api", "1.6.3");
 const INFERENCE_EXTENSION: (&str, &str) = ("sigs.k8s.io/gateway-api-inference-extension", "1.6.0");
 
-/// Of Gateway API's definitions.
+/// Release channel of Gateway API.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Channel {
     Standard,
-    /// With the fields that may still change, as `retry` of HTTPRoutes.
+    /// Adds fields that may still change, such as `retry` of HTTPRoutes.
     Experimental,
 }
 
 impl Cluster {
-    /// Applies them all; the API serves them when this returns. The others' are also put where a test serves
-    /// them under the URLs that their releases have.
+    /// Applies all definitions and waits until the API server serves them. The published ones are also written below
+    /// `downloads/`, under the paths of their release URLs, so that a test can serve them.
     pub(crate) fn install_crds(&self, channel: Channel) -> Result<()> {
         let (of_channel, of_release) = match channel {
             Channel::Standard => ("config/crd/standard", "standard-install.yaml"),
@@ -35,18 +35,18 @@ impl Cluster {
             (GATEWAY_API.0, GATEWAY_API.1, of_channel, of_release),
             (INFERENCE_EXTENSION.0, INFERENCE_EXTENSION.1, "config/crd/bases", "manifests.yaml"),
         ] {
-            let theirs = manifests(go_module(module, version)?.join(folder))?;
+            let published = manifests(go_module(module, version)?.join(folder))?;
             let project = module.trim_start_matches("sigs.k8s.io/");
             let url = format!("kubernetes-sigs/{project}/releases/download/v{version}/{release}");
-            join(&theirs, &self.path("downloads").join(url))?;
-            files.extend(theirs);
+            concatenate(&published, &self.path("downloads").join(url))?;
+            files.extend(published);
         }
         let own = run::output(
             std::process::Command::new(run::root().join("target/debug/forebay"))
                 .arg("crds")
                 .arg("agentgatewaypolicies"),
         )
-        .context("`forebay crds` failed; is it built?")?;
+        .context("`forebay crds` failed; build it with `cargo build --workspace --bins`")?;
         let own_file = self.path("agentgatewaypolicies.yaml");
         fs::write(&own_file, own)?;
         files.push(own_file);
@@ -62,7 +62,7 @@ impl Cluster {
     }
 }
 
-fn join(files: &[PathBuf], into: &Path) -> Result<()> {
+fn concatenate(files: &[PathBuf], into: &Path) -> Result<()> {
     let mut text = String::new();
     for file in files {
         text += "---\n";

@@ -1,4 +1,4 @@
-//! Ending the cluster: processes, mounts, cgroups, namespaces, state.
+//! Stops the cluster: processes, mounts, cgroups, network namespaces, files.
 
 use std::{
     collections::BTreeSet,
@@ -16,45 +16,45 @@ use crate::run;
 const CONTROL: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
 const BASE: &[&str] = &["containerd", "kube-apiserver", "etcd"];
 const GRACE: Duration = Duration::from_secs(10);
-/// Mounts may lie on each other.
+/// Maximum passes over the mounts: mounts may be nested.
 const UNMOUNT_ROUNDS: usize = 5;
-const PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Cluster {
     pub(crate) fn down(&self) -> Result<()> {
         if !self.state.exists() {
-            run::say("no cluster runs");
+            run::say("no cluster is running");
             return Ok(());
         }
         let started = Instant::now();
-        // Whoever looks now sees that it is going.
+        // Without this file the cluster no longer counts as running.
         let _ = fs::remove_file(self.admin());
-        self.end(CONTROL);
+        self.kill(CONTROL);
         self.kill_pods();
-        self.end(BASE);
+        self.kill(BASE);
         self.unmount()?;
         remove_cgroups();
         let before = fs::read_to_string(self.path(NAMESPACES_BEFORE)).unwrap_or_default();
         network::remove(&before.lines().map(String::from).collect::<Vec<_>>());
         fs::remove_dir_all(&self.state).with_context(|| format!("cannot remove {}", self.state.display()))?;
-        run::say(&format!("the cluster is gone after {:.1} s", started.elapsed().as_secs_f64()));
+        run::say(&format!("cluster stopped after {:.1} s", started.elapsed().as_secs_f64()));
         Ok(())
     }
 
-    /// Outright: what they would save is removed next.
-    pub(super) fn end(&self, programs: &[&str]) {
+    /// Sends SIGKILL: the state that the programs would save is removed next.
+    pub(super) fn kill(&self, programs: &[&str]) {
         programs.iter().for_each(|program| self.signal(program, "-KILL"));
         wait_while(GRACE, || programs.iter().any(|program| self.pid(program).is_some()));
     }
 
-    /// Everything in the pods' cgroups, and the shims that containerd leaves on
-    /// purpose; these are known by the socket on their command line.
+    /// Kills all processes in the pod cgroups, and the containerd shims, which outlive containerd. Shims are
+    /// identified by the socket in their command line.
     fn kill_pods(&self) {
         let pods = || -> BTreeSet<u32> { pod_cgroups().iter().flat_map(|root| processes(root)).collect() };
         let deadline = Instant::now() + GRACE;
         while !pods().is_empty() && Instant::now() < deadline {
             pods().into_iter().for_each(kill);
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let socket = self.path("containerd.sock").display().to_string();
         for pid in all_processes() {
@@ -66,15 +66,15 @@ impl Cluster {
         }
     }
 
-    /// Below the state folder, the deepest first. Some go along with others, so a
-    /// failure counts only when the mount is still there.
+    /// Unmounts everything below the state folder, deepest first. Some mounts disappear with others, so only mounts
+    /// that remain are an error.
     fn unmount(&self) -> Result<()> {
         for _ in 0..UNMOUNT_ROUNDS {
-            let below = self.mounts()?;
-            if below.is_empty() {
+            let mounts = self.mounts()?;
+            if mounts.is_empty() {
                 return Ok(());
             }
-            for mount in below {
+            for mount in mounts {
                 let _ = run::quiet(Command::new("umount").args(["-l", &mount]));
             }
         }
@@ -94,10 +94,10 @@ impl Cluster {
     }
 }
 
-fn wait_while(patience: Duration, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + patience;
+fn wait_while(timeout: Duration, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + timeout;
     while condition() && Instant::now() < deadline {
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -105,12 +105,12 @@ fn kill(pid: u32) {
     let _ = run::quiet(Command::new("kill").args(["-KILL", &pid.to_string()]));
 }
 
-/// Whether some kubelet has pods on this machine.
+/// Whether a kubelet runs pods on this machine.
 pub(super) fn pods_run_here() -> bool {
     pod_cgroups().iter().any(|root| !processes(root).is_empty())
 }
 
-/// `kubepods` of every hierarchy there is.
+/// The cgroup `kubepods` of every hierarchy.
 fn pod_cgroups() -> Vec<PathBuf> {
     let base = Path::new("/sys/fs/cgroup");
     let mut roots: Vec<PathBuf> =
@@ -145,7 +145,7 @@ fn all_processes() -> impl Iterator<Item = u32> {
 fn remove_cgroups() {
     fn remove(cgroup: &Path) {
         folders(cgroup).for_each(|below| remove(&below));
-        // One that is busy is still somebody's.
+        // A busy cgroup belongs to another kubelet.
         let _ = fs::remove_dir(cgroup);
     }
     pod_cgroups().iter().for_each(|root| remove(root));

@@ -1,4 +1,4 @@
-//! Configuration files of the cluster's programs.
+//! Configuration files of the programs of the cluster.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use super::network::PODS;
 
 pub(super) const PAUSE_IMAGE: &str = "docker.io/forebay/pause:test";
 
-// Longer than the limit: the text of one file after the other.
+// Longer than the limit: it consists of the text of the files.
 pub(super) fn write(state: &Path, runc: &Path) -> Result<()> {
     let s = state.display();
     let runc = runc.display();

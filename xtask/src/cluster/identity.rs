@@ -1,4 +1,4 @@
-//! Certificates and kubeconfigs of the cluster's programs.
+//! Certificates and kubeconfigs of the programs of the cluster.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpos
 
 use super::network::{API_SERVICE, NODE};
 
-/// Name of the file, common name, organisation.
+/// File name, common name, organisation.
 const CLIENTS: &[(&str, &str, &str)] = &[
     ("admin", "admin", "system:masters"),
     ("kubelet", "system:node:node-0", "system:nodes"),
@@ -18,12 +18,12 @@ const CLIENTS: &[(&str, &str, &str)] = &[
     ("apiserver-kubelet", "apiserver-kubelet", "system:masters"),
 ];
 
-/// `pki/` and one kubeconfig per client below `state`.
+/// Writes `pki/` and one kubeconfig per client below `state`.
 pub(super) fn make(state: &Path) -> Result<()> {
     let pki = state.join("pki");
     let authority = Authority::new("forebay-test-ca")?;
     write(&pki.join("ca.crt"), authority.pem())?;
-    // Service account tokens are only RS or ES; one key serves to sign and to check.
+    // Service account tokens are signed with RS or ES algorithms; the same key signs and verifies.
     let accounts = KeyPair::generate()?;
     write(&pki.join("sa.key"), &accounts.serialize_pem())?;
     write(&pki.join("sa.pub"), &accounts.public_key_pem())?;
@@ -48,7 +48,7 @@ pub(super) fn make(state: &Path) -> Result<()> {
              users: [{{name: user, user: {{client-certificate: {pki}/{file}.crt, client-key: {pki}/{file}.key}}}}]\n\
              contexts: [{{name: cluster, context: {{cluster: cluster, user: user}}}}]\n"
         );
-        // The administrator's is written last of all: it says that the cluster is up.
+        // admin.conf marks the cluster as running; `up` renames this file at the end.
         let file = if *file == "admin" { "admin.conf.new".to_owned() } else { format!("{file}.conf") };
         write(&state.join(file), &config)?;
     }

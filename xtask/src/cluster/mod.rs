@@ -1,8 +1,7 @@
-//! A real one-node Kubernetes on this machine: `cargo xtask cluster <step>`.
+//! `cargo xtask cluster STEP`: a one-node Kubernetes cluster on this machine.
 //!
-//! etcd, API server, controllers, scheduler, kubelet, containerd with Debian's runc,
-//! and kube-proxy, in a network namespace of their own: nothing in it can reach out,
-//! nothing but this host's root can reach in.
+//! etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, containerd with runc, and kube-proxy run in
+//! a network namespace without a route to the host. Only root of this host can enter it.
 
 mod binaries;
 pub(crate) mod conformance;
@@ -27,37 +26,40 @@ use clap::Subcommand;
 use self::crds::Channel;
 pub(crate) use self::{
     binaries::Binaries,
-    test::{run_tests, why_not},
+    test::{run_tests, why_unavailable},
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
     step: Step,
-    /// Folder of everything the cluster keeps; gone after `down`.
+    /// Folder of all files of the cluster. Removed by `down`.
     #[arg(long, global = true, default_value = DEFAULT_STATE)]
     state: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Step {
-    /// Build the programs of a Kubernetes node, once (needs Go; minutes).
+    /// Build the programs of a Kubernetes node (once; needs Go and several minutes).
     Build,
     /// Start the cluster and wait until its node is Ready.
     Up,
     /// Import image archives into the cluster.
     Load {
-        /// OCI archives [default: those that `cargo xtask image` wrote]
+        /// OCI archives [default: all archives in target/images]
         archives: Vec<PathBuf>,
     },
-    /// Run a command in the cluster's network, with KUBECONFIG set.
+    /// Run a command in the network namespace of the cluster, with KUBECONFIG set.
     Exec {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
-    /// End the API server outright, or start it again: nothing else of the cluster ends.
-    Api { wanted: ApiState },
-    /// End the cluster; nothing of it stays.
+    /// Kill or start only the API server.
+    Api {
+        #[arg(value_name = "STATE")]
+        wanted: ApiState,
+    },
+    /// Stop the cluster and remove all of its files, mounts and cgroups.
     Down,
 }
 
@@ -68,11 +70,11 @@ enum ApiState {
 }
 
 const DEFAULT_STATE: &str = "/run/forebay-cluster";
-/// Of the network namespace; one cluster at a time runs on a machine, because the
-/// kubelet's cgroups have one name.
+/// Name of the network namespace. Only one cluster can run on a machine, because the name of the kubelet cgroup is
+/// fixed.
 const NAMESPACE: &str = "forebay";
 
-/// File of the network namespaces that were there before the cluster.
+/// File with the network namespaces that existed before the cluster.
 const NAMESPACES_BEFORE: &str = "namespaces.before";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -84,11 +86,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Step::Load { archives } => cluster.load(archives),
         Step::Exec { command } => {
             use std::os::unix::process::CommandExt as _;
-            // In place of this process: the exit code is the command's own.
-            Err(cluster.command(&command[0], &command[1..]).exec()).context("cannot start it")
+            // Replaces this process: the exit code is that of the command.
+            Err(cluster.command(&command[0], &command[1..]).exec()).context("cannot start the command")
         }
         Step::Api { wanted: ApiState::Down } => {
-            cluster.end(&["kube-apiserver"]);
+            cluster.kill(&["kube-apiserver"]);
             Ok(())
         }
         Step::Api { wanted: ApiState::Up } => {
@@ -99,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// A cluster by its folder, whether it runs or not.
+/// A cluster, running or not, identified by its folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     state: PathBuf,
@@ -124,13 +126,13 @@ impl Cluster {
         self.admin().exists()
     }
 
-    /// A program in the cluster's network, as its administrator.
+    /// A command in the network namespace of the cluster, with administrator credentials.
     pub(crate) fn command<'a>(
         &self,
         program: &str,
         args: impl IntoIterator<Item = &'a (impl AsRef<std::ffi::OsStr> + 'a + ?Sized)>,
     ) -> Command {
-        let mut command = network::inside(program);
+        let mut command = network::command(program);
         command.args(args).env("KUBECONFIG", self.admin());
         if let Ok(binaries) = Binaries::find() {
             command.env("PATH", binaries.search_path());
@@ -138,14 +140,14 @@ impl Cluster {
         command
     }
 
-    /// Works in the cluster, started for it if it does not run; one that was started is
-    /// ended again unless it is to be kept.
+    /// Runs `work` in the cluster. Starts the cluster if it is not running, and stops it afterwards in that case,
+    /// unless `keep` is set.
     fn during(&self, keep: bool, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let was_up = self.is_up();
         self.up()?;
         let result = work(self);
         if keep || was_up {
-            crate::run::say("the cluster goes on; `cargo xtask cluster down` ends it");
+            crate::run::say("the cluster keeps running; `cargo xtask cluster down` stops it");
             return result;
         }
         result.and(self.down())
@@ -154,7 +156,7 @@ impl Cluster {
     /// Imports image archives (OCI layout in a tar).
     pub(crate) fn load(&self, archives: &[PathBuf]) -> Result<()> {
         if !self.is_up() {
-            bail!("no cluster runs in {}; `cargo xtask cluster up` starts one", self.state.display());
+            bail!("no cluster is running in {}; `cargo xtask cluster up` starts one", self.state.display());
         }
         for archive in archives {
             let name = archive.file_name().unwrap_or_default().to_string_lossy();

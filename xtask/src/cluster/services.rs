@@ -1,4 +1,4 @@
-//! The cluster's programs as processes that outlive the task, known by pid files.
+//! Processes of the cluster. They outlive the task and are found by pid files.
 
 use std::{
     fs::{self, File},
@@ -13,21 +13,21 @@ use anyhow::{Context as _, Result, bail};
 use super::{Binaries, Cluster, network};
 use crate::run;
 
-const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_TAIL_LINES: usize = 8;
 
 impl Cluster {
-    /// Starts one program with its output in `logs/`.
+    /// Starts a program with its output in `logs/`.
     pub(super) fn start(&self, binaries: &Binaries, name: &str, args: &[String]) -> Result<()> {
         let log = File::create(self.path(format!("logs/{name}.log")))?;
-        let child = network::inside(&binaries.program(name).to_string_lossy())
+        let child = network::command(&binaries.program(name).to_string_lossy())
             .args(args)
             .env("PATH", binaries.search_path())
             .current_dir(&self.state)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C at a later task must not end the cluster.
+            // Own process group: Ctrl-C during a later task must not stop the cluster.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
@@ -35,14 +35,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Its pid, if it still runs. A pid that another program has got is not it.
+    /// Pid of the program, if it is running. A pid that was reused by another program does not count.
     pub(super) fn pid(&self, name: &str) -> Option<u32> {
         let pid: u32 = fs::read_to_string(self.path(format!("pids/{name}"))).ok()?.parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        words
+        let arguments: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        arguments
             .iter()
-            .any(|word| PathBuf::from(&**word).file_name().is_some_and(|file| file == name))
+            .any(|argument| PathBuf::from(&**argument).file_name().is_some_and(|file| file == name))
             .then_some(pid)
     }
 
@@ -56,24 +56,24 @@ impl Cluster {
     pub(super) fn until(
         &self,
         what: &str,
-        patience: Duration,
+        timeout: Duration,
         program: &str,
         mut command: impl FnMut() -> Result<Command>,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             if run::succeeds(&mut command()?) {
                 return Ok(());
             }
             let ended = self.pid(program).is_none();
             if ended || Instant::now() > deadline {
-                let how = if ended { "ended" } else { "is not ready" };
+                let state = if ended { "exited" } else { "was not ready" };
                 bail!(
-                    "{what}: {program} {how} after {patience:?} at most; its log ends:\n{}",
+                    "{what}: {program} {state} within {timeout:?}; end of its log:\n{}",
                     self.log_tail(program)
                 );
             }
-            std::thread::sleep(PAUSE_BETWEEN_LOOKS);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The tests that need a cluster, from the build to the last pod gone.
+//! Runs the tests that need the cluster.
 
 use std::{env, path::PathBuf, process::Stdio};
 
@@ -6,25 +6,25 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{Binaries, Channel, Cluster, binaries, network};
-use crate::{image, run, setup, test};
+use crate::{build, image, run, setup};
 
-/// Of `tests/cluster`.
+/// Test targets of `tests/cluster`.
 const TESTS: &[&str] = &["guide", "readme", "change", "outage", "scale"];
 
-/// Why this machine cannot run a cluster, if it cannot.
-pub(crate) fn why_not() -> Option<String> {
+/// Why the cluster cannot run on this machine; `None` if it can.
+pub(crate) fn why_unavailable() -> Option<String> {
     if !run::is_root() {
-        return Some("they need root".into());
+        return Some("root privileges are required".into());
     }
     if let Err(error) = setup::for_clusters() {
         return Some(format!("{error:#}"));
     }
-    // Their CRDs are Go modules, too.
-    binaries::go().and_then(|()| binaries::build()).err().map(|error| format!("{error:#}"))
+    // The CRDs also come from Go modules.
+    binaries::require_go().and_then(|()| binaries::build()).err().map(|error| format!("{error:#}"))
 }
 
 pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
-    let archives = image::write_for_tests(&mut test::build())?;
+    let archives = image::write_for_tests(&mut build::tests())?;
     let tests = build_tests()?;
     Cluster::default().during(keep, |cluster| {
         cluster.load(&archives)?;
@@ -33,27 +33,28 @@ pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
         let programs = std::iter::once(run::root().join("target/debug"));
         let path = env::join_paths(programs.chain(env::split_paths(&path)))?;
         for test in &tests {
-            let mut command = network::inside(&test.to_string_lossy());
+            let mut command = network::command(&test.to_string_lossy());
             command.current_dir(run::root().join("tests/cluster"));
             command.args(["--show-output", "--test-threads=1"]).args(filter);
             command
                 .env("FOREBAY_CLUSTER", &cluster.state)
                 .env("KUBECONFIG", cluster.admin())
                 .env("PATH", &path);
-            run::step("the tests in a real cluster", &mut command)?;
+            run::step("tests in the Kubernetes cluster", &mut command)?;
         }
         Ok(())
     })
 }
 
-/// The executables of [`TESTS`]. Started without cargo: in the cluster's network it could not fetch anything.
+/// Executables of [`TESTS`]. They are started without cargo, because the network namespace of the cluster has no access
+/// to registries.
 fn build_tests() -> Result<Vec<PathBuf>> {
-    let mut build = test::build();
+    let mut build = build::tests();
     build.arg("--message-format=json-render-diagnostics");
     run::say("building the tests …");
     let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("building the tests: cargo ended with {}", output.status);
+        bail!("building the tests: cargo failed with {}", output.status);
     }
     let executables = String::from_utf8_lossy(&output.stdout);
     TESTS
@@ -61,10 +62,13 @@ fn build_tests() -> Result<Vec<PathBuf>> {
         .map(|test| {
             let messages = executables.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             let executable = |message: Value| {
-                let is_it = message["target"]["name"] == *test && message["target"]["kind"][0] == "test";
-                is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+                let is_wanted = message["target"]["name"] == *test && message["target"]["kind"][0] == "test";
+                is_wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
             };
-            messages.into_iter().find_map(executable).with_context(|| format!("cargo built no test {test}"))
+            messages
+                .into_iter()
+                .find_map(executable)
+                .with_context(|| format!("cargo built no test target {test}"))
         })
         .collect()
 }

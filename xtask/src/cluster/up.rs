@@ -1,4 +1,4 @@
-//! Starting the cluster, each program when what it needs is there.
+//! Starts the cluster: each program after the programs that it needs.
 
 use std::{
     fs,
@@ -15,44 +15,44 @@ use super::{
 };
 use crate::{run, setup};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Cluster {
     pub(crate) fn up(&self) -> Result<()> {
         if self.is_up() {
-            run::say(&format!("a cluster runs in {}", self.state.display()));
+            run::say(&format!("a cluster is already running in {}", self.state.display()));
             return Ok(());
         }
         if !run::is_root() {
-            bail!("a cluster needs root: namespaces, cgroups and mounts");
+            bail!("the cluster requires root privileges for namespaces, cgroups and mounts");
         }
         setup::for_clusters()?;
         let binaries = binaries::build()?;
         let started = Instant::now();
-        run::say("starting a cluster …");
-        // What an interrupted start left.
+        run::say("starting the cluster …");
+        // Left by an interrupted start.
         if self.state.exists() {
             self.down()?;
         }
         if down::pods_run_here() {
             bail!(
-                "a kubelet runs pods on this machine already; a second one would fight it for /sys/fs/cgroup/kubepods"
+                "another kubelet runs pods on this machine; two kubelets cannot share /sys/fs/cgroup/kubepods"
             );
         }
-        for below in ["pki", "logs", "pids", "cni", "images"] {
-            fs::create_dir_all(self.path(below))
+        for folder in ["pki", "logs", "pids", "cni", "images"] {
+            fs::create_dir_all(self.path(folder))
                 .with_context(|| format!("cannot make {}", self.state.display()))?;
         }
         fs::write(self.path(NAMESPACES_BEFORE), network::namespaces().join("\n"))?;
         let result = self.start_all(&binaries);
         if result.is_err() {
-            run::say("the cluster did not start; its logs go with it");
+            run::say("the cluster did not start; removing it and its logs");
             self.down()?;
         }
         result?;
         fs::rename(self.path("admin.conf.new"), self.admin())?;
         run::say(&format!(
-            "a cluster is ready after {:.1} s; `cargo xtask cluster exec kubectl get pods -A`",
+            "cluster ready after {:.1} s; try `cargo xtask cluster exec kubectl get pods -A`",
             started.elapsed().as_secs_f64()
         ));
         Ok(())
@@ -70,14 +70,14 @@ impl Cluster {
         self.start(binaries, "etcd", &words(format!("--data-dir {s}/etcd --unsafe-no-fsync")))?;
         self.start(binaries, "containerd", &words(format!("-c {s}/containerd.toml")))?;
         self.start_api_server(binaries)?;
-        self.until("containers", PATIENCE, "containerd", || {
+        self.until("containers", START_TIMEOUT, "containerd", || {
             Ok({
                 let mut ctr = containers::ctr(self)?;
                 ctr.arg("version");
                 ctr
             })
         })?;
-        containers::waiting_image(self, files::PAUSE_IMAGE, "pause")?;
+        containers::import_pause_image(self, files::PAUSE_IMAGE, "pause")?;
         self.wait_for_api_server()?;
         self.start(
             binaries,
@@ -106,13 +106,13 @@ impl Cluster {
         )?;
         self.start(binaries, "kube-proxy", &words(format!("--config {s}/proxy.yaml")))?;
         let node = || self.kubectl_early(&["wait", "--for=condition=Ready", "node/node-0", "--timeout=5s"]);
-        self.until("the node", PATIENCE, "kubelet", || Ok(node()))?;
-        // A pod is refused until its namespace has it.
+        self.until("the node", START_TIMEOUT, "kubelet", || Ok(node()))?;
+        // The API server rejects pods until their namespace has a default service account.
         let account = || self.kubectl_early(&["get", "serviceaccount", "default"]);
-        self.until("the default service account", PATIENCE, "kube-controller-manager", || Ok(account()))
+        self.until("the default service account", START_TIMEOUT, "kube-controller-manager", || Ok(account()))
     }
 
-    /// Also used to start it again after a test has stopped it.
+    /// Starts the API server, also after a test has stopped it.
     pub(crate) fn start_api_server(&self, binaries: &binaries::Binaries) -> Result<()> {
         let s = self.state.display();
         let args = format!(
@@ -128,7 +128,7 @@ impl Cluster {
     }
 
     pub(crate) fn wait_for_api_server(&self) -> Result<()> {
-        self.until("the API", PATIENCE, "kube-apiserver", || {
+        self.until("the API", START_TIMEOUT, "kube-apiserver", || {
             Ok(self.kubectl_early(&["get", "--raw", "/readyz"]))
         })
     }

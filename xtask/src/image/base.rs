@@ -1,8 +1,7 @@
-//! What a program needs around it: Debian's glibc (the agent loads the driver's
-//! library at run time, so it cannot be linked statically), the CAs, a user.
+//! The base layer of the images: glibc, CA certificates, users. glibc is needed because the agent loads the NVIDIA
+//! driver library at run time, so it cannot be linked statically.
 //!
-//! Taken from the packages as installed on this machine, which are those that the
-//! programs were linked against.
+//! The files come from the Debian packages installed on this machine: the programs were linked against them.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
 
@@ -11,14 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use super::Layer;
 use crate::run;
 
-/// Of glibc, what programs load; not its locales and converters.
+/// Packages whose shared libraries are copied; locales and converters are not.
 const LIBRARY_PACKAGES: &[&str] = &["libc6", "libgcc-s1"];
 const CERTIFICATE_PACKAGE: &str = "ca-certificates";
 const CERTIFICATES: &str = "/usr/share/ca-certificates/mozilla/";
 
 pub(super) fn layer() -> Result<Arc<[u8]>> {
     let mut layer = Layer::new();
-    // One place for libraries and programs, as Debian has it.
+    // Merged /usr, as in Debian.
     layer.folder("usr/bin", 0o755)?;
     for name in ["bin", "lib", "lib64", "sbin"] {
         layer.folder(&format!("usr/{name}"), 0o755)?;
@@ -35,7 +34,7 @@ pub(super) fn layer() -> Result<Arc<[u8]>> {
     let mut seen = BTreeSet::new();
     for package in LIBRARY_PACKAGES {
         for path in files(package)? {
-            let Some(at) = place(&path) else { continue };
+            let Some(at) = path_in_image(&path) else { continue };
             if seen.insert(at.clone()) {
                 add(&mut layer, &path, &at)?;
             }
@@ -45,13 +44,13 @@ pub(super) fn layer() -> Result<Arc<[u8]>> {
     for path in files(CERTIFICATE_PACKAGE)?.iter().filter(|path| path.starts_with(CERTIFICATES)) {
         bundle += &fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     }
-    // Not /etc's bundle: that may hold what an administrator added on this machine.
+    // Not the bundle in /etc: it may contain certificates added on this machine.
     layer.file("etc/ssl/certs/ca-certificates.crt", 0o644, bundle.as_bytes())?;
     layer.finish()
 }
 
-/// Where a package's file belongs in the image, if it does.
-fn place(path: &str) -> Option<String> {
+/// Path of a package file in the image; `None` if it is not copied.
+fn path_in_image(path: &str) -> Option<String> {
     let name = Path::new(path).file_name()?.to_str()?;
     let folder = Path::new(path).parent()?.file_name()?.to_str()?;
     let is_library = name.contains(".so") && (folder.contains("-linux-") || folder.starts_with("lib"));
@@ -66,17 +65,17 @@ fn add(layer: &mut Layer, path: &str, at: &str) -> Result<()> {
     let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot read {path}"))?;
     if metadata.is_symlink() {
         let target = fs::read_link(path)?;
-        return layer.link(at, target.to_str().context("a link's target is text")?);
+        return layer.link(at, target.to_str().context("a link target is not UTF-8")?);
     }
     let mode = if path.contains("ld-linux") { 0o755 } else { 0o644 };
     layer.file(at, mode, &fs::read(path).with_context(|| format!("cannot read {path}"))?)
 }
 
-/// A package's files, in order.
+/// Files of a package, sorted.
 fn files(package: &str) -> Result<Vec<String>> {
     let Some(list) = run::output(Command::new("dpkg").args(["-L", package])) else {
         bail!(
-            "images are made of Debian's packages, and {package} is not installed; the Dockerfile needs only a container engine"
+            "images are built from Debian packages and {package} is not installed; install it or use the Dockerfile, which needs only a container engine"
         );
     };
     let mut files: Vec<String> = list

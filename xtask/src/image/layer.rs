@@ -1,11 +1,11 @@
-//! One layer: a tar whose bytes depend on nothing but what is in it.
+//! An image layer: a tar archive whose bytes depend only on its content.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::Result;
 use tar::{Builder, EntryType, Header};
 
-/// A layer that grows; folders are made as files need them.
+/// A layer under construction. Parent folders are added when needed.
 pub(crate) struct Layer {
     tar: Builder<Vec<u8>>,
     folders: BTreeSet<String>,
@@ -36,7 +36,7 @@ impl Layer {
         Ok(self.tar.append_link(&mut header(EntryType::Symlink, 0o777), path, target)?)
     }
 
-    /// Its bytes, shared: several images stand on one base.
+    /// Bytes of the layer, shared by the images that use it.
     pub(crate) fn finish(self) -> Result<Arc<[u8]>> {
         Ok(self.tar.into_inner()?.into())
     }
@@ -49,7 +49,7 @@ impl Layer {
     }
 }
 
-/// Nobody's, of no time.
+/// Owner root, modification time 0: the archive is reproducible.
 fn header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_content_gives_the_same_bytes_and_folders_come_first_and_once() {
+    fn is_reproducible_and_adds_each_parent_folder_once() {
         let make = || {
             let mut layer = Layer::new();
             layer.file("usr/bin/a", 0o755, b"a").unwrap();

@@ -1,5 +1,5 @@
-//! Container images without a container engine: OCI archives, the same bytes for the
-//! same tree and profile.
+//! `cargo xtask image`: container images as OCI archives, without a container engine. The same source tree and build
+//! profile give the same bytes.
 
 mod base;
 pub(crate) mod dockerfile;
@@ -16,14 +16,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 pub(crate) use self::{layer::Layer, oci::Image};
-use crate::{demo, ebpf, release, run, setup};
+use crate::{build, ebpf, release, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How the programs are built.
+    /// Build profile of the programs.
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Also the vLLM simulator, for tests.
+    /// Also write the image of the vLLM simulator, for tests.
     #[arg(long)]
     with_simulator: bool,
     /// Only print the Dockerfile.
@@ -38,12 +38,13 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Profile {
+    /// Optimised; see `cargo xtask release`.
     Release,
-    /// Quick to build, for tests.
+    /// Not optimised: quick to build, for tests.
     Dev,
 }
 
-/// Distroless' number for a user that is nobody.
+/// `uid:gid` of the user `nonroot` of distroless images.
 const NONROOT: &str = "65532:65532";
 
 struct Program {
@@ -55,8 +56,7 @@ struct Program {
 const PROGRAMS: &[Program] = &[
     Program {
         name: "forebay-agent",
-        // Capabilities that a container is given reach a program only as root, or by
-        // marks on its file.
+        // Capabilities of a container reach a program only if it runs as root or has file capabilities.
         user: "0:0",
         description: "Measures inference pods from the kernel, and the node's GPUs",
     },
@@ -66,11 +66,11 @@ const PROGRAMS: &[Program] = &[
         user: NONROOT,
         description: "One OpenAI-compatible endpoint in front of every model",
     },
-    Program { name: "forebay", user: NONROOT, description: "Forebay's command line" },
+    Program { name: "forebay", user: NONROOT, description: "Command line of Forebay" },
 ];
 
 const SIMULATOR: Program =
-    Program { name: "vllm-sim", user: NONROOT, description: "Stands in for vLLM in Forebay's tests" };
+    Program { name: "vllm-sim", user: NONROOT, description: "Simulator of a vLLM server, for tests" };
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.dockerfile {
@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
             write(&release::build(&options.release, &names)?, &programs)
         }
-        Profile::Dev => build_for_tests(&programs, &mut demo::build()),
+        Profile::Dev => build_for_tests(&programs, &mut build::programs()),
     }
     .map(drop)
 }
@@ -98,7 +98,7 @@ fn print_dockerfile() -> Result<()> {
     Ok(())
 }
 
-/// Images that are quick to build, the simulator's among them, of programs that this builds into `target/debug`.
+/// Writes all images, including the simulator, from the programs that `build` puts into `target/debug`.
 pub(crate) fn write_for_tests(build: &mut Command) -> Result<Vec<PathBuf>> {
     build_for_tests(&programs(true), build)
 }
@@ -112,7 +112,7 @@ fn programs(with_simulator: bool) -> Vec<&'static Program> {
     PROGRAMS.iter().chain(with_simulator.then_some(&SIMULATOR)).collect()
 }
 
-/// Writes an archive for each program into `target/images`.
+/// Writes one archive for each program into `target/images`.
 fn write(built: &Path, programs: &[&Program]) -> Result<Vec<PathBuf>> {
     let folder = folder();
     fs::create_dir_all(&folder)?;
@@ -142,7 +142,7 @@ fn write(built: &Path, programs: &[&Program]) -> Result<Vec<PathBuf>> {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What the charts ask for by default.
+/// Image reference that the charts use by default.
 fn reference(program: &str) -> String {
     format!("docker.io/forebay/{program}:{VERSION}")
 }
@@ -151,9 +151,9 @@ fn folder() -> PathBuf {
     run::root().join("target/images")
 }
 
-/// The archives that were written last.
+/// The archives in `target/images`.
 pub(crate) fn archives() -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder()).context("no images yet; `cargo xtask image` writes them")?;
+    let entries = fs::read_dir(folder()).context("no images found; run `cargo xtask image` first")?;
     let mut archives: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
@@ -161,15 +161,16 @@ pub(crate) fn archives() -> Result<Vec<PathBuf>> {
         .collect();
     archives.sort();
     if archives.is_empty() {
-        bail!("no images yet; `cargo xtask image` writes them");
+        bail!("no images found; run `cargo xtask image` first");
     }
     Ok(archives)
 }
 
-/// A program's bytes without its symbols for debuggers.
+/// The program without debug symbols.
 fn stripped(program: &Path, scratch: &Path) -> Result<Vec<u8>> {
-    let stripped =
-        scratch.join(program.file_name().context("a program has a name")?).with_extension("stripped");
+    let stripped = scratch
+        .join(program.file_name().context("the program path has no file name")?)
+        .with_extension("stripped");
     let mut strip = Command::new("strip");
     run::quiet(strip.args(["--strip-debug", "-o"]).arg(&stripped).arg(program))?;
     let bytes = fs::read(&stripped)?;

@@ -1,4 +1,4 @@
-//! An image as an OCI layout in a tar (OCI image specification 1.1).
+//! Writes an image as an OCI image layout in a tar archive (OCI image specification 1.1).
 
 use std::{fs::File, io::BufWriter, path::Path, sync::Arc};
 
@@ -20,7 +20,7 @@ pub(super) fn labels(title: &str, description: &str, version: &str) -> Vec<(&'st
 
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
-    /// `registry/repository:tag`, as containerd files it.
+    /// `registry/repository:tag`: the name in containerd.
     pub(crate) name: String,
     pub(crate) entrypoint: String,
     /// `uid:gid`.
@@ -28,12 +28,12 @@ pub(crate) struct Image {
     pub(crate) title: &'static str,
     pub(crate) description: &'static str,
     pub(crate) version: &'static str,
-    /// Uncompressed tars, the lowest first.
+    /// Uncompressed tar archives, lowest layer first.
     pub(crate) layers: Vec<Arc<[u8]>>,
 }
 
 impl Image {
-    /// Writes the archive; the manifest's digest.
+    /// Writes the archive. Returns the digest of the manifest.
     pub(crate) fn write(&self, archive: &Path) -> Result<String> {
         let labels: Value = labels(self.title, self.description, self.version)
             .into_iter()
@@ -97,7 +97,7 @@ fn bytes(value: &Value) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-/// Go's name for it, as the specification asks.
+/// GOARCH value of this machine, as the specification requires.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,4 +1,4 @@
-//! Recording what the programs do under load.
+//! Records the profile of gateway and picker under load.
 
 use std::{
     fs,
@@ -12,24 +12,25 @@ use sha2::{Digest as _, Sha256};
 use super::{BENCH, PROFILED, bins, cargo_build, target};
 use crate::{run, setup};
 
-/// The compiler, as far as profiles depend on it.
+/// Properties of the compiler that profiles depend on.
 pub(super) struct Rustc {
-    /// Its target triple for this machine.
+    /// Host target triple.
     pub(super) host: String,
-    /// The major version of its LLVM: no other reads its profiles.
+    /// Major version of its LLVM. Profiles are readable only by the same major version.
     llvm: String,
     sysroot: PathBuf,
 }
 
 impl Rustc {
     pub(super) fn find() -> Result<Self> {
-        let version = run::output(rustc().arg("-vV")).context("rustc does not say its version")?;
+        let version = run::output(rustc().arg("-vV")).context("`rustc -vV` failed")?;
         let field = |name: &str| {
             let value = version.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            value.with_context(|| format!("rustc -vV says no {name}"))
+            value.with_context(|| format!("`rustc -vV` prints no {name}"))
         };
         let llvm = field("LLVM version")?;
-        let sysroot = run::output(rustc().args(["--print", "sysroot"])).context("rustc says no sysroot")?;
+        let sysroot =
+            run::output(rustc().args(["--print", "sysroot"])).context("`rustc --print sysroot` failed")?;
         Ok(Self {
             host: field("host")?.to_owned(),
             llvm: llvm.split('.').next().unwrap_or(llvm).to_owned(),
@@ -37,7 +38,7 @@ impl Rustc {
         })
     }
 
-    /// `llvm-profdata` of the compiler's LLVM, installed if it is missing.
+    /// `llvm-profdata` for the LLVM of the compiler. Installed if missing.
     fn profdata(&self) -> Result<PathBuf> {
         if let Some(found) = self.installed_profdata() {
             return Ok(found);
@@ -50,8 +51,8 @@ impl Rustc {
         }
         self.installed_profdata().with_context(|| {
             format!(
-                "llvm-profdata of LLVM {} is not there; install it with `rustup component add llvm-tools` or as \
-                 Debian's package {package}, or build with --plain",
+                "llvm-profdata of LLVM {} not found; install it with `rustup component add llvm-tools` or the Debian \
+                 package {package}, or build with --plain",
                 self.llvm
             )
         })
@@ -65,14 +66,14 @@ impl Rustc {
     }
 }
 
-/// As cargo finds it.
+/// The rustc that cargo uses.
 fn rustc() -> Command {
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     rustc.current_dir(run::root());
     rustc
 }
 
-/// The profile of the programs as the tree is; recorded if that has not been done yet.
+/// The profile of the current source tree. Recorded only if it does not exist yet.
 pub(super) fn record(rustc: &Rustc) -> Result<PathBuf> {
     let profdata = rustc.profdata()?;
     let folder = target("profiling");
@@ -80,7 +81,7 @@ pub(super) fn record(rustc: &Rustc) -> Result<PathBuf> {
     build.args(bins(&PROFILED)).args(["--target", &rustc.host]);
     run::step("building programs that record a profile", &mut build)?;
     let programs = folder.join(&rustc.host).join("release");
-    // Named by what it is of: cargo sees that another profile is used, and a tree that is as it was needs no new one.
+    // The name contains a hash of the programs: cargo notices a new profile, and an unchanged tree reuses the old one.
     let profile = folder.join(format!("forebay-{}.profdata", fingerprint(&programs)?));
     if profile.is_file() {
         return Ok(profile);
@@ -92,27 +93,27 @@ pub(super) fn record(rustc: &Rustc) -> Result<PathBuf> {
     fs::create_dir_all(&raw)?;
     let mut build = run::cargo();
     build.args(["build", "--workspace", "--bin", BENCH]);
-    run::step("building what puts load on them", &mut build)?;
+    run::step("building the load program", &mut build)?;
     let mut bench = Command::new(target("debug").join(BENCH));
     bench.arg("--train").arg(&programs).arg("--profiles").arg(&raw);
     run::step("recording a profile (about a minute)", &mut bench)?;
     let mut merge = Command::new(profdata);
     let merged = profile.with_extension("new");
-    merge.args(["merge", "--output"]).arg(&merged).args(recorded(&raw)?);
+    merge.args(["merge", "--output"]).arg(&merged).args(raw_profiles(&raw)?);
     run::step("merging the profiles", &mut merge)?;
     fs::rename(merged, &profile)?;
     Ok(profile)
 }
 
-fn recorded(folder: &Path) -> Result<Vec<PathBuf>> {
+fn raw_profiles(folder: &Path) -> Result<Vec<PathBuf>> {
     let files: Vec<PathBuf> = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     if files.is_empty() {
-        bail!("the programs have left no profile in {}", folder.display());
+        bail!("the programs wrote no profile to {}", folder.display());
     }
     Ok(files)
 }
 
-/// Of the programs that are profiled.
+/// Hash of the profiled programs.
 fn fingerprint(programs: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for program in PROFILED {

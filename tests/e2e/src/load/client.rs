@@ -1,4 +1,4 @@
-//! One user: a kept-open connection and one request after the other.
+//! One client: sequential requests over a keep-alive connection.
 
 use std::{
     io,
@@ -10,22 +10,22 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::reader::{Body, Head, Reader};
 
-/// What kind of request to send.
+/// Kind of request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A stream, read to its end.
+    /// A stream, read to the end.
     Stream { tokens: u32 },
-    /// A stream that the client leaves after so many events.
+    /// A stream that the client closes after `after_events` events.
     Abort { tokens: u32, after_events: u32 },
-    /// No stream.
+    /// A response without streaming.
     Whole { tokens: u32 },
-    /// One that the engine refuses with 400.
+    /// A request that the engine rejects with 400.
     Refused,
-    /// A stream with a prompt of so many bytes.
+    /// A stream with a prompt of `bytes`.
     LongPrompt { bytes: usize, tokens: u32 },
 }
 
-/// What came of a request.
+/// Result of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub status: u16,
@@ -33,15 +33,15 @@ pub struct Outcome {
     pub events: u32,
     /// `[DONE]` was seen.
     pub done: bool,
-    /// The client left on purpose.
-    pub left: bool,
-    /// First request byte written to first content byte read.
+    /// The client closed the connection as planned ([`Shape::Abort`]).
+    pub aborted: bool,
+    /// Time from the first request byte written to the first content byte read.
     pub ttft: Option<Duration>,
     /// Local port of the connection.
     pub port: u16,
-    /// The connection had carried requests before.
+    /// The connection was reused.
     pub reused: bool,
-    /// The body, of an answer that is no stream.
+    /// The first bytes of the body (at most 64 KiB).
     pub body: String,
 }
 
@@ -57,13 +57,12 @@ impl Client {
         Self { address, connection: None }
     }
 
-    /// Sends a chat request of this shape and reads the answer. A kept connection
-    /// that the server has closed is opened again once.
+    /// Sends a chat request and reads the response. Reconnects once if the server has closed the idle connection.
     pub async fn chat(&mut self, model: &str, shape: &Shape) -> io::Result<Outcome> {
         self.post("/v1/chat/completions", &body(model, shape), shape).await
     }
 
-    /// Posts any body and reads the answer to its end.
+    /// Posts a JSON body and reads the complete response.
     pub async fn post_json(&mut self, path: &str, json: &str) -> io::Result<Outcome> {
         self.post(path, json, &Shape::Whole { tokens: 0 }).await
     }
@@ -102,11 +101,11 @@ impl Client {
             reused,
             ..Outcome::default()
         };
-        let leave_after = match shape {
+        let abort_after = match shape {
             Shape::Abort { after_events, .. } => Some(*after_events),
             _ => None,
         };
-        self.read(connection, &head, leave_after, started, &mut outcome).await?;
+        self.read(connection, &head, abort_after, started, &mut outcome).await?;
         Ok(outcome)
     }
 
@@ -114,7 +113,7 @@ impl Client {
         &mut self,
         mut connection: Reader,
         head: &Head,
-        leave_after: Option<u32>,
+        abort_after: Option<u32>,
         started: Instant,
         outcome: &mut Outcome,
     ) -> io::Result<()> {
@@ -127,10 +126,10 @@ impl Client {
             }
             events.read(&piece);
             text.extend_from_slice(&piece[..piece.len().min(MAX_KEPT_BYTES.saturating_sub(text.len()))]);
-            if leave_after.is_some_and(|after| events.data >= after) && !events.done {
-                outcome.left = true;
+            if abort_after.is_some_and(|after| events.data >= after) && !events.done {
+                outcome.aborted = true;
                 outcome.events = events.data;
-                // Dropping the connection is the client leaving.
+                // The drop closes the connection.
                 return Ok(());
             }
         }
@@ -143,10 +142,10 @@ impl Client {
     }
 }
 
-/// Of an answer's body, for those who want to look at it.
+/// Maximum bytes of a body that are kept in [`Outcome::body`].
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// Counts SSE events over pieces that end anywhere.
+/// Counts SSE events in pieces of any size.
 #[derive(Debug, Default)]
 struct Events {
     line: Vec<u8>,
@@ -158,7 +157,7 @@ impl Events {
     fn read(&mut self, piece: &[u8]) {
         for &byte in piece {
             if byte != b'\n' {
-                // Enough to know a line by.
+                // Enough to recognise the line.
                 if self.line.len() < 16 {
                     self.line.push(byte);
                 }
@@ -173,7 +172,7 @@ impl Events {
     }
 }
 
-/// Errors that a kept connection may give when the server closed it meanwhile.
+/// Whether an idle connection was closed by the server: no response byte was received.
 fn is_stale(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Stale>())
 }
@@ -183,7 +182,7 @@ struct Stale(io::Error);
 
 impl std::fmt::Display for Stale {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "before any response byte: {}", self.0)
+        write!(f, "connection closed before the response: {}", self.0)
     }
 }
 
@@ -207,7 +206,7 @@ fn body(model: &str, shape: &Shape) -> String {
         "messages": [{ "role": "user", "content": prompt }],
         "max_tokens": tokens,
         "stream": stream,
-        // Real vLLM then generates all of them.
+        // Real vLLM then generates exactly max_tokens tokens.
         "ignore_eos": true,
     })
     .to_string()
@@ -218,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_counted_over_any_split() {
+    fn counts_events_across_any_split() {
         let text = b": keep-alive\n\ndata: {\"a\":1}\n\ndata: [DONE]\n\n";
         for size in 1..text.len() {
             let mut events = Events::default();

@@ -1,4 +1,4 @@
-//! Many users with requests of all kinds, bounded in number and time.
+//! A mixed load: many clients, all kinds of requests, bounded in number and time.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{Client, Outcome, Shape};
 
-/// A load: how many requests of which kind, by how many users.
+/// Number of requests of each kind, and of clients.
 #[derive(Clone, Debug)]
 pub struct Mix {
     pub requests: u32,
@@ -23,16 +23,16 @@ pub struct Mix {
     pub refused: u32,
     pub long_prompts: u32,
     pub long_prompt_bytes: usize,
-    /// Of a stream: between half and all of these.
+    /// Maximum tokens of a stream. Each stream has between half of it and all of it.
     pub tokens: u32,
     pub users: u32,
     pub models: Vec<String>,
-    /// The whole load is over by then, one way or another.
+    /// Maximum duration of the load.
     pub time_limit: Duration,
 }
 
 impl Mix {
-    /// The kinds spread evenly over the load, the same every time.
+    /// The requests in order. Deterministic; kinds are spread evenly.
     fn plan(&self) -> VecDeque<(String, Shape)> {
         let mut plan = VecDeque::with_capacity(self.requests as usize);
         let every = |count: u32, index: u32, phase: u32| {
@@ -47,7 +47,7 @@ impl Mix {
         for index in 0..self.requests {
             let tokens = self.tokens / 2 + index * 7 % (self.tokens / 2).max(1);
             let shape = if every(self.aborts, index, 0) && take(0) {
-                // Long enough that no abort meets the end.
+                // Long enough that the stream does not end before the abort.
                 Shape::Abort { tokens: self.tokens * 4, after_events: 2 + index % 8 }
             } else if every(self.whole, index, 1) && take(1) {
                 Shape::Whole { tokens }
@@ -65,19 +65,19 @@ impl Mix {
     }
 }
 
-/// What came of a load.
+/// Results of a load.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub outcomes: Vec<(Shape, Outcome)>,
-    /// Requests that did not end as their kind should, with the reason.
+    /// Unexpected results, with the reason.
     pub failed: Vec<String>,
 }
 
 impl Ledger {
-    fn enter(&mut self, shape: Shape, result: std::io::Result<Outcome>) {
+    fn record(&mut self, shape: Shape, result: std::io::Result<Outcome>) {
         match result {
             Ok(outcome) => {
-                if let Err(reason) = judge(&shape, &outcome) {
+                if let Err(reason) = check(&shape, &outcome) {
                     self.failed.push(format!("{shape:?}: {reason}"));
                 }
                 self.outcomes.push((shape, outcome));
@@ -86,17 +86,18 @@ impl Ledger {
         }
     }
 
-    /// Requests that came to an end, in the way that their kind should.
+    /// Number of complete responses.
     pub fn finished(&self) -> usize {
-        self.outcomes.iter().filter(|(_, outcome)| !outcome.left).count()
+        self.outcomes.iter().filter(|(_, outcome)| !outcome.aborted).count()
     }
 
-    pub fn left(&self) -> usize {
-        self.outcomes.iter().filter(|(_, outcome)| outcome.left).count()
+    /// Number of requests that the client aborted.
+    pub fn aborted(&self) -> usize {
+        self.outcomes.iter().filter(|(_, outcome)| outcome.aborted).count()
     }
 }
 
-fn judge(shape: &Shape, outcome: &Outcome) -> Result<(), String> {
+fn check(shape: &Shape, outcome: &Outcome) -> Result<(), String> {
     let expected = if *shape == Shape::Refused { 400 } else { 200 };
     if outcome.status != expected {
         return Err(format!("status {} instead of {expected}: {}", outcome.status, outcome.body));
@@ -105,12 +106,14 @@ fn judge(shape: &Shape, outcome: &Outcome) -> Result<(), String> {
         Shape::Stream { .. } | Shape::LongPrompt { .. } if !outcome.done => {
             Err("the stream has no [DONE]".into())
         }
-        Shape::Abort { .. } if !outcome.left => Err("it ended before the client could leave".into()),
+        Shape::Abort { .. } if !outcome.aborted => {
+            Err("the stream ended before the client could abort it".into())
+        }
         _ => Ok(()),
     }
 }
 
-/// Runs the load against one address.
+/// Runs the load against `address`.
 pub async fn run(address: SocketAddr, mix: &Mix) -> Ledger {
     let plan = Arc::new(Mutex::new(mix.plan()));
     let deadline = Instant::now() + mix.time_limit;
@@ -124,26 +127,26 @@ pub async fn run(address: SocketAddr, mix: &Mix) -> Ledger {
                 let next = plan.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((model, shape)) = next else { return ledger };
                 match timeout_at(deadline, client.chat(&model, &shape)).await {
-                    Ok(result) => ledger.enter(shape, result),
+                    Ok(result) => ledger.record(shape, result),
                     Err(_late) => {
-                        ledger.failed.push(format!("{shape:?}: not over when the load's time was"));
+                        ledger.failed.push(format!("{shape:?}: not complete within the time limit"));
                         return ledger;
                     }
                 }
             }
         });
     }
-    let mut whole = Ledger::default();
+    let mut total = Ledger::default();
     while let Some(ledger) = users.join_next().await {
         match ledger {
             Ok(ledger) => {
-                whole.outcomes.extend(ledger.outcomes);
-                whole.failed.extend(ledger.failed);
+                total.outcomes.extend(ledger.outcomes);
+                total.failed.extend(ledger.failed);
             }
-            Err(error) => whole.failed.push(format!("a user: {error}")),
+            Err(error) => total.failed.push(format!("client task failed: {error}")),
         }
     }
-    whole
+    total
 }
 
 #[cfg(test)]
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_has_what_was_asked_for() {
+    fn plan_contains_the_requested_number_of_each_kind() {
         let mix = Mix {
             requests: 500,
             aborts: 50,

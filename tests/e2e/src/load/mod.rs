@@ -1,4 +1,4 @@
-//! The client: sends OpenAI requests, reads the answers to the byte, and times them.
+//! Load client: sends OpenAI requests, reads complete responses, and measures times.
 
 mod client;
 mod mix;

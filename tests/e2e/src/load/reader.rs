@@ -1,4 +1,4 @@
-//! Reading a response from a socket: head, framing, SSE events.
+//! Reads a response from a socket: head and body framing.
 
 use std::io;
 
@@ -21,7 +21,7 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
 }
 
-/// A connection's unread bytes.
+/// A connection and its unread bytes.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) stream: TcpStream,
@@ -53,16 +53,16 @@ impl Reader {
         }
     }
 
-    /// The next piece of the body as it comes, or `None` after its end.
+    /// The next piece of the body; `None` after the end.
     pub(super) async fn piece(&mut self, body: &mut Body) -> io::Result<Option<Vec<u8>>> {
         match body {
-            Body::Over => Ok(None),
+            Body::End => Ok(None),
             Body::Sized(left) => {
                 if *left == 0 {
-                    *body = Body::Over;
+                    *body = Body::End;
                     return Ok(None);
                 }
-                let piece = self.some(*left).await?;
+                let piece = self.read_some(*left).await?;
                 *left -= piece.len() as u64;
                 Ok(Some(piece))
             }
@@ -71,24 +71,24 @@ impl Reader {
                     let line = self.line().await?;
                     let size = line.split(';').next().unwrap_or_default().trim();
                     *left = u64::from_str_radix(size, 16)
-                        .map_err(|_bad| io::Error::other(format!("no chunk size: {line:?}")))?;
+                        .map_err(|_bad| io::Error::other(format!("invalid chunk size: {line:?}")))?;
                     if *left == 0 {
                         while !self.line().await?.is_empty() {}
-                        *body = Body::Over;
+                        *body = Body::End;
                         return Ok(None);
                     }
                 }
-                let piece = self.some(*left).await?;
+                let piece = self.read_some(*left).await?;
                 *left -= piece.len() as u64;
                 if *left == 0 && !self.line().await?.is_empty() {
-                    return Err(io::Error::other("a chunk does not end where it should"));
+                    return Err(io::Error::other("no CRLF after the chunk"));
                 }
                 Ok(Some(piece))
             }
-            Body::ToEnd => match self.some(u64::MAX).await {
+            Body::ToEnd => match self.read_some(u64::MAX).await {
                 Ok(piece) => Ok(Some(piece)),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    *body = Body::Over;
+                    *body = Body::End;
                     Ok(None)
                 }
                 Err(error) => Err(error),
@@ -96,12 +96,12 @@ impl Reader {
         }
     }
 
-    async fn some(&mut self, most: u64) -> io::Result<Vec<u8>> {
+    async fn read_some(&mut self, max_bytes: u64) -> io::Result<Vec<u8>> {
         if self.at == self.buffer.len() {
             self.fill().await?;
         }
         let unread = &self.buffer[self.at..];
-        let take = unread.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        let take = unread.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX));
         let piece = unread[..take].to_vec();
         self.at += take;
         Ok(piece)
@@ -134,13 +134,13 @@ impl Reader {
     }
 }
 
-/// What is left of a body.
+/// Remaining part of a body.
 #[derive(Debug)]
 pub(super) enum Body {
     Sized(u64),
     Chunk(u64),
     ToEnd,
-    Over,
+    End,
 }
 
 impl From<Framing> for Body {

@@ -1,4 +1,4 @@
-//! The kernel programs on one pod, in this process.
+//! The eBPF programs attached to one fake pod, in this process.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,7 +11,7 @@ use forebay_agent::kernel::{Events, Kernel, KernelOff, Options, Watched};
 
 use super::{PodCgroup, cgroup2_mount};
 
-/// The loaded programs, watching the port of one pod's listener.
+/// The loaded programs, attached to the port of the listener of one pod.
 pub struct Bench {
     pub kernel: Kernel,
     pub events: Events,
@@ -21,13 +21,15 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// `None` where this machine has no BPF, and said so.
+    /// `None` if this machine does not support BPF; the reason is printed.
     pub fn new(test: &str) -> Option<Self> {
         Self::with_pins(test, Path::new("/nonexistent"), false)
     }
 
+    /// Like [`Bench::new`], with pinned maps below `pin_root`.
+    ///
     /// # Panics
-    /// When the programs load and something else fails.
+    /// When the programs load and another step fails.
     #[expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
     pub fn with_pins(test: &str, pin_root: &Path, keep_pins: bool) -> Option<Self> {
         let (mut kernel, events) = load_kernel(pin_root, keep_pins)?;
@@ -38,10 +40,10 @@ impl Bench {
         Some(Self { kernel, events, pod, listener, watched })
     }
 
-    /// A pod's cgroup of this test's own.
+    /// Creates a pod cgroup for this test.
     ///
     /// # Panics
-    /// When this process may not make cgroups.
+    /// When this process cannot create cgroups.
     #[expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
     pub fn pod(test: &str) -> PodCgroup {
         let root = cgroup2_mount().unwrap().join(format!("forebay-test-{}-{test}", std::process::id()));
@@ -52,10 +54,10 @@ impl Bench {
         self.watched.slots[0].1
     }
 
-    /// A connection through the pod's listener: the client's end and the server's.
+    /// Connects to the listener of the pod. Returns the sockets of client and server.
     ///
     /// # Panics
-    /// When loopback does not work.
+    /// When the connection fails.
     #[expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
     pub fn connect(&self) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
@@ -67,7 +69,7 @@ impl Bench {
         (client, server)
     }
 
-    /// Sends bytes as one segment and waits until the other side has them.
+    /// Sends bytes as one segment and waits until the peer has received them.
     ///
     /// # Panics
     /// When they do not arrive.
@@ -76,16 +78,16 @@ impl Bench {
         from.write_all(bytes).unwrap();
         let mut arrived = vec![0; bytes.len()];
         to.read_exact(&mut arrived).unwrap();
-        assert!(arrived == bytes, "other bytes arrived");
+        assert!(arrived == bytes, "received different bytes");
     }
 }
 
-/// Loads the programs; `None`, and said so on standard output, where this machine has
-/// no BPF. A refusal by the verifier is a failure, not a reason to skip.
+/// Loads the programs. `None` if this machine does not support BPF; the reason is printed to standard output. Rejection
+/// by the verifier is a failure, not a reason to skip.
 ///
 /// # Panics
-/// When the kernel refuses the programs.
-#[expect(clippy::print_stdout, reason = "a test says what it skips")]
+/// When the kernel rejects the programs.
+#[expect(clippy::print_stdout, reason = "a test prints what it skips")]
 pub fn load_kernel(pin_root: &Path, keep_pins: bool) -> Option<(Kernel, Events)> {
     match Kernel::load(&Options { pin_root: pin_root.to_owned(), keep_pins: keep_pins.into() }) {
         Ok((kernel, events, _)) => Some((kernel, events)),

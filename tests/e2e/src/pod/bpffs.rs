@@ -1,4 +1,4 @@
-//! A bpffs of one's own.
+//! A temporary bpffs mount.
 
 use std::{
     io,
@@ -6,14 +6,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A mounted bpffs, unmounted at the end.
+/// A mounted bpffs. Drop unmounts it.
 #[derive(Debug)]
 pub struct BpfMount {
     path: PathBuf,
 }
 
 impl BpfMount {
-    /// Mounts one on an existing folder. Needs root.
+    /// Mounts a bpffs on an existing folder. Requires root.
     pub fn new(path: &Path) -> io::Result<Self> {
         let mount =
             Command::new("mount").args(["-t", "bpf", "bpf"]).arg(path).stderr(Stdio::piped()).output()?;
@@ -31,7 +31,7 @@ impl BpfMount {
 
 impl Drop for BpfMount {
     fn drop(&mut self) {
-        // A reader may still be inside: it keeps what it has, the name goes.
+        // Lazy: a process may still use the mount.
         let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
     }
 }

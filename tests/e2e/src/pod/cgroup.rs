@@ -1,5 +1,5 @@
-//! A pod's cgroup, as the kubelet's systemd driver lays it out, below a folder of our
-//! own, so that no real kubelet's pods are near.
+//! Cgroups of a fake pod, with the layout of the kubelet's systemd driver, below a separate folder so that pods of a
+//! real kubelet are not affected.
 
 use std::{
     fs,
@@ -9,10 +9,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// A process is in one cgroup at a time, and so are a test binary's threads.
+/// Guards the cgroup of this process: all threads of a test process share it.
 static MEMBERSHIP: Mutex<()> = Mutex::new(());
 
-/// A pod's cgroup with one container's below it. Removed at the end.
+/// The cgroup of a pod with one container below it. Drop removes both.
 #[derive(Debug)]
 pub struct PodCgroup {
     path: PathBuf,
@@ -20,7 +20,7 @@ pub struct PodCgroup {
 }
 
 impl PodCgroup {
-    /// Below `root` (made if it is not there), for a pod of this uid.
+    /// Creates the cgroups below `root` for a pod with this uid. Creates `root` if it does not exist.
     pub fn new(root: &Path, uid: &str) -> io::Result<Self> {
         let slice = uid.replace('-', "_");
         let path = root
@@ -34,13 +34,12 @@ impl PodCgroup {
         &self.path
     }
 
-    /// Where a process of the pod writes its id to be in it.
+    /// The file `cgroup.procs` of the container: a process joins by writing its pid.
     pub fn procs(&self) -> PathBuf {
         self.container.join("cgroup.procs")
     }
 
-    /// A listener that belongs to the pod, in this process: a socket keeps the
-    /// cgroup it was made in.
+    /// Creates a listener of this process that belongs to the pod: a socket keeps the cgroup in which it was created.
     pub fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
         let _membership = MEMBERSHIP.lock().unwrap_or_else(PoisonError::into_inner);
         let home = own_cgroup()?;
@@ -54,7 +53,7 @@ impl PodCgroup {
 impl Drop for PodCgroup {
     fn drop(&mut self) {
         remove_cgroups(&self.path);
-        // The folders above go with the last pod; until then they are not empty.
+        // Remove the parents too if this was the last pod. Otherwise they are not empty and removal fails.
         for parent in self.path.ancestors().skip(1).take(3) {
             if fs::remove_dir(parent).is_err() {
                 break;
@@ -63,7 +62,7 @@ impl Drop for PodCgroup {
     }
 }
 
-/// A cgroup whose last process has just ended stays busy for a moment.
+/// Removes a cgroup and those below it. Retries, because a cgroup stays busy for a moment after its last process ended.
 fn remove_cgroups(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -79,7 +78,7 @@ fn remove_cgroups(path: &Path) {
     }
 }
 
-/// Where cgroup2 is mounted on this machine.
+/// Mount point of cgroup2.
 pub fn cgroup2_mount() -> io::Result<PathBuf> {
     forebay_agent::discover::CgroupRoot::find().map(|root| root.path().to_owned())
 }

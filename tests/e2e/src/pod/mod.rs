@@ -1,4 +1,4 @@
-//! Scratch pods: what the kubelet would have made.
+//! Cgroups and sockets of fake pods, laid out as the kubelet does.
 
 mod bench;
 mod bpffs;

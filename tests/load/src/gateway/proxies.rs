@@ -1,0 +1,502 @@
+//! The proxies to compare: processes in front of the same upstream.
+
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use forebay_e2e::harness::{NAMESPACE, Process, gateway_manifest, policy_manifest, program};
+
+use crate::{
+    MODEL,
+    client::{self, Target},
+    request::{Order, RawRequest},
+    tls::Tls,
+    upstream::{ResponseKind, Upstream},
+    usage::{Cpu, Tree},
+};
+
+const SYSTEM: &str = "forebay-system";
+const POOL: &str = "qwen";
+/// Listener ports of the Gateway.
+const PLAIN_PORT: u16 = 8080;
+const TLS_PORT: u16 = 8443;
+const SECRET: &str = "models";
+/// Number of pods in the pool: 127.0.0.1 and following, all served by the same upstream.
+const PODS: u8 = 4;
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const PROFILE_FILE: &str = "LLVM_PROFILE_FILE";
+
+/// A path from the client to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// No proxy: the limit of client and upstream.
+    Direct,
+    Nginx,
+    Envoy,
+    EnvoyWithPicker,
+    /// The gateway picks in process.
+    Forebay,
+    /// The gateway uses forebay-epp over ext_proc.
+    ForebayWithPicker,
+    /// The older build of `--baseline`, in-process pick.
+    Baseline,
+    /// The older build of `--baseline` with its own forebay-epp.
+    BaselineWithPicker,
+}
+
+impl Kind {
+    /// Whether it extracts `model` from the body.
+    pub(crate) fn extracts(self) -> bool {
+        matches!(self, Self::Forebay | Self::ForebayWithPicker | Self::Baseline | Self::BaselineWithPicker)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Nginx => "nginx, plain",
+            Self::Envoy => "Envoy, plain",
+            Self::EnvoyWithPicker => "Envoy + forebay-epp",
+            Self::Forebay => "forebay, pick in process",
+            Self::ForebayWithPicker => "forebay + forebay-epp",
+            Self::Baseline => "baseline, pick in process",
+            Self::BaselineWithPicker => "baseline + its epp",
+        })
+    }
+}
+
+/// A running proxy.
+pub(crate) struct Proxy {
+    pub(crate) kind: Kind,
+    pub(crate) target: Target,
+    processes: Vec<Process>,
+}
+
+impl Proxy {
+    /// CPU time of all processes of the proxy.
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        self.trees().map(Tree::cpu).sum()
+    }
+
+    pub(crate) fn rss_bytes(&self) -> Result<u64> {
+        self.trees().map(Tree::rss_bytes).sum()
+    }
+
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
+        self.trees().map(Tree::peak_bytes).sum()
+    }
+
+    pub(crate) fn reset_peak(&self) -> Result<()> {
+        self.trees().try_for_each(Tree::reset_peak)
+    }
+
+    fn trees(&self) -> impl Iterator<Item = Tree> {
+        self.processes.iter().map(|process| Tree(process.pid()))
+    }
+
+    /// Waits for the first successful response.
+    fn ready(&mut self) -> Result<()> {
+        let request = RawRequest::chat(1 << 10, Order::ModelFirst);
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            for process in &mut self.processes {
+                if let Some(status) = process.ended()? {
+                    bail!("{} ended with {status}:\n{}", process.name, process.log_tail());
+                }
+            }
+            match client::closed_loop(&self.target, &request, 1, Duration::ZERO) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    let logs: Vec<String> = self.processes.iter().map(Process::log_tail).collect();
+                    return Err(error.context(format!("{} is not ready:\n{}", self.kind, logs.join("\n"))));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// All running proxies, with their upstream and files.
+pub(crate) struct Proxies {
+    pub(crate) all: Vec<Proxy>,
+    // Dropped in this order: proxies before the upstream.
+    _upstream: Option<Upstream>,
+    _folder: tempfile::TempDir,
+}
+
+impl Proxies {
+    /// Starts every available kind in front of an upstream with a fixed response. With TLS there is no direct path,
+    /// because the upstream speaks plain text.
+    pub(crate) fn all(
+        nginx: &Path,
+        envoy: Option<&Path>,
+        baseline: Option<&Path>,
+        workers: u32,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
+        if !nginx.is_file() {
+            bail!(
+                "{} not found; install nginx (`apt-get install nginx-light`) or set --nginx",
+                nginx.display()
+            );
+        }
+        let folder = tempfile::tempdir()?;
+        let upstream = Upstream::start(ResponseKind::Fixed)?;
+        let port = upstream.address.port();
+        let workers = Some(workers);
+        let mut start = Start {
+            folder: folder.path(),
+            upstream_port: port,
+            workers,
+            instrumented: None,
+            baseline: None,
+            tls,
+        };
+        let mut all = vec![start.nginx(nginx)?];
+        if tls.is_none() {
+            let target = Target { address: loopback(port), tls: None };
+            all.push(Proxy { kind: Kind::Direct, target, processes: Vec::new() });
+        }
+        if let Some(envoy) = envoy {
+            all.push(start.envoy(envoy)?);
+            all.push(start.envoy_with_picker(envoy)?);
+        }
+        all.push(start.forebay(&[])?);
+        all.push(start.forebay_with_picker()?);
+        if baseline.is_some() {
+            start.baseline = baseline;
+            all.push(Proxy { kind: Kind::Baseline, ..start.forebay(&[])? });
+            all.push(Proxy { kind: Kind::BaselineWithPicker, ..start.forebay_with_picker()? });
+        }
+        Self::ready(all, Some(upstream), folder)
+    }
+
+    /// Starts only the gateway with in-process pick, in front of an existing upstream.
+    pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut start = Start {
+            folder: folder.path(),
+            upstream_port,
+            workers: None,
+            instrumented: None,
+            baseline: None,
+            tls: None,
+        };
+        let all = vec![start.forebay(&[])?];
+        Self::ready(all, None, folder)
+    }
+
+    /// Starts the instrumented gateway twice: with in-process pick, and with forebay-epp.
+    pub(crate) fn instrumented(
+        upstream: Upstream,
+        programs: &Instrumented,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let upstream_port = upstream.address.port();
+        let instrumented = Some(programs);
+        let mut start =
+            Start { folder: folder.path(), upstream_port, workers: None, instrumented, baseline: None, tls };
+        let all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
+        Self::ready(all, Some(upstream), folder)
+    }
+
+    /// Waits until all proxies are ready.
+    fn ready(mut all: Vec<Proxy>, upstream: Option<Upstream>, folder: tempfile::TempDir) -> Result<Self> {
+        all.iter_mut().try_for_each(Proxy::ready)?;
+        Ok(Self { all, _upstream: upstream, _folder: folder })
+    }
+}
+
+/// Programs that write a profile at exit.
+#[derive(Debug)]
+pub(crate) struct Instrumented {
+    pub(crate) programs: PathBuf,
+    pub(crate) profiles: PathBuf,
+}
+
+struct Start<'a> {
+    folder: &'a Path,
+    upstream_port: u16,
+    /// Worker threads; `None` for the default of each program.
+    workers: Option<u32>,
+    /// Instrumented programs; `None` for those next to this program.
+    instrumented: Option<&'a Instrumented>,
+    /// Folder with the programs of an older build.
+    baseline: Option<&'a Path>,
+    /// TLS between clients and proxies.
+    tls: Option<&'a Tls>,
+}
+
+impl Start<'_> {
+    fn proxy(&self, kind: Kind, port: u16, processes: Vec<Process>) -> Proxy {
+        let tls = self.tls.map(|tls| tls.connector.clone());
+        Proxy { kind, target: Target { address: loopback(port), tls }, processes }
+    }
+
+    fn nginx(&mut self, program: &Path) -> Result<Proxy> {
+        let port = free_port()?;
+        let upstream = self.upstream_port;
+        let home = self.folder.join("nginx");
+        fs::create_dir_all(&home)?;
+        let workers = self.workers.map_or_else(|| "auto".to_owned(), |workers| workers.to_string());
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let home = home.display();
+        let (ssl, certificate) = match self.tls {
+            None => ("", String::new()),
+            Some(tls) => {
+                let (certificate, key) = tls.write(self.folder)?;
+                let (certificate, key) = (certificate.display(), key.display());
+                ("ssl", format!("ssl_certificate {certificate}; ssl_certificate_key {key};"))
+            }
+        };
+        let text = format!(
+            "daemon off; {user} worker_processes {workers}; pid {home}/pid; error_log stderr error;
+         events {{ worker_connections 16384; }}
+         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
+           client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+           uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+           upstream pods {{ server 127.0.0.1:{upstream}; keepalive 256; }}
+           server {{ listen 127.0.0.1:{port} {ssl} backlog=4096; {certificate} client_max_body_size 0; client_body_buffer_size 4m;
+             location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
+        );
+        let file = self.folder.join("nginx.conf");
+        fs::write(&file, text)?;
+        let args = ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), "stderr".to_owned()];
+        let process = Process::start("nginx", program, &args, &[], self.folder, None)?;
+        Ok(self.proxy(Kind::Nginx, port, vec![process]))
+    }
+
+    fn envoy(&mut self, program: &Path) -> Result<Proxy> {
+        let port = free_port()?;
+        let cluster = format!(
+            r#"{{name: pods, type: STATIC, connect_timeout: 2s, load_assignment: {{cluster_name: pods, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}"#,
+            self.upstream_port
+        );
+        let process = self.run_envoy(program, "envoy", port, "", &[cluster])?;
+        Ok(self.proxy(Kind::Envoy, port, vec![process]))
+    }
+
+    /// Envoy as configured by inference gateways: full-duplex body streaming, destination from the response header of the
+    /// picker.
+    fn envoy_with_picker(&mut self, program: &Path) -> Result<Proxy> {
+        let (picker, picker_port) = self.picker("epp-of-envoy")?;
+        let port = free_port()?;
+        let filter = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
+            grpc_service: {envoy_grpc: {cluster_name: picker}, timeout: 10s}, message_timeout: 10s, allow_mode_override: true,
+            processing_mode: {request_header_mode: SEND, response_header_mode: SEND, request_body_mode: FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED, request_trailer_mode: SEND, response_trailer_mode: SEND}}},"#;
+        let pods = r#"{name: pods, type: ORIGINAL_DST, connect_timeout: 2s, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}}"#;
+        let picker_cluster = format!(
+            r#"{{name: picker, type: STATIC, connect_timeout: 2s, typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http2_protocol_options: {{}}}}}}}}, circuit_breakers: {{thresholds: [{{max_requests: 65536, max_connections: 65536, max_pending_requests: 65536}}]}}, load_assignment: {{cluster_name: picker, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker_port}}}}}}}}}]}}]}}}}"#
+        );
+        let process =
+            self.run_envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster])?;
+        Ok(self.proxy(Kind::EnvoyWithPicker, port, vec![process, picker]))
+    }
+
+    fn forebay(&mut self, picker: &[u16]) -> Result<Proxy> {
+        let resources = self.resources("gateway", picker)?;
+        let port = free_port()?;
+        let mut args = vec![
+            "--resources".to_owned(),
+            resources.display().to_string(),
+            "--bind-address".to_owned(),
+            Ipv4Addr::LOCALHOST.to_string(),
+            "--admin-listen".to_owned(),
+            loopback(free_port()?).to_string(),
+        ];
+        let (used, other) = if self.tls.is_some() { (TLS_PORT, PLAIN_PORT) } else { (PLAIN_PORT, TLS_PORT) };
+        for (listener, port) in [(used, port), (other, free_port()?)] {
+            args.extend(["--map-port".to_owned(), format!("{listener}={port}")]);
+        }
+        if let Some(workers) = self.workers {
+            args.extend(["--workers".to_owned(), workers.to_string()]);
+        }
+        let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
+        Ok(self.proxy(Kind::Forebay, port, vec![process]))
+    }
+
+    fn forebay_with_picker(&mut self) -> Result<Proxy> {
+        let (picker, port) = self.picker("epp-of-forebay")?;
+        let mut proxy = self.forebay(&[port])?;
+        proxy.kind = Kind::ForebayWithPicker;
+        proxy.processes.push(picker);
+        Ok(proxy)
+    }
+
+    fn picker(&mut self, name: &str) -> Result<(Process, u16)> {
+        let resources = self.resources(name, &[])?;
+        let port = free_port()?;
+        let mut args = vec![
+            "--resources".to_owned(),
+            resources.display().to_string(),
+            "--pool-namespace".to_owned(),
+            NAMESPACE.to_owned(),
+            "--pool-name".to_owned(),
+            POOL.to_owned(),
+        ];
+        for (flag, port) in
+            [("--grpc-listen", port), ("--health-listen", free_port()?), ("--http-listen", free_port()?)]
+        {
+            args.extend([flag.to_owned(), loopback(port).to_string()]);
+        }
+        Ok((self.run_forebay(name, "forebay-epp", &args)?, port))
+    }
+
+    /// Writes the manifests: Gateway, model map and route of the guide, and a pool of [`PODS`] pods. `picker`: port of its
+    /// picker, if any.
+    fn resources(&self, name: &str, picker: &[u16]) -> Result<PathBuf> {
+        let folder = self.folder.join(format!("{name}-resources-{}", picker.len()));
+        fs::create_dir_all(&folder)?;
+        let mut text = gateway_manifest(SYSTEM);
+        if let Some(tls) = self.tls {
+            write!(
+                text,
+                "    - protocol: HTTPS
+      port: {TLS_PORT}
+      name: https
+      tls: {{certificateRefs: [{{name: {SECRET}}}]}}
+      allowedRoutes: {{namespaces: {{from: All}}}}
+---
+{}",
+                tls.secret(SECRET, SYSTEM)
+            )?;
+        }
+        write!(text, "---\n{}", policy_manifest(SYSTEM, &[MODEL]))?;
+        let reference = picker.iter().map(|port| {
+            format!("\n  endpointPickerRef: {{name: {POOL}-epp, port: {{number: {port}}}, failureMode: FailClose}}")
+        });
+        let reference: String = reference.collect();
+        let port = self.upstream_port;
+        write!(
+            text,
+            "---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: {POOL}}}}}
+  targetPorts: [{{number: {port}}}]{reference}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
+spec:
+  parentRefs: [{{name: inference-gateway, namespace: {SYSTEM}}}]
+  rules:
+    - matches: [{{headers: [{{type: Exact, name: X-Gateway-Base-Model-Name, value: {MODEL}}}]}}]
+      backendRefs: [{{group: inference.networking.k8s.io, kind: InferencePool, name: {POOL}}}]
+"
+        )?;
+        for pod in 1..=PODS {
+            write!(
+                text,
+                "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {POOL}-{pod}, namespace: {NAMESPACE}, labels: {{app: {POOL}}}}}
+spec: {{nodeName: bench, containers: [{{name: main, image: local}}]}}
+status: {{phase: Running, podIP: 127.0.0.{pod}, conditions: [{{type: Ready, status: 'True'}}]}}
+"
+            )?;
+        }
+        for port in picker {
+            write!(
+                text,
+                "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {POOL}-epp, namespace: {NAMESPACE}}}
+spec: {{ports: [{{name: grpc, port: {port}, appProtocol: http2}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {POOL}-epp-0, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: {POOL}-epp}}}}
+addressType: IPv4
+ports: [{{name: grpc, port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
+"
+            )?;
+        }
+        fs::write(folder.join("all.yaml"), text)?;
+        Ok(folder)
+    }
+
+    fn run_forebay(&self, name: &str, file: &str, args: &[String]) -> Result<Process> {
+        let mut environment = vec![("RUST_LOG", "warn".to_owned())];
+        let program = match self.instrumented {
+            None => match self.baseline {
+                Some(folder) => folder.join(file),
+                None => program(file)?,
+            },
+            Some(Instrumented { programs, profiles }) => {
+                // Read by the LLVM profiling runtime; %p is the pid.
+                environment.push((PROFILE_FILE, profiles.join("%p.profraw").display().to_string()));
+                programs.join(file)
+            }
+        };
+        Process::start(name, &program, args, &environment, self.folder, None)
+    }
+
+    fn run_envoy(
+        &self,
+        program: &Path,
+        name: &str,
+        port: u16,
+        filters: &str,
+        clusters: &[String],
+    ) -> Result<Process> {
+        let clusters = clusters.join(",\n    ");
+        let socket = match self.tls {
+            None => String::new(),
+            Some(tls) => {
+                let (certificate, key) = tls.write(self.folder)?;
+                let (certificate, key) = (certificate.display(), key.display());
+                format!(
+                    r#"transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {certificate}}}, private_key: {{filename: {key}}}}}]}}}}}}"#
+                )
+            }
+        };
+        let text = format!(
+            r#"static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          http_filters: [{filters} {{name: envoy.filters.http.router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]}}]}}
+      {socket}
+  clusters: [{clusters}]
+"#
+        );
+        let file = self.folder.join(format!("{name}.yaml"));
+        fs::write(&file, text)?;
+        let mut args = vec!["-c".to_owned(), file.display().to_string()];
+        args.extend(["--log-level", "error"].map(str::to_owned));
+        // Each instance needs its own shared memory.
+        args.extend(["--base-id".to_owned(), port.to_string()]);
+        if let Some(workers) = self.workers {
+            args.extend(["--concurrency".to_owned(), workers.to_string()]);
+        }
+        Process::start(name, program, &args, &[], self.folder, None)
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
