@@ -38,10 +38,9 @@ fn of_file(file: &SourceFile) -> Vec<String> {
 
 /// Lines of inline test modules.
 fn test_lines(file: &SourceFile) -> usize {
-    let tests = file.syntax.items.iter().filter_map(|item| match item {
-        syn::Item::Mod(module) if is_test(&module.attrs) && module.content.is_some() => Some(item),
-        _ => None,
-    });
+    let tests = file.syntax.items.iter().filter(
+        |item| matches!(item, syn::Item::Mod(module) if is_test(&module.attrs) && module.content.is_some()),
+    );
     tests.map(|item| item.span().end().line - item.span().start().line + 1).sum()
 }
 

@@ -184,7 +184,6 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
 fn agrees_with_statuses_over_conformance_manifests() {
     let Some(suite) = suite() else {
         eprintln!("skipped: the conformance suite's manifests need Go and a module proxy");
