@@ -16,10 +16,20 @@ pub const TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// # Panics
 /// When the condition is not true within [`TIMEOUT`].
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + TIMEOUT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(within(TIMEOUT, condition), "not within {TIMEOUT:?}: {what}");
+}
+
+/// Waits until a condition is true. Returns false when it is not true within `timeout`.
+pub fn within(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::yield_now();
     }
 }

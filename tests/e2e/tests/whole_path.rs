@@ -9,9 +9,10 @@
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use forebay_e2e::{
-    eventually,
+    TIMEOUT, eventually,
     harness::{self, Harness, HarnessOptions, QWEN, TINYLLAMA},
     load::{self, Client, Mix},
+    within,
 };
 use serde_json::Value;
 
@@ -84,9 +85,12 @@ async fn agent_reports_what_the_pods_served() {
         if !harness.unavailable.is_empty() {
             continue;
         }
-        eventually("the agent reports the counts of the pod", || {
+        // The last counts and the agent's log: without them a difference cannot be explained afterwards.
+        let mut last = String::new();
+        let agrees = within(TIMEOUT, || {
             let reported = &pods(&harness)[&pod.name]["kernel"];
             let truth: forebay_sim::TruthCounters = harness::get_json(pod.truth.unwrap(), "/").unwrap();
+            last = format!("{}: agent {reported}, engine {truth:?}", pod.name);
             truth.in_flight == 0
                 && reported["inFlight"] == truth.in_flight
                 && reported["started"] == truth.started
@@ -94,6 +98,7 @@ async fn agent_reports_what_the_pods_served() {
                 && reported["aborted"] == truth.aborted
                 && reported["responses4xx"] == truth.responses_4xx
         });
+        assert!(agrees, "{last}\n{}", harness.agent.log_tail());
     }
     assert_eq!(served, 360);
     for reason in &harness.unavailable {
