@@ -32,7 +32,7 @@ impl LazyDeadline {
 /// Longest time without progress of a peer while the gateway waits for it.
 ///
 /// Time counts from the first [`IdleTimeout::poll_expired`] until [`IdleTimeout::reset`]. It does not count while
-/// nobody polls: the receiving side then takes no data, so the peer cannot make progress.
+/// it is not polled: the receiving side then takes no data, so the peer cannot make progress.
 #[derive(Debug)]
 pub(crate) struct IdleTimeout {
     limit: Duration,
