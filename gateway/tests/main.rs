@@ -26,4 +26,5 @@ mod subset;
 mod support;
 mod tls;
 mod traces;
+mod two_readings;
 mod upstream;

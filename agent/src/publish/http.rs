@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Publisher, prometheus};
 use forebay_service::admin::{self, OPEN_METRICS, Page};
 
-/// Whether the programs are attached to the pods of the first list.
+/// Whether the cgroups were listed once: each pod is attached or published with the reason why not.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicBool);
 
@@ -25,7 +25,7 @@ impl Readiness {
         if self.0.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err("pods of this node are not listed yet".into())
+            Err("the pods of this node or their cgroups are not listed yet; the log has the reason".into())
         }
     }
 }

@@ -1,7 +1,8 @@
 use http::{HeaderMap, header};
 
 use super::encoding::{EncodedScanner, Encoding};
-use super::form::{FormScanner, MAX_BOUNDARY_BYTES, Parameters};
+use super::form::{self, FormScanner};
+use super::parameters;
 use super::plain::PlainScanner;
 use super::scanner::{ModelScanner, Progress};
 use super::{BodyError, ModelName};
@@ -39,18 +40,13 @@ pub struct EncodedBody(EncodedScanner);
 impl BodyScanner {
     /// A scanner for a body with these headers.
     ///
-    /// Every body that is not multipart is read as JSON, whatever its `Content-Type` is, as the engines do.
+    /// JSON is `application/json`, `application/*+json`, or no `Content-Type`, as in FastAPI.
     ///
     /// # Errors
     ///
-    /// The multipart type or the `Content-Encoding` is not supported, or the form has no valid boundary.
+    /// The `Content-Type` or the `Content-Encoding` is not supported, or the form has no valid boundary.
     pub fn new(headers: &HeaderMap) -> Result<Self, BodyError> {
-        let scanner = match headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()) {
-            Some(media_type) if is_multipart(media_type) => {
-                PlainScanner::Form(Box::new(FormScanner::new(&boundary(media_type)?)))
-            }
-            _ => PlainScanner::Json(ModelScanner::default()),
-        };
+        let scanner = plain_scanner(headers)?;
         let mut encodings = headers
             .get_all(header::CONTENT_ENCODING)
             .iter()
@@ -59,7 +55,9 @@ impl BodyScanner {
             .filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
         let Some(name) = encodings.next() else { return Ok(Self::Plain(scanner)) };
         let encoding = Encoding::parse(name).ok_or(BodyError::UnsupportedEncoding)?;
-        if encodings.next().is_some() {
+        // A server that ignores the coding could find a form among the encoded bytes.
+        let is_form = matches!(scanner, PlainScanner::Form(_));
+        if is_form || encodings.next().is_some() {
             return Err(BodyError::UnsupportedEncoding);
         }
         Ok(Self::Encoded(Box::new(EncodedBody(EncodedScanner::new(encoding, scanner)?))))
@@ -89,11 +87,19 @@ impl BodyScanner {
     ///
     /// # Errors
     ///
-    /// The body is incomplete.
-    pub fn finish(&self) -> Result<(), BodyError> {
+    /// The body is incomplete, or there are bytes behind the compressed stream.
+    pub fn finish(&mut self) -> Result<(), BodyError> {
         match self {
             Self::Plain(scanner) => scanner.finish(),
             Self::Encoded(scanner) => scanner.0.finish(),
+        }
+    }
+
+    /// Memory that the scanner needs for decoding, mostly the window of the content coding. 0 for an uncompressed body.
+    pub fn decoder_bytes(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Encoded(scanner) => scanner.0.memory_bytes(),
         }
     }
 
@@ -106,19 +112,27 @@ impl BodyScanner {
     }
 }
 
-fn is_multipart(media_type: &[u8]) -> bool {
-    const FORM: &[u8] = b"multipart/";
-    media_type.get(..FORM.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORM))
-}
-
-fn boundary(media_type: &[u8]) -> Result<Vec<u8>, BodyError> {
-    let end = media_type.iter().position(|byte| *byte == b';').unwrap_or(media_type.len());
-    if !media_type[..end].trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
-        return Err(BodyError::UnsupportedMultipart);
+fn plain_scanner(headers: &HeaderMap) -> Result<PlainScanner, BodyError> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (first, second) = (types.next(), types.next());
+    // Servers differ in which of several they read.
+    if second.is_some() {
+        return Err(BodyError::UnsupportedType);
     }
-    let boundary = Parameters(media_type).find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"));
-    match boundary {
-        Some((_, boundary)) if (1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) => Ok(boundary),
-        _ => Err(BodyError::InvalidForm("the Content-Type has no boundary of 1 to 70 characters")),
+    let media_type = first.map_or(&b""[..], |value| value.as_bytes());
+    let end = media_type.iter().position(|byte| *byte == b';').unwrap_or(media_type.len());
+    let essence = media_type[..end].trim_ascii().to_ascii_lowercase();
+    match essence.as_slice() {
+        b"multipart/form-data" => {
+            let (_, parameters) = parameters::parse(media_type)
+                .ok_or(BodyError::InvalidForm("the parameters of the Content-Type are ambiguous"))?;
+            Ok(PlainScanner::Form(Box::new(FormScanner::new(&form::boundary(&parameters)?))))
+        }
+        b"" | b"application/json" => Ok(PlainScanner::Json(ModelScanner::default())),
+        essence if essence.starts_with(b"application/") && essence.ends_with(b"+json") => {
+            Ok(PlainScanner::Json(ModelScanner::default()))
+        }
+        essence if essence.starts_with(b"multipart/") => Err(BodyError::UnsupportedMultipart),
+        _ => Err(BodyError::UnsupportedType),
     }
 }

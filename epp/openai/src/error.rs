@@ -23,14 +23,17 @@ pub enum BodyError {
     /// Invalid `multipart/form-data`.
     #[error("the request body is not a valid multipart form: {0}")]
     InvalidForm(&'static str),
-    /// The body cannot be decoded.
+    /// A server that ignores the `Content-Encoding` could read the encoded body as JSON.
+    #[error("the compressed request body begins like JSON; send it without Content-Encoding, or with gzip")]
+    AmbiguousEncoding,
+    /// The body cannot be decoded, or has bytes behind the compressed stream.
     #[error("the request body cannot be decoded with its Content-Encoding")]
     InvalidEncoding,
     /// The decoded body exceeds 256 MiB, or 200 times its encoded size.
     #[error("the decompressed request body is too large")]
     DecodedTooLarge,
-    /// An unknown content coding, or more than one.
-    #[error("the Content-Encoding is not supported; use gzip, deflate, br, zstd or none")]
+    /// An unknown content coding, more than one, or one on a form.
+    #[error("the Content-Encoding is not supported; use one of gzip, deflate, br, zstd on JSON, or none")]
     UnsupportedEncoding,
     /// The model must be rewritten, but the body is compressed.
     #[error(
@@ -40,6 +43,11 @@ pub enum BodyError {
     /// A multipart type other than `multipart/form-data`.
     #[error("the multipart type of the request body is not supported; use multipart/form-data or JSON")]
     UnsupportedMultipart,
+    /// A `Content-Type` that engines do not read as JSON, or several.
+    #[error(
+        "the Content-Type of the request body is not supported; use application/json or multipart/form-data"
+    )]
+    UnsupportedType,
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("the request body is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
@@ -70,9 +78,10 @@ impl BodyError {
     /// Status of the response: 415 for an unsupported kind of body, otherwise 400.
     pub fn http_status(self) -> StatusCode {
         match self {
-            Self::UnsupportedEncoding | Self::EncodedRewrite | Self::UnsupportedMultipart => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
+            Self::UnsupportedEncoding
+            | Self::EncodedRewrite
+            | Self::UnsupportedMultipart
+            | Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -82,7 +91,7 @@ impl BodyError {
         match self {
             Self::ModelConflict => "model_conflict",
             Self::UnsupportedEncoding | Self::EncodedRewrite => "unsupported_content_encoding",
-            Self::UnsupportedMultipart => "unsupported_content_type",
+            Self::UnsupportedMultipart | Self::UnsupportedType => "unsupported_content_type",
             _ if self.param().is_some() => "invalid_model",
             _ => "invalid_body",
         }
@@ -109,6 +118,8 @@ impl BodyError {
             | Self::UnsupportedEncoding
             | Self::EncodedRewrite
             | Self::UnsupportedMultipart
+            | Self::UnsupportedType
+            | Self::AmbiguousEncoding
             | Self::TooDeep => None,
         }
     }

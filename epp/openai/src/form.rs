@@ -2,13 +2,15 @@
 
 use memchr::memchr;
 
+use super::parameters::{self, Parameter};
 use super::scanner::{Progress, Region};
 use super::{BodyError, MAX_MODEL_NAME_BYTES, ModelName};
 
 /// Maximum length of a boundary (RFC 2046 §5.1.1).
-pub(super) const MAX_BOUNDARY_BYTES: usize = 70;
+const MAX_BOUNDARY_BYTES: usize = 70;
 /// Maximum length of the headers of one part.
 const MAX_PART_HEADERS_BYTES: usize = 8 << 10;
+const LINE_BREAK: &str = "a part's headers have a line break that is not CRLF";
 
 /// Finds the part named `model` in a form, which may be split at any byte. Keeps only the headers of the current part and
 /// the model name; files are not kept.
@@ -22,7 +24,12 @@ pub struct FormScanner {
 
 #[derive(Debug)]
 enum State {
-    /// In the content of a part, or before the first part.
+    /// In the first boundary. Parsers differ in what they do with bytes before it, so there must be none.
+    Start {
+        /// Bytes of the delimiter that match so far.
+        matched: usize,
+    },
+    /// In the content of a part.
     Content {
         /// Bytes of the delimiter that match so far.
         matched: usize,
@@ -41,8 +48,8 @@ enum State {
 impl FormScanner {
     pub(super) fn new(boundary: &[u8]) -> Self {
         let delimiter = [b"\r\n--", boundary].concat();
-        // The first boundary may be at the start of the body, without a CRLF before it.
-        Self { delimiter, state: State::Content { matched: 2, name: None }, model: None }
+        // The first boundary has no CRLF before it.
+        Self { delimiter, state: State::Start { matched: 2 }, model: None }
     }
 
     /// Reads the next bytes of the body, split anywhere.
@@ -108,6 +115,16 @@ impl FormScanner {
     fn step(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
         match &mut self.state {
             State::Finished => Ok(bytes.len()),
+            State::Start { matched } => {
+                if bytes[0] != self.delimiter[*matched] {
+                    return Err(BodyError::InvalidForm("it does not begin with the boundary"));
+                }
+                *matched += 1;
+                if *matched == self.delimiter.len() {
+                    self.state = State::AfterBoundary { seen: Vec::new() };
+                }
+                Ok(1)
+            }
             State::Content { matched: 0, name } => {
                 let used = memchr(b'\r', bytes).unwrap_or(bytes.len());
                 append(name, &bytes[..used])?;
@@ -158,8 +175,7 @@ impl FormScanner {
             }
             b"\r\n" => self.state = State::Headers(Vec::new()),
             b"-" | b"\r" => {}
-            // Transport padding (RFC 2046 §5.1.1).
-            [b' ' | b'\t'] => seen.clear(),
+            // Not even the whitespace that RFC 2046 §5.1.1 allows: python-multipart takes it for content.
             _ => return Err(BodyError::InvalidForm("unexpected bytes after a boundary")),
         }
         Ok(())
@@ -201,62 +217,83 @@ fn append(name: &mut Option<Vec<u8>>, bytes: &[u8]) -> Result<(), BodyError> {
 }
 
 /// Whether the part with these headers is the field `model` (RFC 7578 §4.2).
+///
+/// Parsers differ in folded lines, bare line breaks and repeated `Content-Disposition` lines: such headers are an error.
 fn is_model(headers: &[u8]) -> Result<bool, BodyError> {
+    let mut is_model = None;
+    // Content of the part that is not plain UTF-8. It changes what a model is read as, so it is only an error there.
+    let mut is_encoded = false;
     for line in headers.split(|byte| *byte == b'\n') {
-        let Some(colon) = memchr(b':', line) else { continue };
-        if !line[..colon].trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
-            continue;
-        }
-        let mut is_model = false;
-        let mut is_file = false;
-        for (name, value) in Parameters(&line[colon + 1..]) {
-            is_model |= name.eq_ignore_ascii_case(b"name") && value == b"model";
-            is_file |= name.eq_ignore_ascii_case(b"filename") || name.eq_ignore_ascii_case(b"filename*");
-        }
-        if is_model && is_file {
-            return Err(BodyError::ModelNotAString);
-        }
-        return Ok(is_model);
-    }
-    Ok(false)
-}
-
-/// Name and value of the parameters of a header: `; name="value"; other=value` (RFC 9110 §5.6.6).
-pub(super) struct Parameters<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Parameters<'a> {
-    type Item = (&'a [u8], Vec<u8>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.0 = &self.0[memchr(b';', self.0)? + 1..];
-            let end = self.0.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(self.0.len());
-            let name = self.0[..end].trim_ascii();
-            if self.0.get(end) != Some(&b'=') {
-                self.0 = &self.0[end..];
+        let Some(line) = line.strip_suffix(b"\r") else {
+            if line.is_empty() {
+                // Behind the last line break.
                 continue;
             }
-            let value = self.0[end + 1..].trim_ascii_start();
-            let Some(quoted) = value.strip_prefix(b"\"") else {
-                let end = memchr(b';', value).unwrap_or(value.len());
-                self.0 = &value[end..];
-                return Some((name, value[..end].trim_ascii().to_vec()));
-            };
-            let mut decoded = Vec::new();
-            let mut at = 0;
-            while let Some(&byte) = quoted.get(at) {
-                match byte {
-                    b'"' => break,
-                    b'\\' if matches!(quoted.get(at + 1), Some(b'"' | b'\\')) => {
-                        at += 1;
-                        decoded.push(quoted[at]);
-                    }
-                    _ => decoded.push(byte),
-                }
-                at += 1;
+            return Err(BodyError::InvalidForm(LINE_BREAK));
+        };
+        if line.is_empty() {
+            continue;
+        }
+        if line.contains(&b'\r') {
+            return Err(BodyError::InvalidForm(LINE_BREAK));
+        }
+        let colon = memchr(b':', line).unwrap_or(0);
+        let (name, value) = (&line[..colon], line.get(colon + 1..).unwrap_or_default());
+        if name.is_empty() || !name.iter().copied().all(parameters::is_token) {
+            return Err(BodyError::InvalidForm("a part has an invalid header"));
+        }
+        if name.eq_ignore_ascii_case(b"content-disposition") {
+            if is_model.is_some() {
+                return Err(BodyError::InvalidForm("a part has more than one Content-Disposition"));
             }
-            self.0 = &quoted[(at + 1).min(quoted.len())..];
-            return Some((name, decoded));
+            is_model = Some(is_model_disposition(value)?);
+        } else if name.eq_ignore_ascii_case(b"content-transfer-encoding") {
+            let plain = [&b"7bit"[..], b"8bit", b"binary"];
+            is_encoded |= !plain.iter().any(|plain| value.trim_ascii().eq_ignore_ascii_case(plain));
+        } else if name.eq_ignore_ascii_case(b"content-type") {
+            is_encoded |= parameters::parse(value).is_none_or(|(_, parameters)| !is_utf8(&parameters));
         }
     }
+    match is_model {
+        None => Err(BodyError::InvalidForm("a part has no Content-Disposition")),
+        Some(true) if is_encoded => Err(BodyError::ModelCharacters),
+        Some(is_model) => Ok(is_model),
+    }
+}
+
+fn is_model_disposition(value: &[u8]) -> Result<bool, BodyError> {
+    let (_, parameters) = parameters::parse(value)
+        .filter(|(kind, _)| kind.eq_ignore_ascii_case(b"form-data"))
+        .ok_or(BodyError::InvalidForm("a part has an unsupported Content-Disposition"))?;
+    let name = parameters::find(&parameters, b"name")
+        .ok_or(BodyError::InvalidForm("a part has a Content-Disposition without a name"))?;
+    // A field of this name sets the charset of the others (HTML, multipart/form-data encoding algorithm).
+    if name == b"_charset_" {
+        return Err(BodyError::InvalidForm("it has a _charset_ field"));
+    }
+    let is_file = parameters.iter().any(|it| it.is(b"filename") || it.is(b"filename*"));
+    match name {
+        b"model" if is_file => Err(BodyError::ModelNotAString),
+        name => Ok(name == b"model"),
+    }
+}
+
+/// Whether the charset is UTF-8, which is the default. Starlette decodes fields with any charset of Python.
+fn is_utf8(parameters: &[Parameter<'_>]) -> bool {
+    parameters::find(parameters, b"charset").is_none_or(|charset| charset.eq_ignore_ascii_case(b"utf-8"))
+}
+
+/// The boundary of a `multipart/form-data` type (RFC 2046 §5.1.1).
+pub(super) fn boundary(parameters: &[Parameter<'_>]) -> Result<Vec<u8>, BodyError> {
+    if !is_utf8(parameters) {
+        return Err(BodyError::InvalidForm("the charset is not utf-8"));
+    }
+    let is_valid = |boundary: &[u8]| {
+        (1..=MAX_BOUNDARY_BYTES).contains(&boundary.len())
+            && boundary.iter().all(|byte| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(byte))
+    };
+    let boundary = parameters::find(parameters, b"boundary").filter(|boundary| is_valid(boundary));
+    boundary.map(<[u8]>::to_vec).ok_or(BodyError::InvalidForm(
+        "the Content-Type has no boundary of 1 to 70 letters, digits or '()+_,-./:=?",
+    ))
 }

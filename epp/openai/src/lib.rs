@@ -16,6 +16,7 @@ mod form;
 mod limits;
 mod model_name;
 mod nested;
+mod parameters;
 mod plain;
 mod response;
 mod scanner;

@@ -125,6 +125,7 @@ fn headers_class(error: &headers::Error) -> Class {
         headers::Error::AmbiguousLength => (StatusCode::BAD_REQUEST, "ambiguous_length"),
         headers::Error::UpgradeUnsupported => (StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported"),
         headers::Error::NoHost => (StatusCode::BAD_REQUEST, "no_host"),
+        headers::Error::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
     };
     Class::new(ErrorSource::Client, status, code)
 }

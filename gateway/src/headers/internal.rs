@@ -5,14 +5,18 @@ use http::{HeaderMap, HeaderName};
 /// the request for an explanation.
 const TRUSTED: [&str; 4] =
     [MODEL_NAME_REWRITE_ALIAS, MODEL_NAME_REWRITE, DESTINATION_ENDPOINT_SUBSET, "x-forebay-explain"];
-/// Internal headers, in lower case with dashes.
-const INTERNAL: [&str; 5] = [
-    "x-forebay-explain",
-    "x-prefiller-host-port",
-    "x-encoder-hosts-ports",
-    "x-data-parallel-host-port",
-    "x-kv-cache-source-host-port",
-];
+/// Prefixes of internal headers, in lower case with dashes, each with the program that obeys the header. A client that sets
+/// one could choose the host that a pod connects to, or the engine that runs the request.
+///
+/// | prefix | obeyed by |
+/// |---|---|
+/// | `x-forebay-explain` | this gateway |
+/// | `x-prefiller-` | routing sidecar of llm-d: host of the prefill pod |
+/// | `x-encoder-` | routing sidecar of llm-d: hosts of the encode pods |
+/// | `x-data-parallel-` | vLLM (`x-data-parallel-rank`: engine of the pod), routing sidecar of llm-d (`…-host-port`) |
+/// | `x-kv-cache-source-` | routing sidecar of llm-d: host to read a KV cache from |
+const INTERNAL: [&str; 5] =
+    ["x-forebay-explain", "x-prefiller-", "x-encoder-", "x-data-parallel-", "x-kv-cache-source-"];
 /// Headers with one of these prefixes and one of the words are internal. Others with these prefixes (objectives,
 /// fairness ids, SLOs) belong to the client.
 const INTERNAL_PREFIXES: [&str; 2] = ["x-gateway-", "x-llm-d-"];
@@ -35,7 +39,7 @@ fn is_internal(name: &str) -> bool {
         return false;
     }
     let name = name.replace('_', "-");
-    INTERNAL.contains(&name.as_str())
+    INTERNAL.iter().any(|prefix| name.starts_with(prefix))
         || INTERNAL_PREFIXES
             .iter()
             .filter_map(|prefix| name.strip_prefix(prefix))
@@ -73,6 +77,9 @@ mod tests {
             "x-prefiller-host-port",
             "x_encoder_hosts_ports",
             "x-data-parallel-host-port",
+            "x-data-parallel-rank",
+            "x_data_parallel_rank",
+            "x-prefiller-hosts",
             "x-kv-cache-source-host-port",
             "x-forebay-explain",
             "x-forebay_explain",

@@ -14,6 +14,11 @@ pub enum Error {
     /// No host, or several (RFC 9112 §3.2).
     #[error("the request has no valid host")]
     NoHost,
+    /// A path that servers read in different ways.
+    #[error(
+        "the path has an encoded slash, backslash or control character, or an incomplete encoding; send it unencoded"
+    )]
+    InvalidPath,
 }
 
 /// Validates the headers of a request and removes those that belong to the client's connection.

@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::frames::Frames;
 use super::remainder::{ModelScan, Remainder};
 use super::upstream::{Loan, LoanState, UpstreamBody};
 use super::{Error, Hold};
@@ -16,11 +17,13 @@ use super::{Error, Hold};
 /// The frames of a request body that have arrived, and the remainder that has not.
 #[derive(Debug)]
 pub(crate) struct HeldBody {
-    frames: Vec<Bytes>,
+    frames: Frames,
     model: Option<ModelName>,
     /// Body that the picker wants sent instead, as far as it has arrived.
-    replacement: Vec<Bytes>,
+    replacement: Frames,
     hold: Hold,
+    /// Of `hold`, what is held for the decoder of a compressed body.
+    decoder_bytes: usize,
     remainder: Option<Remainder>,
     /// Set while an upstream connection has the remainder.
     loan: Option<Arc<LoanState>>,
@@ -46,7 +49,15 @@ impl HeldBody {
             hold.check_announced(incoming.size_hint().lower())?;
         }
         let remainder = (!is_empty).then(|| Remainder::new(incoming, scanner, is_strict, idle_timeout));
-        Ok(Self { frames: Vec::new(), model: None, replacement: Vec::new(), hold, remainder, loan: None })
+        Ok(Self {
+            frames: Frames::default(),
+            model: None,
+            replacement: Frames::default(),
+            hold,
+            decoder_bytes: 0,
+            remainder,
+            loan: None,
+        })
     }
 
     /// Reads and holds one more frame. False at the end of the body. Cancel safe.
@@ -56,6 +67,10 @@ impl HeldBody {
         if self.model.is_none() {
             self.model = remainder.model().cloned();
         }
+        // The window was allocated by the read above, so one request per thread can exceed the budget by one window.
+        let decoder_bytes = remainder.decoder_bytes();
+        self.hold.grow(decoder_bytes.saturating_sub(self.decoder_bytes))?;
+        self.decoder_bytes = self.decoder_bytes.max(decoder_bytes);
         if data.is_none() || remainder.is_end_stream() {
             self.remainder = None;
         }
@@ -86,12 +101,12 @@ impl HeldBody {
     pub(crate) fn replace_model(&mut self, headers: &HeaderMap, name: &ModelName) -> Result<(), Error> {
         let mut splicer = Splicer::new(headers, name)?;
         let mut frames = Vec::with_capacity(self.frames.len() + 2);
-        for frame in &self.frames {
+        for frame in self.frames.iter() {
             splicer.feed(frame, |piece| frames.push(piece))?;
         }
         let bytes = |frames: &[Bytes]| frames.iter().map(Bytes::len).sum::<usize>();
         self.hold.grow(bytes(&frames).saturating_sub(bytes(&self.frames)))?;
-        self.frames = frames;
+        self.frames = frames.into_iter().collect();
         if let Some(remainder) = &mut self.remainder {
             remainder.rewrite_with(splicer);
         }
@@ -145,7 +160,7 @@ impl HeldBody {
             self.loan = Some(loan.state());
             loan
         });
-        UpstreamBody::new(self.frames.clone(), loan)
+        UpstreamBody::new(self.frames.to_vec(), loan)
     }
 
     /// Whether [`HeldBody::reclaim`] succeeds once the connection is dropped.
@@ -157,7 +172,7 @@ impl HeldBody {
     pub(crate) fn reclaim(&mut self) -> bool {
         let Some(loan) = self.loan.take() else { return true };
         let Some(returned) = loan.take() else { return false };
-        self.frames.extend(returned.passed);
+        self.frames.extend(returned.passed.into_vec());
         self.hold.absorb(returned.hold);
         self.remainder = returned.remainder;
         true

@@ -3,6 +3,7 @@
 mod body;
 mod budget;
 mod error;
+mod frames;
 mod remainder;
 mod size_hint;
 mod upstream;

@@ -127,6 +127,11 @@ impl Remainder {
         self.scanner.as_ref().and_then(BodyScanner::model)
     }
 
+    /// Memory of the decoder of a compressed body.
+    pub(super) fn decoder_bytes(&self) -> usize {
+        self.scanner.as_ref().map_or(0, BodyScanner::decoder_bytes)
+    }
+
     pub(super) fn is_scanned(&self) -> bool {
         self.scanner.is_some()
     }
@@ -151,11 +156,11 @@ impl Remainder {
         add_frames(&hint, splice.pieces.iter())
     }
 
-    fn finish(&self) -> Result<(), ReadError> {
+    fn finish(&mut self) -> Result<(), ReadError> {
         if let Some(splice) = &self.splice {
             return Ok(splice.splicer.finish()?);
         }
-        let scanner = self.scanner.as_ref().filter(|_| self.is_strict);
+        let scanner = self.scanner.as_mut().filter(|_| self.is_strict);
         scanner.map_or(Ok(()), |scanner| Ok(scanner.finish()?))
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::frames::Frames;
 use super::remainder::Remainder;
 use super::size_hint::add_frames;
 use super::{Hold, ReadError};
@@ -36,7 +37,7 @@ struct LoanStateInner {
 #[derive(Debug)]
 pub(super) struct Returned {
     /// The frames that were sent.
-    pub(super) passed: Vec<Bytes>,
+    pub(super) passed: Frames,
     pub(super) hold: Hold,
     /// `None` if the whole body has arrived.
     pub(super) remainder: Option<Remainder>,
@@ -61,7 +62,7 @@ impl LoanState {
 pub(super) struct Loan {
     remainder: Option<Remainder>,
     /// `None` once the body is too large to be kept.
-    passed: Option<Vec<Bytes>>,
+    passed: Option<Frames>,
     hold: Hold,
     state: Arc<LoanState>,
     outcome: UploadOutcome,
@@ -72,7 +73,7 @@ impl Loan {
     pub(super) fn new(remainder: Remainder, hold: Hold, is_kept: bool) -> Self {
         let state = Arc::new(LoanState::default());
         state.lock().is_spent = !is_kept;
-        let passed = is_kept.then(Vec::new);
+        let passed = is_kept.then(Frames::default);
         Self { remainder: Some(remainder), passed, hold, state, outcome: UploadOutcome::default() }
     }
 

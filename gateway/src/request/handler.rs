@@ -41,6 +41,7 @@ impl Handler for Proxy {
 
     async fn handle(self: Arc<Self>, via: &Via, request: Request<Incoming>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
+        let head = Box::new(head);
         let mut record =
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
         if let Some(traces) = &self.traces {
@@ -65,7 +66,7 @@ impl Proxy {
     async fn run(
         &self,
         via: &Via,
-        head: request::Parts,
+        head: Box<request::Parts>,
         body: Incoming,
         record: &mut Record,
     ) -> Result<Outcome, Error> {

@@ -2,7 +2,7 @@
 //!
 //! | stage | what happens | fails with |
 //! |---|---|---|
-//! | [`Received`](received::Received) | headers are sanitised, the listener is selected | invalid headers or host, no route, misdirected |
+//! | [`Received`](received::Received) | headers are sanitised, the path gets one spelling, the listener is selected | invalid headers, path or host, no route, misdirected |
 //! | [`Routed`](routed::Routed) | the body is read until the model is known; the rule and the backend are selected | invalid or stalled body, unknown model, no route |
 //! | [`Prepared`](prepared::Prepared) | filters and model rewrite are applied, mirrors are sent | invalid rewrite, body limits |
 //! | [`Forwarded`](forwarded::Forwarded) | an endpoint is picked, the request is sent until the response head arrives | picker and upstream errors, timeouts of the route |
@@ -21,6 +21,7 @@ mod filters;
 mod forwarded;
 mod handler;
 mod models;
+mod path;
 mod prepared;
 mod proxy;
 mod received;

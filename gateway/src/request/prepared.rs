@@ -17,8 +17,8 @@ use crate::pick::SubsetHint;
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     pub(super) context: Context<'a>,
-    pub(super) head: request::Parts,
-    pub(super) body: HeldBody,
+    pub(super) head: Box<request::Parts>,
+    pub(super) body: Box<HeldBody>,
     pub(super) authority: String,
     pub(super) rule: &'a Rule,
     pub(super) backend: &'a Backend,

@@ -6,13 +6,15 @@ use hyper::body::Incoming;
 
 use super::authority::{host_of, take_authority};
 use super::context::Context;
+use super::path::normalise;
 use crate::error::Error;
 use crate::headers::{self, remove_internal, sanitise};
 
 #[derive(Debug)]
 pub(super) struct Received<'a> {
     pub(super) context: Context<'a>,
-    pub(super) head: request::Parts,
+    /// Boxed, because it is passed from stage to stage.
+    pub(super) head: Box<request::Parts>,
     pub(super) body: Incoming,
     /// Host and port that the client asked for.
     pub(super) authority: String,
@@ -27,7 +29,7 @@ impl<'a> Received<'a> {
     /// Validates and sanitises the head, and selects the listener.
     pub(super) fn new(
         mut context: Context<'a>,
-        mut head: request::Parts,
+        mut head: Box<request::Parts>,
         body: Incoming,
     ) -> Result<Self, Error> {
         if head.method == Method::CONNECT {
@@ -35,6 +37,7 @@ impl<'a> Received<'a> {
         }
         sanitise(&mut head.headers)?;
         let authority = take_authority(&mut head)?;
+        normalise(&mut head.uri)?;
         let host = host_of(&authority);
         let port = context.routes.table.ports.get(&*context.via.port).ok_or(Error::NoRoute)?;
         let listener = port.listener(host).ok_or(Error::NoRoute)?;

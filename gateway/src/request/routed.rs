@@ -23,8 +23,9 @@ use crate::models::ModelLists;
 #[derive(Debug)]
 pub(super) struct Routed<'a> {
     pub(super) context: Context<'a>,
-    pub(super) head: request::Parts,
-    pub(super) body: HeldBody,
+    pub(super) head: Box<request::Parts>,
+    /// Boxed, because it is passed from stage to stage.
+    pub(super) body: Box<HeldBody>,
     pub(super) authority: String,
     scheme: &'static str,
     pub(super) is_trusted: bool,
@@ -45,7 +46,8 @@ impl<'a> Routed<'a> {
             let proxy = context.proxy;
             let scan = scan(&head, &body, before_body)?;
             let is_scanned = !matches!(scan, ModelScan::None);
-            let mut body = HeldBody::new(body, proxy.budget.open(), scan, proxy.client_body_timeout)?;
+            let mut body =
+                Box::new(HeldBody::new(body, proxy.budget.open(), scan, proxy.client_body_timeout)?);
             let model = if is_scanned {
                 let start = Instant::now();
                 let model = body.read_model().await?;

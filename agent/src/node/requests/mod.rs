@@ -96,7 +96,6 @@ impl RequestCounter {
                 Ok(()) = pods.changed() => {
                     let pods = pods.borrow_and_update().clone();
                     self.set_pods(pods);
-                    self.readiness.set_ready();
                 }
                 () = tokio::time::sleep_until(self.attachments.next_check()) => {
                     if self.attachments.needs_attach() {
@@ -121,6 +120,7 @@ impl RequestCounter {
         self.refresh();
     }
 
+    /// The agent is ready once the cgroups were listed: each pod is then attached, or published with the reason why not.
     #[tracing::instrument(level = "debug", skip_all)]
     fn attach(&mut self) {
         match self.attachments.attach(&mut self.kernel) {
@@ -132,6 +132,7 @@ impl RequestCounter {
                         Err(reason) => self.publish_off(&pod, &reason),
                     }
                 }
+                self.readiness.set_ready();
             }
             Err(reason) => {
                 let is_watched = |pod: &LocalPod| self.endpoints.values().any(|it| it.uid == pod.uid);
