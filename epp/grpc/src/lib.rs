@@ -31,6 +31,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod decoder;
 mod inbox;
 pub mod names;
 mod outbox;

@@ -1,4 +1,4 @@
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::hop_by_hop::remove_hop_by_hop;
 
@@ -26,6 +26,7 @@ pub enum Error {
 /// Runs before any other code reads the headers.
 pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     let (mut has_encoding, mut has_length, mut has_upgrade, mut has_expect) = (false, false, false, false);
+    let mut has_cookie = false;
     // One scan over the names: most requests have only a length.
     for name in headers.keys() {
         match name.as_str() {
@@ -33,6 +34,7 @@ pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
             "content-length" => has_length = true,
             "upgrade" => has_upgrade = true,
             "expect" => has_expect = true,
+            "cookie" => has_cookie = true,
             _ => {}
         }
     }
@@ -59,7 +61,22 @@ pub(crate) fn sanitise(headers: &mut HeaderMap) -> Result<(), Error> {
     if has_length {
         headers.remove(header::CONTENT_LENGTH);
     }
+    if has_cookie {
+        join_cookies(headers);
+    }
     Ok(())
+}
+
+/// HTTP/2 clients may split `Cookie` into several fields, which HTTP/1.1 servers do not expect (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() < 2 {
+        return;
+    }
+    // Valid values joined with valid characters are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +111,21 @@ mod tests {
         assert_eq!(names(&all), ["host"]);
         all.insert(header::UPGRADE, HeaderValue::from_static("h2c, WebSocket"));
         assert!(matches!(sanitise(&mut all), Err(Error::UpgradeUnsupported)));
+    }
+
+    #[test]
+    fn joins_cookies_in_their_order() {
+        let cookies = |values: &[&[u8]]| {
+            let mut all = headers(&["host"]);
+            for value in values {
+                all.append(header::COOKIE, HeaderValue::from_bytes(value).unwrap());
+            }
+            sanitise(&mut all).unwrap();
+            all.get_all(header::COOKIE).iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(cookies(&[]), Vec::<Vec<u8>>::new());
+        assert_eq!(cookies(&[b"a=1; b=2"]), [b"a=1; b=2"]);
+        assert_eq!(cookies(&[b"a=1", b"b=\xff", b"c=3; d=4"]), [b"a=1; b=\xff; c=3; d=4"]);
     }
 
     #[test]

@@ -31,12 +31,16 @@ pub(super) fn take_authority(head: &mut request::Parts) -> Result<String, Error>
     Ok(authority)
 }
 
-/// The host without user information, port, and the brackets of IPv6 addresses.
+/// The host without user information, port, the brackets of IPv6 addresses, and the dot of the DNS root: `a.example.`
+/// and `a.example` are one host (RFC 1034 §3.1).
 pub(super) fn host_of(authority: &str) -> &str {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
-        None => host.split_once(':').map_or(host, |(name, _)| name),
+        None => {
+            let name = host.split_once(':').map_or(host, |(name, _)| name);
+            name.strip_suffix('.').unwrap_or(name)
+        }
     }
 }
 
@@ -69,6 +73,15 @@ mod tests {
     fn a_host_has_no_port_and_no_brackets() {
         for (authority, host) in [("a:1", "a"), ("a", "a"), ("[::1]:80", "::1"), ("u:p@a:1", "a"), ("", "")] {
             assert_eq!(host_of(authority), host);
+        }
+    }
+
+    #[test]
+    fn a_trailing_dot_is_not_part_of_the_host() {
+        for (authority, host) in
+            [("a.b.", "a.b"), ("a.b.:80", "a.b"), ("u@a.", "a"), ("a..", "a."), (".", "")]
+        {
+            assert_eq!(host_of(authority), host, "{authority}");
         }
     }
 }

@@ -122,7 +122,8 @@ impl Pattern<HeaderValue> {
     fn matches(&self, value: &HeaderValue) -> bool {
         match self {
             Self::Exact(exact) => exact == value,
-            Self::Regex(regex) => value.to_str().is_ok_and(|value| regex.is_match(value)),
+            // Not `to_str`, which accepts only ASCII.
+            Self::Regex(regex) => str::from_utf8(value.as_bytes()).is_ok_and(|value| regex.is_match(value)),
         }
     }
 }
@@ -225,5 +226,25 @@ fn method(it: &api::HttpRouteRulesMatchesMethod) -> Method {
         api::HttpRouteRulesMatchesMethod::Options => Method::OPTIONS,
         api::HttpRouteRulesMatchesMethod::Trace => Method::TRACE,
         api::HttpRouteRulesMatchesMethod::Patch => Method::PATCH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_expressions_match_utf_8_header_values() {
+        let pattern = Pattern::<HeaderValue>::Regex(regex("caf.|[α-ω]+").unwrap());
+        for (value, matches) in [
+            ("cafe".as_bytes(), true),
+            ("café".as_bytes(), true),
+            ("λόγος".as_bytes(), false),
+            ("λογος".as_bytes(), true),
+            ("café!".as_bytes(), false),
+            (b"caf\xe9", false),
+        ] {
+            assert_eq!(pattern.matches(&HeaderValue::from_bytes(value).unwrap()), matches, "{value:?}");
+        }
     }
 }

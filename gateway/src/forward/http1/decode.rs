@@ -35,10 +35,23 @@ struct Chunked {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
-    Size { bytes: u64, is_begun: bool },
-    Extension { bytes: u64 },
-    SizeEnd { bytes: u64 },
-    Data { left: u64 },
+    Size {
+        bytes: u64,
+        is_begun: bool,
+    },
+    /// Whitespace after the size. Only an extension can follow.
+    BeforeExtension {
+        bytes: u64,
+    },
+    Extension {
+        bytes: u64,
+    },
+    SizeEnd {
+        bytes: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     Trailers,
@@ -181,7 +194,8 @@ impl Chunked {
                     Position::Size { bytes, is_begun: true }
                 }
                 (b'\r', _) if is_begun => Position::SizeEnd { bytes },
-                (b';' | b' ' | b'\t', _) if is_begun => Position::Extension { bytes },
+                (b';', _) if is_begun => Position::Extension { bytes },
+                (b' ' | b'\t', _) if is_begun => Position::BeforeExtension { bytes },
                 _ => return Err(MALFORMED("the size of a chunk is not a number")),
             },
             // Some parsers accept a bare line feed as a line end, so it could be used for smuggling (RFC 9112 §7.1.1).
@@ -190,11 +204,16 @@ impl Chunked {
             }
             Position::Extension { bytes } if byte == b'\r' => Position::SizeEnd { bytes },
             Position::Extension { bytes } => {
-                self.extension_bytes += 1;
-                if self.extension_bytes > MAX_EXTENSION_BYTES {
-                    return Err(MALFORMED("chunk extensions are too long"));
-                }
+                self.count_extension_byte()?;
                 Position::Extension { bytes }
+            }
+            Position::BeforeExtension { bytes } if byte == b';' => Position::Extension { bytes },
+            Position::BeforeExtension { .. } if matches!(byte, b' ' | b'\t') => {
+                self.count_extension_byte()?;
+                position
+            }
+            Position::BeforeExtension { .. } => {
+                return Err(MALFORMED("the size of a chunk is not a number"));
             }
             Position::SizeEnd { bytes: 0 } if byte == b'\n' => Position::Trailers,
             Position::SizeEnd { bytes } if byte == b'\n' => Position::Data { left: bytes },
@@ -203,6 +222,14 @@ impl Chunked {
             }
             Position::Trailers => Position::Trailers,
         })
+    }
+
+    fn count_extension_byte(&mut self) -> Result<(), ExchangeError> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > MAX_EXTENSION_BYTES {
+            return Err(ExchangeError::Malformed("chunk extensions are too long"));
+        }
+        Ok(())
     }
 
     /// Adds a byte of the trailer section. Returns the next state at its end.
@@ -295,7 +322,7 @@ mod tests {
             assert_eq!(data(Decoder::length(3), b"abcd"), (b"abc".to_vec(), None, b"d".to_vec(), true));
             assert_eq!(data(Decoder::until_close(), b"abcd"), (b"abcd".to_vec(), None, vec![], true));
             assert_eq!(data(Decoder::empty(), b"x"), (vec![], None, b"x".to_vec(), true));
-            let chunked = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n2 \r\n\r\n\r\n0\r\n\r\nHTTP";
+            let chunked = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n2 \t;y\r\n\r\n\r\n0\r\n\r\nHTTP";
             assert_eq!(
                 data(Decoder::chunked(), chunked),
                 (b"abc0123456789\r\n".to_vec(), None, b"HTTP".to_vec(), true)
@@ -343,16 +370,30 @@ mod tests {
             "1\r\na\rx",
             "11111111111111111\r\n",
             " 1\r\n",
+            "+1\r\n",
+            "1_0\r\n",
+            "1 \r\n",
+            "1 1\r\n",
+            "1\tx;y\r\n",
+            "1,1\r\n",
+            "1\0\r\n",
+            "\r1\r\n",
+            "10000000000000000\r\n",
             "0\r\nx y\r\n\r\n",
         ] {
             let ended = decoded(Decoder::chunked(), bytes.as_bytes(), 100);
             assert!(matches!(ended, Err(ExchangeError::Malformed(_))), "{bytes:?}: {ended:?}");
         }
-        let long = format!("1;{}", "x".repeat(MAX_EXTENSION_BYTES + 1));
-        assert!(matches!(
-            decoded(Decoder::chunked(), long.as_bytes(), 100),
-            Err(ExchangeError::Malformed(_))
-        ));
+        for long in [
+            format!("1;{}", "x".repeat(MAX_EXTENSION_BYTES + 1)),
+            format!("1{}", " ".repeat(MAX_EXTENSION_BYTES + 2)),
+        ] {
+            let ended = decoded(Decoder::chunked(), long.as_bytes(), 100);
+            assert!(
+                matches!(ended, Err(ExchangeError::Malformed("chunk extensions are too long"))),
+                "{ended:?}"
+            );
+        }
         let long = format!("0\r\nx: {}", "y".repeat(MAX_TRAILER_BYTES));
         assert!(matches!(
             decoded(Decoder::chunked(), long.as_bytes(), 100),

@@ -95,36 +95,60 @@ pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Excha
         };
         parts.headers.append(name, value);
     }
-    let body = body_of(&mut parts.headers, status, is_head)?;
+    let is_chunked = is_chunked(&parts.headers, is_1_1)?;
+    let length = single_length(&mut parts.headers)?;
+    let body = body_of(is_chunked, length, status, is_head);
     let keeps_alive = keeps_alive(&parts.headers, is_1_1) && !body.is_until_close();
     Ok(Some(Head { parts, body, keeps_alive, bytes }))
 }
 
 /// Selects the body decoder (RFC 9112 §6.3).
-fn body_of(headers: &mut HeaderMap, status: StatusCode, is_head: bool) -> Result<Decoder, ExchangeError> {
+fn body_of(is_chunked: bool, length: Option<u64>, status: StatusCode, is_head: bool) -> Decoder {
     let is_bodiless = is_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if is_bodiless {
-        return Ok(Decoder::empty());
+        Decoder::empty()
+    } else if is_chunked {
+        Decoder::chunked()
+    } else {
+        length.map_or_else(Decoder::until_close, Decoder::length)
     }
-    if let Some(last) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
-        let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        let is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        // Transfer-Encoding overrides Content-Length, which must be removed (RFC 9112 §6.3).
-        headers.remove(header::CONTENT_LENGTH);
-        return Ok(if is_chunked { Decoder::chunked() } else { Decoder::until_close() });
+}
+
+/// Whether the body is chunked. Every other use of `Transfer-Encoding` is an error, also in responses without a body:
+/// servers or proxies on the way could have read the end of the response in another way (RFC 9112 §6.1, §6.3).
+fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<bool, ExchangeError> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(false) };
+    if !is_1_1 {
+        return Err(ExchangeError::Malformed("it has Transfer-Encoding in HTTP/1.0"));
     }
-    let mut length = None;
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(ExchangeError::Malformed("it has both Content-Length and Transfer-Encoding"));
+    }
+    // No request asks for another coding with TE, so a server must not use one (RFC 9112 §7.4).
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return Err(ExchangeError::Malformed("its transfer coding is not supported"));
+    }
+    Ok(true)
+}
+
+/// The length in `Content-Length`. Repetitions of an equal length are removed, so that the client gets one.
+fn single_length(headers: &mut HeaderMap) -> Result<Option<u64>, ExchangeError> {
+    let (mut length, mut count) = (None, 0);
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let parsed =
             parse_length(value.as_bytes()).ok_or(ExchangeError::Malformed("invalid Content-Length"))?;
         if length.is_some_and(|length| length != parsed) {
             return Err(ExchangeError::Malformed("conflicting Content-Length headers"));
         }
-        length = Some(parsed);
+        (length, count) = (Some(parsed), count + 1);
     }
-    Ok(length.map_or_else(Decoder::until_close, Decoder::length))
+    if let Some(length) = length.filter(|_| count > 1) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(length)
 }
 
 fn parse_length(digits: &[u8]) -> Option<u64> {
@@ -199,11 +223,8 @@ mod tests {
     fn selects_the_body_decoder() {
         for (text, body) in [
             ("HTTP/1.1 200 OK\r\n\r\n", Decoder::until_close()),
-            (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 9\r\n\r\n",
-                Decoder::chunked(),
-            ),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", Decoder::until_close()),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Decoder::chunked()),
+            ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", Decoder::empty()),
             ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\n", Decoder::length(4)),
             ("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", Decoder::empty()),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", Decoder::empty()),
@@ -217,8 +238,47 @@ mod tests {
             (to_head_request.body, &to_head_request.parts.headers["content-length"]),
             (Decoder::empty(), &"4".parse().unwrap())
         );
-        let both = head("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n");
-        assert!(!both.parts.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn an_equal_content_length_is_passed_on_once() {
+        let repeated = head("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX: y\r\nContent-Length: 04\r\n\r\n");
+        let lengths: Vec<_> = repeated.parts.headers.get_all("content-length").iter().collect();
+        assert_eq!(lengths, ["4"]);
+        assert_eq!(repeated.body, Decoder::length(4));
+    }
+
+    #[test]
+    fn rejects_transfer_encodings_that_can_be_read_in_two_ways() {
+        for (head, error) in [
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked", "it has Transfer-Encoding in HTTP/1.0"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked",
+                "it has both Content-Length and Transfer-Encoding",
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\nContent-Length: 9",
+                "it has both Content-Length and Transfer-Encoding",
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip", "its transfer coding is not supported"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked", "its transfer coding is not supported"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked",
+                "its transfer coding is not supported",
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked", "its transfer coding is not supported"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity", "its transfer coding is not supported"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding:", "its transfer coding is not supported"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+                "its transfer coding is not supported",
+            ),
+        ] {
+            match decoded(&format!("{head}\r\n\r\n")) {
+                Err(ExchangeError::Malformed(found)) => assert_eq!(found, error, "{head}"),
+                other => panic!("{head}: {other:?}"),
+            }
+        }
     }
 
     #[test]
