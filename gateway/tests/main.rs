@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;
+mod closed;
 mod drain;
 mod explain;
 mod filters;
@@ -13,11 +14,13 @@ mod observe;
 mod odd_bodies;
 mod path;
 mod picker;
+mod picker_limits;
 mod picker_orders;
 mod picker_phases;
 mod picker_replace;
 mod picker_response;
 mod picker_tls;
+mod request_heads;
 mod retry;
 mod rewrite;
 mod services;

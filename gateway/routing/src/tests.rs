@@ -1,4 +1,5 @@
 mod report;
+mod restrictions;
 mod rewrites;
 mod settle;
 mod trust;

@@ -7,6 +7,7 @@
 mod abort;
 mod response;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_openai::ModelName;
@@ -49,6 +50,9 @@ pub(crate) enum Error {
     /// The certificate of another listener was used for the connection (RFC 9110 §15.5.20).
     #[error("the connection was opened for another host")]
     Misdirected,
+    /// A policy restricts the listener or the rule, and the gateway does not enforce it.
+    #[error("access is denied by a policy that this gateway does not enforce: {0}")]
+    PolicyNotEnforced(Arc<str>),
     #[error("the route's backend cannot be used: {0}")]
     Backend(&'static str),
     #[error("the request took longer than the {} s that its route allows", limit.as_secs_f64())]
@@ -111,6 +115,7 @@ impl Error {
             }
             Self::NoRoute => Class::new(Client, StatusCode::NOT_FOUND, "route_not_found"),
             Self::Misdirected => Class::new(Client, StatusCode::MISDIRECTED_REQUEST, "misdirected"),
+            Self::PolicyNotEnforced(_) => Class::new(Internal, StatusCode::FORBIDDEN, "policy_not_enforced"),
             // Gateway API: a request to a backendRef that cannot be resolved gets a 500.
             Self::Backend(_) => Class::new(Internal, StatusCode::INTERNAL_SERVER_ERROR, "backend_unresolved"),
             Self::RequestTimeout { .. } => {

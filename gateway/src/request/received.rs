@@ -1,6 +1,6 @@
 //! A request whose head is valid and whose listener is known.
 
-use forebay_routing::{BeforeBody, ListenerRoutes};
+use forebay_routing::{BeforeBody, ListenerRoutes, Rule};
 use http::{Method, request};
 use hyper::body::Incoming;
 
@@ -47,9 +47,15 @@ impl<'a> Received<'a> {
         {
             return Err(Error::Misdirected);
         }
+        if let Some(policy) = listener.closed_by() {
+            return Err(Error::PolicyNotEnforced(policy.clone()));
+        }
         remove_internal(&mut head.headers, listener.is_trusted());
         context.observe_received(&mut head.headers, listener);
         let before_body = listener.before_body(host, &head);
+        if let BeforeBody::Decided(matched) = before_body {
+            check_policy(matched.rule)?;
+        }
         let scheme = port.scheme();
         Ok(Self { context, head, body, authority, scheme, listener, before_body })
     }
@@ -57,4 +63,9 @@ impl<'a> Received<'a> {
     pub(super) fn host(&self) -> &str {
         host_of(&self.authority)
     }
+}
+
+/// Fails if a policy that the gateway does not enforce restricts the rule.
+pub(super) fn check_policy(rule: &Rule) -> Result<(), Error> {
+    rule.closed_by.as_ref().map_or(Ok(()), |policy| Err(Error::PolicyNotEnforced(policy.clone())))
 }

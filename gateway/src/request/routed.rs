@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::authority::host_of;
 use super::context::Context;
 use super::filters::AppliedFilters;
-use super::received::Received;
+use super::received::{Received, check_policy};
 use crate::error::Error;
 use crate::hold::{self, HeldBody, ModelScan};
 use crate::models::ModelLists;
@@ -75,6 +75,7 @@ impl<'a> Routed<'a> {
             let Some(matched) = matched else {
                 return Err(model.map_or(Error::NoRoute, Error::UnknownModel));
             };
+            check_policy(matched.rule)?;
             let chosen = matched.rule.backends.choose();
             context.observe_routed(&head, listener, model.as_ref(), matched.rule, &chosen.backend);
             let filters = AppliedFilters::new(

@@ -43,11 +43,21 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             }
         }
     }
+    // Also policies of routes and pools.
+    for (key, gateways) in &installation.report.policies {
+        if let Some(status) = gateways.values().find(|status| !status.is_true) {
+            let object = Object::new("AgentgatewayPolicy", key);
+            errors.entry(object).or_insert_with(|| status.message.clone());
+        }
+    }
     let mut all: Vec<Finding> = errors
         .into_iter()
         .map(|(object, why)| {
             let fix = match object.kind.as_str() {
                 "ConfigMap" => "correct the field that is named (data.baseModel, data.adapters)",
+                _ if why.contains("is not supported") => {
+                    "remove the field from the policy; what it protects needs another protection before that"
+                }
                 _ => r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
             };
             Finding::error(object, why, fix).because(reason::INVALID)

@@ -532,6 +532,28 @@ fn checks_routes_of_pool() {
 }
 
 #[test]
+fn reports_policies_that_close_what_they_target() {
+    let field = "    phase: PreRouting\n    apiKeyAuthentication: { secretRef: { name: keys } }\n";
+    only(
+        &changed("    phase: PreRouting\n", field),
+        &["error", "AgentgatewayPolicy infra/bbr", "traffic.apiKeyAuthentication", "403", "remove the field"],
+    );
+    let of_pool = r#"
+---
+apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayPolicy
+metadata: { name: keys, namespace: llm-d }
+spec:
+  targetRefs: [{ group: inference.networking.k8s.io, kind: InferencePool, name: qwen }]
+  traffic: { authorization: { action: Deny } }
+"#;
+    only(
+        &problems(&cluster(&(VALID.to_owned() + of_pool))),
+        &["error", "AgentgatewayPolicy llm-d/keys", "traffic.authorization", "403", "remove the field"],
+    );
+}
+
+#[test]
 fn suggests_similar_model_for_unmapped_base_model() {
     let lines = changed("value: Qwen/Qwen3-0.6B", "value: qwen/qwen3-0.6b");
     only(

@@ -1,12 +1,15 @@
-//! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets request headers before routing. Other fields
-//! are ignored.
+//! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets request headers before routing. Other fields are
+//! kept: a policy that restricts access must not be taken for one that does not.
 
 #![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::ParentReference;
 
@@ -25,8 +28,13 @@ use super::ParentReference;
 pub struct AgentgatewayPolicySpec {
     #[serde(default)]
     pub target_refs: Vec<PolicyTargetRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_selectors: Vec<PolicyTargetSelector>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficPolicy>,
+    /// All other fields.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// An object in the policy's namespace.
@@ -40,12 +48,27 @@ pub struct PolicyTargetRef {
     pub section_name: Option<String>,
 }
 
+/// Objects in the policy's namespace with these labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyTargetSelector {
+    pub group: String,
+    pub kind: String,
+    #[serde(default)]
+    pub match_labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficPolicy {
     #[serde(default)]
     pub phase: TrafficPhase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transformation: Option<Transformation>,
+    /// All other fields.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// Whether the policy applies before or after a route is selected.

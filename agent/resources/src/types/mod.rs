@@ -9,8 +9,8 @@ mod secret;
 pub use self::{
     agentgateway_policy::{
         AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus, HeaderTransformation,
-        PolicyAncestorStatus, PolicyTargetRef, TrafficPhase, TrafficPolicy, Transformation,
-        TransformationSide,
+        PolicyAncestorStatus, PolicyTargetRef, PolicyTargetSelector, TrafficPhase, TrafficPolicy,
+        Transformation, TransformationSide,
     },
     inference_model_rewrite::{
         InferenceModelRewrite, InferenceModelRewriteSpec, InferenceModelRewriteStatus, ModelMatch,

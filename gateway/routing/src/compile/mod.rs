@@ -13,12 +13,14 @@ mod parents;
 mod reference;
 mod report;
 mod resolve;
+mod restrictions;
 mod rewrites;
 mod rule;
 mod settle;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use forebay_resources::{HttpRoute, ObjectKey, Snapshot};
 
@@ -30,11 +32,12 @@ pub use self::models::{ListenerModels, listener_models};
 pub use self::parents::gateway_parents;
 pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
 use self::resolve::Resolver;
+use self::restrictions::Restrictions;
 use self::rule::CompiledRoute;
 pub use self::settle::{Settled, SnapshotSettler};
 use self::trust::trusted;
 use crate::condition::{ConditionStatus, reason};
-use crate::table::{Entry, ListenerPort, ListenerRoutes, PortRoutes, PortSharing, RouteTable};
+use crate::table::{Entry, ListenerPort, ListenerRoutes, ModelMap, PortRoutes, PortSharing, RouteTable};
 
 /// Compiles the routes of all Gateways of `class`.
 ///
@@ -54,14 +57,16 @@ pub fn compile(
         .map(|(key, _)| key)
         .collect();
     let mut resolver = Resolver::new(snapshot);
+    let restrictions = Restrictions::new(snapshot);
     let routes: Vec<CompiledRoute<'_>> = snapshot
         .http_routes
         .iter()
         .filter(|(key, route)| gateway_parents(key, route).any(|(_, gateway, _)| gateways.contains(&gateway)))
-        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver))
+        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver, &restrictions))
         .collect();
 
     let mut report = Report::default();
+    let mut problems = BTreeSet::new();
     let mut attached: Vec<Vec<&CompiledRoute<'_>>> = vec![Vec::new(); listeners.len()];
     for route in &routes {
         let parents: Vec<ParentReport> = gateway_parents(route.key, route.object)
@@ -69,16 +74,21 @@ pub fn compile(
             .map(|(_, gateway, parent)| attach(snapshot, route, gateway, parent, &listeners, &mut attached))
             .collect();
         report_pools(&mut report, route, &parents, &resolver);
+        for (policy, why) in &route.closed_by {
+            problems.insert(format!("AgentgatewayPolicy {policy}: {why}"));
+            for parent in &parents {
+                report_policy(&mut report, policy, &parent.gateway, std::slice::from_ref(why));
+            }
+        }
         report.routes.insert(route.key.clone(), parents);
     }
     report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
     report.rewrites = rewrites::conditions(snapshot, &report.pools);
     report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
 
-    let mut problems = BTreeSet::new();
     let trusted = trusted(snapshot, &gateways, &listeners, &mut problems);
     let listeners = listeners.iter().zip(&attached).zip(trusted);
-    let ports = ports(snapshot, listeners, certificates, &mut report, &mut problems);
+    let ports = ports(snapshot, &restrictions, listeners, certificates, &mut report, &mut problems);
     problems.extend(report.problems());
     let pools = resolver.into_pools();
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
@@ -111,6 +121,7 @@ fn report_pools(
 /// Served listeners with their routes, by port.
 fn ports<'a>(
     snapshot: &Snapshot,
+    restrictions: &Restrictions<'_>,
     listeners: impl Iterator<Item = ((&'a Listener<'a>, &'a Vec<&'a CompiledRoute<'a>>), bool)>,
     certificates: &mut Certificates,
     report: &mut Report,
@@ -122,8 +133,10 @@ fn ports<'a>(
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
-            let routes =
-                listener_routes(snapshot, listener, is_trusted, routes, &mut report.policies, problems);
+            let closed_by = restrictions.of_listener(snapshot, listener.gateway, &listener.spec.name);
+            let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
+            report_models(&models, listener.gateway, report, problems);
+            let routes = listener_routes(listener, is_trusted, closed_by, models.map, routes);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
                 keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
@@ -141,26 +154,35 @@ fn ports<'a>(
     ports
 }
 
+fn report_models(
+    models: &ListenerModels,
+    gateway: &ObjectKey,
+    report: &mut Report,
+    problems: &mut BTreeSet<String>,
+) {
+    problems.extend(models.config_map_errors.iter().map(|(key, why)| format!("ConfigMap {key}: {why}")));
+    for (policy, errors) in &models.policies {
+        problems.extend(errors.iter().map(|why| format!("AgentgatewayPolicy {policy}: {why}")));
+        report_policy(report, policy, gateway, errors);
+    }
+}
+
+/// Condition `Accepted` of a policy at a Gateway. The first error counts.
+fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, errors: &[String]) {
+    let at_gateways = report.policies.entry(policy.clone()).or_default();
+    let status = at_gateways.entry(gateway.clone()).or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
+    if let Some(why) = errors.first().filter(|_| status.is_true) {
+        *status = ConditionStatus::unmet(reason::INVALID, why);
+    }
+}
+
 fn listener_routes(
-    snapshot: &Snapshot,
     listener: &Listener<'_>,
     is_trusted: bool,
+    closed_by: Option<Arc<str>>,
+    models: ModelMap,
     routes: &[&CompiledRoute<'_>],
-    policies: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, ConditionStatus>>,
-    problems: &mut BTreeSet<String>,
 ) -> ListenerRoutes {
-    let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
-    problems.extend(models.config_map_errors.iter().map(|(key, why)| format!("ConfigMap {key}: {why}")));
-    for (key, errors) in models.policies {
-        problems.extend(errors.iter().map(|why| format!("AgentgatewayPolicy {key}: {why}")));
-        let at_gateways = policies.entry(key).or_default();
-        let status = at_gateways
-            .entry(listener.gateway.clone())
-            .or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
-        if let Some(why) = errors.into_iter().next().filter(|_| status.is_true) {
-            *status = ConditionStatus::unmet(reason::INVALID, why);
-        }
-    }
     let mut entries = Vec::new();
     for route in routes {
         for hostname in effective_hostnames(&listener.hostname, route.object) {
@@ -175,7 +197,7 @@ fn listener_routes(
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    ListenerRoutes::new(listener.hostname.clone(), is_trusted, models.map, entries)
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, closed_by, models, entries)
 }
 
 fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {

@@ -5,7 +5,7 @@ use forebay_resources::{
     AgentgatewayPolicy, HeaderTransformation, ObjectKey, Snapshot, TrafficPhase, base_model, parse_model_map,
 };
 
-use crate::names::GATEWAY_GROUP;
+use super::restrictions::{Unsupported, targets_listener};
 use crate::table::ModelMap;
 
 /// The model map of a listener, and the objects that take part in it.
@@ -23,24 +23,14 @@ pub struct ListenerModels {
 pub fn listener_models(snapshot: &Snapshot, gateway: &ObjectKey, listener: &str) -> ListenerModels {
     let mut models = ListenerModels::default();
     for (key, policy) in &snapshot.agentgateway_policies {
-        if targets(policy, key, gateway, listener) {
-            let errors = add_policy(&mut models.map, key, policy);
+        if targets_listener(snapshot, policy, key, gateway, listener) {
+            let mut errors: Vec<String> = Unsupported::of(policy).messages().collect();
+            errors.extend(add_policy(&mut models.map, key, policy));
             models.policies.push((key.clone(), errors));
         }
     }
     add_config_maps(&mut models, snapshot);
     models
-}
-
-/// A policy targets a Gateway of its own namespace, or one listener of it.
-fn targets(policy: &AgentgatewayPolicy, key: &ObjectKey, gateway: &ObjectKey, listener: &str) -> bool {
-    key.namespace == gateway.namespace
-        && policy.spec.target_refs.iter().any(|target| {
-            target.group == GATEWAY_GROUP
-                && target.kind == "Gateway"
-                && target.name == gateway.name
-                && target.section_name.as_ref().is_none_or(|section| section == listener)
-        })
 }
 
 /// Returns what is invalid or not supported.

@@ -39,6 +39,10 @@ impl<'a> Resolver<'a> {
         Self { snapshot, pools: Vec::new(), pool_indexes: HashMap::new(), services: HashMap::new() }
     }
 
+    pub(super) fn snapshot(&self) -> &'a Snapshot {
+        self.snapshot
+    }
+
     pub(super) fn into_pools(self) -> Vec<Arc<Pool>> {
         self.pools
     }

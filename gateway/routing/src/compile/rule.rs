@@ -9,6 +9,7 @@ use gateway_api::experimental::httproutes as api;
 use super::filters;
 use super::reference::Reference;
 use super::resolve::{Resolver, Scope};
+use super::restrictions::Restrictions;
 use crate::condition::{ConditionStatus, reason};
 use crate::table::{Backends, Match, RetryPolicy, Rule, Timeouts, Weighted};
 
@@ -24,10 +25,17 @@ pub(super) struct CompiledRoute<'a> {
     /// Why rules are dropped.
     dropped: Vec<String>,
     pub(super) resolved_refs: ConditionStatus,
+    /// Policies that close rules, with the reason.
+    pub(super) closed_by: Vec<(ObjectKey, String)>,
 }
 
 impl<'a> CompiledRoute<'a> {
-    pub(super) fn new(key: &'a ObjectKey, object: &'a HttpRoute, resolver: &mut Resolver<'_>) -> Self {
+    pub(super) fn new(
+        key: &'a ObjectKey,
+        object: &'a HttpRoute,
+        resolver: &mut Resolver<'_>,
+        restrictions: &Restrictions<'_>,
+    ) -> Self {
         let mut route = Self {
             key,
             object,
@@ -35,6 +43,7 @@ impl<'a> CompiledRoute<'a> {
             pools: BTreeSet::new(),
             dropped: Vec::new(),
             resolved_refs: ConditionStatus::met(reason::RESOLVED_REFS),
+            closed_by: Vec::new(),
         };
         for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
             // The first reference that does not resolve is reported.
@@ -48,7 +57,13 @@ impl<'a> CompiledRoute<'a> {
                 Scope { namespace: &key.namespace, unresolved: &mut unresolved, pools: &mut route.pools };
             let origin = format!("{key} rule {index}");
             match compile(rule, origin, resolver, &mut scope) {
-                Ok((matches, rule)) => route.rules.push((index, matches, Arc::new(rule))),
+                Ok((matches, mut compiled)) => {
+                    if let Some(policy) = restrictions.of_rule(resolver.snapshot(), key, object, rule) {
+                        compiled.closed_by = Some(policy.reason());
+                        route.closed_by.extend(policy.messages().map(|why| (policy.key.clone(), why)));
+                    }
+                    route.rules.push((index, matches, Arc::new(compiled)));
+                }
                 Err(why) => route.dropped.push(format!("rule {index}: {why}")),
             }
         }
@@ -88,7 +103,7 @@ fn compile(
     let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
     let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
     let backends = backends(rule, resolver, scope)?;
-    Ok((matches, Rule { origin, filters, backends, timeouts, retry }))
+    Ok((matches, Rule { origin, filters, backends, timeouts, retry, closed_by: None }))
 }
 
 fn backends(

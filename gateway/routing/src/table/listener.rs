@@ -46,6 +46,7 @@ impl PortRoutes {
 pub struct ListenerRoutes {
     hostname: Hostname,
     is_trusted: bool,
+    closed_by: Option<Arc<str>>,
     models: ModelMap,
     /// Models with an exact rewrite in one of the pools.
     aliases: HashMap<String, Targets>,
@@ -58,7 +59,13 @@ pub struct ListenerRoutes {
 
 impl ListenerRoutes {
     /// `entries` sorted by precedence.
-    pub(crate) fn new(hostname: Hostname, is_trusted: bool, models: ModelMap, entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(
+        hostname: Hostname,
+        is_trusted: bool,
+        closed_by: Option<Arc<str>>,
+        models: ModelMap,
+        entries: Vec<Entry>,
+    ) -> Self {
         let mut aliases: HashMap<String, Targets> = HashMap::new();
         let pools = entries.iter().flat_map(|entry| entry.rule.backends.pools());
         for (alias, targets) in pools.filter_map(|pool| pool.rewrites.as_ref()).flat_map(Rewrites::exact) {
@@ -69,7 +76,7 @@ impl ListenerRoutes {
         let named = models.all().chain(matched).chain(aliases.keys().map(String::as_str));
         let known_models = named.map(Arc::from).collect();
         let index = Index::new(&entries);
-        Self { hostname, is_trusted, models, aliases, entries, index, known_models }
+        Self { hostname, is_trusted, closed_by, models, aliases, entries, index, known_models }
     }
 
     pub(crate) fn hostname(&self) -> &Hostname {
@@ -88,6 +95,11 @@ impl ListenerRoutes {
     /// Whether clients may set internal headers (model rewrite, endpoint subset, explain).
     pub fn is_trusted(&self) -> bool {
         self.is_trusted
+    }
+
+    /// A policy that restricts the listener and that the gateway does not enforce. Such a listener answers no request.
+    pub fn closed_by(&self) -> Option<&Arc<str>> {
+        self.closed_by.as_ref()
     }
 
     /// Base models of model names.
@@ -119,11 +131,12 @@ impl ListenerRoutes {
         self.index.first_of_models(&self.entries, host, head).map(Entry::matched)
     }
 
-    /// The pools that requests to `host` can reach, without duplicates.
+    /// The pools that requests to `host` can reach, without duplicates and without those of closed rules.
     pub fn pools(&self, host: &str) -> Vec<Arc<Pool>> {
         let mut seen = HashSet::new();
         self.index
             .of_host(&self.entries, host)
+            .filter(|entry| entry.rule.closed_by.is_none())
             .flat_map(|entry| entry.rule.backends.pools())
             .filter(|pool| seen.insert(pool.label.clone()))
             .cloned()

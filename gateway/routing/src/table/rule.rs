@@ -20,6 +20,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When a request may be sent again.
     pub retry: Option<RetryPolicy>,
+    /// A policy that restricts the rule and that the gateway does not enforce. Such a rule answers no request.
+    pub closed_by: Option<Arc<str>>,
 }
 
 /// The backends of a rule with their weights.

@@ -1,0 +1,124 @@
+//! AgentgatewayPolicies with fields that are not supported.
+
+use super::*;
+use crate::reason;
+
+/// `target`: `targetRefs` or `targetSelectors` with a value.
+fn policy(namespace: &str, target: &str, rest: &str) -> String {
+    format!(
+        r#"
+---
+apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayPolicy
+metadata: {{name: keys, namespace: {namespace}}}
+spec: {{{target}, {rest}}}
+"#
+    )
+}
+
+const TO_GATEWAY: &str = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]";
+const KEYS: &str = "traffic: {apiKeyAuthentication: {mode: Strict, secretRef: {name: keys}}}";
+
+fn manifests(policy: &str) -> String {
+    let rules = format!(
+        "rules: [{{name: one, {}}}, {{name: two, matches: [{{path: {{value: /two}}}}], {}}}]",
+        to("p"),
+        to("q")
+    );
+    gateway(OPEN).replace("name: gw,", "name: gw, labels: {team: a},")
+        + &pools(&["p", "q"])
+        + &route("r", &rules)
+        + policy
+}
+
+/// Whether the listener is closed, and the paths whose rule is.
+async fn closed(policy: &str) -> (bool, Vec<&'static str>, RouteTable, Report) {
+    let (table, report) = compiled(&manifests(policy)).await;
+    let listener = of_port(&table).listener("x").unwrap();
+    let is_closed =
+        |path: &&str| listener.route("x", &head("POST", path, &[])).unwrap().rule.closed_by.is_some();
+    let paths = ["/one", "/two"].into_iter().filter(|path| is_closed(path)).collect();
+    (listener.closed_by().is_some(), paths, table, report)
+}
+
+#[tokio::test]
+async fn what_restricts_and_is_not_enforced_closes() {
+    let to_pool = "targetRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: q}]";
+    let to_route = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]";
+    let to_rule = to_route.replace("name: r}", "name: r, sectionName: two}");
+    let by_labels =
+        "targetSelectors: [{group: gateway.networking.k8s.io, kind: Gateway, matchLabels: {team: a}}]";
+    for (name, policy, listener, paths) in [
+        ("a Gateway", policy("infra", TO_GATEWAY, KEYS), true, vec![]),
+        (
+            "its listener",
+            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: http}"), KEYS),
+            true,
+            vec![],
+        ),
+        (
+            "another listener",
+            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: x}"), KEYS),
+            false,
+            vec![],
+        ),
+        ("another namespace", policy("models", TO_GATEWAY, KEYS), false, vec![]),
+        ("a Gateway by labels", policy("infra", by_labels, KEYS), true, vec![]),
+        ("other labels", policy("infra", &by_labels.replace("team: a", "team: b"), KEYS), false, vec![]),
+        ("a route", policy("models", to_route, KEYS), false, vec!["/one", "/two"]),
+        ("a rule", policy("models", &to_rule, KEYS), false, vec!["/two"]),
+        ("a pool", policy("models", to_pool, KEYS), false, vec!["/two"]),
+        ("an empty field", policy("infra", TO_GATEWAY, "traffic: {jwtAuthentication: null}"), false, vec![]),
+    ] {
+        let (is_closed, closed_paths, table, report) = closed(&policy).await;
+        assert_eq!((is_closed, closed_paths), (listener, paths.clone()), "{name}");
+        if listener || !paths.is_empty() {
+            let problem = table.problems.iter().find(|it| it.contains("apiKeyAuthentication")).unwrap();
+            let status =
+                &report.policies.values().next().unwrap()[&forebay_resources::ObjectKey::new("infra", "gw")];
+            assert_eq!((status.is_true, status.reason), (false, reason::INVALID), "{name}");
+            assert!(problem.ends_with(&status.message), "{name}: {problem}");
+        }
+    }
+}
+
+/// Every field of `agentgateway.dev/v1alpha1`, and fields that later versions may add.
+#[tokio::test]
+async fn each_field_either_closes_or_is_reported_without_effect() {
+    for (closes, field) in [
+        (true, "traffic: {jwtAuthentication: {mode: Strict}}"),
+        (true, "traffic: {basicAuthentication: {mode: Strict}}"),
+        (true, "traffic: {authorization: {action: Deny}}"),
+        (true, "traffic: {rateLimit: {local: []}}"),
+        (true, "traffic: {extAuth: {}}"),
+        (true, "traffic: {extProc: {}}"),
+        (true, "traffic: {csrf: {}}"),
+        (true, "traffic: {directResponse: {status: 403}}"),
+        (true, "traffic: {somethingNew: {}}"),
+        (true, "frontend: {networkAuthorization: {}}"),
+        (true, "frontend: {somethingNew: {}}"),
+        (true, "backend: {extAuth: {}}"),
+        (true, "backend: {mcp: {}}"),
+        (true, "backend: {ai: {promptGuard: {}}}"),
+        (false, "traffic: {cors: {}}"),
+        (false, "traffic: {timeouts: {request: 1s}}"),
+        (false, "traffic: {retry: {}}"),
+        (false, "traffic: {buffer: {}}"),
+        (false, "frontend: {accessLog: {}}"),
+        (false, "backend: {ai: {defaults: []}}"),
+        (false, "backend: {auth: {}}"),
+    ] {
+        let (is_closed, _, table, _) = closed(&policy("infra", TO_GATEWAY, field)).await;
+        assert_eq!(is_closed, closes, "{field}");
+        let what = if closes { "status 403" } else { "has no effect" };
+        let reported = table
+            .problems
+            .iter()
+            .any(|problem| problem.starts_with("AgentgatewayPolicy infra/keys: ") && problem.contains(what));
+        assert!(reported, "{field}: {:?}", table.problems);
+    }
+    let supported = r#"traffic: {phase: PreRouting, transformation: {request: {set: [{name: X-Gateway-Base-Model-Name, value: '{"m": "p"}[json(request.body).model]'}]}}}"#;
+    let (is_closed, _, table, report) = closed(&policy("infra", TO_GATEWAY, supported)).await;
+    assert_eq!((is_closed, table.problems.len()), (false, 0), "{:?}", table.problems);
+    assert!(report.policies.values().flat_map(|it| it.values()).all(|status| status.is_true));
+}
