@@ -140,7 +140,9 @@ fn read_class(error: &hold::ReadError) -> Class {
         hold::ReadError::Body(error) => (error.http_status(), error.code()),
         hold::ReadError::Broken => (StatusCode::BAD_REQUEST, "body_broken"),
         hold::ReadError::ClientGone => (client_closed_request(), "client_closed_request"),
-        hold::ReadError::Stalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+        hold::ReadError::Stalled { .. } | hold::ReadError::TooSlow { .. } => {
+            (StatusCode::REQUEST_TIMEOUT, "body_timeout")
+        }
     };
     let param = match error {
         hold::ReadError::Body(error) => error.param(),

@@ -8,11 +8,18 @@ use forebay_openai::{BodyError, ModelName, Splicer};
 use http::HeaderMap;
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::frames::Frames;
 use super::remainder::{ModelScan, Remainder};
 use super::upstream::{Loan, LoanState, UpstreamBody};
-use super::{Error, Hold};
+use super::{Error, Hold, ReadError};
+
+/// Minimum rate at which a body that is held must arrive, after [`GRACE_TIMEOUTS`].
+const MIN_BYTES_PER_SECOND: u32 = 8 << 10;
+/// Idle timeouts for which a held body may arrive at any rate. Otherwise a few clients that send a byte now and then keep
+/// the hold budget for ever.
+const GRACE_TIMEOUTS: u32 = 6;
 
 /// The frames of a request body that have arrived, and the remainder that has not.
 #[derive(Debug)]
@@ -25,6 +32,9 @@ pub(crate) struct HeldBody {
     /// Of `hold`, what is held for the decoder of a compressed body.
     decoder_bytes: usize,
     remainder: Option<Remainder>,
+    idle_timeout: Duration,
+    /// When the first frame of several arrived.
+    began: Option<Instant>,
     /// Set while an upstream connection has the remainder.
     loan: Option<Arc<LoanState>>,
 }
@@ -56,6 +66,8 @@ impl HeldBody {
             hold,
             decoder_bytes: 0,
             remainder,
+            idle_timeout,
+            began: None,
             loan: None,
         })
     }
@@ -76,8 +88,21 @@ impl HeldBody {
         }
         let Some(data) = data else { return Ok(false) };
         self.hold.grow(data.len())?;
+        if self.remainder.is_some() {
+            self.check_rate()?;
+        }
         self.frames.push(data);
         Ok(true)
+    }
+
+    /// Fails if the client sends too slowly for a body that is held.
+    fn check_rate(&mut self) -> Result<(), ReadError> {
+        let now = Instant::now();
+        let waited = now.duration_since(*self.began.get_or_insert(now));
+        let bytes = u32::try_from(self.hold.bytes()).unwrap_or(u32::MAX);
+        let allowed =
+            self.idle_timeout * GRACE_TIMEOUTS + Duration::from_secs(1) * bytes / MIN_BYTES_PER_SECOND;
+        if waited > allowed { Err(ReadError::TooSlow { waited }) } else { Ok(()) }
     }
 
     /// Reads until the model is known, or until it is certain that there is none.

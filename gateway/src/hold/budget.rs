@@ -5,6 +5,9 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::Error;
 
+/// A quarter of the budget is kept for bodies up to this size, so that large bodies cannot take it from small ones.
+const SMALL_BODY_BYTES: u64 = 64 << 10;
+
 /// Limits for held request bodies: of one body and of all bodies together.
 #[derive(Debug)]
 pub(crate) struct HoldBudget {
@@ -43,7 +46,9 @@ impl Hold {
             return Err(Error::TooLarge { limit_bytes });
         }
         let taken = self.budget.held_bytes.fetch_add(more, Ordering::Relaxed) + more;
-        if taken > self.budget.total_bytes {
+        let is_small = self.bytes + more <= SMALL_BODY_BYTES;
+        let limit = if is_small { self.budget.total_bytes } else { self.budget.total_bytes / 4 * 3 };
+        if taken > limit {
             self.budget.held_bytes.fetch_sub(more, Ordering::Relaxed);
             return Err(Error::BudgetExhausted);
         }
@@ -95,6 +100,25 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_bodies_leave_room_for_small_ones() {
+        let budget = HoldBudget::new(1 << 20, 4 << 20, 0, Gauge::default());
+        let mut large: Vec<Hold> = (0..3).map(|_| budget.open()).collect();
+        large.iter_mut().for_each(|hold| hold.grow(1 << 20).unwrap());
+        assert!(matches!(budget.open().grow(SMALL_BODY_BYTES as usize + 1), Err(Error::BudgetExhausted)));
+        let small: Vec<Hold> = (0..16)
+            .map(|_| {
+                let mut hold = budget.open();
+                hold.grow(SMALL_BODY_BYTES as usize).unwrap();
+                hold
+            })
+            .collect();
+        assert_eq!(budget.gauge.get(), 4 << 20);
+        assert!(matches!(budget.open().grow(1), Err(Error::BudgetExhausted)));
+        drop((large, small));
+        assert_eq!(budget.gauge.get(), 0);
+    }
 
     #[test]
     fn enforces_both_limits_and_releases_all_bytes() {

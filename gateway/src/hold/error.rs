@@ -20,6 +20,12 @@ pub enum ReadError {
         /// The client body timeout.
         waited: Duration,
     },
+    /// The body is held and arrives at less than 8 KiB/s.
+    #[error("the request body did not arrive within {} s", waited.as_secs_f64())]
+    TooSlow {
+        /// Since the first frame.
+        waited: Duration,
+    },
 }
 
 /// Why a request body cannot be held.

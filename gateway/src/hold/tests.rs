@@ -98,3 +98,24 @@ async fn time_in_which_the_upstream_does_not_read_does_not_count() {
     assert_eq!(last.unwrap().unwrap().into_data().unwrap(), "x");
     assert!(upstream.frame().await.is_none());
 }
+
+/// A body that is held occupies the budget of others.
+#[tokio::test(start_paused = true)]
+async fn a_held_body_must_arrive_at_a_minimum_rate() {
+    let (mut body, mut client) = request(1_000).await;
+    let began = Instant::now();
+    let reading = async {
+        loop {
+            if let Err(error) = body.read_frame().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::select! {
+        error = reading => error,
+        () = send(&mut client, 100, SHORTER) => panic!("all of it was held"),
+    };
+    let waited = began.elapsed();
+    assert!(matches!(error, Error::Read(ReadError::TooSlow { .. })), "{error}");
+    assert!((6 * IDLE_TIMEOUT..8 * IDLE_TIMEOUT).contains(&waited), "{waited:?}");
+}
