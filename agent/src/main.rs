@@ -153,6 +153,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_options_are_consistent() {
+        <super::Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
     fn reference_is_up_to_date() {
         let publisher = forebay_agent::publish::Publisher::new(forebay_telemetry::v1::Node::default());
         let text = format!(

@@ -157,3 +157,11 @@ fn cache_folder() -> Result<PathBuf> {
         .context("cannot install vLLM: neither XDG_CACHE_HOME nor HOME is set")?;
     Ok(base.join("forebay/vllm"))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_options_are_consistent() {
+        <super::Options as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -89,3 +89,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_options_are_consistent() {
+        <super::Args as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -129,3 +129,11 @@ fn run(options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_options_are_consistent() {
+        <super::Options as clap::CommandFactory>::command().debug_assert();
+    }
+}
