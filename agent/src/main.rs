@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_options_are_consistent() {
-        <super::Args as clap::CommandFactory>::command().debug_assert();
+        Args::command().debug_assert();
     }
 
     #[test]

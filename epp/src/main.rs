@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_options_are_consistent() {
-        <super::Flags as clap::CommandFactory>::command().debug_assert();
+        Flags::command().debug_assert();
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_options_are_consistent() {
-        <super::Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
