@@ -1,4 +1,4 @@
-//! Policies that restrict access and are not supported: nobody gets in whom they would have kept out.
+//! Policies that restrict access and are not supported: requests to their targets are rejected.
 
 use crate::support::client::{exchange, get, post};
 use crate::support::harness::{Harness, QWEN, TINY};

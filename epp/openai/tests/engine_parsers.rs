@@ -1,5 +1,5 @@
-//! A body that the scanner accepts has the same model for the parsers of vLLM, in the oldest and the newest versions that it
-//! allows. Skipped without Python or without a package index.
+//! A body that the scanner accepts has the same model for the parsers of vLLM, in an old and a new version. Skipped without
+//! Python or without a package index.
 
 #![allow(
     clippy::unwrap_used,

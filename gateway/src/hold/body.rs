@@ -99,7 +99,9 @@ impl HeldBody {
     fn check_rate(&mut self) -> Result<(), ReadError> {
         let now = Instant::now();
         let waited = now.duration_since(*self.began.get_or_insert(now));
-        let bytes = u32::try_from(self.hold.bytes()).unwrap_or(u32::MAX);
+        // The window of a decoder did not arrive.
+        let received = self.hold.bytes().saturating_sub(self.decoder_bytes as u64);
+        let bytes = u32::try_from(received).unwrap_or(u32::MAX);
         let allowed =
             self.idle_timeout * GRACE_TIMEOUTS + Duration::from_secs(1) * bytes / MIN_BYTES_PER_SECOND;
         if waited > allowed { Err(ReadError::TooSlow { waited }) } else { Ok(()) }

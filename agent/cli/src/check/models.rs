@@ -56,7 +56,7 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             let fix = match object.kind.as_str() {
                 "ConfigMap" => "correct the field that is named (data.baseModel, data.adapters)",
                 _ if why.contains("is not supported") => {
-                    "remove the field from the policy; what it protects needs another protection before that"
+                    "remove the field from the policy; if it restricts access, protect the target in another way first"
                 }
                 _ => r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
             };

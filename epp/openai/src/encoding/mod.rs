@@ -28,11 +28,14 @@ pub(super) struct EncodedScanner {
     scanner: PlainScanner,
     encoded_bytes: u64,
     decoded_bytes: u64,
+    /// Reused for each piece.
+    output: Vec<u8>,
 }
 
 impl EncodedScanner {
     pub(super) fn new(encoding: Encoding, scanner: PlainScanner) -> Result<Self, BodyError> {
-        Ok(Self { decoder: Decoder::new(encoding)?, scanner, encoded_bytes: 0, decoded_bytes: 0 })
+        let output = Vec::with_capacity(OUTPUT_BYTES);
+        Ok(Self { decoder: Decoder::new(encoding)?, scanner, encoded_bytes: 0, decoded_bytes: 0, output })
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Progress, BodyError> {
@@ -43,14 +46,13 @@ impl EncodedScanner {
             return Err(BodyError::AmbiguousEncoding);
         }
         self.encoded_bytes += bytes.len() as u64;
-        let mut output = Vec::with_capacity(OUTPUT_BYTES);
         let mut rest = bytes;
         loop {
-            output.clear();
-            let read = self.decoder.decode(rest, &mut output)?;
+            self.output.clear();
+            let read = self.decoder.decode(rest, &mut self.output)?;
             rest = &rest[read..];
-            self.scan(&output)?;
-            match (read, output.len(), rest.len()) {
+            self.scan_output()?;
+            match (read, self.output.len(), rest.len()) {
                 (0, 0, 0) => return Ok(self.progress()),
                 // Bytes behind the end of the stream.
                 (0, 0, _) => return Err(BodyError::InvalidEncoding),
@@ -59,14 +61,14 @@ impl EncodedScanner {
         }
     }
 
-    fn scan(&mut self, decoded: &[u8]) -> Result<(), BodyError> {
-        self.decoded_bytes += decoded.len() as u64;
+    fn scan_output(&mut self) -> Result<(), BodyError> {
+        self.decoded_bytes += self.output.len() as u64;
         let exceeds_ratio =
             self.decoded_bytes > RATIO_FREE_BYTES && self.decoded_bytes / MAX_RATIO > self.encoded_bytes;
         if self.decoded_bytes > MAX_DECODED_BYTES || exceeds_ratio {
             return Err(BodyError::DecodedTooLarge);
         }
-        self.scanner.feed(decoded).map(drop)
+        self.scanner.feed(&self.output).map(drop)
     }
 
     pub(super) fn finish(&mut self) -> Result<(), BodyError> {

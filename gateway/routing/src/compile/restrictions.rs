@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::reference::Reference;
 use crate::names::{GATEWAY_GROUP, POOL_GROUP, POOL_KIND};
 
-/// Fields of `spec.traffic` that change requests or responses and keep nobody out. All others do, or may: fields that a
-/// later version adds are not known here.
+/// Fields of `spec.traffic` that change requests or responses and do not restrict access. All other fields count as
+/// restricting, also those that a later version of the API adds.
 const DECORATING_TRAFFIC: [&str; 7] =
     ["buffer", "cors", "delay", "headerModifiers", "hostRewrite", "retry", "timeouts"];
 const DECORATING_FRONTEND: [&str; 8] =
@@ -79,7 +79,7 @@ impl Unsupported {
 pub(super) struct Restriction<'a> {
     pub(super) key: &'a ObjectKey,
     policy: &'a AgentgatewayPolicy,
-    fields: Vec<String>,
+    unsupported: Unsupported,
 }
 
 /// All policies with restricting fields.
@@ -89,8 +89,8 @@ pub(super) struct Restrictions<'a>(Vec<Restriction<'a>>);
 impl<'a> Restrictions<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let restrictions = snapshot.agentgateway_policies.iter().filter_map(|(key, policy)| {
-            let fields = Unsupported::of(policy).restricting;
-            (!fields.is_empty()).then_some(Restriction { key, policy, fields })
+            let unsupported = Unsupported::of(policy);
+            (!unsupported.restricting.is_empty()).then_some(Restriction { key, policy, unsupported })
         });
         Self(restrictions.collect())
     }
@@ -137,12 +137,12 @@ impl<'a> Restrictions<'a> {
 impl Restriction<'_> {
     /// Shown to clients and in the log.
     pub(super) fn reason(&self) -> Arc<str> {
-        format!("AgentgatewayPolicy {}: {}", self.key, self.fields.join(", ")).into()
+        format!("AgentgatewayPolicy {}: {}", self.key, self.unsupported.restricting.join(", ")).into()
     }
 
     /// For the status and the log, one message per field.
     pub(super) fn messages(&self) -> impl Iterator<Item = String> {
-        Unsupported::of(self.policy).messages().collect::<Vec<_>>().into_iter()
+        self.unsupported.messages()
     }
 
     fn targets_backend(&self, snapshot: &Snapshot, route: &ObjectKey, reference: Reference<'_>) -> bool {
