@@ -41,9 +41,13 @@ struct Args {
     /// Private key of the certificate (PEM).
     #[arg(long)]
     tls_key: Option<PathBuf>,
-    /// CA of the clients' certificates (PEM). If set, clients need a certificate of this CA.
+    /// CA of the clients' certificates (PEM). If set, clients need a certificate of this CA with a name of
+    /// --tls-client-name.
     #[arg(long)]
     tls_client_ca: Option<PathBuf>,
+    /// DNS names of which a client's certificate must have one. `*` as last label stands for any one label.
+    #[arg(long, value_delimiter = ',', default_value = "forebay-gateway,forebay-cli,forebay-epp.*")]
+    tls_client_name: Vec<tls::ClientName>,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:9551")]
     http_listen: SocketAddr,
@@ -124,7 +128,13 @@ impl Args {
         let args = self;
         let libraries = if args.nvml_library.is_empty() { default_paths() } else { args.nvml_library };
         let flags = "--tls-cert, --tls-key and --tls-client-ca";
-        let tls = Identity::from_flags(args.tls_cert, args.tls_key, args.tls_client_ca, flags)?;
+        let tls = Identity::from_flags(
+            args.tls_cert,
+            args.tls_key,
+            args.tls_client_ca,
+            &args.tls_client_name,
+            flags,
+        )?;
         Ok(Config {
             node_name: args.node_name,
             resources: ResourceSource::from_flags(args.resources, args.kubeconfig),

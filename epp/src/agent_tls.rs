@@ -27,6 +27,6 @@ impl AgentTlsFlags {
     pub fn load(&self) -> Result<Option<Arc<Identity>>, Error> {
         let flags = "--agent-tls-cert, --agent-tls-key and --agent-tls-ca";
         let Self { agent_tls_cert, agent_tls_key, agent_tls_ca } = self.clone();
-        Identity::from_flags(agent_tls_cert, agent_tls_key, agent_tls_ca, flags)
+        Identity::from_flags(agent_tls_cert, agent_tls_key, agent_tls_ca, &[], flags)
     }
 }

@@ -10,7 +10,7 @@ use forebay_epp::{
     schedule,
 };
 use forebay_resources::{ObjectKey, ResourceSource};
-use forebay_service::tls::Identity;
+use forebay_service::tls::{self, Identity};
 use forebay_service::{log, shutdown};
 
 /// Endpoint picker of one InferencePool, for gateways that speak the Endpoint Picker Protocol (Envoy ext_proc)
@@ -32,7 +32,7 @@ struct Flags {
     /// Listen address of the ext_proc service
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9002")]
     grpc_listen: SocketAddr,
-    /// Certificate of the ext_proc service (PEM, issued for `forebay-epp`). Reloaded on change
+    /// Certificate of the ext_proc service (PEM, issued for `forebay-epp.NAMESPACE`, the pool's namespace). Reloaded on change
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// Private key of --tls-cert
@@ -41,6 +41,9 @@ struct Flags {
     /// CA certificates for client certificates of gateways. Without it, gateways need no certificate
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
+    /// DNS names of which a gateway's certificate must have one. `*` as last label stands for any one label
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = tls::GATEWAY_NAME)]
+    tls_client_name: Vec<tls::ClientName>,
     #[command(flatten)]
     agent_tls: AgentTlsFlags,
     /// Listen address of the gRPC health service
@@ -81,7 +84,13 @@ impl TryFrom<Flags> for ServerOptions {
 
     fn try_from(flags: Flags) -> Result<Self, Error> {
         let flag_names = "--tls-cert and --tls-key (and --tls-client-ca)";
-        let tls = Identity::from_flags(flags.tls_cert, flags.tls_key, flags.tls_client_ca, flag_names)?;
+        let tls = Identity::from_flags(
+            flags.tls_cert,
+            flags.tls_key,
+            flags.tls_client_ca,
+            &flags.tls_client_name,
+            flag_names,
+        )?;
         Ok(Self {
             resources: ResourceSource::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),

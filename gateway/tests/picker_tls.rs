@@ -1,6 +1,8 @@
 //! TLS to endpoint pickers.
 
 use forebay_gateway::{Config, PickerTls};
+use forebay_service::tls::{GATEWAY_NAME, PICKER_NAME, picker_name};
+use forebay_test_certificates::Authority;
 
 use crate::support::client::{exchange, post};
 use crate::support::harness::{Harness, QWEN, Running};
@@ -69,5 +71,27 @@ async fn falls_back_to_plain_text_unless_tls_is_required() {
     for (mode, expected) in [(PickerTls::Auto, true), (PickerTls::Off, true), (PickerTls::Required, false)] {
         let running = harness(&upstream, &picker, |config| config.picker_tls.epp_tls = mode).await;
         assert_eq!(is_reached(&running, &upstream).await, expected, "{mode:?}");
+    }
+}
+
+/// One authority signs the certificates of all tenants. The name must be that of the pool's namespace.
+#[tokio::test]
+async fn rejects_the_picker_of_another_namespace() {
+    let authority = Authority::new("forebay-test-ca").unwrap();
+    let upstream = Upstream::bind().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.crt");
+    std::fs::write(&path, authority.pem()).unwrap();
+    for (name, expected) in [
+        (picker_name("llm-d"), true),
+        (picker_name("other"), false),
+        (PICKER_NAME.to_owned(), false),
+        (GATEWAY_NAME.to_owned(), false),
+    ] {
+        let own = Certificate::issued(&authority, &name);
+        let picker = Picker::start_tls(Fixed::at(upstream.address()), &own).await;
+        let checked = |config: &mut Config| config.picker_tls.epp_tls_ca = Some(path.clone());
+        let running = harness(&upstream, &picker, checked).await;
+        assert_eq!(is_reached(&running, &upstream).await, expected, "{name}");
     }
 }

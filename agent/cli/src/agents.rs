@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Label selector of the agents' Pods.
     #[arg(long, default_value = "app.kubernetes.io/name=forebay-agent")]
     pub(crate) agent_selector: Selector,
+    /// Namespace of the forebay release [default: the only one in which such Pods run].
+    #[arg(long, env = "FOREBAY_AGENT_NAMESPACE", value_name = "NAME")]
+    agent_namespace: Option<String>,
     /// Telemetry port of the agents.
     #[arg(long, default_value_t = 9550)]
     agent_port: u16,
@@ -56,7 +59,7 @@ pub(crate) struct Options {
 impl Options {
     fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
         let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
-        Identity::from_flags(certificate, key, authority, "--tls-cert, --tls-key and --tls-ca")
+        Identity::from_flags(certificate, key, authority, &[], "--tls-cert, --tls-key and --tls-ca")
     }
 }
 
@@ -119,7 +122,8 @@ async fn targets(options: &Options, access: &Access) -> anyhow::Result<(Vec<Targ
         return Ok((options.agents.iter().copied().map(Target::from).collect(), Forwarding::default()));
     }
     let client = access.client().await?;
-    forward::start(&client, &options.agent_selector.to_string(), options.agent_port).await
+    let namespace = options.agent_namespace.as_deref();
+    forward::start(&client, namespace, &options.agent_selector.to_string(), options.agent_port).await
 }
 
 async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Target>> {

@@ -30,10 +30,25 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
     for (name, mut definition) in all {
         if options.names.is_empty() || options.names.iter().any(|asked| asked == name) {
             keep_unknown_fields(&mut definition);
+            name_approval(&mut definition);
             writeln!(out, "---\n{}", serde_yaml_ng::to_string(&definition).context("cannot write YAML")?)?;
         }
     }
     Ok(())
+}
+
+/// The API server rejects definitions of groups of the Kubernetes project without this annotation (KEP-1111). It is not
+/// the original definition, so it is not an approved one.
+fn name_approval(definition: &mut Value) {
+    let is_protected = |group: &str| {
+        ["k8s.io", "kubernetes.io"].iter().any(|domain| {
+            group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    };
+    if definition["spec"]["group"].as_str().is_some_and(is_protected) {
+        definition["metadata"]["annotations"] =
+            json!({ "api-approved.kubernetes.io": "unapproved, reduced definition printed by forebay crds" });
+    }
 }
 
 /// Forebay reads some of the fields only. Others must be preserved.

@@ -1,6 +1,6 @@
 //! Port forwarding to the agents of a cluster through the API server, as `kubectl port-forward` does.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use forebay_resources::{Pod, cluster};
@@ -63,33 +63,49 @@ pub(crate) struct Forwarding {
 /// Forwards a local port to every running agent.
 pub(crate) async fn start(
     client: &Client,
+    namespace: Option<&str>,
     selector: &str,
     port: u16,
 ) -> anyhow::Result<(Vec<Target>, Forwarding)> {
-    let all = Api::<Pod>::all(client.clone());
-    let pods = all.list(&ListParams::default().labels(selector)).await.map_err(|error| {
+    let pods = match namespace {
+        Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
+        None => Api::<Pod>::all(client.clone()),
+    };
+    let pods = pods.list(&ListParams::default().labels(selector)).await.map_err(|error| {
         anyhow!("cannot list the agents' Pods ({selector}): {error}. You need `list` on pods and `create` on pods/portforward")
     })?;
+    let pods: Vec<Pod> = pods.items.into_iter().filter(is_running).collect();
+    let agents_namespace = one_namespace(&pods, selector)?;
     let mut targets = Vec::new();
     let mut tasks = JoinSet::new();
-    let mut agents_namespace = None;
-    for pod in pods.items.iter().filter(|pod| is_running(pod)) {
+    for pod in &pods {
         let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { continue };
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
         targets
             .push(Target { name: format!("{namespace}/{name} on {node}"), address: listener.local_addr()? });
-        agents_namespace.get_or_insert_with(|| namespace.clone());
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
         tasks.spawn(serve(listener, pods, name.clone(), port));
     }
-    let Some(namespace) = agents_namespace else {
-        bail!(
-            "no running Pod in this cluster has the label {selector}; is the agent installed (charts/forebay)?"
-        );
-    };
-    let tls = identity(client, &namespace).await?;
+    let tls = identity(client, &agents_namespace).await?;
     Ok((targets, Forwarding { tls, _tasks: tasks }))
+}
+
+/// The namespace of the agents. Anybody who may create pods somewhere can give them the agents' label, so pods of several
+/// namespaces are not agents of one installation.
+fn one_namespace(pods: &[Pod], selector: &str) -> anyhow::Result<String> {
+    let namespaces: BTreeSet<&str> =
+        pods.iter().filter_map(|pod| pod.metadata.namespace.as_deref()).collect();
+    let mut namespaces = namespaces.into_iter();
+    match (namespaces.next(), namespaces.next()) {
+        (Some(namespace), None) => Ok(namespace.to_owned()),
+        (None, _) => {
+            bail!("no running Pod has the label {selector}; is the agent installed (charts/forebay)?")
+        }
+        (Some(first), Some(second)) => bail!(
+            "Pods with the label {selector} run in several namespaces ({first}, {second}, …): name the namespace of the forebay release with --agent-namespace"
+        ),
+    }
 }
 
 /// The client certificate that the chart made; `None` if Forebay was installed without TLS.
@@ -127,4 +143,27 @@ async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16)
 fn is_running(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn pods_of_several_namespaces_are_not_trusted() {
+        let pod = |namespace: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({ "metadata": { "name": "a", "namespace": namespace } }))
+                .unwrap()
+        };
+        let of =
+            |names: &[&str]| one_namespace(&names.iter().map(|name| pod(name)).collect::<Vec<_>>(), "a=b");
+        assert_eq!(of(&["forebay-system", "forebay-system"]).unwrap(), "forebay-system");
+        assert!(of(&[]).unwrap_err().to_string().contains("no running Pod"));
+        let error = of(&["forebay-system", "attacker"]).unwrap_err().to_string();
+        assert!(
+            error.contains("(attacker, forebay-system, …)") && error.contains("--agent-namespace"),
+            "{error}"
+        );
+    }
 }

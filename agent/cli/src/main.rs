@@ -3,6 +3,7 @@
 //! Installed as `kubectl-forebay` it is `kubectl forebay`.
 
 mod agents;
+mod certificates;
 mod check;
 mod crds;
 mod explain;
@@ -28,7 +29,8 @@ use view::View;
 /// Shows requests, engines and GPUs as the node agents measure them, and checks an installation.
 ///
 /// Exit codes: 0 success, 1 failure, 2 invalid usage. `nodes`, `pods` and `gpus`: 0 all agents responded, 1 none did,
-/// 3 some did not. `check`: 1 errors were found, or the cluster is not reachable. `explain`: 1 the request was not
+/// 3 some did not. `check`: 1 errors were found, nothing could be checked, or the cluster is not reachable; 3
+/// no errors, but something could not be checked. `explain`: 1 the request was not
 /// served, or not explained.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version)]
@@ -53,6 +55,8 @@ enum Command {
     Explain(explain::Options),
     /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
     Crds(crds::Options),
+    /// Print Secrets with new certificates for all components, for `kubectl apply -f -`.
+    Certificates(certificates::Options),
 }
 
 #[derive(Args, Debug)]
@@ -77,7 +81,7 @@ pub(crate) enum Subject {
 const REDRAW: Duration = Duration::from_secs(1);
 /// clap's exit code.
 const USAGE: u8 = 2;
-const DEGRADED: u8 = 3;
+pub(crate) const DEGRADED: u8 = 3;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -89,6 +93,7 @@ async fn main() -> ExitCode {
         Command::Check(options) => check::run(&options, &access).await,
         Command::Explain(options) => explain::run(&options).await,
         Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
+        Command::Certificates(options) => certificates::print(&options).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,6 @@
 {{- define "inferencepool.labels" -}}
 app.kubernetes.io/part-of: forebay
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -10,18 +10,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s-epp" .Release.Name -}}
 {{- end -}}
 
-{{- /* Namespace of the agents: the configured one, the one found in the cluster, or the default. */ -}}
+{{- /* Namespace of the agents: the configured one, the one found in the cluster, or the default. Searched only if it is
+not configured: it needs the right to list DaemonSets of all namespaces. */ -}}
 {{- define "inferencepool.agents" -}}
 {{- $found := "" -}}
+{{- if not .Values.forebay.namespace -}}
 {{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
 {{- if eq (dig "labels" "app.kubernetes.io/name" "" .metadata) "forebay-agent" -}}{{- $found = .metadata.namespace -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- .Values.forebay.namespace | default $found | default "forebay-system" -}}
 {{- end -}}
 
-{{- /* Whether the picker gets a certificate: only if the CA of the forebay chart exists or cert-manager is used. */ -}}
+{{- /* DNS name in the picker's certificate. Gateways and agents check it. */ -}}
+{{- define "inferencepool.certificateName" -}}
+forebay-epp.{{ .Release.Namespace }}
+{{- end -}}
+
+{{- /* Secret with the picker's certificate. Empty: no TLS. */ -}}
 {{- define "inferencepool.tls" -}}
 {{- if .Values.forebay.tls.enabled -}}
-{{- if or .Values.forebay.tls.certManager.enabled (lookup "v1" "Secret" (include "inferencepool.agents" .) "forebay-ca") -}}true{{- end -}}
+{{- .Values.forebay.tls.secretName | default (printf "%s-tls" (include "inferencepool.picker" .)) -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "inferencepool.extProcPort" -}}
+{{- .Values.inferenceExtension.extProcPort | default .Values.inferenceExtension.ports.extProc | int -}}
 {{- end -}}

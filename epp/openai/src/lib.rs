@@ -29,7 +29,7 @@ pub use form::FormScanner;
 pub use limits::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
 pub use model_name::ModelName;
 pub use plain::PlainScanner;
-pub use response::{EventScanner, Finding, ResponseFormat, ResponseScanner, Restore, Usage};
+pub use response::{EventScanner, Finding, JsonScanner, ResponseFormat, ResponseScanner, Restore, Usage};
 pub use scanner::{ModelScanner, Progress};
 pub use splice::Splicer;
 

@@ -139,8 +139,8 @@ impl Families {
 
 impl Series {
     pub(crate) fn used(&self, usage: Usage) {
-        self.prompt_tokens.inc_by(usage.prompt_tokens);
-        self.completion_tokens.inc_by(usage.completion_tokens);
+        self.prompt_tokens.inc_by(usage.prompt_tokens.unwrap_or(0));
+        self.completion_tokens.inc_by(usage.completion_tokens.unwrap_or(0));
     }
 }
 

@@ -220,8 +220,8 @@ impl Drop for Record {
                 duration_seconds: self.arrived.elapsed().as_secs_f64(),
                 ttft_seconds: self.ttft.map(|ttft| ttft.as_secs_f64()),
                 response_bytes: self.body_bytes,
-                prompt_tokens: self.usage.map(|usage| usage.prompt_tokens),
-                completion_tokens: self.usage.map(|usage| usage.completion_tokens),
+                prompt_tokens: self.usage.and_then(|usage| usage.prompt_tokens),
+                completion_tokens: self.usage.and_then(|usage| usage.completion_tokens),
             });
         }
         tracing::debug!(

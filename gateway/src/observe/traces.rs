@@ -112,9 +112,14 @@ impl Span {
             span.set_attribute(KeyValue::new("gen_ai.server.time_to_first_token", ttft.as_secs_f64()));
         }
         if let Some(usage) = ended.usage {
-            let tokens = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
-            span.set_attribute(KeyValue::new("gen_ai.usage.input_tokens", tokens(usage.prompt_tokens)));
-            span.set_attribute(KeyValue::new("gen_ai.usage.output_tokens", tokens(usage.completion_tokens)));
+            for (name, tokens) in [
+                ("gen_ai.usage.input_tokens", usage.prompt_tokens),
+                ("gen_ai.usage.output_tokens", usage.completion_tokens),
+            ] {
+                if let Some(tokens) = tokens {
+                    span.set_attribute(KeyValue::new(name, i64::try_from(tokens).unwrap_or(i64::MAX)));
+                }
+            }
         }
         if let Some(error) = ended.error {
             span.set_attribute(KeyValue::new("error.type", error));
@@ -130,6 +135,7 @@ fn operation(path: &str) -> &'static str {
         "/v1/chat/completions" => "chat",
         "/v1/completions" => "text_completion",
         "/v1/responses" => "responses",
+        "/v1/messages" => "messages",
         "/v1/embeddings" => "embeddings",
         "/v1/audio/transcriptions" => "transcription",
         _ => "request",

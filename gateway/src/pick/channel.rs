@@ -31,6 +31,8 @@ type Opening = Shared<BoxFuture<'static, Result<SendRequest<Bytes>, Arc<io::Erro
 pub(super) struct Channel {
     address: SocketAddr,
     transport: Transport,
+    /// Namespace of the pools that the picker serves.
+    namespace: Arc<str>,
     /// Request line of every stream.
     uri: Uri,
     headers: HeaderMap,
@@ -60,7 +62,7 @@ impl fmt::Debug for Channel {
 }
 
 impl Channel {
-    pub(super) fn new(address: SocketAddr, transport: Transport) -> Self {
+    pub(super) fn new(address: SocketAddr, namespace: Arc<str>, transport: Transport) -> Self {
         let headers = [
             (header::CONTENT_TYPE, CONTENT_TYPE),
             (header::TE, HeaderValue::from_static("trailers")),
@@ -72,7 +74,14 @@ impl Channel {
         ];
         // A socket address is a valid authority, so this always parses.
         let uri = format!("http://{address}{PROCESS}").parse().unwrap_or_default();
-        Self { address, transport, uri, headers: headers.into_iter().collect(), state: Mutex::default() }
+        Self {
+            address,
+            transport,
+            namespace,
+            uri,
+            headers: headers.into_iter().collect(),
+            state: Mutex::default(),
+        }
     }
 
     /// Opens a stream. Fails if the replica cannot be reached.
@@ -115,7 +124,8 @@ impl Channel {
             Connection::Open(sender) => Ok(sender.clone()),
             Connection::Opening(opening) => Err(opening.clone()),
             Connection::None => {
-                let opening = open(self.transport.clone(), self.address).boxed().shared();
+                let opening =
+                    open(self.transport.clone(), self.address, self.namespace.clone()).boxed().shared();
                 state.number += 1;
                 state.connection = Connection::Opening(opening.clone());
                 Err(opening)
@@ -150,8 +160,12 @@ impl Channel {
     }
 }
 
-async fn open(transport: Transport, address: SocketAddr) -> Result<SendRequest<Bytes>, Arc<io::Error>> {
-    let stream = transport.connect(address).await?;
+async fn open(
+    transport: Transport,
+    address: SocketAddr,
+    namespace: Arc<str>,
+) -> Result<SendRequest<Bytes>, Arc<io::Error>> {
+    let stream = transport.connect(address, &namespace).await?;
     stream.keep_alive(KEEP_ALIVE_IDLE)?;
     let (sender, connection) = h2::client::Builder::new()
         .enable_push(false)

@@ -13,12 +13,12 @@ use crate::runtime::worker_index;
 /// the stream limit of one connection limits throughput.
 const CONNECTIONS_PER_REPLICA: usize = 2;
 
-/// Replicas of the pickers of all pools, by address.
+/// Replicas of the pickers of all pools, by address and namespace of the pool.
 #[derive(Debug)]
 pub(super) struct Peers {
     transport: Transport,
     workers: usize,
-    by_address: ArcSwap<HashMap<SocketAddr, Arc<Peer>>>,
+    by_address: ArcSwap<HashMap<(SocketAddr, Arc<str>), Arc<Peer>>>,
     /// Round-robin counter over replicas.
     turn: AtomicUsize,
 }
@@ -40,13 +40,13 @@ impl Peers {
     }
 
     /// Sets the replicas. Connections to other replicas end with their last stream.
-    pub(super) fn set(&self, addresses: &HashSet<SocketAddr>) {
+    pub(super) fn set(&self, addresses: &HashSet<(SocketAddr, Arc<str>)>) {
         let known = self.by_address.load();
         let next = addresses
             .iter()
-            .map(|address| {
-                let peer = known.get(address).cloned();
-                (*address, peer.unwrap_or_else(|| self.peer(*address)))
+            .map(|replica| {
+                let peer = known.get(replica).cloned();
+                (replica.clone(), peer.unwrap_or_else(|| self.peer(replica)))
             })
             .collect();
         self.by_address.store(Arc::new(next));
@@ -63,20 +63,22 @@ impl Peers {
 
     /// The replica at `address`. A request that uses an older routing table may ask for a replica that was removed; it
     /// gets a new peer.
-    pub(super) fn get(&self, address: SocketAddr) -> Arc<Peer> {
-        let known = self.by_address.load().get(&address).cloned();
-        known.unwrap_or_else(|| self.peer(address))
+    pub(super) fn get(&self, address: SocketAddr, namespace: &Arc<str>) -> Arc<Peer> {
+        let replica = (address, namespace.clone());
+        let known = self.by_address.load().get(&replica).cloned();
+        known.unwrap_or_else(|| self.peer(&replica))
     }
 
-    fn peer(&self, address: SocketAddr) -> Arc<Peer> {
-        Arc::new(Peer::new(address, &self.transport, self.workers))
+    fn peer(&self, (address, namespace): &(SocketAddr, Arc<str>)) -> Arc<Peer> {
+        Arc::new(Peer::new(*address, namespace, &self.transport, self.workers))
     }
 }
 
 impl Peer {
-    fn new(address: SocketAddr, transport: &Transport, workers: usize) -> Self {
+    fn new(address: SocketAddr, namespace: &Arc<str>, transport: &Transport, workers: usize) -> Self {
         let count = CONNECTIONS_PER_REPLICA.next_multiple_of(workers.max(1));
-        let channels = (0..count).map(|_| Channel::new(address, transport.clone())).collect();
+        let channels =
+            (0..count).map(|_| Channel::new(address, namespace.clone(), transport.clone())).collect();
         Self { channels, workers, turn: AtomicUsize::new(0), skips_body: AtomicBool::new(false) }
     }
 

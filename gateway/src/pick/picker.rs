@@ -126,7 +126,7 @@ impl Picker {
     }
 
     /// Sets the addresses of all picker replicas.
-    pub(crate) fn set_addresses(&self, addresses: &HashSet<SocketAddr>) {
+    pub(crate) fn set_addresses(&self, addresses: &HashSet<(SocketAddr, Arc<str>)>) {
         self.peers.set(addresses);
     }
 
@@ -205,7 +205,7 @@ impl Picker {
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut last = PickerFault::NoAddress;
         for address in self.peers.round_robin(&picker.replicas) {
-            let peer = self.peers.get(address);
+            let peer = self.peers.get(address, &picker.namespace);
             let is_empty = body.is_complete() && body.frames().is_empty();
             let (offered, mode) = match self.response_bodies {
                 ResponseBodies::Auto => (ResponseInterest::Body, BodySendMode::FullDuplexStreamed),

@@ -14,6 +14,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+const NAMESPACE: &str = "{namespace}";
+const DEFAULT_NAME: &str = "forebay-epp.{namespace}";
+
 /// Maximum time for a TCP connect, and for a TLS handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,8 +41,8 @@ pub struct PickerTlsFlags {
     /// CA certificates (PEM) that verify endpoint pickers. Implies --epp-tls required
     #[arg(long, value_name = "FILE")]
     pub epp_tls_ca: Option<PathBuf>,
-    /// DNS name that the certificates of endpoint pickers must contain
-    #[arg(long, value_name = "NAME", default_value = tls::PICKER_NAME, requires = "epp_tls_ca")]
+    /// DNS name that the certificates of endpoint pickers must contain. `{namespace}` stands for the pool's namespace
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, requires = "epp_tls_ca")]
     pub epp_tls_name: String,
     /// Client certificate (PEM) for endpoint pickers
     #[arg(long, value_name = "FILE", requires_all = ["epp_tls_key", "epp_tls_ca"])]
@@ -69,7 +72,8 @@ pub enum PickerTlsError {
 /// Opens connections to pickers.
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
-    name: ServerName<'static>,
+    /// With `{namespace}` in place of the pool's namespace.
+    name: Arc<str>,
     mode: Mode,
 }
 
@@ -89,9 +93,10 @@ enum Mode {
 impl Transport {
     pub(crate) fn new(flags: &PickerTlsFlags) -> Result<Self, PickerTlsError> {
         // The name is empty if the flags were not parsed from a command line.
-        let name = if flags.epp_tls_name.is_empty() { tls::PICKER_NAME } else { &flags.epp_tls_name };
-        let server_name = ServerName::try_from(name.to_owned())
-            .map_err(|_| PickerTlsError::Name(flags.epp_tls_name.clone()))?;
+        let name = if flags.epp_tls_name.is_empty() { DEFAULT_NAME } else { &flags.epp_tls_name };
+        if server_name(name, "namespace").is_none() {
+            return Err(PickerTlsError::Name(flags.epp_tls_name.clone()));
+        }
         let mode = match (&flags.epp_tls_ca, flags.epp_tls) {
             (Some(_), PickerTls::Off) => return Err(PickerTlsError::OffWithAuthority),
             (Some(authority), _) => {
@@ -99,7 +104,8 @@ impl Transport {
                 match files {
                     (Some(certificate), Some(key)) => {
                         let authority = Some(authority.clone());
-                        Mode::Mutual(Identity::load(tls::Files { certificate, key, authority })?)
+                        let clients = Vec::new();
+                        Mode::Mutual(Identity::load(tls::Files { certificate, key, authority, clients })?)
                     }
                     _ => Mode::Checked(tls::trusting(authority)?),
                 }
@@ -107,16 +113,19 @@ impl Transport {
             (None, PickerTls::Off) => Mode::Plain,
             (None, mode) => Mode::Unchecked { config: unchecked()?, or_plain: mode == PickerTls::Auto },
         };
-        Ok(Self { name: server_name, mode })
+        Ok(Self { name: name.into(), mode })
     }
 
-    pub(super) async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+    /// Connects to a picker of a pool in `namespace`: its certificate must name this namespace, so that a picker of one
+    /// tenant cannot decide for another.
+    pub(super) async fn connect(&self, address: SocketAddr, namespace: &str) -> io::Result<Stream> {
         let config = match &self.mode {
             Mode::Plain => return Ok(Stream::Plain(dial(address).await?)),
             Mode::Unchecked { config, .. } | Mode::Checked(config) => config.clone(),
             Mode::Mutual(identity) => identity.client(),
         };
-        let handshake = TlsConnector::from(config).connect(self.name.clone(), dial(address).await?);
+        let name = server_name(&self.name, namespace).ok_or(io::ErrorKind::InvalidInput)?;
+        let handshake = TlsConnector::from(config).connect(name, dial(address).await?);
         match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(TlsStream::Client(stream)))),
@@ -131,6 +140,10 @@ impl Transport {
         matches!(self.mode, Mode::Unchecked { or_plain: true, .. })
             && matches!(error.kind(), InvalidData | UnexpectedEof | ConnectionReset | BrokenPipe)
     }
+}
+
+fn server_name(pattern: &str, namespace: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(pattern.replace(NAMESPACE, namespace)).ok()
 }
 
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {

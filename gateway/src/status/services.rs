@@ -150,7 +150,9 @@ pub(super) fn plan(
             };
             assigned.insert(listener, target);
             spec_ports.push(json!({
-                "name": format!("port-{port}"), "port": port, "targetPort": target, "protocol": "TCP",
+                // A Route of OpenShift selects by this name or by the container port, never by `port`. With the number as
+                // the name, its `targetPort` can be the listener's port.
+                "name": port.to_string(), "port": port, "targetPort": target, "protocol": "TCP",
             }));
         }
         if spec_ports.is_empty() {

@@ -2,7 +2,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use forebay_test_certificates::Authority;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
@@ -26,12 +28,19 @@ impl Certificate {
         Self { certificate: certificate.pem(), key: key.serialize_pem(), der }
     }
 
+    /// Signed by `authority`.
+    pub fn issued(authority: &Authority, name: &str) -> Self {
+        let issued = authority.issue_for(name).unwrap();
+        let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+        Self { certificate: issued.certificate, key: issued.key, der }
+    }
+
     /// Writes it to files, without a CA.
     pub fn write(&self, folder: &Path) -> forebay_service::tls::Files {
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         std::fs::write(&certificate, &self.certificate).unwrap();
         std::fs::write(&key, &self.key).unwrap();
-        forebay_service::tls::Files { certificate, key, authority: None }
+        forebay_service::tls::Files { certificate, key, authority: None, clients: Vec::new() }
     }
 
     /// A Secret in the namespace of the Gateway.

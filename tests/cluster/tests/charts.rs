@@ -11,6 +11,9 @@ use serde_json::Value;
 
 const SYSTEM: &str = "forebay-system";
 const MODELS: &str = "llm-d";
+/// Certificates are not generated when a chart is rendered without a cluster.
+const EXISTING: &str = "tls.existingSecrets=true";
+const POOL_SECRET: &str = "forebay.tls.secretName=forebay-epp-tls";
 
 /// Permissions as `verb resource.group [name]`, by namespace. The empty namespace is the whole cluster.
 type Permissions = BTreeMap<String, BTreeSet<String>>;
@@ -85,43 +88,129 @@ fn rights<const N: usize>(by_namespace: [(&str, BTreeSet<String>); N]) -> Permis
 #[test]
 fn service_accounts_have_exactly_the_required_permissions() {
     let Some(helm) = helm() else { return };
-    let gateway = rights([
-        ("", of_rules(READ_RULES.iter().chain(STATUS_RULES), None)),
-        (SYSTEM, of_rules(WRITE_RULES, None)),
-    ]);
+    let of_secrets = |right: &String| right.ends_with(" secrets");
+    let with_secrets = of_rules(READ_RULES.iter().chain(STATUS_RULES), None);
+    let without: BTreeSet<String> = with_secrets.iter().filter(|right| !of_secrets(right)).cloned().collect();
+    let gateway = rights([("", without), (SYSTEM, of_rules(WRITE_RULES, None))]);
     let agent = rights([("", of_rules(RULES, None)), (SYSTEM, of_rules(OWNER_RULES, Some("forebay-agent")))]);
     let expected = BTreeMap::from([
         ("forebay-agent".to_owned(), agent.clone()),
         ("forebay-gateway".to_owned(), gateway.clone()),
     ]);
-    assert_eq!(granted(&helm.render("forebay", SYSTEM, &[])), expected);
+    assert_eq!(granted(&helm.render("forebay", SYSTEM, &[EXISTING])), expected);
     assert_eq!(
-        granted(&helm.render("forebay", SYSTEM, &["gateway.enabled=false"])),
+        granted(&helm.render("forebay", SYSTEM, &[EXISTING, "gateway.enabled=false"])),
         BTreeMap::from([("forebay-agent".to_owned(), agent)])
     );
     let picker = rights([(MODELS, of_rules(POOL_RULES, None)), (SYSTEM, of_rules(AGENT_RULES, None))]);
-    let pool = ["inferencePool.modelServers.matchLabels.app=a"];
+    let pool = ["inferencePool.modelServers.matchLabels.app=a", POOL_SECRET];
     assert_eq!(
         granted(&helm.render("inferencepool", MODELS, &pool)),
-        BTreeMap::from([("inferencepool-epp".to_owned(), picker)])
+        BTreeMap::from([("inferencepool-epp".to_owned(), picker.clone())])
     );
 
-    // Access to Secrets depends on gateway.tlsSecrets.
-    let of_secrets = |right: &String| right.ends_with(" secrets");
-    let without = |rights: &BTreeSet<String>| -> BTreeSet<String> {
-        rights.iter().filter(|right| !of_secrets(right)).cloned().collect()
+    // The Secrets of TLS listeners: by name, by namespace, all.
+    let secrets = |name: Option<&str>| -> BTreeSet<String> {
+        ["list", "watch"].map(|verb| right(verb, "secrets", "", name)).into()
     };
-    let secrets = || gateway[""].iter().filter(|right| of_secrets(right)).cloned();
-    let own_only = rights([
-        ("", without(&gateway[""])),
-        (SYSTEM, gateway[SYSTEM].iter().cloned().chain(secrets()).collect()),
-    ]);
-    let none = rights([("", without(&gateway[""])), (SYSTEM, gateway[SYSTEM].clone())]);
-    for (switch, expected) in [("namespace", own_only), ("none", none)] {
-        let objects =
-            helm.render("forebay", SYSTEM, &["agent.enabled=false", &format!("gateway.tlsSecrets={switch}")]);
-        assert_eq!(granted(&objects)["forebay-gateway"], expected, "gateway.tlsSecrets={switch}");
+    let set = |values: &[&str]| {
+        let values: Vec<&str> = [EXISTING, "agent.enabled=false"].iter().chain(values).copied().collect();
+        granted(&helm.render("forebay", SYSTEM, &values))["forebay-gateway"].clone()
+    };
+    let mut expected = gateway.clone();
+    expected.insert("ingress".into(), secrets(Some("models")));
+    expected.insert("certs".into(), secrets(None));
+    let named = [
+        "gateway.tlsSecrets[0].namespace=ingress",
+        "gateway.tlsSecrets[0].names[0]=models",
+        "gateway.tlsSecrets[1].namespace=certs",
+    ];
+    assert_eq!(set(&named), expected);
+    let mut expected = gateway;
+    expected.insert(String::new(), with_secrets);
+    assert_eq!(set(&["gateway.allSecrets=true"]), expected);
+}
+
+/// A model team needs rights in its own namespace only.
+#[test]
+fn pools_of_listed_namespaces_create_nothing_elsewhere() {
+    let Some(helm) = helm() else { return };
+    let set = [
+        "inferencePool.modelServers.matchLabels.app=a",
+        "forebay.namespace=infra",
+        "forebay.createAgentRole=false",
+        POOL_SECRET,
+    ];
+    let pool = helm.render("inferencepool", MODELS, &set);
+    for object in &pool {
+        assert_eq!(object["metadata"]["namespace"], MODELS, "{object}");
+        assert!(!object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster")), "{object}");
     }
+    assert_eq!(mounted(&pool), BTreeSet::from(["forebay-epp-tls".to_owned()]));
+    let forebay = helm.render("forebay", SYSTEM, &[EXISTING, "pools.namespaces={llm-d,team-b}"]);
+    let binding = of_kind(&forebay, "RoleBinding")["forebay-pickers"];
+    let groups: Vec<_> = binding["subjects"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(groups, ["system:serviceaccounts:llm-d", "system:serviceaccounts:team-b"]);
+    let role = of_kind(&forebay, "Role")["forebay-pickers"];
+    let given = serde_json::json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }]);
+    assert_eq!(role["rules"], given);
+    let wanted = of_rules(AGENT_RULES, None);
+    assert_eq!(wanted, BTreeSet::from(["list pods".to_owned(), "watch pods".to_owned()]));
+}
+
+/// Without a cluster, each render would make another CA, and a picker would run without TLS.
+#[test]
+fn certificates_are_never_generated_or_left_out_without_a_cluster() {
+    let Some(helm) = helm() else { return };
+    let error = helm.attempt("forebay", SYSTEM, &[]).unwrap_err();
+    for part in ["tls.certManager.enabled=true", "tls.existingSecrets=true", "forebay certificates"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let labels = "inferencePool.modelServers.matchLabels.app=a";
+    let error = helm.attempt("inferencepool", MODELS, &[labels]).unwrap_err();
+    for part in ["forebay-system/forebay-ca", "forebay.tls.secretName", "forebay-epp.llm-d"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let plain = helm.render("inferencepool", MODELS, &[labels, "forebay.tls.enabled=false"]);
+    assert!(mounted(&plain).is_empty());
+}
+
+#[test]
+fn network_policies_close_the_admin_ports_to_other_pods() {
+    let Some(helm) = helm() else { return };
+    let forebay = helm.render("forebay", SYSTEM, &[EXISTING]);
+    let labels = "inferencePool.modelServers.matchLabels.app=a";
+    let pool = helm.render("inferencepool", MODELS, &[labels, POOL_SECRET]);
+    for (objects, kind, name, admin) in [
+        (&forebay, "DaemonSet", "forebay-agent", 9551),
+        (&forebay, "Deployment", "forebay-gateway", 9100),
+        (&pool, "Deployment", "inferencepool-epp", 9090),
+    ] {
+        let policy = &of_kind(objects, "NetworkPolicy")[name]["spec"];
+        let pods = &of_kind(objects, kind)[name]["spec"];
+        assert_eq!(policy["podSelector"], pods["selector"], "{name}");
+        let rules = policy["ingress"].as_array().unwrap();
+        let of_port = |port: i64| -> Vec<&Value> {
+            let includes = |it: &Value| {
+                let last = it["endPort"].as_i64().or(it["port"].as_i64());
+                it["port"].as_i64() <= Some(port) && Some(port) <= last
+            };
+            rules.iter().filter(|rule| rule["ports"].as_array().unwrap().iter().any(includes)).collect()
+        };
+        // Every port of the container is in a rule; the admin port is for monitoring only.
+        for port in pods["template"]["spec"]["containers"][0]["ports"].as_array().unwrap() {
+            let rules = of_port(port["containerPort"].as_i64().unwrap());
+            assert_eq!(rules.len(), 1, "{name} {port}");
+            assert!(rules[0]["from"].is_array(), "{name} {port} is open to everybody");
+        }
+        let from = &of_port(admin)[0]["from"];
+        let monitoring = &from[0]["namespaceSelector"]["matchExpressions"][0]["values"];
+        assert!(texts(monitoring).any(|it| it == "monitoring"), "{name} {from}");
+    }
+    let gateway = &of_kind(&forebay, "NetworkPolicy")["forebay-gateway"]["spec"]["ingress"];
+    assert!(gateway[0]["from"].is_null(), "requests come from everywhere");
+    let off = helm.render("forebay", SYSTEM, &[EXISTING, "networkPolicy.enabled=false"]);
+    assert!(of_kind(&off, "NetworkPolicy").is_empty());
 }
 
 /// Objects of a kind, by name.
@@ -174,7 +263,9 @@ fn cert_manager_issues_every_mounted_certificate() {
 #[test]
 fn openshift_constraints_match_the_agent_pod() {
     let Some(helm) = helm() else { return };
-    let objects = helm.render("forebay", SYSTEM, &["openshift.enabled=true", "openshift.route.enabled=true"]);
+    let set =
+        [EXISTING, "openshift.enabled=true", "openshift.route.enabled=true", "inferenceGateway.port=8080"];
+    let objects = helm.render("forebay", SYSTEM, &set);
     let constraints = of_kind(&objects, "SecurityContextConstraints")["forebay-agent"];
     let pod = &of_kind(&objects, "DaemonSet")["forebay-agent"]["spec"]["template"]["spec"];
     let asked = &pod["containers"][0]["securityContext"]["capabilities"];
@@ -207,7 +298,8 @@ fn openshift_constraints_match_the_agent_pod() {
     assert_eq!(gateway["subjects"][0]["name"], "forebay-gateway");
     let route = of_kind(&objects, "Route")["inference-gateway"];
     assert_eq!(route["spec"]["to"]["name"], "inference-gateway");
-    let plain = helm.render("forebay", SYSTEM, &[]);
+    assert_eq!(route["spec"]["port"]["targetPort"], 8080, "the listener's port, as the Service names it");
+    let plain = helm.render("forebay", SYSTEM, &[EXISTING]);
     for kind in ["SecurityContextConstraints", "Route"] {
         assert!(of_kind(&plain, kind).is_empty(), "{kind} only with openshift.enabled");
     }
@@ -217,7 +309,8 @@ fn openshift_constraints_match_the_agent_pod() {
 fn values_set_type_and_ports_of_gateway_services() {
     let Some(helm) = helm() else { return };
     let arguments = |set: &[&str]| {
-        let objects = helm.render("forebay", SYSTEM, set);
+        let set: Vec<&str> = set.iter().copied().chain([EXISTING]).collect();
+        let objects = helm.render("forebay", SYSTEM, &set);
         let args = &of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"]
             [0]["args"];
         texts(args).map(str::to_owned).collect::<Vec<_>>()
@@ -232,5 +325,70 @@ fn values_set_type_and_ports_of_gateway_services() {
     for argument in expected {
         assert!(given.iter().any(|it| it == argument), "{given:?}");
     }
-    assert!(helm.attempt("forebay", SYSTEM, &["gateway.serviceType=Other"]).is_err());
+    assert!(given.iter().all(|it| it != "--access-log"));
+    assert!(arguments(&["gateway.accessLog=true"]).iter().any(|it| it == "--access-log"));
+    assert!(helm.attempt("forebay", SYSTEM, &[EXISTING, "gateway.serviceType=Other"]).is_err());
+}
+
+/// YAML reads `1e3` as a number.
+#[test]
+fn names_that_look_like_numbers_stay_strings() {
+    fn check(value: &Value, path: &str) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = format!("{path}.{name}");
+                    if ["namespace", "name", "gatewayClassName"].contains(&name.as_str())
+                        && !value.is_object()
+                    {
+                        assert!(value.is_string(), "{path}: {value}");
+                    }
+                    check(value, &path);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| check(item, path)),
+            _ => {}
+        }
+    }
+    let Some(helm) = helm() else { return };
+    let forebay = [
+        EXISTING,
+        "inferenceGateway.enabled=true",
+        "pools.namespaces={1e3}",
+        "openshift.enabled=true",
+        "openshift.route.enabled=true",
+        "podMonitors.enabled=true",
+    ];
+    let pool = [
+        POOL_SECRET,
+        "inferencePool.modelServers.matchLabels.app=a",
+        "httpRoute.enabled=true",
+        "httpRoute.baseModel=a",
+        "inferenceExtension.podMonitor.enabled=true",
+        "forebay.namespace=1e3",
+    ];
+    for (chart, set) in [("forebay", &forebay[..]), ("inferencepool", &pool)] {
+        let objects = helm.render(chart, "1e3", set);
+        assert!(objects.iter().any(|it| it["metadata"]["namespace"] == "1e3"), "{chart}");
+        objects.iter().for_each(|it| check(it, &format!("{chart} {}", it["kind"])));
+    }
+}
+
+#[test]
+fn values_of_gaies_chart_are_accepted() {
+    let Some(helm) = helm() else { return };
+    let set = [
+        POOL_SECRET,
+        "inferencePool.modelServers.matchLabels.app=a",
+        "inferencePool.targetPortNumber=8200",
+        "inferenceExtension.extProcPort=9902",
+    ];
+    let objects = helm.render("inferencepool", MODELS, &set);
+    let pool = &of_kind(&objects, "InferencePool")["inferencepool"]["spec"];
+    assert_eq!(pool["targetPorts"], serde_json::json!([{ "number": 8200 }]));
+    assert_eq!(pool["endpointPickerRef"]["port"]["number"], 9902);
+    let container =
+        &of_kind(&objects, "Deployment")["inferencepool-epp"]["spec"]["template"]["spec"]["containers"][0];
+    assert!(texts(&container["args"]).any(|it| it == "--grpc-listen=0.0.0.0:9902"));
+    assert_eq!(container["ports"][0]["containerPort"], 9902);
 }

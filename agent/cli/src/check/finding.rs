@@ -11,7 +11,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
     Ok,
-    /// Traffic may flow, or it is unknown whether it does.
+    /// The state is unknown: the objects could not be read.
+    NotChecked,
+    /// Traffic may flow, or not as intended.
     Warning,
     /// Something that the resources ask for does not work.
     Error,
@@ -21,6 +23,7 @@ impl Level {
     fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::NotChecked => "not-checked",
             Self::Warning => "warning",
             Self::Error => "error",
         }
@@ -73,9 +76,8 @@ impl Finding {
         Self { level: Level::Error, ..Self::warning(object, message, fix) }
     }
 
-    /// A warning, never "ok": the state is unknown.
     pub(super) fn not_checked(object: Object, why: impl std::fmt::Display, fix: impl Into<String>) -> Self {
-        Self::warning(object, format!("not checked: {why}"), fix)
+        Self { level: Level::NotChecked, ..Self::warning(object, format!("not checked: {why}"), fix) }
     }
 
     pub(super) fn because(self, reason: impl Into<String>) -> Self {

@@ -51,8 +51,20 @@ pub(crate) async fn run(options: &Options, access: &Access) -> anyhow::Result<Ex
         Output::Json => writeln!(out, "{:#}", finding::json(&findings))?,
     }
     out.flush()?;
-    let has_errors = findings.iter().any(|finding| finding.level == Level::Error);
-    Ok(if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(exit_code(&findings))
+}
+
+/// What was not checked is not ok.
+fn exit_code(findings: &[Finding]) -> ExitCode {
+    let has = |level| findings.iter().any(|finding| finding.level == level);
+    let is_judged = findings.iter().any(|finding| finding.level != Level::NotChecked);
+    if has(Level::Error) || !is_judged {
+        ExitCode::FAILURE
+    } else if has(Level::NotChecked) {
+        ExitCode::from(crate::DEGRADED)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn findings(installation: &Installation) -> Vec<Finding> {

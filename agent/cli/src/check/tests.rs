@@ -241,7 +241,7 @@ fn never_reports_ok_for_unreadable_kinds() {
             installation.snapshot = snapshot("");
         }
         let installation = outcome(installation, kind, &refused);
-        has(&problems(&installation), &["warning", "not checked: pods is forbidden", "`list`"]);
+        has(&problems(&installation), &["not-checked", "not checked: pods is forbidden", "`list`"]);
     }
     let no_pods = outcome(cluster(VALID), Kind::Pod, &refused);
     let all = finding::table(&findings(&no_pods));
@@ -249,10 +249,10 @@ fn never_reports_ok_for_unreadable_kinds() {
 
     let mut installation = cluster(VALID);
     installation.cluster.as_mut().unwrap().deployments = Err("deployments is forbidden".into());
-    only(&problems(&installation), &["warning", "not checked: deployments is forbidden"]);
+    only(&problems(&installation), &["not-checked", "not checked: deployments is forbidden"]);
     installation = cluster(VALID);
     installation.agents = Some(Err("pods/portforward is forbidden".into()));
-    only(&problems(&installation), &["warning", "not checked: reachability: pods/portforward"]);
+    only(&problems(&installation), &["not-checked", "not checked: reachability: pods/portforward"]);
 }
 
 #[test]

@@ -16,6 +16,8 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
+use super::clients::{ClientName, NamedClients};
+
 /// Interval of checks whether the files changed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const H2: &[u8] = b"h2";
@@ -29,6 +31,9 @@ pub struct Files {
     pub key: PathBuf,
     /// The authority of the other side's certificate. A server without it accepts clients without a certificate.
     pub authority: Option<PathBuf>,
+    /// As a server: the names of which a client's certificate must have one. Without names, and with an authority, no
+    /// client is accepted.
+    pub clients: Vec<ClientName>,
 }
 
 /// Why TLS cannot be used.
@@ -117,24 +122,30 @@ impl Identity {
     /// An identity that does not change. `source` names it in errors.
     pub fn from_texts(texts: &Texts, source: &str) -> Result<Arc<Self>, Error> {
         let path = |name: &str| PathBuf::from(format!("{source} {name}"));
-        let files =
-            Files { certificate: path("certificate"), key: path("key"), authority: Some(path("authority")) };
+        let files = Files {
+            certificate: path("certificate"),
+            key: path("key"),
+            authority: Some(path("authority")),
+            clients: Vec::new(),
+        };
         let loaded = Loaded::new(&files, &texts.certificate, &texts.key, Some(&texts.authority))?;
         let next_check = Mutex::new(Instant::now());
         Ok(Arc::new(Self { files: None, current: ArcSwap::from_pointee(loaded), next_check }))
     }
 
-    /// Loads the files that flags name. `None` without any of them. `flags` names them in the error if only some are set.
+    /// Loads the files that flags name. `None` without any of them. `clients`: see [`Files::clients`]. `flags` names them
+    /// in the error if only some are set.
     pub fn from_flags(
         certificate: Option<PathBuf>,
         key: Option<PathBuf>,
         authority: Option<PathBuf>,
+        clients: &[ClientName],
         flags: &'static str,
     ) -> Result<Option<Arc<Self>>, Error> {
         match (certificate, key, authority) {
             (None, None, None) => Ok(None),
             (Some(certificate), Some(key), authority) => {
-                Self::load(Files { certificate, key, authority }).map(Some)
+                Self::load(Files { certificate, key, authority, clients: clients.to_vec() }).map(Some)
             }
             _ => Err(Error::Incomplete(flags)),
         }
@@ -215,11 +226,14 @@ impl Loaded {
             .map_err(unusable)?;
         let server = match &roots {
             None => server.with_no_client_auth(),
-            Some(roots) => server.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| authority(&error))?,
-            ),
+            Some(roots) => {
+                let inner =
+                    WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
+                        .build()
+                        .map_err(|error| authority(&error))?;
+                let names = files.clients.clone();
+                server.with_client_cert_verifier(Arc::new(NamedClients { inner, names }))
+            }
         };
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(unusable)?;
         server.alpn_protocols = vec![H2.to_vec()];

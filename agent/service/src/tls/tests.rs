@@ -16,6 +16,7 @@ fn issue(authority: &Authority, name: &str, folder: &Path) -> Files {
         certificate: folder.join("tls.crt"),
         key: folder.join("tls.key"),
         authority: Some(folder.join("ca.crt")),
+        clients: [GATEWAY_NAME, "forebay-epp.*"].map(|name| name.parse().unwrap()).into(),
     };
     fs::create_dir_all(folder).unwrap();
     fs::write(&files.certificate, issued.certificate).unwrap();
@@ -66,10 +67,17 @@ async fn accepts_only_the_right_name_of_the_same_authority() {
         Identity::load(issue(authority, name, &folder.path().join(below))).unwrap()
     };
     let agent = load(&authority, AGENT_NAME, "agent");
-    let picker = load(&authority, PICKER_NAME, "picker");
-    let stranger = load(&other, PICKER_NAME, "stranger");
+    let name = picker_name("team-a");
+    let picker = load(&authority, &name, "picker");
+    let stranger = load(&other, &name, "stranger");
     exchange(&agent, Some(&picker), AGENT_NAME).await.unwrap();
-    assert!(exchange(&agent, Some(&picker), PICKER_NAME).await.is_err(), "another component's certificate");
+    exchange(&agent, Some(&load(&authority, GATEWAY_NAME, "gateway")), AGENT_NAME).await.unwrap();
+    assert!(exchange(&agent, Some(&picker), GATEWAY_NAME).await.is_err(), "another component's certificate");
+    for name in [AGENT_NAME, CLI_NAME, PICKER_NAME, "forebay-epp.a.b", "other"] {
+        let client = load(&authority, name, "client");
+        let refused = exchange(&agent, Some(&client), AGENT_NAME).await;
+        assert!(refused.is_err(), "{name} is of the authority but has no accepted name");
+    }
     assert!(exchange(&agent, Some(&stranger), AGENT_NAME).await.is_err(), "another authority's certificate");
     assert!(exchange(&agent, None, AGENT_NAME).await.is_err(), "plain text");
 }
@@ -80,8 +88,8 @@ async fn reloads_renewed_files_and_ignores_broken_ones() {
     let (old, new) = (authority(), authority());
     let at = folder.path().join("agent");
     let agent = Identity::load(issue(&old, AGENT_NAME, &at)).unwrap();
-    let of_old = Identity::load(issue(&old, PICKER_NAME, &folder.path().join("old"))).unwrap();
-    let of_new = Identity::load(issue(&new, PICKER_NAME, &folder.path().join("new"))).unwrap();
+    let of_old = Identity::load(issue(&old, &picker_name("a"), &folder.path().join("old"))).unwrap();
+    let of_new = Identity::load(issue(&new, &picker_name("a"), &folder.path().join("new"))).unwrap();
     exchange(&agent, Some(&of_old), AGENT_NAME).await.unwrap();
 
     fs::write(at.join("tls.crt"), "nonsense").unwrap();
@@ -103,6 +111,6 @@ fn errors_name_the_file() {
     assert!(error(&missing).contains("none"), "{}", error(&missing));
     fs::write(folder.path().join("ca.crt"), "").unwrap();
     assert!(error(&files).contains("ca.crt has no certificate"), "{}", error(&files));
-    let half = Identity::from_flags(Some(files.certificate), None, None, "--tls-cert and --tls-key");
+    let half = Identity::from_flags(Some(files.certificate), None, None, &[], "--tls-cert and --tls-key");
     assert_eq!(half.unwrap_err().to_string(), "set all of --tls-cert and --tls-key or none");
 }

@@ -3,7 +3,8 @@
 mod format;
 mod restore;
 mod usage;
+mod usage_finder;
 
 pub use format::ResponseFormat;
 pub use restore::Restore;
-pub use usage::{EventScanner, Finding, ResponseScanner, Usage};
+pub use usage::{EventScanner, Finding, JsonScanner, ResponseScanner, Usage};

@@ -10,23 +10,32 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::ResponseFormat;
-use crate::nested::NestedValue;
-use crate::string::{StringState, plain_string, skip_string};
+use super::usage_finder::UsageFinder;
 
 /// Longest line of a stream that is parsed. A longer line still counts as an event.
 const MAX_LINE_BYTES: usize = 64 << 10;
-/// End of a JSON response that is kept. Engines write `usage` as one of the last members.
-const TAIL_BYTES: usize = 4 << 10;
-
-/// Token counts that an engine reports in `usage`.
+/// Token counts that an engine reports in `usage`. `None` if it has not said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompt. `prompt_tokens` in chat and completions, `input_tokens` in the Responses API.
+    /// Tokens of the prompt. `prompt_tokens` in chat and completions, `input_tokens` in the Responses and Messages API.
     #[serde(alias = "input_tokens", default)]
-    pub prompt_tokens: u64,
-    /// Generated tokens. `completion_tokens` in chat and completions, `output_tokens` in the Responses API.
+    pub prompt_tokens: Option<u64>,
+    /// Generated tokens. `completion_tokens` in chat and completions, `output_tokens` in the Responses and Messages API.
     #[serde(alias = "output_tokens", default)]
-    pub completion_tokens: u64,
+    pub completion_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Takes the counts of a later report. What it does not say stays: `message_delta` of the Messages API has only the
+    /// generated tokens, `message_start` has those of the prompt.
+    pub fn update(&mut self, later: Self) {
+        self.prompt_tokens = later.prompt_tokens.or(self.prompt_tokens);
+        self.completion_tokens = later.completion_tokens.or(self.completion_tokens);
+    }
+
+    fn is_known(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// Something that [`ResponseScanner`] found.
@@ -36,7 +45,7 @@ pub enum Finding {
     FirstEvent,
     /// A later event, with the time since the event before it.
     NextEvent(Duration),
-    /// Token counts. With continuous usage each one is the sum so far.
+    /// All token counts so far. With continuous usage, there is one with each event.
     Usage(Usage),
     /// An event that reports an error. The status of the stream may still be 200.
     Error,
@@ -49,28 +58,40 @@ pub enum ResponseScanner {
     Unreadable,
     /// A stream of server-sent events.
     Events(EventScanner),
-    /// One JSON text. Only its end is kept.
-    Json {
-        /// The last bytes of the body, at most 4 KiB.
-        tail: Vec<u8>,
-    },
+    /// One JSON text.
+    Json(JsonScanner),
 }
+
+/// Reads the usage of one JSON text.
+#[derive(Debug, Default)]
+pub struct JsonScanner(UsageFinder);
 
 /// Splits an event stream into lines and reads their data.
 #[derive(Debug, Default)]
 pub struct EventScanner {
     /// The start of a line whose end has not arrived.
     line: Vec<u8>,
-    is_too_long: bool,
+    /// Reads a line that is too long to be kept: the last event of the Responses API has the whole response.
+    long_line: Option<UsageFinder>,
     last: Option<Instant>,
+    usage: Usage,
 }
 
 #[derive(Deserialize)]
 struct Event {
     usage: Option<Usage>,
     error: Option<IgnoredAny>,
-    /// Events of the Responses API have both members inside `response`.
-    response: Option<Inner>,
+    /// Events of the Responses API have both members inside `response`, the first one of the Messages API inside `message`.
+    response: Option<Envelope>,
+    message: Option<Envelope>,
+}
+
+/// `message` may also be the text of an error.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Envelope {
+    Inner(Inner),
+    Other(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -84,7 +105,7 @@ impl ResponseScanner {
     pub fn new(headers: &HeaderMap) -> Self {
         match ResponseFormat::of(headers) {
             Some(ResponseFormat::Events) => Self::Events(EventScanner::default()),
-            Some(ResponseFormat::Json) => Self::Json { tail: Vec::new() },
+            Some(ResponseFormat::Json) => Self::Json(JsonScanner::default()),
             None => Self::Unreadable,
         }
     }
@@ -99,23 +120,16 @@ impl ResponseScanner {
         match self {
             Self::Unreadable => {}
             Self::Events(events) => events.feed(bytes, report),
-            Self::Json { tail } => {
-                if bytes.len() >= TAIL_BYTES {
-                    tail.clear();
-                } else if tail.len() + bytes.len() > TAIL_BYTES {
-                    tail.drain(..tail.len() + bytes.len() - TAIL_BYTES);
-                }
-                tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
-            }
+            Self::Json(JsonScanner(finder)) => finder.feed(bytes),
         }
     }
 
     /// Reports what is only known at the end of the body: the usage of a JSON response.
     pub fn finish(&mut self, mut report: impl FnMut(Finding)) {
-        if let Self::Json { tail } = self
-            && let Some(usage) = usage_in(tail)
+        if let Self::Json(JsonScanner(finder)) = self
+            && finder.usage().is_known()
         {
-            report(Finding::Usage(usage));
+            report(Finding::Usage(finder.usage()));
         }
     }
 }
@@ -125,25 +139,35 @@ impl EventScanner {
         while let Some(end) = memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end);
             bytes = &rest[1..];
-            if self.line.is_empty() && !self.is_too_long {
+            if let Some(mut finder) = self.long_line.take() {
+                finder.feed(line);
+                self.event(false, finder.usage(), &mut report);
+            } else if self.line.is_empty() {
                 self.line(line, &mut report);
             } else {
-                self.keep(line);
+                self.line.extend_from_slice(line);
                 let complete = std::mem::take(&mut self.line);
                 self.line(&complete, &mut report);
-                self.is_too_long = false;
             }
         }
         self.keep(bytes);
     }
 
+    /// Keeps the start of a line.
     fn keep(&mut self, bytes: &[u8]) {
-        if self.is_too_long || self.line.len() + bytes.len() > MAX_LINE_BYTES {
-            self.is_too_long = true;
-            self.line.truncate(MAX_LINE_BYTES.min(DATA.len()));
-            return;
+        if let Some(finder) = &mut self.long_line {
+            return finder.feed(bytes);
         }
         self.line.extend_from_slice(bytes);
+        if self.line.len() > MAX_LINE_BYTES && self.line.starts_with(DATA) {
+            let mut finder = UsageFinder::default();
+            finder.feed(&self.line);
+            self.long_line = Some(finder);
+            self.line = Vec::new();
+        } else if self.line.len() > MAX_LINE_BYTES {
+            // A comment or another field: its end is not needed.
+            self.line.truncate(DATA.len());
+        }
     }
 
     fn line(&mut self, line: &[u8], report: &mut impl FnMut(Finding)) {
@@ -157,9 +181,19 @@ impl EventScanner {
         static ERROR: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new("\"error\":"));
         let is_parsed = USAGE.find(data).is_some() || ERROR.find(data).is_some();
         let event = if is_parsed { serde_json::from_slice::<Event>(data).ok() } else { None };
-        let inner = event.as_ref().and_then(|event| event.response.as_ref());
+        let inner = event.as_ref().and_then(|event| {
+            [&event.response, &event.message].into_iter().find_map(|envelope| match envelope {
+                Some(Envelope::Inner(inner)) => Some(inner),
+                _ => None,
+            })
+        });
         let is_error = event.as_ref().is_some_and(|event| event.error.is_some())
             || inner.is_some_and(|inner| inner.error.is_some());
+        let usage = event.as_ref().and_then(|event| event.usage).or(inner.and_then(|inner| inner.usage));
+        self.event(is_error, usage.unwrap_or_default(), report);
+    }
+
+    fn event(&mut self, is_error: bool, usage: Usage, report: &mut impl FnMut(Finding)) {
         if is_error {
             report(Finding::Error);
         } else {
@@ -169,70 +203,14 @@ impl EventScanner {
                 Some(last) => report(Finding::NextEvent(now.duration_since(last))),
             }
         }
-        let usage = event.as_ref().and_then(|event| event.usage).or(inner.and_then(|inner| inner.usage));
-        if let Some(usage) = usage {
-            report(Finding::Usage(usage));
+        if usage.is_known() {
+            self.usage.update(usage);
+            report(Finding::Usage(self.usage));
         }
     }
 }
 
 const DATA: &[u8] = b"data:";
-
-/// The last `usage` object in the end of a JSON text.
-fn usage_in(tail: &[u8]) -> Option<Usage> {
-    const KEY: &[u8] = b"\"usage\":";
-    static FINDER: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new(KEY));
-    let at = FINDER.find_iter(tail).last()?;
-    let object = &tail[at + KEY.len()..];
-    if let Some(usage) = plain_usage(object) {
-        return Some(usage);
-    }
-    let mut objects = serde_json::Deserializer::from_slice(object).into_iter::<Usage>();
-    objects.next()?.ok()
-}
-
-/// Usage in the form that engines write. `None` for other forms, which may be valid; [`usage_in`] then asks `serde_json`.
-fn plain_usage(json: &[u8]) -> Option<Usage> {
-    let mut usage = Usage::default();
-    let mut rest = json.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
-    loop {
-        let after_quote = rest.strip_prefix(b"\"")?;
-        let name = plain_string(after_quote)?;
-        rest = after_quote[name.len() + 1..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
-        let tokens = match name {
-            b"prompt_tokens" | b"input_tokens" => Some(&mut usage.prompt_tokens),
-            b"completion_tokens" | b"output_tokens" => Some(&mut usage.completion_tokens),
-            _ => None,
-        };
-        rest = match tokens {
-            Some(tokens) => {
-                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                *tokens = str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
-                &rest[digits..]
-            }
-            None => skip_value(rest)?,
-        }
-        .trim_ascii_start();
-        match rest.split_first()? {
-            (b',', after) => rest = after.trim_ascii_start(),
-            (b'}', _) => return Some(usage),
-            _ => return None,
-        }
-    }
-}
-
-/// The bytes after the value that `json` starts with. `None` if the value does not end in `json`.
-fn skip_value(json: &[u8]) -> Option<&[u8]> {
-    let (first, rest) = json.split_first()?;
-    match first {
-        b'"' => match skip_string(rest, StringState::Inside) {
-            (used, StringState::Ended) => Some(&rest[used..]),
-            _ => None,
-        },
-        b'{' | b'[' => Some(&rest[NestedValue::opened().skip(rest).ok()??..]),
-        _ => json.iter().position(|byte| matches!(byte, b',' | b'}')).map(|end| &json[end..]),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -263,7 +241,10 @@ mod tests {
     const NEXT: Finding = Finding::NextEvent(Duration::ZERO);
 
     fn usage(prompt_tokens: u64, completion_tokens: u64) -> Finding {
-        Finding::Usage(Usage { prompt_tokens, completion_tokens })
+        Finding::Usage(Usage {
+            prompt_tokens: Some(prompt_tokens),
+            completion_tokens: Some(completion_tokens),
+        })
     }
 
     #[test]
@@ -287,28 +268,40 @@ mod tests {
     }
 
     #[test]
-    fn reads_usage_in_every_valid_form() {
-        for (json, expected) in [
-            (r#"{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2}"#, Some((7, 2))),
-            (
-                r#"{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":[1,{"a":"}"}]},"completion_tokens":2}"#,
-                Some((7, 2)),
-            ),
-            (r#"{"input_tokens" : 7 , "x" : null, "output_tokens": 2 , "y":-1.5e3}"#, Some((7, 2))),
-            (r#"{"prompt_tokens":7,"a\"b":"\\","completion_tokens":2}"#, Some((7, 2))),
-            (r#"{"prompt_tokens":7}"#, Some((7, 0))),
-            (r"{}", Some((0, 0))),
-            ("null", None),
-            (r#"{"prompt_tokens":-7}"#, None),
-            (r#"{"prompt_tokens":7,"#, None),
-            (r#"{"prompt_tokens":99999999999999999999999}"#, None),
+    fn merges_the_usage_of_the_messages_api() {
+        let stream = concat!(
+            "event: message_start\n",
+            "data: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",\"usage\":{\"input_tokens\":12,\"output_tokens\":0}}}\n\n",
+            "event: content_block_delta\n",
+            "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"a\"}}\n\n",
+            "event: message_delta\n",
+            "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":5}}\n\n",
+            "event: error\n",
+            "data: {\"type\":\"error\",\"error\":{\"type\":\"x\"},\"message\":\"engine died\"}\n\n",
+        );
+        for piece_bytes in [1, 7, 10_000] {
+            let all = findings(&mut scanner("text/event-stream"), stream.as_bytes(), piece_bytes);
+            assert_eq!(
+                all,
+                [Finding::FirstEvent, usage(12, 0), NEXT, NEXT, usage(12, 5), Finding::Error],
+                "{piece_bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_usage_of_an_event_that_is_too_long_to_be_kept() {
+        let text = "x".repeat(MAX_LINE_BYTES);
+        let usage_json = r#""usage":{"input_tokens":3,"output_tokens":4}"#;
+        for event in [
+            format!(r#"{{"response":{{"output":"{text}",{usage_json}}}}}"#),
+            format!(r#"{{"response":{{{usage_json},"output":"{text}"}}}}"#),
         ] {
-            let found = usage_in(format!("{{\"usage\":{json}}}").as_bytes());
-            let expected =
-                expected.map(|(prompt_tokens, completion_tokens)| Usage { prompt_tokens, completion_tokens });
-            assert_eq!(found, expected, "{json}");
-            let parsed = serde_json::from_str::<Usage>(json).ok();
-            assert!(plain_usage(json.as_bytes()).is_none_or(|usage| Some(usage) == parsed), "{json}");
+            let stream = format!("data: {event}\n\ndata: {{}}\n\n: {text}{text}\n\ndata: {{}}\n\n");
+            for piece_bytes in [999, 5000, 1_000_000] {
+                let all = findings(&mut scanner("text/event-stream"), stream.as_bytes(), piece_bytes);
+                assert_eq!(all, [Finding::FirstEvent, usage(3, 4), NEXT, NEXT], "{piece_bytes}");
+            }
         }
     }
 
@@ -333,6 +326,7 @@ mod tests {
             assert_eq!(all, [usage(5, 6)], "{piece_bytes}");
         }
         assert_eq!(findings(&mut scanner("application/json"), b"{\"usage\":", 3), []);
+        assert_eq!(findings(&mut scanner("application/json"), b"{\"usage\":null}", 3), []);
         assert_eq!(findings(&mut scanner("text/plain"), b"{\"usage\":{\"prompt_tokens\":1}}", 3), []);
     }
 }

@@ -109,7 +109,11 @@ impl<'a> Resolver<'a> {
                 Err(message) => return Backend::Invalid(message),
                 Ok((service, port)) => {
                     let replicas = self.snapshot.service_endpoints(&service, port);
-                    PoolPicker::Service(PickerAddresses { replicas, failure_mode: picker.failure_mode })
+                    PoolPicker::Service(PickerAddresses {
+                        namespace: key.namespace.as_str().into(),
+                        replicas,
+                        failure_mode: picker.failure_mode,
+                    })
                 }
             },
         };

@@ -39,6 +39,8 @@ pub enum PoolPicker {
 /// Addresses of a pool's endpoint picker.
 #[derive(Debug)]
 pub struct PickerAddresses {
+    /// Namespace of the pool and of its picker. The picker's certificate must name it.
+    pub namespace: Arc<str>,
     /// Ready endpoints of the picker's Service.
     pub replicas: Vec<SocketAddr>,
     /// What to do when no replica decides.

@@ -45,12 +45,14 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Addresses of the endpoint pickers of all pools.
-    pub fn picker_addresses(&self) -> HashSet<SocketAddr> {
+    /// Addresses of the endpoint pickers of all pools, each with the pool's namespace.
+    pub fn picker_addresses(&self) -> HashSet<(SocketAddr, Arc<str>)> {
         let services = self.pools.iter().filter_map(|pool| match &pool.picker {
             PoolPicker::Service(picker) => Some(picker),
             PoolPicker::InProcess(_) => None,
         });
-        services.flat_map(|picker| &picker.replicas).copied().collect()
+        services
+            .flat_map(|picker| picker.replicas.iter().map(|address| (*address, picker.namespace.clone())))
+            .collect()
     }
 }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
+use forebay_service::tls::picker_name;
 use forebay_test_certificates::Authority;
+
+use super::NAMESPACE;
 
 /// Programs with a certificate: `PROGRAM.crt` and `PROGRAM.key`, next to `ca.crt`.
 pub(super) const PROGRAMS: &[&str] = &["forebay-agent", "forebay-epp", "forebay-gateway"];
@@ -13,7 +16,9 @@ pub(super) fn write(folder: &Path) -> Result<()> {
     let authority = Authority::new("forebay-test-ca")?;
     fs::write(folder.join("ca.crt"), authority.pem())?;
     for program in PROGRAMS {
-        let issued = authority.issue_for(program)?;
+        // A picker's certificate names the namespace of its pools.
+        let name = if *program == "forebay-epp" { picker_name(NAMESPACE) } else { (*program).to_owned() };
+        let issued = authority.issue_for(&name)?;
         fs::write(folder.join(format!("{program}.crt")), issued.certificate)?;
         fs::write(folder.join(format!("{program}.key")), issued.key)?;
     }

@@ -7,9 +7,10 @@ use crate::string::{StringState, Unescape, Unescaped, skip_string};
 #[derive(Debug)]
 pub(super) struct ModelFinder {
     state: State,
-    /// Also search a `response` member of the root. Events of the Responses API have the model there.
-    looks_into_response: bool,
-    is_in_response: bool,
+    /// Also search the members `response` and `message` of the root. Events of the Responses API and the Messages API have
+    /// the model there.
+    looks_into_envelope: bool,
+    is_in_envelope: bool,
 }
 
 #[derive(Debug)]
@@ -18,7 +19,7 @@ enum State {
     FirstKeyOrEnd,
     Key,
     InKey(Key),
-    /// In a key that is neither `model` nor `response`.
+    /// In a key that is none of these names.
     SkipKey(StringState),
     Colon(Name),
     Value(Name),
@@ -35,19 +36,19 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
     Model,
-    Response,
+    Envelope,
     Other,
 }
 
 impl ModelFinder {
     /// For a JSON response.
     pub(super) fn in_body() -> Self {
-        Self { state: State::Start, looks_into_response: false, is_in_response: false }
+        Self { state: State::Start, looks_into_envelope: false, is_in_envelope: false }
     }
 
     /// For the data of one event.
     pub(super) fn in_event() -> Self {
-        Self { looks_into_response: true, ..Self::in_body() }
+        Self { looks_into_envelope: true, ..Self::in_body() }
     }
 
     /// The length (at least one byte) and the kind of the next run of bytes of one kind. A value includes its quotes.
@@ -118,12 +119,12 @@ impl ModelFinder {
                 self.state = if byte == b':' { State::Value(*name) } else { State::Done };
             }
             State::Value(name) => {
-                let may_enter = *name == Name::Response && self.looks_into_response && !self.is_in_response;
+                let may_enter = *name == Name::Envelope && self.looks_into_envelope && !self.is_in_envelope;
                 self.state = match byte {
                     b'"' if *name == Name::Model => State::InModel(StringState::Inside),
                     b'"' => State::SkipValue(StringState::Inside),
                     b'{' if may_enter => {
-                        self.is_in_response = true;
+                        self.is_in_envelope = true;
                         State::FirstKeyOrEnd
                     }
                     b'{' | b'[' => State::Nested(NestedValue::opened()),
@@ -142,15 +143,15 @@ impl ModelFinder {
     }
 
     fn close(&mut self) {
-        self.state = if self.is_in_response { State::AfterValue } else { State::Done };
-        self.is_in_response = false;
+        self.state = if self.is_in_envelope { State::AfterValue } else { State::Done };
+        self.is_in_envelope = false;
     }
 }
 
-/// Length of the longer key, `response`.
+/// Length of the longest key, `response`.
 const KEY_BYTES: usize = 8;
 
-/// Compares a key with `model` and `response`.
+/// Compares a key with `model`, `response` and `message`.
 #[derive(Debug, Default)]
 struct Key {
     unescape: Unescape,
@@ -161,7 +162,7 @@ struct Key {
 
 enum KeyStep {
     More,
-    /// Neither key, and no escape is pending. The rest can be skipped with [`skip_string`].
+    /// Another key, and no escape is pending. The rest can be skipped with [`skip_string`].
     Other,
     End(Name),
 }
@@ -175,7 +176,7 @@ impl Key {
                 return Some(KeyStep::End(match &self.content[..self.length] {
                     _ if self.is_other => Name::Other,
                     b"model" => Name::Model,
-                    b"response" => Name::Response,
+                    b"response" | b"message" => Name::Envelope,
                     _ => Name::Other,
                 }));
             }

@@ -80,6 +80,18 @@ const CORPUS: &[(&str, &str, &str)] = &[
         ),
     ),
     (
+        "events of the Messages API",
+        EVENTS,
+        concat!(
+            "event: message_start\n",
+            "data: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"type\":\"message\",\"model\":@,\"content\":[]}}\n\n",
+            "event: content_block_delta\n",
+            "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"model\\\":\\\"x\\\"\",\"model\":\"x\"}}\n\n",
+            "event: error\ndata: {\"error\":{\"model\":\"x\"},\"message\":\"no\",\"model\":@}\n\n",
+        ),
+    ),
+    ("a message that is no event", JSON, r#"{"message":{"model":"x"},"model":@}"#),
+    (
         "data in several lines",
         EVENTS,
         "data: {\"a\":1,\ndata: \"model\":\ndata: @}\nid: 1\n\ndata: {\"model\":@}\n\n",
@@ -154,20 +166,22 @@ fn object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     let key = prop_oneof![
         3 => Just("model".to_owned()),
         3 => Just("response".to_owned()),
+        3 => Just("message".to_owned()),
         1 => "[a-z\"\\\\{}]{0,4}",
     ];
     prop::collection::btree_map(key, value, 0..5).prop_map(|members| members.into_iter().collect())
 }
 
 /// The expected output: the model is replaced where `serde_json` finds it.
-fn oracle(mut value: Value, looks_into_response: bool) -> Value {
+fn oracle(mut value: Value, looks_into_envelope: bool) -> Value {
     let replace = |object: Option<&mut Value>| {
         if let Some(model @ Value::String(_)) = object.and_then(|object| object.get_mut("model")) {
             *model = CLIENT_MODEL.into();
         }
     };
-    if looks_into_response {
+    if looks_into_envelope {
         replace(value.get_mut("response"));
+        replace(value.get_mut("message"));
     }
     replace(Some(&mut value));
     value
