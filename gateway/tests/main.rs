@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 mod body;
+mod client_places;
+mod client_timeouts;
 mod closed;
 mod drain;
 mod explain;
