@@ -54,9 +54,6 @@ impl HeldBody {
             ModelScan::Strict(_) if is_empty => return Err(BodyError::Empty.into()),
             ModelScan::Strict(scanner) => (Some(scanner), true),
         };
-        if scanner.is_some() {
-            hold.check_announced(incoming.size_hint().lower())?;
-        }
         let remainder = (!is_empty).then(|| Remainder::new(incoming, scanner, is_strict, idle_timeout));
         Ok(Self {
             frames: Frames::default(),

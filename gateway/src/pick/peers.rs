@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::channel::Channel;
+use super::replica_health::ReplicaHealth;
 use super::transport::Transport;
 use crate::runtime::worker_index;
 
@@ -26,12 +27,14 @@ pub(super) struct Peers {
 /// One replica of a picker.
 #[derive(Debug)]
 pub(super) struct Peer {
+    address: SocketAddr,
     /// Channel `i` belongs to worker `i % workers`.
     channels: Vec<Channel>,
     workers: usize,
     turn: AtomicUsize,
     /// In its last reply to headers the picker asked for no body.
     skips_body: AtomicBool,
+    health: ReplicaHealth,
 }
 
 impl Peers {
@@ -68,6 +71,11 @@ impl Peers {
         known.unwrap_or_else(|| self.peer(address))
     }
 
+    /// The number of replicas that replied to their last request.
+    pub(super) fn count_responsive(&self, replicas: &[SocketAddr]) -> usize {
+        replicas.iter().filter(|address| self.get(**address).health().is_responsive()).count()
+    }
+
     fn peer(&self, address: SocketAddr) -> Arc<Peer> {
         Arc::new(Peer::new(address, &self.transport, self.workers))
     }
@@ -77,7 +85,22 @@ impl Peer {
     fn new(address: SocketAddr, transport: &Transport, workers: usize) -> Self {
         let count = CONNECTIONS_PER_REPLICA.next_multiple_of(workers.max(1));
         let channels = (0..count).map(|_| Channel::new(address, transport.clone())).collect();
-        Self { channels, workers, turn: AtomicUsize::new(0), skips_body: AtomicBool::new(false) }
+        Self {
+            address,
+            channels,
+            workers,
+            turn: AtomicUsize::new(0),
+            skips_body: AtomicBool::new(false),
+            health: ReplicaHealth::new(),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn health(&self) -> &ReplicaHealth {
+        &self.health
     }
 
     /// Whether the picker probably needs no body for the next request.

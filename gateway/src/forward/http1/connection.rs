@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use bytes::{Buf as _, Bytes};
 use http::{Method, StatusCode, request, response};
 use http_body::{Frame, SizeHint};
 use memchr::memmem;
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -24,6 +26,10 @@ use crate::runtime::LazyDeadline;
 const MAX_HEAD_BYTES: usize = 256 << 10;
 /// Maximum size of one read.
 const READ_BYTES: usize = 64 << 10;
+
+/// Idle time from which on the kernel is asked whether the endpoint has closed a connection. Before that, what the runtime
+/// has seen is enough: it polls the sockets at least every few milliseconds.
+const PEEK_AFTER: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// Read buffer of this thread. What was read is copied into a buffer of the right size.
@@ -44,6 +50,8 @@ struct Inner {
     idle_since: Instant,
     /// The request, until it is written completely.
     outgoing: Option<Outgoing>,
+    /// The kernel has accepted the whole request.
+    is_written: bool,
     /// Why writing the request stopped. The endpoint may have responded anyway.
     write_error: Option<io::Error>,
     /// The start of an incomplete head.
@@ -70,6 +78,7 @@ impl Connection {
             address,
             idle_since: Instant::now(),
             outgoing: None,
+            is_written: false,
             write_error: None,
             partial: Vec::new(),
             input: Bytes::new(),
@@ -97,6 +106,7 @@ impl Connection {
         let inner = &mut *self.0;
         inner.is_head = head.method == Method::HEAD;
         inner.has_received = false;
+        inner.is_written = false;
         inner.outgoing = Some(Outgoing::new(head, body));
         poll_fn(|cx| {
             if let Poll::Ready(head) = inner.poll_head(cx) {
@@ -105,6 +115,11 @@ impl Connection {
             inner.head_deadline.poll_expired(deadline, cx).map(|()| Err(ExchangeError::Timeout))
         })
         .await
+    }
+
+    /// Whether the endpoint may have received the whole request.
+    pub(crate) fn may_have_sent_all(&self) -> bool {
+        self.0.is_written
     }
 
     /// Whether any byte of a response has arrived.
@@ -224,7 +239,7 @@ impl Inner {
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         match outgoing.poll_write(&mut self.stream, cx) {
             Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(())) => self.is_written = true,
             Poll::Ready(Err(ExchangeError::Io(error))) => self.write_error = Some(error),
             Poll::Ready(Err(error)) => return Err(error),
         }
@@ -247,7 +262,11 @@ impl Inner {
 
     /// No unexpected data and no end of the connection has arrived.
     fn is_silent(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
+        let read = if self.idle_since.elapsed() < PEEK_AFTER {
+            self.stream.try_read(&mut [0])
+        } else {
+            SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()])
+        };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
