@@ -217,6 +217,11 @@ impl Config {
         self.max_client_connections.map_or(limit, |max| max.get().min(limit))
     }
 
+    /// The half of the file descriptors that client connections leave. Idle connections count too.
+    pub(crate) fn max_upstream_connections(open_files: usize) -> usize {
+        (open_files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)
+    }
+
     pub(crate) fn picker_limits(&self) -> PickerLimits {
         PickerLimits { picker_timeout: self.picker_timeout, response_bodies: self.epp_response_body }
     }

@@ -16,6 +16,7 @@ mod models;
 mod observe;
 mod odd_bodies;
 mod odd_responses;
+mod open_files;
 mod path;
 mod picker;
 mod picker_failover;

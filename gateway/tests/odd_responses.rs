@@ -12,7 +12,11 @@ async fn start(port: u16, protocol: &str) -> Running {
     Harness::new()
         .service("web", port, protocol)
         .route("r", "{backendRefs: [{name: web, port: 80}]}")
-        .start_with(|config| config.workers = std::num::NonZeroUsize::new(1))
+        .start_with(|config| {
+            config.workers = std::num::NonZeroUsize::new(1);
+            // Connections are not closed because they are idle.
+            config.upstream_idle_timeout = std::time::Duration::from_secs(1_000);
+        })
         .await
 }
 

@@ -225,3 +225,31 @@ impl AcceptFailures {
         self.pause = Duration::ZERO;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_accepts_wait_longer_each_time_and_are_logged_now_and_then() {
+        let port = ListenerPort { port: 80, gateway: None };
+        let mut failures = AcceptFailures::default();
+        let mut waited = async |error: io::Error| {
+            let start = Instant::now();
+            failures.pause(&error, &port).await;
+            (start.elapsed().as_millis(), failures.count)
+        };
+        let exhausted = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        for (at, millis) in [50, 100, 200, 400, 800, 1000, 1000].into_iter().enumerate() {
+            // The first one is logged. The others are counted for the next message.
+            assert_eq!(waited(exhausted()).await, (millis, at as u64));
+        }
+        assert_eq!(waited(io::ErrorKind::ConnectionAborted.into()).await.0, 0);
+        failures.end();
+        let start = Instant::now();
+        failures.pause(&exhausted(), &port).await;
+        assert_eq!(start.elapsed(), MIN_ACCEPT_PAUSE);
+    }
+}

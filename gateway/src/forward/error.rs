@@ -65,6 +65,9 @@ pub enum Error {
         /// The connect timeout.
         waited: Duration,
     },
+    /// The limit of connections to endpoints is reached.
+    #[error("the gateway has too many connections to model servers")]
+    TooManyConnections,
     /// The connection broke before the response head arrived.
     #[error("the model server closed the connection before it responded")]
     Exchange {
@@ -125,6 +128,6 @@ impl Error {
 
     /// Whether the endpoint or the way to it failed. Only then a retry policy applies.
     pub(crate) fn is_upstream(&self) -> bool {
-        !matches!(self, Self::NoEndpoint | Self::Upload(_))
+        !matches!(self, Self::NoEndpoint | Self::TooManyConnections | Self::Upload(_))
     }
 }

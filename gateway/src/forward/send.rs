@@ -9,7 +9,6 @@ use http::{Request, Response, request};
 use super::connection_pool::ConnectionPool;
 use super::error::{Error, ExchangeError, Retry};
 use super::h2::{H2Connections, to_h2};
-use super::http1::Connection;
 use super::pooled_body::PooledBody;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, RetryReason};
@@ -130,7 +129,7 @@ impl Forwarder {
         let is_reused = reused.is_some();
         let mut connection = match reused {
             Some(reused) => reused,
-            None => Connection::open(endpoint, self.connect_timeout).await?,
+            None => self.connections.open(endpoint, self.connect_timeout).await?,
         };
         let sent = Instant::now();
         let timeout = self.head_timeout(plan);

@@ -95,16 +95,21 @@ struct Shared {
 impl Shared {
     fn start(config: &Config) -> Result<Self, StartError> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let open_files = raise_open_files_limit();
         let worker_count = config.workers.map_or_else(available_cores, NonZeroUsize::get);
         let workers = Workers::start(worker_count, &tasks, &stop).map_err(StartError::Workers)?;
         Ok(Self {
             metrics: Arc::new(Metrics::new()),
             workers: Arc::new(workers),
             worker_count,
-            connections: Arc::new(ConnectionPool::new(config.upstream_idle_timeout, worker_count)),
+            connections: Arc::new(ConnectionPool::new(
+                config.upstream_idle_timeout,
+                worker_count,
+                Config::max_upstream_connections(open_files),
+            )),
             h2: Arc::new(H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone())),
             draining: Arc::default(),
-            open_files: raise_open_files_limit(),
+            open_files,
             tasks,
             stop,
         })

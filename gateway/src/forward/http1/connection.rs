@@ -4,6 +4,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -27,10 +29,6 @@ const MAX_HEAD_BYTES: usize = 256 << 10;
 /// Maximum size of one read.
 const READ_BYTES: usize = 64 << 10;
 
-/// Idle time from which on the kernel is asked whether the endpoint has closed a connection. Before that, what the runtime
-/// has seen is enough: it polls the sockets at least every few milliseconds.
-const PEEK_AFTER: Duration = Duration::from_millis(10);
-
 thread_local! {
     /// Read buffer of this thread. What was read is copied into a buffer of the right size.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -46,6 +44,7 @@ pub(crate) struct Connection(Box<Inner>);
 #[derive(Debug)]
 struct Inner {
     stream: TcpStream,
+    _open: OpenConnection,
     address: SocketAddr,
     idle_since: Instant,
     /// The request, until it is written completely.
@@ -70,11 +69,33 @@ struct Inner {
     head_deadline: LazyDeadline,
 }
 
+/// Counts an open connection until it is dropped.
+#[derive(Debug)]
+pub(in crate::forward) struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    /// `count` is already increased for this connection.
+    pub(in crate::forward) fn new(count: Arc<AtomicUsize>) -> Self {
+        Self(count)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr, timeout: Duration) -> Result<Self, Error> {
+    pub(in crate::forward) async fn open(
+        address: SocketAddr,
+        timeout: Duration,
+        open: OpenConnection,
+    ) -> Result<Self, Error> {
         let stream = connect(address, timeout).await?;
         Ok(Self(Box::new(Inner {
             stream,
+            _open: open,
             address,
             idle_since: Instant::now(),
             outgoing: None,
@@ -260,13 +281,10 @@ impl Inner {
         })
     }
 
-    /// No unexpected data and no end of the connection has arrived.
+    /// No unexpected data and no end of the connection has arrived. The kernel is asked, because the runtime sees it only
+    /// after it has polled the sockets again.
     fn is_silent(&self) -> bool {
-        let read = if self.idle_since.elapsed() < PEEK_AFTER {
-            self.stream.try_read(&mut [0])
-        } else {
-            SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()])
-        };
+        let read = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
