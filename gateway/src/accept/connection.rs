@@ -23,6 +23,7 @@ use super::activity::Activity;
 use super::client_stream::ClientStream;
 use super::deadlines::{Deadlines, Expired};
 use super::drain::Drain;
+use super::options::ConnectionOptions;
 use super::places::Place;
 use super::plain_stream::PlainStream;
 use super::response_body::{ClientResponse, ClientResponseBody, Http2};
@@ -69,22 +70,6 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// Options of all client connections.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ConnectionOptions {
-    /// Maximum time without a request.
-    pub(crate) idle_timeout: Duration,
-    /// Maximum time from the first to the last byte of a request head, and from the start of a connection to its first
-    /// byte.
-    pub(crate) head_timeout: Duration,
-    /// Maximum time for which the client takes no data of a response.
-    pub(crate) write_timeout: Duration,
-    /// Maximum time that requests in flight may take once a drain has begun.
-    pub(crate) drain_timeout: Duration,
-    /// Use a [`CoalescingWaker`]. Off only to measure its effect.
-    pub(crate) coalesces_wakes: bool,
-}
-
 /// One accepted connection and what it needs from its worker and listener.
 pub(super) struct Served<H> {
     pub(super) port: Arc<ListenerPort>,
@@ -107,11 +92,12 @@ pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
         let via = Via { port: served.port.clone(), server_name: None };
         return serve_stream(stream, via, activity, served).await;
     };
-    let handshake = TlsAcceptor::from(config).accept(stream);
+    // Boxed, because futures and streams are stored in each future that passes them on.
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let stream = match served.opening(HANDSHAKE_TIMEOUT, handshake).await {
         None => return tracing::debug!("no TLS handshake"),
         Some(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-        Some(Ok(stream)) => stream,
+        Some(Ok(stream)) => Box::new(stream),
     };
     let server_name = stream.get_ref().1.server_name().map(Box::from);
     let via = Via { port: served.port.clone(), server_name };
@@ -142,7 +128,7 @@ async fn serve_stream<H: Handler>(
     let Some(Ok(Some((stream, is_http2)))) = opened else {
         return tracing::debug!("a client connection ended before its first request");
     };
-    let Served { handler, drain, timer, tasks, mut place, unsent, .. } = served;
+    let Served { handler, drain, timer, tasks, place, unsent, .. } = served;
     let via = Arc::new(via);
     let ended = CancellationToken::new();
     let _cancels_streams = ended.clone().drop_guard();
@@ -150,9 +136,7 @@ async fn serve_stream<H: Handler>(
     let streams = StreamTasks::new(tasks, ended).with_stalls(stalls.clone());
     let builder = builder(streams, ConnectionTimer::new(timer), options.idle_timeout, is_http2);
     let waker = Arc::new(CoalescingWaker::default());
-    if !is_http2 {
-        waker.set_http1();
-    }
+    waker.set_http1(!is_http2);
     let unsent = is_http2.then(|| Unsent::new(unsent));
     let service = service_fn(|request: Request<Incoming>| {
         let in_flight = activity.begin();
@@ -167,7 +151,7 @@ async fn serve_stream<H: Handler>(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut drain_begins = pin!(drain.token().cancelled());
-    let mut deadlines = Deadlines::new(&activity, options.head_timeout, options.idle_timeout, is_http2);
+    let mut deadlines = Deadlines::new(&activity, place, &options, is_http2);
     let mut is_first_poll = true;
     let poll = |cx: &mut Context<'_>| {
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -179,23 +163,10 @@ async fn serve_stream<H: Handler>(
         {
             return Poll::Ready(End::Drain);
         }
-        if place.is_pending() {
-            if activity.has_begun() {
-                place.establish();
-            } else if place.poll_evicted(cx).is_ready() {
-                return Poll::Ready(End::Expired(Expired::Evicted));
-            }
-        }
         deadlines.poll_expired(cx).map(End::Expired)
     };
     let end = if options.coalesces_wakes { waker.drive(poll).await } else { poll_fn(poll).await };
-    let timeout = match end {
-        End::Finished(result) => return log_end(result),
-        End::Drain => options.drain_timeout,
-        // Requests that arrive at the same time are served.
-        End::Expired(Expired::Idle) => CLOSE_TIMEOUT,
-        End::Expired(expired) => return tracing::debug!(?expired, "closed a client connection"),
-    };
+    let Some(timeout) = end.close_timeout(&options) else { return };
     connection.as_mut().graceful_shutdown();
     match tokio::time::timeout(timeout, connection).await {
         Ok(result) => log_end(result),
@@ -207,13 +178,34 @@ async fn serve_stream<H: Handler>(
 }
 
 /// How serving a connection ended.
-enum End<T> {
-    Finished(T),
+enum End {
+    Finished(Result<(), BoxError>),
     Drain,
     Expired(Expired),
 }
 
-fn log_end(result: Result<(), Box<dyn Error + Send + Sync>>) {
+type BoxError = Box<dyn Error + Send + Sync>;
+
+impl End {
+    /// How long the connection may still serve requests in flight. `None` if it is closed at once.
+    fn close_timeout(self, options: &ConnectionOptions) -> Option<Duration> {
+        match self {
+            Self::Drain => Some(options.drain_timeout),
+            // Requests that arrive at the same time are served.
+            Self::Expired(Expired::Idle) => Some(CLOSE_TIMEOUT),
+            Self::Expired(expired) => {
+                tracing::debug!(?expired, "closed a client connection");
+                None
+            }
+            Self::Finished(result) => {
+                log_end(result);
+                None
+            }
+        }
+    }
+}
+
+fn log_end(result: Result<(), BoxError>) {
     if let Err(error) = result {
         tracing::debug!(%error, "client connection failed");
     }

@@ -2,6 +2,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
+use super::options::ConnectionOptions;
+use super::places::Place;
 use crate::runtime::LazyDeadline;
 
 /// Why a connection is closed.
@@ -15,10 +17,11 @@ pub(super) enum Expired {
     Evicted,
 }
 
-/// The deadlines of one client connection after its first byte.
+/// The deadlines of one client connection after its first byte, and its place, which may be needed for another one.
 #[derive(Debug)]
 pub(super) struct Deadlines<'a> {
     activity: &'a Activity,
+    place: Place,
     head_timeout: Duration,
     idle_timeout: Duration,
     is_http2: bool,
@@ -30,16 +33,24 @@ pub(super) struct Deadlines<'a> {
 impl<'a> Deadlines<'a> {
     pub(super) fn new(
         activity: &'a Activity,
-        head_timeout: Duration,
-        idle_timeout: Duration,
+        place: Place,
+        options: &ConnectionOptions,
         is_http2: bool,
     ) -> Self {
+        let ConnectionOptions { head_timeout, idle_timeout, .. } = *options;
         let deadline = LazyDeadline::default();
-        Self { activity, head_timeout, idle_timeout, is_http2, since: None, deadline }
+        Self { activity, place, head_timeout, idle_timeout, is_http2, since: None, deadline }
     }
 
     /// Called whenever the connection has nothing to do.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        if self.place.is_pending() {
+            if self.activity.has_begun() {
+                self.place.establish();
+            } else if self.place.poll_evicted(cx).is_ready() {
+                return Poll::Ready(Expired::Evicted);
+            }
+        }
         if self.is_http2 { self.poll_idle(cx) } else { self.poll_head(cx) }
     }
 

@@ -9,8 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
-use super::connection::{ConnectionOptions, Handler, Served, serve};
+use super::connection::{Handler, Served, serve};
 use super::drain::Drain;
+use super::options::ConnectionOptions;
 use super::places::Places;
 use super::unsent::UnsentTotal;
 use crate::observe::ConnectionMetrics;
