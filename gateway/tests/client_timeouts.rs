@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{connect, read_response};
@@ -129,13 +130,55 @@ async fn a_connection_with_a_request_in_flight_is_not_idle() {
     connection.abort();
 }
 
+/// The next HTTP/2 frame: its type, its flags and its payload (RFC 9113 §4.1).
+async fn frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
+    let mut head = [0; 9];
+    within("a frame", stream.read_exact(&mut head)).await.unwrap();
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    within("a payload", stream.read_exact(&mut payload)).await.unwrap();
+    (head[3], head[4], payload)
+}
+
+/// The client has not seen the GOAWAY when it sends a request. The request takes longer than an idle connection may.
+#[tokio::test]
+async fn a_request_that_crosses_the_end_of_an_idle_connection_is_served() {
+    const HEADERS: u8 = 1;
+    const GOAWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    let upstream = Upstream::bind().await;
+    let running = web(&upstream, |config| config.client_idle_timeout = SHORT).await;
+    let mut client = TcpStream::connect(running.address()).await.unwrap();
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    client.write_all(&[PREFACE.as_bytes(), &empty_settings].concat()).await.unwrap();
+    while frame(&mut client).await.0 != GOAWAY {}
+    // GET, http, /, and the authority `a` (RFC 7541 appendix A).
+    let fields = [0x82, 0x86, 0x84, 0x41, 1, b'a'];
+    let head = [0, 0, fields.len() as u8, HEADERS, 5, 0, 0, 0, 1];
+    client.write_all(&[&head[..], &fields].concat()).await.unwrap();
+    let mut pod = upstream.accept().await;
+    pod.read_request().await;
+    for _ in 0..3 {
+        assert_eq!(connect(running.address()).await.read_to_end().await, b"");
+    }
+    pod.respond(200, "").await;
+    let (_, flags, fields) = loop {
+        let frame = frame(&mut client).await;
+        if frame.0 == HEADERS {
+            break frame;
+        }
+    };
+    // The status 200 (RFC 7541 appendix A).
+    assert_eq!((flags & END_STREAM, fields[0]), (END_STREAM, 0x88));
+    // Then the connection ends.
+    Connection::of(client).read_to_end().await;
+}
+
 /// Writes a body without an end until the gateway closes the connection.
 async fn write_until_closed(pod: &mut Connection) {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     pod.write(head).await;
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x1_0000));
     within("the gateway to close the connection", async {
-        use tokio::io::AsyncWriteExt as _;
         while pod.stream.write_all(chunk.as_bytes()).await.is_ok() {}
     })
     .await;

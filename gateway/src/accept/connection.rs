@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -166,14 +166,34 @@ async fn serve_stream<H: Handler>(
         deadlines.poll_expired(cx).map(End::Expired)
     };
     let end = if options.coalesces_wakes { waker.drive(poll).await } else { poll_fn(poll).await };
-    let Some(timeout) = end.close_timeout(&options) else { return };
-    connection.as_mut().graceful_shutdown();
-    match tokio::time::timeout(timeout, connection).await {
-        Ok(result) => log_end(result),
-        Err(_) if drain.has_begun() => {
-            tracing::info!("drain timeout: closed a client connection with requests in flight");
+    match end {
+        End::Drain | End::Expired(Expired::Idle) => connection.as_mut().graceful_shutdown(),
+        End::Expired(expired) => return tracing::debug!(?expired, "closed a client connection"),
+        End::Finished(result) => return log_end(result),
+    }
+    finish(connection, &activity, &drain, &options).await;
+}
+
+/// Waits for the end of a connection whose client was asked to open no further requests. Requests that arrived at the
+/// same time are served; once a drain has begun, at most for the drain timeout.
+async fn finish(
+    mut connection: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
+    activity: &Activity,
+    drain: &Drain,
+    options: &ConnectionOptions,
+) {
+    let close_timeout = CLOSE_TIMEOUT.min(options.idle_timeout);
+    while !drain.has_begun() {
+        let closing = tokio::time::timeout(close_timeout, connection.as_mut());
+        match drain.token().run_until_cancelled(closing).await {
+            Some(Ok(result)) => return log_end(result),
+            Some(Err(_)) if activity.is_idle() => return tracing::debug!("closed an idle client connection"),
+            Some(Err(_)) | None => {}
         }
-        Err(_) => tracing::debug!("closed an idle client connection"),
+    }
+    match tokio::time::timeout(options.drain_timeout, connection).await {
+        Ok(result) => log_end(result),
+        Err(_) => tracing::info!("drain timeout: closed a client connection with requests in flight"),
     }
 }
 
@@ -185,25 +205,6 @@ enum End {
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
-
-impl End {
-    /// How long the connection may still serve requests in flight. `None` if it is closed at once.
-    fn close_timeout(self, options: &ConnectionOptions) -> Option<Duration> {
-        match self {
-            Self::Drain => Some(options.drain_timeout),
-            // Requests that arrive at the same time are served.
-            Self::Expired(Expired::Idle) => Some(CLOSE_TIMEOUT),
-            Self::Expired(expired) => {
-                tracing::debug!(?expired, "closed a client connection");
-                None
-            }
-            Self::Finished(result) => {
-                log_end(result);
-                None
-            }
-        }
-    }
-}
 
 fn log_end(result: Result<(), BoxError>) {
     if let Err(error) = result {
