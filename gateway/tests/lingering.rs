@@ -4,7 +4,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::exchange;
-use crate::support::harness::{Harness, QWEN, Running};
+use crate::support::harness::{Harness, LISTENER, QWEN, Running, gateway};
+use crate::support::tls::{Certificate, connect};
 use crate::support::upstream::Upstream;
 use crate::support::within;
 
@@ -50,6 +51,29 @@ async fn an_early_refusal_reaches_a_client_that_writes_before_it_reads() {
         }
     }
     running.until_metric("forebay_gateway_client_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_early_refusal_reaches_a_tls_client_that_writes_before_it_reads() {
+    const HOST: &str = "models.example";
+    let certificate = Certificate::of(HOST);
+    let listener = gateway(&[("https", LISTENER)])
+        .replace("protocol: HTTP,", "protocol: HTTPS, tls: {certificateRefs: [{name: certificate}]},");
+    let running = Harness { manifests: listener }.with(&certificate.secret("certificate")).start().await;
+    let mut stream = connect(running.address(), HOST, &certificate, &["http/1.1"]).await.unwrap();
+    let response = within("the exchange", async {
+        let length = 20 * MEGABYTE;
+        let head = format!("POST /x HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..20 {
+            stream.write_all(&[b'x'; MEGABYTE]).await.unwrap();
+        }
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    })
+    .await;
+    assert!(response.starts_with("HTTP/1.1 404"), "{response}");
 }
 
 /// The limit is for bodies that are held. The model is at the start, so this body is not.
