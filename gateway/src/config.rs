@@ -8,8 +8,14 @@ use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Pic
 use forebay_resources::ResourceSource;
 use forebay_service::tls;
 
+use crate::accept::{ConnectionOptions, MAX_CONNECTIONS};
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
 use crate::status::{PortRange, WriterOptions};
+
+/// File descriptors for the admin endpoint, endpoint pickers, the API server and files.
+const RESERVED_FILES: usize = 512;
+/// Minimum limit of client connections.
+const MIN_CONNECTIONS: usize = 32;
 
 /// Command line options. Everything else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
@@ -55,7 +61,27 @@ pub struct Config {
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub client_body_timeout: Duration,
 
-    /// Maximum wait for a reply of the endpoint picker, in seconds
+    /// Maximum time of a client connection without a request, in seconds. Keep it above the idle timeout of load balancers
+    /// in front of the gateway, which otherwise may send a request on a connection that is being closed
+    #[arg(long, default_value = "400", value_name = "SECONDS", value_parser = seconds)]
+    pub client_idle_timeout: Duration,
+
+    /// Maximum time from the first to the last byte of a request head, and from the start of a connection to its first
+    /// bytes, in seconds
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub client_head_timeout: Duration,
+
+    /// Maximum time for which a client takes no data of a response, in seconds. After that an HTTP/2 stream is reset and an
+    /// HTTP/1 connection is closed
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub client_write_timeout: Duration,
+
+    /// Maximum client connections [default: half of the file descriptors that the limit of open files leaves, at most 65536]
+    #[arg(long, value_name = "COUNT")]
+    pub max_client_connections: Option<NonZeroUsize>,
+
+    /// Maximum time that a request waits for endpoint pickers, in seconds. A replica that does not reply within half of it
+    /// is skipped
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub picker_timeout: Duration,
 
@@ -175,6 +201,27 @@ impl Config {
         }
     }
 
+    pub(crate) fn connection_options(&self) -> ConnectionOptions {
+        ConnectionOptions {
+            idle_timeout: self.client_idle_timeout,
+            head_timeout: self.client_head_timeout,
+            write_timeout: self.client_write_timeout,
+            drain_timeout: self.drain_timeout,
+            coalesces_wakes: !self.no_coalescing_waker,
+        }
+    }
+
+    /// `open_files`: the limit of open files. What client connections leave is for upstream connections.
+    pub(crate) fn max_connections(&self, open_files: usize) -> usize {
+        let limit = (open_files.saturating_sub(RESERVED_FILES) / 2).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        self.max_client_connections.map_or(limit, |max| max.get().min(limit))
+    }
+
+    /// The half of the file descriptors that client connections leave. Idle connections count too.
+    pub(crate) fn max_upstream_connections(open_files: usize) -> usize {
+        (open_files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)
+    }
+
     pub(crate) fn picker_limits(&self) -> PickerLimits {
         PickerLimits { picker_timeout: self.picker_timeout, response_bodies: self.epp_response_body }
     }
@@ -235,6 +282,18 @@ mod tests {
     fn the_command_line_is_valid() {
         Config::command().debug_assert();
         assert_eq!(Config::new("/etc/forebay").picker_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn client_connections_leave_file_descriptors_for_upstream_connections() {
+        let mut config = Config::new("/etc/forebay");
+        for (open_files, connections) in
+            [(usize::MAX, 65_536), (131_584, 65_536), (4096, 1792), (1024, 256), (256, 32)]
+        {
+            assert_eq!(config.max_connections(open_files), connections, "{open_files}");
+        }
+        config.max_client_connections = NonZeroUsize::new(100);
+        assert_eq!((config.max_connections(4096), config.max_connections(256)), (100, 32));
     }
 
     #[test]

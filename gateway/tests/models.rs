@@ -66,7 +66,13 @@ async fn routes_adapters_by_their_base_model() {
         std::future::pending::<()>().await
     });
     let pods = async {
-        assert_eq!(qwen.answer_one(&of_qwen).await.line, "GET /v1/models HTTP/1.1");
+        let mut pod = qwen.accept().await;
+        assert_eq!(pod.read_request().await.line, "GET /v1/models HTTP/1.1");
+        let length = of_qwen.len();
+        pod.write(format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{of_qwen}"
+        ))
+        .await;
         qwen.answer_one("adapted").await
     };
     let (response, request) = tokio::join!(exchange(running.address(), post(body)), pods);
@@ -80,11 +86,58 @@ async fn routes_adapters_by_their_base_model() {
 }
 
 #[tokio::test]
-async fn skips_pods_with_invalid_lists() {
-    let (odd, huge, down) = (Upstream::bind().await, Upstream::bind().await, Upstream::bind().await.port());
-    let running = Harness::new().pool("qwen", QWEN, &[odd.port(), huge.port(), down], None).start().await;
+async fn pods_that_do_not_list_their_models_are_an_error_and_no_empty_list() {
     let too_large = "x".repeat(2 << 20);
-    let pods = async { tokio::join!(odd.answer_one("<html>"), huge.answer_one(&too_large)) };
-    let (response, _) = tokio::join!(get(running.address(), "/v1/models"), pods);
-    assert_eq!(response.text(), r#"{"object":"list","data":[]}"#);
+    for (status, body) in [(200, "<html>"), (200, too_large.as_str()), (401, "{}"), (403, "{}"), (500, "{}")]
+    {
+        let pod = Upstream::bind().await;
+        let running = Harness::new().pool("qwen", QWEN, &[pod.port()], None).start().await;
+        let answering = async {
+            let mut pod = pod.accept().await;
+            pod.read_request().await;
+            // The gateway stops reading what is too large.
+            use tokio::io::AsyncWriteExt as _;
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = pod.stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
+        };
+        let (response, ()) = tokio::join!(get(running.address(), "/v1/models"), answering);
+        assert_eq!((response.status, response.code().as_str()), (502, "models_unavailable"), "{status}");
+        assert!(response.text().contains("llm-d/qwen"), "{}", response.text());
+        // The failure is cached: no pod responds any more.
+        drop(pod);
+        let one = get(running.address(), "/v1/models/x").await;
+        assert_eq!((one.status, one.code().as_str()), (502, "models_unavailable"));
+    }
+}
+
+#[tokio::test]
+async fn pools_without_ready_pods_are_an_error() {
+    let mut harness = Harness::new().pool("qwen", QWEN, &[1], None);
+    harness.manifests = harness.manifests.replace("status: \"True\"", "status: \"False\"");
+    let running = harness.start().await;
+    let response = get(running.address(), "/v1/models").await;
+    assert_eq!((response.status, response.code().as_str()), (503, "no_ready_endpoint"));
+}
+
+#[tokio::test]
+async fn the_list_names_pools_whose_models_are_missing() {
+    let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[qwen.port()], None)
+        .pool("tiny", TINY, &[tiny.port()], None)
+        .start()
+        .await;
+    let refusing = async {
+        let mut pod = tiny.accept().await;
+        pod.read_request().await;
+        pod.respond(401, "{}").await;
+    };
+    let qwen_list = list(&[QWEN]);
+    let (response, ..) =
+        tokio::join!(get(running.address(), "/v1/models"), qwen.answer_one(&qwen_list), refusing);
+    let models = response.json();
+    assert_eq!((response.status, &models["data"][0]["id"]), (200, &QWEN.into()));
+    assert_eq!(models["errors"][0]["pool"], "llm-d/tiny");
+    assert!(models["errors"][0]["message"].as_str().unwrap().contains("401"), "{models}");
+    assert_eq!(models["errors"].as_array().unwrap().len(), 1);
 }

@@ -54,23 +54,6 @@ async fn a_pod_that_says_nothing_is_a_504() {
     assert_eq!((response.status, response.code().as_str(), rest.len()), (504, "upstream_timeout", 0));
 }
 
-/// The pod reads the second request and closes the reused connection without a response, like an idle timeout.
-#[tokio::test]
-async fn replaces_a_reused_connection_that_closes_during_a_request() {
-    let upstream = Upstream::bind().await;
-    let running = Harness::new().pool("qwen", QWEN, &[upstream.port()], None).start().await;
-    let (mut client, mut kept) = running.forwarded(CHAT, &upstream).await;
-    kept.respond(200, "first").await;
-    assert_eq!(read_response(&mut client).await.text(), "first");
-    client.write(post(CHAT)).await;
-    kept.read_request().await;
-    drop(kept);
-    let request = upstream.answer_one("second").await;
-    assert_eq!(request.text(), CHAT);
-    assert_eq!(read_response(&mut client).await.text(), "second");
-    running.until_metric(r#"forebay_gateway_retries_total{reason="reused_connection_closed"}"#, 1.0).await;
-}
-
 #[tokio::test]
 async fn closes_idle_connections_before_the_server() {
     let upstream = Upstream::bind().await;

@@ -2,22 +2,26 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_routing::ListenerPort;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{ConnectionOptions, Handler, Served, serve};
+use super::connection::{Handler, Served, serve};
 use super::drain::Drain;
+use super::options::ConnectionOptions;
+use super::places::Places;
+use super::unsent::UnsentTotal;
+use crate::observe::ConnectionMetrics;
 use crate::runtime::Workers;
 
-/// Maximum client connections. Further connections wait in the listen queue of the kernel.
-const MAX_CONNECTIONS: usize = 65_536;
-/// Pause after a failed accept, for example when file descriptors are exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause after an accept that failed for lack of file descriptors or memory. Doubled up to the maximum while it fails.
+const MIN_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Minimum time between log messages about failed accepts of one listener.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The open ports. The controller keeps them in step with the Gateways.
 #[derive(Debug)]
@@ -42,8 +46,8 @@ struct Shared<H> {
     options: ConnectionOptions,
     tasks: TaskTracker,
     workers: Arc<Workers>,
-    /// One permit per client connection.
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
+    unsent: Arc<UnsentTotal>,
     connections: Gauge,
 }
 
@@ -54,24 +58,28 @@ impl<H> Clone for Shared<H> {
             options: self.options,
             tasks: self.tasks.clone(),
             workers: self.workers.clone(),
-            permits: self.permits.clone(),
+            places: self.places.clone(),
+            unsent: self.unsent.clone(),
             connections: self.connections.clone(),
         }
     }
 }
 
 impl<H: Handler> Listeners<H> {
-    /// `tasks` tracks the accept loops and the connections. `workers` run the connections. `connections` counts them.
+    /// `max_connections`: of clients, on all listeners. `tasks` tracks the accept loops and the connections. `workers`
+    /// run the connections.
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
         options: ConnectionOptions,
+        max_connections: usize,
         tasks: TaskTracker,
         workers: Arc<Workers>,
-        connections: Gauge,
+        metrics: ConnectionMetrics,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let shared = Shared { handler, options, tasks, workers, permits, connections };
+        let places = Places::new(max_connections, metrics.evicted);
+        let unsent = Arc::new(UnsentTotal::new(metrics.unsent_bytes));
+        let shared = Shared { handler, options, tasks, workers, places, unsent, connections: metrics.open };
         Self { bind_address, open: BTreeMap::new(), shared }
     }
 
@@ -128,23 +136,24 @@ impl<H> Drop for Listeners<H> {
 }
 
 async fn accept<H: Handler>(listener: TcpListener, port: Arc<ListenerPort>, drain: Drain, shared: Shared<H>) {
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = async {
-            let permit = shared.permits.clone().acquire_owned().await;
-            (permit, listener.accept().await)
+            shared.places.free().await;
+            listener.accept().await
         };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = drain.token().cancelled() => return,
             accepted = accepted => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, retry_after = ?ACCEPT_PAUSE, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                failures.pause(&error, &port).await;
                 continue;
             }
         };
+        failures.end();
         let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
         let (stream, assignment) = match (stream, shared.workers.assign()) {
             (Ok(stream), Some(assignment)) => (stream, assignment),
@@ -159,6 +168,8 @@ async fn accept<H: Handler>(listener: TcpListener, port: Arc<ListenerPort>, drai
             handler: shared.handler.clone(),
             drain: drain.clone(),
             options: shared.options,
+            place: shared.places.enter(),
+            unsent: shared.unsent.clone(),
             timer: assignment.timer.clone(),
             tasks: shared.tasks.clone(),
         };
@@ -172,8 +183,74 @@ async fn accept<H: Handler>(listener: TcpListener, port: Arc<ListenerPort>, drai
                 Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             }
             connections.dec();
-            drop((assignment, permit));
+            drop(assignment);
         };
         shared.tasks.spawn_on(serving, &runtime);
+    }
+}
+
+/// Failed accepts of one listener.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    pause: Duration,
+    logged: Option<Instant>,
+    /// Failures since the last log message.
+    count: u64,
+}
+
+impl AcceptFailures {
+    /// Waits before the next attempt, unless only the accepted connection failed.
+    async fn pause(&mut self, error: &io::Error, port: &ListenerPort) {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        self.count += 1;
+        self.pause = (self.pause * 2).clamp(MIN_ACCEPT_PAUSE, MAX_ACCEPT_PAUSE);
+        if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG_INTERVAL) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(
+                %error, port = port.port, failures = self.count, retry_in = ?self.pause,
+                "cannot accept client connections; if file descriptors are exhausted, raise the limit of open files \
+                 (RLIMIT_NOFILE)"
+            );
+            self.count = 0;
+        }
+        tokio::time::sleep(self.pause).await;
+    }
+
+    /// An accept succeeded.
+    fn end(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_accepts_wait_longer_each_time_and_are_logged_now_and_then() {
+        let port = ListenerPort { port: 80, gateway: None };
+        let mut failures = AcceptFailures::default();
+        let mut waited = async |error: io::Error| {
+            let start = Instant::now();
+            failures.pause(&error, &port).await;
+            (start.elapsed().as_millis(), failures.count)
+        };
+        let exhausted = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        for (at, millis) in [50, 100, 200, 400, 800, 1000, 1000].into_iter().enumerate() {
+            // The first one is logged. The others are counted for the next message.
+            assert_eq!(waited(exhausted()).await, (millis, at as u64));
+        }
+        assert_eq!(waited(io::ErrorKind::ConnectionAborted.into()).await.0, 0);
+        failures.end();
+        let start = Instant::now();
+        failures.pause(&exhausted(), &port).await;
+        assert_eq!(start.elapsed(), MIN_ACCEPT_PAUSE);
     }
 }

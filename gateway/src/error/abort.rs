@@ -2,6 +2,7 @@ use http::StatusCode;
 
 use super::read_class;
 use crate::forward::ExchangeError;
+use crate::observe::client_closed_request;
 use crate::pick::Evicted;
 
 /// Why a response ended before it was complete. The client sees its stream reset; logs and metrics get the status and
@@ -18,6 +19,8 @@ pub(crate) enum Abort {
     Evicted(Evicted),
     #[error("the endpoint picker did not return the whole response")]
     Picker,
+    #[error("the client took no data for the client write timeout")]
+    ClientStalled,
 }
 
 impl Abort {
@@ -32,6 +35,7 @@ impl Abort {
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout"),
             Self::Idle => (StatusCode::GATEWAY_TIMEOUT, "upstream_idle"),
             Self::Evicted(Evicted(status)) => (*status, "evicted"),
+            Self::ClientStalled => (client_closed_request(), "client_write_timeout"),
             Self::Picker => (StatusCode::BAD_GATEWAY, "picker_response_lost"),
         }
     }

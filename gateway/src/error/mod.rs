@@ -45,6 +45,9 @@ pub(crate) enum Error {
     UnknownModel(ModelName),
     #[error("the model `{0}` does not exist")]
     UnknownModelInPath(String),
+    /// The models that were asked for are not known, and an endpoint did not list its models.
+    #[error("the models are not known: {0}")]
+    ModelsUnavailable(String),
     #[error("no route matches this request")]
     NoRoute,
     /// The certificate of another listener was used for the connection (RFC 9110 §15.5.20).
@@ -113,6 +116,7 @@ impl Error {
             Self::UnknownModel(_) | Self::UnknownModelInPath(_) => {
                 Class { param: Some("model"), ..Class::new(Client, StatusCode::NOT_FOUND, "model_not_found") }
             }
+            Self::ModelsUnavailable(_) => Class::new(Upstream, StatusCode::BAD_GATEWAY, "models_unavailable"),
             Self::NoRoute => Class::new(Client, StatusCode::NOT_FOUND, "route_not_found"),
             Self::Misdirected => Class::new(Client, StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::PolicyNotEnforced(_) => Class::new(Internal, StatusCode::FORBIDDEN, "policy_not_enforced"),
@@ -179,13 +183,16 @@ fn pick_class(error: &pick::Error) -> Class {
 }
 
 fn forward_class(error: &forward::Error) -> Class {
-    use ErrorSource::{Picker, Upstream};
+    use ErrorSource::{Internal, Picker, Upstream};
     match error {
         forward::Error::NoEndpoint => {
             Class::new(Picker, StatusCode::SERVICE_UNAVAILABLE, "no_ready_endpoint")
         }
         forward::Error::Connect(_) | forward::Error::ConnectTimeout { .. } => {
             Class::new(Upstream, StatusCode::BAD_GATEWAY, "upstream_connect")
+        }
+        forward::Error::TooManyConnections => {
+            Class::new(Internal, StatusCode::SERVICE_UNAVAILABLE, "upstream_connections_exhausted")
         }
         forward::Error::Exchange { .. } => Class::new(Upstream, StatusCode::BAD_GATEWAY, "upstream_reset"),
         forward::Error::Status(_) => Class::new(Upstream, StatusCode::BAD_GATEWAY, "upstream_status"),

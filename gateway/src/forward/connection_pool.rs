@@ -1,11 +1,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
 
-use super::http1::Connection;
+use super::error::Error;
+use super::http1::{Connection, OpenConnection};
 use crate::runtime::worker_index;
 
 /// Maximum idle connections per endpoint and worker. Further connections are closed when they become idle.
@@ -20,11 +22,34 @@ type Idle = HashMap<SocketAddr, VecDeque<Connection>>;
 pub(crate) struct ConnectionPool {
     by_worker: Vec<Mutex<Idle>>,
     idle_timeout: Duration,
+    open: Arc<AtomicUsize>,
+    max_open: usize,
 }
 
 impl ConnectionPool {
-    pub(crate) fn new(idle_timeout: Duration, workers: usize) -> Self {
-        Self { by_worker: (0..workers.max(1)).map(|_| Mutex::default()).collect(), idle_timeout }
+    /// `max_open`: maximum connections, idle ones included.
+    pub(crate) fn new(idle_timeout: Duration, workers: usize, max_open: usize) -> Self {
+        let by_worker = (0..workers.max(1)).map(|_| Mutex::default()).collect();
+        Self { by_worker, idle_timeout, open: Arc::default(), max_open }
+    }
+
+    /// Opens a connection. Fails if too many are open.
+    pub(crate) async fn open(&self, address: SocketAddr, timeout: Duration) -> Result<Connection, Error> {
+        let count = match self.count() {
+            Some(count) => count,
+            None => {
+                let idle = std::mem::take(&mut *self.own());
+                drop(idle);
+                self.count().ok_or(Error::TooManyConnections)?
+            }
+        };
+        Connection::open(address, timeout, count).await
+    }
+
+    fn count(&self) -> Option<OpenConnection> {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let counted = OpenConnection::new(self.open.clone());
+        (before < self.max_open).then_some(counted)
     }
 
     /// An idle connection. It was usable when it was checked, but the endpoint may close it at any time.

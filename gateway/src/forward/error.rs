@@ -1,3 +1,4 @@
+use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -29,6 +30,20 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// Whether the peer certainly did not process the request of an HTTP/2 stream: it refused the stream, its GOAWAY
+    /// excludes the stream (RFC 9113 §8.7), or the request was not sent.
+    pub(super) fn is_unprocessed(&self) -> bool {
+        let Self::Http2(error) = self else { return false };
+        // hyper cancels requests that its connection has not started.
+        if error.is_canceled() || error.is_closed() {
+            return true;
+        }
+        let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+        cause.is_some_and(|cause| {
+            cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+        })
+    }
+
     /// The error of an HTTP/2 exchange. hyper does not report errors of the request body, so `upload` is asked first.
     pub(super) fn http2(error: hyper::Error, upload: &UploadOutcome) -> Self {
         upload.failure().map_or(Self::Http2(error), Self::Upload)
@@ -50,13 +65,16 @@ pub enum Error {
         /// The connect timeout.
         waited: Duration,
     },
+    /// The limit of connections to endpoints is reached.
+    #[error("the gateway has too many connections to model servers")]
+    TooManyConnections,
     /// The connection broke before the response head arrived.
     #[error("the model server closed the connection before it responded")]
     Exchange {
         /// The cause.
         source: ExchangeError,
-        /// The connection had served a request before and no byte of a response arrived.
-        reused: bool,
+        /// The endpoint cannot have processed the request, or may process it twice.
+        is_repeatable: bool,
     },
     /// All attempts of the retry policy ended with this status.
     #[error("the model server responded with {0} to every attempt")]
@@ -83,18 +101,19 @@ pub enum Error {
 pub enum Retry {
     /// Nothing was sent: try the next endpoint.
     NextEndpoint,
-    /// A reused connection was closed before any byte of a response: try the same endpoint on a new connection.
+    /// A reused connection was closed before any byte of a response, and the request may be sent again: try the same
+    /// endpoint on a new connection.
     NewConnection,
     /// Do not retry: the engine may have started, or another attempt cannot succeed.
     No,
 }
 
 impl Error {
-    /// The error of a failed exchange. `reused`: see [`Error::Exchange`].
-    pub(super) fn exchange(source: ExchangeError, reused: bool) -> Self {
+    /// The error of a failed exchange. `is_repeatable`: see [`Error::Exchange`].
+    pub(super) fn exchange(source: ExchangeError, is_repeatable: bool) -> Self {
         match source {
             ExchangeError::Upload(error) => Self::Upload(error),
-            source => Self::Exchange { source, reused },
+            source => Self::Exchange { source, is_repeatable },
         }
     }
 
@@ -102,13 +121,13 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Connect(_) | Self::ConnectTimeout { .. } => Retry::NextEndpoint,
-            Self::Exchange { reused: true, .. } => Retry::NewConnection,
+            Self::Exchange { is_repeatable: true, .. } => Retry::NewConnection,
             _ => Retry::No,
         }
     }
 
     /// Whether the endpoint or the way to it failed. Only then a retry policy applies.
     pub(crate) fn is_upstream(&self) -> bool {
-        !matches!(self, Self::NoEndpoint | Self::Upload(_))
+        !matches!(self, Self::NoEndpoint | Self::TooManyConnections | Self::Upload(_))
     }
 }

@@ -22,6 +22,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Flow control windows, large enough that streamed responses do not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Maximum size of a response head, as with HTTP/1.
+const MAX_HEAD_BYTES: u32 = 256 << 10;
+/// Maximum streams that were reset and are remembered for a second. Frames of others that are still on their way count as
+/// errors of the endpoint. Each client that goes away resets a stream.
+const MAX_RESET_STREAMS: usize = 1024;
 
 /// A handle to a shared connection. The connection stays open while any handle exists.
 #[derive(Clone, Debug)]
@@ -83,6 +88,8 @@ impl H2Connections {
         let (sender, driver) = http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(TokioIo::new(stream))

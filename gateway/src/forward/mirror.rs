@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 
 use super::error::{Error, ExchangeError};
 use super::h2::to_h2;
-use super::http1::Connection;
 use super::pooled_body::PooledBody;
 use super::send::{Forwarder, copy_of};
 use crate::hold::{Hold, UploadOutcome, UpstreamBody};
@@ -93,7 +92,7 @@ async fn exchange(
     } else {
         let mut connection = match forwarder.connections.take(endpoint) {
             Some(connection) => connection,
-            None => Connection::open(endpoint, forwarder.connect_timeout).await?,
+            None => forwarder.connections.open(endpoint, forwarder.connect_timeout).await?,
         };
         connection.send(&head, body, Instant::now() + timeout).await.map_err(failed)?;
         PooledBody::http1(connection, forwarder.connections.clone())

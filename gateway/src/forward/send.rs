@@ -9,7 +9,6 @@ use http::{Request, Response, request};
 use super::connection_pool::ConnectionPool;
 use super::error::{Error, ExchangeError, Retry};
 use super::h2::{H2Connections, to_h2};
-use super::http1::Connection;
 use super::pooled_body::PooledBody;
 use crate::hold::HeldBody;
 use crate::observe::{Metrics, RetryReason};
@@ -51,7 +50,9 @@ impl Forwarder {
     ///
     /// - If no connection can be established, the next endpoint is tried.
     /// - If a reused connection closes before any byte of a response (the endpoint closed it as idle at the same time),
-    ///   the request is sent to the same endpoint again on a new connection.
+    ///   the request is sent to the same endpoint again on a new connection, if its method is idempotent or the endpoint
+    ///   cannot have received all of it (RFC 9110 §9.2.2). The same applies to a stream that an HTTP/2 endpoint did not
+    ///   process.
     /// - The retry policy of the route sends the request to the next endpoint.
     ///
     /// The last two require that the body can be sent again.
@@ -85,7 +86,7 @@ impl Forwarder {
                 Err(error) => error,
             };
             match error.retry() {
-                Retry::NewConnection if body.reclaim() => {
+                Retry::NewConnection if may_reuse && body.reclaim() => {
                     may_reuse = false;
                     self.metrics.retried(RetryReason::ReusedConnectionClosed);
                     continue;
@@ -128,7 +129,7 @@ impl Forwarder {
         let is_reused = reused.is_some();
         let mut connection = match reused {
             Some(reused) => reused,
-            None => Connection::open(endpoint, self.connect_timeout).await?,
+            None => self.connections.open(endpoint, self.connect_timeout).await?,
         };
         let sent = Instant::now();
         let timeout = self.head_timeout(plan);
@@ -136,7 +137,10 @@ impl Forwarder {
             Ok(parts) => parts,
             Err(ExchangeError::Timeout) => return Err(timeout.error()),
             Err(source) => {
-                return Err(Error::exchange(source, is_reused && !connection.has_received()));
+                let is_repeatable = is_reused
+                    && !connection.has_received()
+                    && (head.method.is_idempotent() || !connection.may_have_sent_all());
+                return Err(Error::exchange(source, is_repeatable));
             }
         };
         let body = PooledBody::http1(connection, self.connections.clone());
@@ -160,8 +164,11 @@ impl Forwarder {
         let timeout = self.head_timeout(plan);
         let response = tokio::time::timeout(timeout.duration(), connection.send(request)).await;
         let response = response.map_err(|_| timeout.error())?;
-        let response =
-            response.map_err(|source| Error::exchange(ExchangeError::http2(source, &upload), is_reused))?;
+        let response = response.map_err(|source| {
+            let source = ExchangeError::http2(source, &upload);
+            let is_repeatable = source.is_unprocessed() || (is_reused && head.method.is_idempotent());
+            Error::exchange(source, is_repeatable)
+        })?;
         let response = response.map(|body| PooledBody::http2(body, upload, connection));
         Ok(Forwarded { response, endpoint, sent, attempts: 1 })
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::controller::{Controller, State};
-use crate::accept::{ConnectionOptions, Listeners};
+use crate::accept::Listeners;
 use crate::config::Config;
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
@@ -29,7 +29,7 @@ use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
-use crate::runtime::Workers;
+use crate::runtime::{Workers, raise_open_files_limit};
 use crate::status::{Applied, Writer};
 
 /// Why a gateway could not be started.
@@ -89,20 +89,27 @@ struct Shared {
     connections: Arc<ConnectionPool>,
     h2: Arc<H2Connections>,
     draining: Arc<AtomicBool>,
+    open_files: usize,
 }
 
 impl Shared {
     fn start(config: &Config) -> Result<Self, StartError> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let open_files = raise_open_files_limit();
         let worker_count = config.workers.map_or_else(available_cores, NonZeroUsize::get);
         let workers = Workers::start(worker_count, &tasks, &stop).map_err(StartError::Workers)?;
         Ok(Self {
             metrics: Arc::new(Metrics::new()),
             workers: Arc::new(workers),
             worker_count,
-            connections: Arc::new(ConnectionPool::new(config.upstream_idle_timeout, worker_count)),
+            connections: Arc::new(ConnectionPool::new(
+                config.upstream_idle_timeout,
+                worker_count,
+                Config::max_upstream_connections(open_files),
+            )),
             h2: Arc::new(H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone())),
             draining: Arc::default(),
+            open_files,
             tasks,
             stop,
         })
@@ -154,17 +161,16 @@ impl Shared {
     }
 
     fn listeners(&self, config: &Config, proxy: &Arc<Proxy>) -> Listeners<Proxy> {
-        let options = ConnectionOptions {
-            drain_timeout: config.drain_timeout,
-            coalesces_wakes: !config.no_coalescing_waker,
-        };
+        let max_connections = config.max_connections(self.open_files);
+        tracing::info!(max_connections, open_files = self.open_files, "limits of client connections");
         Listeners::new(
             proxy.clone(),
             config.bind_address,
-            options,
+            config.connection_options(),
+            max_connections,
             self.tasks.clone(),
             self.workers.clone(),
-            self.metrics.client_connections.clone(),
+            self.metrics.connections.clone(),
         )
     }
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_openai::{BodyError, ModelName, Splicer};
 use http::HeaderMap;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::client_body::ClientBody;
 use super::frames::Frames;
 use super::remainder::{ModelScan, Remainder};
 use super::upstream::{Loan, LoanState, UpstreamBody};
@@ -43,7 +42,7 @@ impl HeldBody {
     /// `idle_timeout`: maximum wait for the client's next bytes. It also applies while an upstream connection reads
     /// the body.
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: ClientBody,
         hold: Hold,
         scan: ModelScan,
         idle_timeout: Duration,
@@ -55,9 +54,6 @@ impl HeldBody {
             ModelScan::Strict(_) if is_empty => return Err(BodyError::Empty.into()),
             ModelScan::Strict(scanner) => (Some(scanner), true),
         };
-        if scanner.is_some() {
-            hold.check_announced(incoming.size_hint().lower())?;
-        }
         let remainder = (!is_empty).then(|| Remainder::new(incoming, scanner, is_strict, idle_timeout));
         Ok(Self {
             frames: Frames::default(),

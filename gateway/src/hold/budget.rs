@@ -82,12 +82,6 @@ impl Hold {
     pub(super) fn replay_bytes(&self) -> u64 {
         self.budget.replay_bytes
     }
-
-    /// Rejects a body whose announced length exceeds the limit, before any of it is read.
-    pub(crate) fn check_announced(&self, bytes: u64) -> Result<(), Error> {
-        let limit_bytes = self.budget.request_bytes;
-        if bytes > limit_bytes { Err(Error::TooLarge { limit_bytes }) } else { Ok(()) }
-    }
 }
 
 impl Drop for Hold {

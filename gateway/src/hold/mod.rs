@@ -2,6 +2,7 @@
 
 mod body;
 mod budget;
+mod client_body;
 mod error;
 mod frames;
 mod remainder;
@@ -13,6 +14,7 @@ mod tests;
 
 pub(crate) use body::HeldBody;
 pub(crate) use budget::{Hold, HoldBudget};
+pub(crate) use client_body::ClientBody;
 pub(crate) use error::{Error, ReadError};
 pub(crate) use remainder::ModelScan;
 pub(crate) use upstream::{UploadOutcome, UpstreamBody};

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_openai::{BodyError, BodyScanner, ModelName, Splicer};
-use http_body::{Body as _, SizeHint};
-use hyper::body::Incoming;
+use http_body::SizeHint;
 
 use super::ReadError;
+use super::client_body::ClientBody;
 use super::size_hint::add_frames;
-use crate::runtime::{IdleTimeout, poll_body_frame};
+use crate::runtime::IdleTimeout;
 
 /// Whether a body is scanned for a model, and whether it must contain one.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) enum ModelScan {
 /// The part of a client's body that has not been read. It is scanned while it is read.
 #[derive(Debug)]
 pub(super) struct Remainder {
-    incoming: Incoming,
+    incoming: ClientBody,
     /// `None` if the body is not scanned, or no longer.
     scanner: Option<BodyScanner>,
     is_strict: bool,
@@ -43,7 +43,7 @@ struct Splice {
 
 impl Remainder {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: ClientBody,
         scanner: Option<BodyScanner>,
         is_strict: bool,
         idle_timeout: Duration,
@@ -59,7 +59,7 @@ impl Remainder {
             {
                 return Poll::Ready(Some(Ok(piece)));
             }
-            let Poll::Ready(frame) = poll_body_frame(&mut self.incoming, cx) else {
+            let Poll::Ready(frame) = self.incoming.poll_frame(cx) else {
                 let waited = ready!(self.idle.poll_expired(cx));
                 return Poll::Ready(Some(Err(ReadError::Stalled { waited })));
             };

@@ -35,7 +35,9 @@ async fn request(length: usize) -> (HeldBody, DuplexStream) {
     let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     let hold = HoldBudget::new(1 << 20, 1 << 20, 1 << 20, Gauge::default()).open();
-    let body = HeldBody::new(body.recv().await.unwrap(), hold, ModelScan::None, IDLE_TIMEOUT).unwrap();
+    let body =
+        HeldBody::new(ClientBody::new(body.recv().await.unwrap(), None), hold, ModelScan::None, IDLE_TIMEOUT)
+            .unwrap();
     (body, client)
 }
 

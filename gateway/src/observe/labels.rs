@@ -68,7 +68,7 @@ pub(crate) enum RetryReason {
     ConnectFailed,
     /// The endpoint closed an idle connection while it was reused.
     ReusedConnectionClosed,
-    /// A replica of the picker was unreachable: the next one was asked.
+    /// A replica of the picker was unreachable or did not reply: the next one was asked.
     PickerUnreachable,
     /// The retry policy of the route.
     Policy,

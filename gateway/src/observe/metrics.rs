@@ -40,7 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) pick_duration: Histogram,
     pub(crate) access_log_dropped_lines: Counter,
     pub(crate) active_requests: Gauge,
-    pub(crate) client_connections: Gauge,
+    pub(crate) connections: ConnectionMetrics,
     pub(crate) hold_bytes: Gauge,
     /// Metrics of the in-process pickers.
     pub(crate) pickers: PoolMetrics,
@@ -51,6 +51,34 @@ pub(crate) struct Metrics {
     series: RwLock<HashMap<ModelLabels, Arc<Series>>>,
     /// Series of requests whose model and pool are not known yet.
     unknown: OnceLock<Arc<Series>>,
+}
+
+/// Metrics of client connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectionMetrics {
+    /// Open connections.
+    pub(crate) open: Gauge,
+    /// Connections without a request that were closed for new ones.
+    pub(crate) evicted: Counter,
+    /// Response data that HTTP/2 clients have not taken.
+    pub(crate) unsent_bytes: Gauge,
+}
+
+impl ConnectionMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("client_connections", "Open client connections", self.open.clone());
+        registry.register(
+            "client_connections_evicted",
+            "Client connections without a request that were closed because new ones needed their place",
+            self.evicted.clone(),
+        );
+        registry.register_with_unit(
+            "client_unsent",
+            "Bytes of responses on HTTP/2 connections that wait for their clients",
+            Unit::Bytes,
+            self.unsent_bytes.clone(),
+        );
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +182,7 @@ impl Metrics {
             pick_duration: doubling(100e-6, 16),
             access_log_dropped_lines: Counter::default(),
             active_requests: Gauge::default(),
-            client_connections: Gauge::default(),
+            connections: ConnectionMetrics::default(),
             hold_bytes: Gauge::default(),
             pickers: PoolMetrics::default(),
             families: Families::new(),
@@ -196,7 +224,7 @@ impl Metrics {
             self.access_log_dropped_lines.clone(),
         );
         registry.register("active_requests", "Requests in flight", self.active_requests.clone());
-        registry.register("client_connections", "Open client connections", self.client_connections.clone());
+        self.connections.register(registry);
         registry.register_with_unit(
             "hold",
             "Bytes of request bodies that are held",

@@ -14,6 +14,6 @@ pub(crate) use explain::{EXPLANATION, Explanation};
 #[cfg(test)]
 pub(crate) use labels::ModelLabels;
 pub(crate) use labels::{MirrorResult, PickResult, PickerFailureOutcome, RetryReason};
-pub(crate) use metrics::{Metrics, UNKNOWN};
+pub(crate) use metrics::{ConnectionMetrics, Metrics, UNKNOWN};
 pub(crate) use record::{Record, client_closed_request};
 pub(crate) use traces::Traces;

@@ -16,6 +16,12 @@ use tonic::Status;
 use super::replies::Replies;
 use super::transport::Transport;
 
+/// Maximum size of response headers and trailers of a picker.
+const MAX_HEAD_BYTES: u32 = 64 << 10;
+/// Maximum streams that were reset and are remembered for a second. Frames of others that are still on their way count as
+/// errors of the picker. Each client that goes away resets a stream.
+const MAX_RESET_STREAMS: usize = 1024;
+
 /// One stream to a picker.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -172,6 +178,8 @@ async fn open(
         // Whole bodies are sent to the picker and back.
         .initial_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .max_header_list_size(MAX_HEAD_BYTES)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(io::Error::other)?;

@@ -41,7 +41,7 @@ pub(super) enum Outcome {
         open: Option<(Outbox, Replies)>,
         interest: ResponseInterest,
     },
-    /// The replica could not be reached or refused the stream. Another replica may be asked.
+    /// The replica could not be reached, refused the stream, or did not reply at all. Another replica may be asked.
     Unreachable {
         fault: PickerFault,
         /// The stream was on a reused connection, which the replica may have closed at the same time. The same replica
@@ -60,45 +60,63 @@ pub(super) enum ResponseInterest {
     Body,
 }
 
-/// Asks `peer` for a decision. Errors come from the client's body or are the picker's own response. `timeout`: maximum
-/// wait for the picker after it was sent the last available part of the request.
+/// Asks `peer` for a decision. Errors come from the client's body or are the picker's own response. `limit`: maximum wait
+/// for the picker. Waits for the client's body do not count. What is left of it is returned with the outcome.
 pub(super) async fn ask(
     peer: &Peer,
     first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    timeout: Duration,
+    mut limit: Duration,
     offered: ResponseInterest,
-) -> Result<Outcome, Error> {
-    let mut outcome = exchange(peer, first, headers, body, timeout, offered).await?;
+) -> Result<(Outcome, Duration), Error> {
+    let mut outcome = exchange(peer, first, headers, body, &mut limit, offered).await?;
     if matches!(outcome, Outcome::Unreachable { was_reused: true, .. }) {
-        outcome = exchange(peer, first, headers, body, timeout, offered).await?;
+        outcome = exchange(peer, first, headers, body, &mut limit, offered).await?;
     }
     if !matches!(outcome, Outcome::Decided { .. }) {
         // Another version of the picker may run when it is reachable again.
         peer.set_skips_body(false);
     }
-    Ok(outcome)
+    Ok((outcome, limit))
 }
 
-// Longer than the limit: the branches of the select share the timer and the state of the loop.
+/// One exchange. Reduces `limit` by the time that the picker took.
 async fn exchange(
     peer: &Peer,
     first: &ProcessingRequest,
     headers: &mut HeaderMap,
     body: &mut HeldBody,
-    timeout: Duration,
+    limit: &mut Duration,
     offered: ResponseInterest,
 ) -> Result<Outcome, Error> {
-    let start = Instant::now();
+    let timeout = *limit;
+    let mut deadline = Instant::now() + timeout;
+    let outcome = exchange_until(&mut deadline, timeout, peer, first, headers, body, offered).await;
+    *limit = deadline.saturating_duration_since(Instant::now());
+    outcome
+}
+
+// Longer than the limit: the branches of the select share the timer and the state of the loop.
+/// `deadline` is moved by the time that the client's body takes.
+async fn exchange_until(
+    deadline: &mut Instant,
+    timeout: Duration,
+    peer: &Peer,
+    first: &ProcessingRequest,
+    headers: &mut HeaderMap,
+    body: &mut HeldBody,
+    offered: ResponseInterest,
+) -> Result<Outcome, Error> {
+    let start = *deadline - timeout;
     let Call { mut requests, mut replies, is_reused } =
-        match tokio::time::timeout_at(start + timeout, peer.channel().call()).await {
+        match tokio::time::timeout_at(*deadline, peer.channel().call()).await {
             Ok(Ok(call)) => call,
             Ok(Err(status)) => {
                 let fault = PickerFault::Stream(Box::new(status));
                 return Ok(Outcome::Unreachable { fault, was_reused: false });
             }
-            Err(_) => return Ok(Outcome::Failed(PickerFault::Timeout(timeout))),
+            Err(_) => return Ok(no_reply(timeout)),
         };
     let mut progress = Progress::new(body, offered);
     if let Err(status) = requests.send(first) {
@@ -107,18 +125,21 @@ async fn exchange(
     let no_metadata = Metadata::default();
     let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
     // One timer for both: first for the delay of the body, then for the reply.
-    let mut deadline = start + timeout;
     let mut delay_until = peer.skips_body().then(|| start + timeout / BODY_DELAY_DIVISOR);
-    let mut timer = pin!(tokio::time::sleep_until(delay_until.unwrap_or(deadline)));
+    let mut timer = pin!(tokio::time::sleep_until(delay_until.unwrap_or(*deadline)));
     loop {
         let sends_body = progress.wants_body && delay_until.is_none();
         let piece = if sends_body { progress.cursor.next(body, metadata) } else { None };
         let has_piece = piece.is_some();
         let reads_client = sends_body && !has_piece && !body.is_complete();
         let is_opening = replies.is_opening();
+        let read_start = reads_client.then(Instant::now);
         tokio::select! {
             biased;
             reply = replies.next() => {
+                if matches!(reply, Some(Ok(_))) {
+                    peer.health().replied();
+                }
                 if let Some(outcome) = progress.on_next(reply, is_opening, is_reused, headers, body)? {
                     return Ok(outcome);
                 }
@@ -129,7 +150,7 @@ async fn exchange(
                 if progress.is_complete() {
                     break;
                 }
-                timer.as_mut().reset(deadline);
+                timer.as_mut().reset(*deadline);
             },
             is_free = requests.free(), if has_piece || requests.is_pending() => match piece {
                 Some(Piece { message, then }) if is_free => {
@@ -137,8 +158,6 @@ async fn exchange(
                         return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
                     }
                     progress.cursor = then;
-                    deadline = Instant::now() + timeout;
-                    timer.as_mut().reset(deadline);
                 }
                 // The picker reads no more. Its reply or the end of the stream says why.
                 Some(_) => progress.wants_body = false,
@@ -146,16 +165,19 @@ async fn exchange(
             },
             read = body.read_frame(), if reads_client => {
                 read?;
-                deadline = Instant::now() + timeout;
-                timer.as_mut().reset(deadline);
             },
             () = &mut timer, if !reads_client => match delay_until.take() {
-                Some(until) if until < deadline => timer.as_mut().reset(deadline),
+                Some(until) if until < *deadline => timer.as_mut().reset(*deadline),
+                _ if !progress.has_reply => return Ok(no_reply(timeout)),
                 _ => {
                     body.drop_replacement();
                     return Ok(Outcome::Failed(PickerFault::Timeout(timeout)));
                 }
             },
+        }
+        if let Some(read_start) = read_start {
+            *deadline += read_start.elapsed();
+            timer.as_mut().reset(*deadline);
         }
     }
     Ok(match progress.endpoints {
@@ -167,10 +189,17 @@ async fn exchange(
     })
 }
 
+/// A replica that replied to nothing has not changed the request, so another one may be asked.
+fn no_reply(timeout: Duration) -> Outcome {
+    Outcome::Unreachable { fault: PickerFault::Timeout(timeout), was_reused: false }
+}
+
 /// State of an exchange.
 #[derive(Debug)]
 struct Progress {
     cursor: Cursor,
+    /// The picker has replied, and may have changed the request.
+    has_reply: bool,
     /// The picker is still to be sent the body.
     wants_body: bool,
     endpoints: Option<Vec<SocketAddr>>,
@@ -188,6 +217,7 @@ impl Progress {
         let is_empty = body.is_complete() && body.frames().is_empty();
         Self {
             cursor: Cursor::at_start(is_empty),
+            has_reply: false,
             wants_body: !is_empty,
             endpoints: None,
             headers_reply: None,
@@ -238,6 +268,7 @@ impl Progress {
         headers: &mut HeaderMap,
         body: &mut HeldBody,
     ) -> Result<Result<(), PickerFault>, Error> {
+        self.has_reply = true;
         if let Some(list) = reply.dynamic_metadata.as_ref().and_then(destination_in_metadata) {
             self.endpoints = Some(parse_endpoints(list));
         }

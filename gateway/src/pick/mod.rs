@@ -10,6 +10,7 @@ mod message;
 mod peers;
 mod picker;
 mod relay;
+mod replica_health;
 mod replies;
 mod reply;
 mod session;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::channel::Channel;
+use super::replica_health::ReplicaHealth;
 use super::transport::Transport;
 use crate::runtime::worker_index;
 
@@ -26,12 +27,14 @@ pub(super) struct Peers {
 /// One replica of a picker.
 #[derive(Debug)]
 pub(super) struct Peer {
+    address: SocketAddr,
     /// Channel `i` belongs to worker `i % workers`.
     channels: Vec<Channel>,
     workers: usize,
     turn: AtomicUsize,
     /// In its last reply to headers the picker asked for no body.
     skips_body: AtomicBool,
+    health: ReplicaHealth,
 }
 
 impl Peers {
@@ -69,6 +72,11 @@ impl Peers {
         known.unwrap_or_else(|| self.peer(&replica))
     }
 
+    /// The number of replicas that replied to their last request.
+    pub(super) fn count_responsive(&self, replicas: &[SocketAddr], namespace: &Arc<str>) -> usize {
+        replicas.iter().filter(|address| self.get(**address, namespace).health().is_responsive()).count()
+    }
+
     fn peer(&self, (address, namespace): &(SocketAddr, Arc<str>)) -> Arc<Peer> {
         Arc::new(Peer::new(*address, namespace, &self.transport, self.workers))
     }
@@ -79,7 +87,22 @@ impl Peer {
         let count = CONNECTIONS_PER_REPLICA.next_multiple_of(workers.max(1));
         let channels =
             (0..count).map(|_| Channel::new(address, namespace.clone(), transport.clone())).collect();
-        Self { channels, workers, turn: AtomicUsize::new(0), skips_body: AtomicBool::new(false) }
+        Self {
+            address,
+            channels,
+            workers,
+            turn: AtomicUsize::new(0),
+            skips_body: AtomicBool::new(false),
+            health: ReplicaHealth::new(),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn health(&self) -> &ReplicaHealth {
+        &self.health
     }
 
     /// Whether the picker probably needs no body for the next request.

@@ -13,7 +13,8 @@ use super::error::{Error, PickerFault};
 use super::exchange::{Outcome, ResponseInterest, ask};
 use super::half_closed::HalfClosedStreams;
 use super::message::{request_headers, subset_hint};
-use super::peers::Peers;
+use super::peers::{Peer, Peers};
+use super::replica_health::Admission;
 use super::session::{Session, Stream};
 use super::transport::Transport;
 use crate::hold::HeldBody;
@@ -58,6 +59,24 @@ pub(crate) struct Picker {
     response_bodies: ResponseBodies,
 }
 
+/// What a picker is asked.
+struct Question<'a> {
+    head: &'a mut request::Parts,
+    host: &'a str,
+    body: &'a mut HeldBody,
+    hint: Option<&'a SubsetHint>,
+}
+
+/// The replicas that were asked for one request.
+struct Attempts {
+    /// What is left of the picker timeout.
+    left: Duration,
+    /// Why the last replica made no decision.
+    fault: PickerFault,
+    /// The current attempt is a probe.
+    is_probe: bool,
+}
+
 /// Whether response bodies are relayed through endpoint pickers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ResponseBodies {
@@ -70,7 +89,7 @@ pub enum ResponseBodies {
 /// Options for pickers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PickerLimits {
-    /// Maximum wait for a reply.
+    /// Maximum wait for the replicas of a picker until one of them decides, and for each later reply.
     pub(crate) picker_timeout: Duration,
     pub(crate) response_bodies: ResponseBodies,
 }
@@ -146,7 +165,8 @@ impl Picker {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);
         }
-        match self.ask_replicas(picker, head, host, body, hint).await {
+        let mut question = Question { head, host, body, hint };
+        match self.ask_replicas(picker, &mut question).await {
             Err(error) => {
                 if matches!(error, Error::Rejected(_)) {
                     self.metrics.picked(&pool.label, PickResult::Rejected);
@@ -195,48 +215,96 @@ impl Picker {
         }
     }
 
+    /// Asks one replica after the other, until one makes a decision or the picker timeout has passed. Replicas that did
+    /// not reply to earlier requests come last.
     async fn ask_replicas(
         &self,
         picker: &PickerAddresses,
-        head: &mut request::Parts,
-        host: &str,
-        body: &mut HeldBody,
-        hint: Option<&SubsetHint>,
+        question: &mut Question<'_>,
     ) -> Result<Result<Decision, PickerFault>, Error> {
-        let mut last = PickerFault::NoAddress;
+        let mut attempts = Attempts { left: self.timeout, fault: PickerFault::NoAddress, is_probe: false };
+        let has_one = picker.replicas.len() == 1;
+        let mut responsive = if has_one { 1 } else { self.peers.count_responsive(&picker.replicas, &picker.namespace) };
+        let mut avoided = Vec::new();
         for address in self.peers.round_robin(&picker.replicas) {
             let peer = self.peers.get(address, &picker.namespace);
-            let is_empty = body.is_complete() && body.frames().is_empty();
-            let (offered, mode) = match self.response_bodies {
-                ResponseBodies::Auto => (ResponseInterest::Body, BodySendMode::FullDuplexStreamed),
-                ResponseBodies::Never => (ResponseInterest::Headers, BodySendMode::None),
+            let admission = peer.health().admit();
+            let limit = match admission {
+                Admission::Normal => {
+                    responsive = responsive.saturating_sub(1);
+                    if responsive > 0 { attempts.left / 2 } else { attempts.left }
+                }
+                Admission::Probe if !has_one => attempts.left / 4,
+                Admission::Probe => attempts.left,
+                Admission::Avoid => {
+                    avoided.push(peer);
+                    continue;
+                }
             };
-            let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
-            let first = request_headers(head, host, is_empty, mode, metadata);
-            match ask(&peer, &first, &mut head.headers, body, self.timeout, offered).await? {
-                Outcome::Decided { endpoints, open, interest } => {
-                    let session = open.map(|(requests, replies)| {
-                        Session::Stream(Stream {
-                            requests,
-                            replies,
-                            interest,
-                            timeout: self.timeout,
-                            half_closed: self.half_closed.clone(),
-                            metrics: self.metrics.clone(),
-                        })
-                    });
-                    let chosen_by = ChosenBy::Picker(address);
-                    return Ok(Ok(Decision { endpoints, session, chosen_by }));
-                }
-                Outcome::Failed(fault) => return Ok(Err(fault)),
-                Outcome::Unreachable { fault, .. } => {
-                    tracing::info!(%address, %fault, "cannot reach a replica of the endpoint picker; trying the next one");
-                    self.metrics.retried(RetryReason::PickerUnreachable);
-                    last = fault;
-                }
+            attempts.is_probe = admission == Admission::Probe;
+            if let Some(decided) = self.ask_replica(&peer, question, limit, &mut attempts).await? {
+                return Ok(decided);
             }
         }
-        Ok(Err(last))
+        attempts.is_probe = false;
+        let mut left = avoided.len();
+        for peer in avoided {
+            left -= 1;
+            let limit = if left > 0 { attempts.left / 2 } else { attempts.left };
+            if let Some(decided) = self.ask_replica(&peer, question, limit, &mut attempts).await? {
+                return Ok(decided);
+            }
+        }
+        Ok(Err(attempts.fault))
+    }
+
+    /// Asks one replica for at most `limit`. `None` if another one may be asked.
+    async fn ask_replica(
+        &self,
+        peer: &Peer,
+        question: &mut Question<'_>,
+        limit: Duration,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Result<Decision, PickerFault>>, Error> {
+        if limit.is_zero() {
+            return Ok(None);
+        }
+        let Question { head, host, body, hint } = question;
+        let is_empty = body.is_complete() && body.frames().is_empty();
+        let (offered, mode) = match self.response_bodies {
+            ResponseBodies::Auto => (ResponseInterest::Body, BodySendMode::FullDuplexStreamed),
+            ResponseBodies::Never => (ResponseInterest::Headers, BodySendMode::None),
+        };
+        let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
+        let first = request_headers(head, host, is_empty, mode, metadata);
+        let address = peer.address();
+        let (outcome, left) = ask(peer, &first, &mut head.headers, body, limit, offered).await?;
+        attempts.left = attempts.left.saturating_sub(limit.saturating_sub(left));
+        match outcome {
+            Outcome::Decided { endpoints, open, interest } => {
+                let session = open.map(|(requests, replies)| {
+                    Session::Stream(Stream {
+                        requests,
+                        replies,
+                        interest,
+                        timeout: self.timeout,
+                        half_closed: self.half_closed.clone(),
+                        metrics: self.metrics.clone(),
+                    })
+                });
+                let chosen_by = ChosenBy::Picker(address);
+                Ok(Some(Ok(Decision { endpoints, session, chosen_by })))
+            }
+            Outcome::Failed(fault) => Ok(Some(Err(fault))),
+            Outcome::Unreachable { fault, .. } => {
+                let health = peer.health();
+                let avoided_for = if attempts.is_probe { health.probe_failed() } else { health.failed() };
+                tracing::info!(%address, %fault, ?avoided_for, "a replica of the endpoint picker cannot be reached or does not reply; asking the next one");
+                self.metrics.retried(RetryReason::PickerUnreachable);
+                attempts.fault = fault;
+                Ok(None)
+            }
+        }
     }
 
     /// Removes endpoints that are not ready members of the pool.

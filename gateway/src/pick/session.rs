@@ -126,7 +126,7 @@ impl Stream {
             HeadReply::None => {}
             HeadReply::Immediate(reply) => return Err(Error::Rejected(rejection(reply))),
             HeadReply::Upstream(source) => {
-                return Err(forward::Error::Exchange { source, reused: false }.into());
+                return Err(forward::Error::Exchange { source, is_repeatable: false }.into());
             }
             HeadReply::Lost => return Err(Error::Unavailable(PickerFault::ResponseLost)),
         }

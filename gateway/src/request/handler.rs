@@ -8,7 +8,6 @@ use bytes::Bytes;
 use forebay_openai::ResponseScanner;
 use forebay_routing::ListenerPort;
 use http::{HeaderValue, Method, Request, Response, header, request};
-use hyper::body::Incoming;
 use rustls::ServerConfig;
 use tracing::Instrument as _;
 
@@ -20,8 +19,9 @@ use super::prepared::Prepared;
 use super::proxy::Proxy;
 use super::received::Received;
 use super::routed::Routed;
-use crate::accept::{Handler, Via};
+use crate::accept::{ClientResponse, Handler, Via};
 use crate::error::{Error, render};
+use crate::hold::ClientBody;
 use crate::observe::{EXPLANATION, Record};
 use crate::response::ResponseBody;
 
@@ -39,7 +39,7 @@ impl Handler for Proxy {
         self.routes.load().table.ports.get(port)?.tls().cloned()
     }
 
-    async fn handle(self: Arc<Self>, via: &Via, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(self: Arc<Self>, via: &Via, request: Request<ClientBody>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let head = Box::new(head);
         let mut record =
@@ -60,6 +60,12 @@ impl Handler for Proxy {
     }
 }
 
+impl ClientResponse for ResponseBody {
+    fn client_stalled(&mut self) {
+        self.client_stalled();
+    }
+}
+
 impl Proxy {
     /// Runs the stages. They are moved, never borrowed, across an await: a borrowed stage would keep its place in the
     /// future for the whole request.
@@ -67,7 +73,7 @@ impl Proxy {
         &self,
         via: &Via,
         head: Box<request::Parts>,
-        body: Incoming,
+        body: ClientBody,
         record: &mut Record,
     ) -> Result<Outcome, Error> {
         let routes = self.routes.load_full();
@@ -130,7 +136,7 @@ mod tests {
     /// The future is stored in the connection and moved once per request.
     #[test]
     fn the_future_of_a_request_is_small() {
-        fn size_of_future<'a, F>(_: impl FnOnce(Arc<Proxy>, &'a Via, Request<Incoming>) -> F) -> usize {
+        fn size_of_future<'a, F>(_: impl FnOnce(Arc<Proxy>, &'a Via, Request<ClientBody>) -> F) -> usize {
             size_of::<F>()
         }
         let bytes = size_of_future(|proxy, via, request| proxy.handle(via, request));

@@ -9,9 +9,11 @@ use percent_encoding::percent_decode_str;
 
 use super::received::Received;
 use crate::error::Error;
-use crate::models::{find_model, list_models};
+use crate::forward;
 
 const MODELS_PATH: &str = "/v1/models";
+/// Endpoints that list no model.
+const EMPTY_LIST: Bytes = Bytes::from_static(br#"{"object":"list","data":[]}"#);
 
 /// Breaks with the models of the listener's pools, if the request asks for them and no route sends it to a backend that is
 /// not a pool.
@@ -20,14 +22,19 @@ pub(super) async fn answer_models(
 ) -> Result<ControlFlow<Response<Bytes>, Received<'_>>, Error> {
     let Some(id) = requested_id(&received) else { return Ok(ControlFlow::Continue(received)) };
     let pools = received.listener.pools(received.host());
-    let models = received.context.proxy.models.of_pools(&pools).await;
-    if id.is_empty() {
-        return Ok(ControlFlow::Break(json(list_models(&models))));
+    if pools.is_empty() {
+        return Ok(ControlFlow::Continue(received));
     }
+    let listed = received.context.proxy.models.of_pools(&pools).await;
     let id = percent_decode_str(id).decode_utf8_lossy();
-    match find_model(&models, &id) {
-        Some(model) => Ok(ControlFlow::Break(json(model))),
-        None => Err(Error::UnknownModelInPath(id.into_owned())),
+    let found = if id.is_empty() { listed.list() } else { listed.find(&id) };
+    match (found, listed.failure()) {
+        (Some(found), _) => Ok(ControlFlow::Break(json(found))),
+        // What is missing may exist.
+        (None, Some(failure)) => Err(Error::ModelsUnavailable(failure.to_string())),
+        (None, None) if !listed.has_endpoint() => Err(forward::Error::NoEndpoint.into()),
+        (None, None) if id.is_empty() => Ok(ControlFlow::Break(json(EMPTY_LIST))),
+        (None, None) => Err(Error::UnknownModelInPath(id.into_owned())),
     }
 }
 

@@ -2,20 +2,20 @@
 
 use forebay_routing::{BeforeBody, ListenerRoutes, Rule};
 use http::{Method, request};
-use hyper::body::Incoming;
 
 use super::authority::{host_of, take_authority};
 use super::context::Context;
 use super::path::normalise;
 use crate::error::Error;
 use crate::headers::{self, remove_internal, sanitise};
+use crate::hold::ClientBody;
 
 #[derive(Debug)]
 pub(super) struct Received<'a> {
     pub(super) context: Context<'a>,
     /// Boxed, because it is passed from stage to stage.
     pub(super) head: Box<request::Parts>,
-    pub(super) body: Incoming,
+    pub(super) body: ClientBody,
     /// Host and port that the client asked for.
     pub(super) authority: String,
     /// `http` or `https`.
@@ -30,7 +30,7 @@ impl<'a> Received<'a> {
     pub(super) fn new(
         mut context: Context<'a>,
         mut head: Box<request::Parts>,
-        body: Incoming,
+        body: ClientBody,
     ) -> Result<Self, Error> {
         if head.method == Method::CONNECT {
             return Err(headers::Error::UpgradeUnsupported.into());

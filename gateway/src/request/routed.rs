@@ -9,15 +9,13 @@ use forebay_routing::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerRoutes, MODEL_NAME_HEADER, Matched,
 };
 use http::{Method, Response, header, request};
-use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::authority::host_of;
 use super::context::Context;
 use super::filters::AppliedFilters;
 use super::received::{Received, check_policy};
 use crate::error::Error;
-use crate::hold::{self, HeldBody, ModelScan};
+use crate::hold::{self, ClientBody, HeldBody, ModelScan};
 use crate::models::ModelLists;
 
 #[derive(Debug)]
@@ -113,7 +111,7 @@ impl<'a> Routed<'a> {
 /// and metrics use the model, it is not.
 fn scan(
     head: &request::Parts,
-    body: &Incoming,
+    body: &ClientBody,
     before_body: BeforeBody<'_>,
 ) -> Result<ModelScan, hold::Error> {
     let is_empty = body.is_end_stream();

@@ -182,6 +182,19 @@ impl UpstreamResponse {
     }
 }
 
+impl ResponseBody {
+    /// The client took no data for the write timeout. The body is dropped next, which frees the endpoint.
+    pub(crate) fn client_stalled(&mut self) {
+        if let Self::Upstream(response) = self
+            && !response.is_finished
+        {
+            // Dropping the session resets the stream to the picker, which then knows that the response was aborted.
+            drop(response.session.take());
+            response.abort(Abort::ClientStalled);
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Abort;

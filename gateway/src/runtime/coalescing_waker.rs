@@ -81,9 +81,9 @@ impl PollState {
 }
 
 impl CoalescingWaker {
-    /// The connection speaks HTTP/1. Only then the wake after the last frame can be dropped.
-    pub(crate) fn set_http1(&self) {
-        self.is_http1.store(true, Ordering::Relaxed);
+    /// Whether the connection speaks HTTP/1. Only then the wake after the last frame can be dropped.
+    pub(crate) fn set_http1(&self, is_http1: bool) {
+        self.is_http1.store(is_http1, Ordering::Relaxed);
     }
 
     /// Polls `poll` with this waker until it is ready.
@@ -204,9 +204,7 @@ mod tests {
         let serving = tokio::spawn(async move {
             let waker = Arc::new(CoalescingWaker::default());
             let service = service_fn(|mut request: http::Request<Incoming>| {
-                if is_http1 {
-                    waker.set_http1();
-                }
+                waker.set_http1(is_http1);
                 let counts = counts.clone();
                 async move {
                     let frame = poll_fn(|cx| poll_body_frame(request.body_mut(), cx)).await;

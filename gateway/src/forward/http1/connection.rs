@@ -1,8 +1,11 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -10,6 +13,7 @@ use bytes::{Buf as _, Bytes};
 use http::{Method, StatusCode, request, response};
 use http_body::{Frame, SizeHint};
 use memchr::memmem;
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -40,10 +44,13 @@ pub(crate) struct Connection(Box<Inner>);
 #[derive(Debug)]
 struct Inner {
     stream: TcpStream,
+    _open: OpenConnection,
     address: SocketAddr,
     idle_since: Instant,
     /// The request, until it is written completely.
     outgoing: Option<Outgoing>,
+    /// The kernel has accepted the whole request.
+    is_written: bool,
     /// Why writing the request stopped. The endpoint may have responded anyway.
     write_error: Option<io::Error>,
     /// The start of an incomplete head.
@@ -62,14 +69,37 @@ struct Inner {
     head_deadline: LazyDeadline,
 }
 
+/// Counts an open connection until it is dropped.
+#[derive(Debug)]
+pub(in crate::forward) struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    /// `count` is already increased for this connection.
+    pub(in crate::forward) fn new(count: Arc<AtomicUsize>) -> Self {
+        Self(count)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr, timeout: Duration) -> Result<Self, Error> {
+    pub(in crate::forward) async fn open(
+        address: SocketAddr,
+        timeout: Duration,
+        open: OpenConnection,
+    ) -> Result<Self, Error> {
         let stream = connect(address, timeout).await?;
         Ok(Self(Box::new(Inner {
             stream,
+            _open: open,
             address,
             idle_since: Instant::now(),
             outgoing: None,
+            is_written: false,
             write_error: None,
             partial: Vec::new(),
             input: Bytes::new(),
@@ -97,6 +127,7 @@ impl Connection {
         let inner = &mut *self.0;
         inner.is_head = head.method == Method::HEAD;
         inner.has_received = false;
+        inner.is_written = false;
         inner.outgoing = Some(Outgoing::new(head, body));
         poll_fn(|cx| {
             if let Poll::Ready(head) = inner.poll_head(cx) {
@@ -105,6 +136,11 @@ impl Connection {
             inner.head_deadline.poll_expired(deadline, cx).map(|()| Err(ExchangeError::Timeout))
         })
         .await
+    }
+
+    /// Whether the endpoint may have received the whole request.
+    pub(crate) fn may_have_sent_all(&self) -> bool {
+        self.0.is_written
     }
 
     /// Whether any byte of a response has arrived.
@@ -224,7 +260,7 @@ impl Inner {
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         match outgoing.poll_write(&mut self.stream, cx) {
             Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(())) => self.is_written = true,
             Poll::Ready(Err(ExchangeError::Io(error))) => self.write_error = Some(error),
             Poll::Ready(Err(error)) => return Err(error),
         }
@@ -245,9 +281,10 @@ impl Inner {
         })
     }
 
-    /// No unexpected data and no end of the connection has arrived.
+    /// No unexpected data and no end of the connection has arrived. The kernel is asked, because the runtime sees it only
+    /// after it has polled the sockets again.
     fn is_silent(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
+        let read = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

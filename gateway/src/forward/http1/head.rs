@@ -97,23 +97,25 @@ pub(super) fn decode(input: &Bytes, is_head: bool) -> Result<Option<Head>, Excha
     }
     let is_chunked = is_chunked(&parts.headers, is_1_1)?;
     let length = single_length(&mut parts.headers)?;
-    let body = body_of(is_chunked, length, status, is_head);
-    let keeps_alive = keeps_alive(&parts.headers, is_1_1) && !body.is_until_close();
+    let is_bodiless = is_bodiless(status, is_head);
+    let body = match length {
+        _ if is_bodiless => Decoder::empty(),
+        _ if is_chunked => Decoder::chunked(),
+        Some(length) => Decoder::length(length),
+        None => Decoder::until_close(),
+    };
+    // Some servers send the body that the head announces although the response has none. It would be read as the start
+    // of the next response.
+    let may_have_body = is_bodiless && (is_chunked || length.is_some_and(|length| length > 0));
+    let keeps_alive = keeps_alive(&parts.headers, is_1_1) && !body.is_until_close() && !may_have_body;
     Ok(Some(Head { parts, body, keeps_alive, bytes }))
 }
 
-/// Selects the body decoder (RFC 9112 §6.3).
-fn body_of(is_chunked: bool, length: Option<u64>, status: StatusCode, is_head: bool) -> Decoder {
-    let is_bodiless = is_head
+/// Whether the response has no body, whatever its head says (RFC 9112 §6.3).
+fn is_bodiless(status: StatusCode, is_head: bool) -> bool {
+    is_head
         || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if is_bodiless {
-        Decoder::empty()
-    } else if is_chunked {
-        Decoder::chunked()
-    } else {
-        length.map_or_else(Decoder::until_close, Decoder::length)
-    }
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Whether the body is chunked. Every other use of `Transfer-Encoding` is an error, also in responses without a body:
@@ -134,12 +136,14 @@ fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<bool, ExchangeError> 
     Ok(true)
 }
 
-/// The length in `Content-Length`. Repetitions of an equal length are removed, so that the client gets one.
+/// The length in `Content-Length`. Repetitions of an equal length, in a list or as lines, are removed, so that the client
+/// gets one (RFC 9110 §8.6).
 fn single_length(headers: &mut HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let (mut length, mut count) = (None, 0);
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        let parsed =
-            parse_length(value.as_bytes()).ok_or(ExchangeError::Malformed("invalid Content-Length"))?;
+    let values = headers.get_all(header::CONTENT_LENGTH).iter();
+    for digits in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        let parsed = parse_length(digits.trim_ascii());
+        let parsed = parsed.ok_or(ExchangeError::Malformed("invalid Content-Length"))?;
         if length.is_some_and(|length| length != parsed) {
             return Err(ExchangeError::Malformed("conflicting Content-Length headers"));
         }
@@ -246,6 +250,11 @@ mod tests {
         let lengths: Vec<_> = repeated.parts.headers.get_all("content-length").iter().collect();
         assert_eq!(lengths, ["4"]);
         assert_eq!(repeated.body, Decoder::length(4));
+        let listed = head("HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\n\r\n");
+        assert_eq!(
+            (&listed.parts.headers["content-length"], listed.body),
+            (&"4".parse().unwrap(), Decoder::length(4))
+        );
     }
 
     #[test]
@@ -289,6 +298,12 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", true),
             ("HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false),
         ] {
             assert_eq!(head(text).keeps_alive, keeps_alive, "{text}");
         }
@@ -302,7 +317,9 @@ mod tests {
             "HTTP/1.1 99 Low\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3, 4\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3 3\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",

@@ -7,4 +7,4 @@ mod head;
 mod outgoing;
 
 pub(crate) use connection::Connection;
-pub(super) use connection::connect;
+pub(super) use connection::{OpenConnection, connect};
