@@ -73,13 +73,8 @@ pub fn accept(
     identity: Option<Arc<Identity>>,
     limits: Limits,
 ) -> impl futures_util::Stream<Item = io::Result<Connection>> {
-    let acceptor = Acceptor {
-        name,
-        listener,
-        identity,
-        places: Places::new(name, limits),
-        handshakes: JoinSet::new(),
-    };
+    let acceptor =
+        Acceptor { name, listener, identity, places: Places::new(name, limits), handshakes: JoinSet::new() };
     stream::unfold(acceptor, |mut acceptor| async move {
         let connection = acceptor.next().await;
         Some((Ok(connection), acceptor))
@@ -139,7 +134,10 @@ async fn handshake(acceptor: TlsAcceptor, tcp: TcpStream, place: Place) -> io::R
 }
 
 fn place_needed() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "closed for another connection: connection limit reached")
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "closed for another connection: connection limit reached",
+    )
 }
 
 impl Connection {

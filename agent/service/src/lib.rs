@@ -5,5 +5,6 @@ pub mod admin;
 pub mod incoming;
 pub mod log;
 pub mod places;
+pub mod shares;
 pub mod shutdown;
 pub mod tls;
