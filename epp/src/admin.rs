@@ -20,7 +20,7 @@ pub(crate) struct Admin {
 
 /// Serves the pages. Dropping the future closes all connections.
 pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    admin::serve(listener, move |path| admin.page(path)).await;
+    admin::serve("admin", listener, move |path| admin.page(path)).await;
 }
 
 impl Admin {

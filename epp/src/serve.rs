@@ -4,7 +4,11 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use forebay_grpc::KEEP_ALIVE_IDLE;
 use forebay_resources::{ObjectKey, Provider, ResourceSource, Store};
-use forebay_service::tls::{self, Identity};
+use forebay_service::{
+    incoming::{self, Connection},
+    places::Limits,
+    tls::Identity,
+};
 use futures_util::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +20,15 @@ use crate::{
     health, interest,
     protocol::ExtProc,
 };
+
+/// Maximum connections of gateways. Envoy and Forebay's gateway open one per thread.
+const GATEWAY_LIMITS: Limits = Limits { total: 512, per_peer: 256 };
+/// Maximum connections of probes. A probe is one request.
+const PROBE_LIMITS: Limits = Limits { total: 64, per_peer: 16 };
+/// Maximum requests of a connection of probes.
+const MAX_PROBE_STREAMS: u32 = 16;
+/// HTTP/2 pings on connections of probes: interval, and timeout of the response.
+const PROBE_KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 /// Options of a [`Server`].
 #[derive(Clone, Debug)]
@@ -88,11 +101,12 @@ impl Server {
             options.max_message_bytes,
         );
         let mut ext_proc = JoinSet::new();
-        let gateways = tls::accept(grpc, options.tls);
+        let gateways = incoming::accept("ext_proc", grpc, options.tls, GATEWAY_LIMITS);
         ext_proc.spawn(serve_gateways(Arc::new(service), gateways, draining.clone()));
 
         let mut background = JoinSet::new();
-        background.spawn(serve_probes(health_service, tls::accept(health, None)));
+        let probes = incoming::accept("health", health, None, PROBE_LIMITS);
+        background.spawn(serve_probes(health_service, probes));
         background.spawn(health::follow(reporter, store.clone(), options.pool.clone(), draining.clone()));
         let admin =
             Admin { metrics, endpoints: picker.scheduler().endpoints().clone(), store, pool: options.pool };
@@ -137,7 +151,7 @@ async fn listen(purpose: &'static str, address: SocketAddr) -> Result<(TcpListen
 /// Accepts and serves connections of gateways. After `draining`, accepts no more and waits for the requests in flight.
 async fn serve_gateways(
     service: Arc<ExtProc>,
-    gateways: impl Stream<Item = io::Result<tls::Stream>>,
+    gateways: impl Stream<Item = io::Result<Connection>>,
     draining: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
@@ -167,9 +181,13 @@ async fn serve_gateways(
 /// Serves the health service until it is dropped.
 async fn serve_probes(
     service: HealthServer<impl Health>,
-    probes: impl Stream<Item = io::Result<tls::Stream>>,
+    probes: impl Stream<Item = io::Result<Connection>>,
 ) {
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_PROBE_STREAMS)
+        .http2_keepalive_interval(Some(PROBE_KEEP_ALIVE.0))
+        .http2_keepalive_timeout(Some(PROBE_KEEP_ALIVE.1))
+        .add_service(service);
     if let Err(error) = server.serve_with_incoming(probes).await {
         tracing::error!(%error, "the health server failed; gRPC probes are not answered");
     }

@@ -1,20 +1,26 @@
 //! The admin HTTP server of a program: `/healthz`, and the program's own pages (metrics, readiness, debugging).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time,
+};
 
-/// Maximum connections at one time. More wait in the listen queue.
-const MAX_CONNECTIONS: usize = 64;
+use crate::places::{Limits, Place, Places};
+
+/// Maximum connections. A further one is served in place of the oldest one, so that probes never wait for other clients.
+const LIMITS: Limits = Limits { total: 64, per_peer: 16 };
 /// Timeout for a complete request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum age of a connection.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
+/// Maximum time of a connection, which serves one request: its head, and the client's reading of the response.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause after a failed accept, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,36 +68,51 @@ impl Page {
     }
 }
 
-/// Serves `/healthz` and the pages that `page` returns for a path, until the future is dropped.
-pub async fn serve(listener: TcpListener, page: impl Fn(&str) -> Option<Page> + Clone + Send + 'static) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Serves `/healthz` and the pages that `page` returns for a path, until the future is dropped. `name` is the listener's
+/// name in the log.
+pub async fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    page: impl Fn(&str) -> Option<Page> + Clone + Send + 'static,
+) {
+    let places = Places::new(name, LIMITS);
     let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, retry_in = ?ACCEPT_PAUSE, "cannot accept on the admin listener");
-                time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let page = page.clone();
-        connections.spawn(async move {
-            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let page = respond(request.method(), request.uri().path(), &page);
-                async move { Ok::<_, Infallible>(page.into_response()) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            // Errors of a client's connection do not matter.
-            let _ = time::timeout(CONNECTION_LIFETIME, connection).await;
-            drop(permit);
-        });
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    if let Some(place) = places.take(peer.ip()) {
+                        connections.spawn(serve_connection(stream, place, page.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, listener = name, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
+        }
     }
+}
+
+/// Serves one request. A connection has no further ones: an idle connection would only take a place.
+async fn serve_connection(
+    stream: TcpStream,
+    place: Place,
+    page: impl Fn(&str) -> Option<Page> + Send + 'static,
+) {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let page = respond(request.method(), request.uri().path(), &page);
+        async move { Ok::<_, Infallible>(page.into_response()) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let connection = time::timeout(CONNECTION_TIMEOUT, connection);
+    // Errors of a client's connection do not matter.
+    let _ = place.must_close().run_until_cancelled(connection).await;
 }
 
 /// Routes a request.
@@ -107,6 +128,8 @@ fn respond(method: &Method, path: &str, page: &impl Fn(&str) -> Option<Page>) ->
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -125,6 +148,65 @@ mod tests {
         ] {
             let response = respond(&method, path, &page);
             assert_eq!((response.status.as_u16(), response.body.as_str()), (status, body), "{method} {path}");
+        }
+    }
+
+    async fn start() -> (std::net::SocketAddr, tokio_util::task::AbortOnDropHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let large = "forebay_series 1\n".repeat(1 << 20);
+        let page = move |path: &str| (path == "/metrics").then(|| Page::new(PROMETHEUS_TEXT, large.clone()));
+        (address, tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve("test", listener, page))))
+    }
+
+    async fn probe(address: std::net::SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: kubelet\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+
+    /// The kubelet's timeout of a probe is 1 s. Places that only deadlines release are taken for longer than that.
+    #[tokio::test]
+    async fn probes_are_served_beside_silent_clients_and_slow_readers_of_the_same_address() {
+        let (address, _server) = start().await;
+        let mut clients = Vec::new();
+        for n in 0..200 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let sent: &[u8] = match n % 4 {
+                0 => b"",
+                1 => b"G",
+                2 => b"GET /healthz HTTP/1.1\r\nhost: ",
+                // Does not read the response.
+                _ => b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n",
+            };
+            // Fails if the connection was closed already.
+            let _ = client.write_all(sent).await;
+            clients.push(client);
+        }
+        for _ in 0..5 {
+            let response = time::timeout(Duration::from_secs(1), probe(address)).await.expect("in time");
+            assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("ok\n"), "{response}");
+        }
+    }
+
+    /// Clients that send nothing, an incomplete head, or do not read, are closed by deadlines.
+    #[tokio::test(start_paused = true)]
+    async fn incomplete_requests_and_unread_responses_end_by_deadlines() {
+        for sent in ["", "G", "GET /healthz HTTP/1.1\r\nhost: ", "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            let places = Places::new("test", LIMITS);
+            let large = "x".repeat(64 << 20);
+            let page = move |_: &str| Some(Page::new(PROMETHEUS_TEXT, large.clone()));
+            let place = places.take(peer.ip()).unwrap();
+            let serving = serve_connection(stream, place, page);
+            time::timeout(CONNECTION_TIMEOUT * 2, serving).await.unwrap_or_else(|_| panic!("{sent:?}"));
+            assert_eq!(places.count(), 0);
         }
     }
 }

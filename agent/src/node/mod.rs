@@ -28,12 +28,18 @@ use crate::{
     publish::{Publisher, Readiness, TelemetryService, serve_http},
 };
 use forebay_resources::Store;
-use forebay_service::tls;
+use forebay_service::{incoming, places::Limits, tls::Identity};
 use forebay_telemetry::v1::{Node, telemetry_server::TelemetryServer};
 
 /// HTTP/2 keepalive: detects readers that are gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum connections of readers. A reader has one.
+const READER_LIMITS: Limits = Limits { total: 512, per_peer: 192 };
+/// Maximum streams of a connection.
+const MAX_STREAMS: u32 = 16;
+/// Maximum request of a reader.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// Maximum time for the streams to end at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -82,7 +88,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     // With an empty pod list, the pinned counters of an earlier agent would be removed.
     let served = if shutdown.run_until_cancelled(store.loaded()).await.is_some() {
         start_tasks(&mut tasks, store, &config, &gpus, &publisher, &readiness, &shutdown);
-        serve_grpc(grpc, publisher, &config, &shutdown).await
+        serve_grpc(grpc, config.tls.clone(), publisher, &shutdown).await
     } else {
         Ok(())
     };
@@ -132,8 +138,8 @@ fn start_tasks(
 
 async fn serve_grpc(
     listener: TcpListener,
+    tls: Option<Arc<Identity>>,
     publisher: Arc<Publisher>,
-    config: &Config,
     shutdown: &CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -142,10 +148,13 @@ async fn serve_grpc(
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(MAX_REQUEST_BYTES as u32)
+        .initial_connection_window_size(4 * MAX_REQUEST_BYTES as u32)
         .add_service(health_service)
-        .add_service(TelemetryServer::new(service))
+        .add_service(TelemetryServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES))
         .serve_with_incoming_shutdown(
-            tls::accept(listener, config.tls.clone()),
+            incoming::accept("telemetry", listener, tls, READER_LIMITS),
             shutdown.clone().cancelled_owned(),
         );
     tokio::select! {
@@ -181,4 +190,57 @@ fn load_kernel(config: &Config) -> Result<(Kernel, crate::kernel::Events, Cgroup
 /// Identifies this run. Unique unless the clock is set back to exactly the nanosecond of an earlier start.
 fn epoch() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use forebay_telemetry::v1::{Frame, WatchRequest, telemetry_client::TelemetryClient};
+    use tonic::{Code, Status, Streaming, transport::Endpoint};
+
+    use super::*;
+
+    struct Reader {
+        address: SocketAddr,
+        from: IpAddr,
+    }
+
+    impl Reader {
+        /// A stream on a connection of its own.
+        async fn watch(&self) -> Result<Streaming<Frame>, Status> {
+            let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+            let channel = endpoint.local_address(Some(self.from)).connect().await.unwrap();
+            let mut frames = TelemetryClient::new(channel).watch(WatchRequest::default()).await?.into_inner();
+            frames.message().await?.expect("a snapshot");
+            Ok(frames)
+        }
+    }
+
+    #[tokio::test]
+    async fn one_reader_cannot_take_the_streams_of_all_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let publisher = Arc::new(Publisher::new(Node::default()));
+        let stop = shutdown.clone();
+        let server = tokio::spawn(async move { serve_grpc(listener, None, publisher, &stop).await });
+        let greedy = Reader { address, from: Ipv4Addr::LOCALHOST.into() };
+        let mut streams = Vec::new();
+        let refusal = loop {
+            assert!(streams.len() < 256, "no refusal");
+            match greedy.watch().await {
+                Ok(stream) => streams.push(stream),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!((refusal.code(), streams.len()), (Code::ResourceExhausted, 128), "{refusal}");
+        let other = Reader { address, from: Ipv4Addr::new(127, 0, 0, 2).into() };
+        other.watch().await.expect("a stream of another reader");
+        // The share is free again when the stream has ended.
+        streams.clear();
+        while greedy.watch().await.is_err() {}
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
 }

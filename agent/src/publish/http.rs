@@ -38,7 +38,7 @@ pub async fn serve_http(
     shutdown: CancellationToken,
 ) {
     let registry = Arc::new(prometheus::registry(publisher));
-    let pages = admin::serve(listener, move |path| match path {
+    let pages = admin::serve("admin", listener, move |path| match path {
         "/metrics" => Some(match prometheus::text(&registry) {
             Ok(metrics) => Page::new(OPEN_METRICS, metrics),
             Err(error) => Page::failed(&error),

@@ -1,11 +1,58 @@
 //! Extracts messages from received bytes.
 
-use std::mem;
+use std::{fmt, mem, sync::Arc};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tonic::Status;
 
 use crate::prefix::{PREFIX_BYTES, UNCOMPRESSED, message_length};
+
+/// Messages shorter than this are not counted in a [`MessageBudget`].
+const MIN_COUNTED_BYTES: usize = 1 << 10;
+
+/// A limit on the bytes of messages over many streams.
+pub trait MessageBudget: fmt::Debug + Send + Sync {
+    /// Takes the length of a message before it is kept. `false` if the limit is reached.
+    fn take(&self, bytes: usize) -> bool;
+    /// Releases a length that was taken.
+    fn release(&self, bytes: usize);
+}
+
+/// The bytes of one message in the budget.
+#[derive(Debug)]
+struct Charge {
+    budget: Arc<dyn MessageBudget>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Counts the message until the next one is counted.
+    fn replace(&mut self, bytes: usize) -> Result<(), Status> {
+        self.release();
+        if bytes < MIN_COUNTED_BYTES {
+            return Ok(());
+        }
+        if !self.budget.take(bytes) {
+            return Err(Status::resource_exhausted(format!(
+                "no memory for a message of {bytes} bytes: too many messages are incomplete or unanswered"
+            )));
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        if self.bytes > 0 {
+            self.budget.release(mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
 
 /// Extracts messages from pieces of any size.
 ///
@@ -17,11 +64,26 @@ pub(crate) struct Decoder {
     /// The start of an incomplete message, including its prefix. `input` follows it.
     partial: BytesMut,
     max_message_bytes: usize,
+    /// Counts the message that is received, and then until the next one is asked for.
+    charge: Option<Charge>,
+    /// The length of the incomplete message is counted.
+    is_counted: bool,
 }
 
 impl Decoder {
     pub(crate) fn new(max_message_bytes: usize) -> Self {
-        Self { input: Bytes::new(), partial: BytesMut::new(), max_message_bytes }
+        Self {
+            input: Bytes::new(),
+            partial: BytesMut::new(),
+            max_message_bytes,
+            charge: None,
+            is_counted: false,
+        }
+    }
+
+    pub(crate) fn with_budget(mut self, budget: Arc<dyn MessageBudget>) -> Self {
+        self.charge = Some(Charge { budget, bytes: 0 });
+        self
     }
 
     /// Adds a piece. Call it only after [`Decoder::next`] has returned `None`.
@@ -37,25 +99,40 @@ impl Decoder {
 
     /// The next message without its prefix. `None` if a piece is missing.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        if !self.is_counted
+            && let Some(charge) = &mut self.charge
+        {
+            charge.release();
+        }
         if self.partial.is_empty()
             && let Some(length) = self.checked_length(&self.input)?
             && self.input.len() >= PREFIX_BYTES + length
         {
             // Most messages are in one frame. They are not copied.
+            self.count(length)?;
             self.input.advance(PREFIX_BYTES);
             return Ok(Some(self.input.split_to(length)));
         }
         // The length is checked before anything after the prefix is kept: the prefix may be split over pieces.
         self.fill(PREFIX_BYTES);
         let Some(length) = self.checked_length(&self.partial)? else { return Ok(None) };
+        if !self.is_counted {
+            self.count(length)?;
+            self.is_counted = true;
+        }
         self.fill(PREFIX_BYTES + length);
         if self.partial.len() < PREFIX_BYTES + length {
             return Ok(None);
         }
+        self.is_counted = false;
         // Taken, not split: a reused buffer would grow to twice the maximum length.
         let mut message = mem::take(&mut self.partial).freeze();
         message.advance(PREFIX_BYTES);
         Ok(Some(message))
+    }
+
+    fn count(&mut self, length: usize) -> Result<(), Status> {
+        self.charge.as_mut().map_or(Ok(()), |charge| charge.replace(length))
     }
 
     /// Moves input to the incomplete message until that has `bytes` bytes.
@@ -172,5 +249,45 @@ mod tests {
     fn rejects_compression_at_the_first_byte() {
         let error = all(&mut Decoder::new(LIMIT), Bytes::from_static(&[1])).unwrap_err();
         assert_eq!(error.code(), Code::Unimplemented);
+    }
+
+    #[derive(Debug, Default)]
+    struct Budget(std::sync::Mutex<usize>);
+
+    impl MessageBudget for Budget {
+        fn take(&self, bytes: usize) -> bool {
+            let mut taken = self.0.lock().unwrap();
+            let fits = *taken + bytes <= 10_000;
+            *taken += if fits { bytes } else { 0 };
+            fits
+        }
+
+        fn release(&self, bytes: usize) {
+            *self.0.lock().unwrap() -= bytes;
+        }
+    }
+
+    #[test]
+    fn a_message_is_counted_from_its_prefix_until_the_next_one_is_asked_for() {
+        let budget = Arc::new(Budget::default());
+        let decoder = || Decoder::new(20_000).with_budget(Arc::clone(&budget) as Arc<dyn MessageBudget>);
+        let taken = || *budget.0.lock().unwrap();
+        let mut first = decoder();
+        first.push(Bytes::from(framed(&[0; 6000])).slice(..PREFIX_BYTES));
+        assert!(first.next().unwrap().is_none());
+        assert_eq!(taken(), 6000);
+        let mut second = decoder();
+        second.push(Bytes::from(framed(&[0; 6000])));
+        assert_eq!(second.next().unwrap_err().code(), Code::ResourceExhausted);
+        first.push(Bytes::from(vec![0; 6000]));
+        assert_eq!(first.next().unwrap().unwrap().len(), 6000);
+        assert_eq!(taken(), 6000, "the message is in use");
+        assert!(first.next().unwrap().is_none());
+        assert_eq!(taken(), 0);
+        assert_eq!(all(&mut first, Bytes::from(framed(&[0; 10_000]))).unwrap().len(), 1);
+        first.push(Bytes::from(framed(&[0; 9000])).slice(..PREFIX_BYTES + 10));
+        assert!(first.next().unwrap().is_none());
+        drop(first);
+        assert_eq!(taken(), 0);
     }
 }

@@ -1,12 +1,13 @@
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use h2::RecvStream;
 use prost::Message;
 use tonic::Status;
 
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, MessageBudget};
 use crate::{status_in, status_of};
 
 /// Receives messages of type `M` from one stream.
@@ -30,6 +31,14 @@ impl<M: Message + Default> Inbox<M> {
         Self::new(stream, max_message_bytes, true)
     }
 
+    /// Counts messages in `budget`, each until the next one is polled. A message over the budget is an error
+    /// (`RESOURCE_EXHAUSTED`).
+    #[must_use]
+    pub fn with_budget(mut self, budget: Arc<dyn MessageBudget>) -> Self {
+        self.decoder = self.decoder.with_budget(budget);
+        self
+    }
+
     fn new(stream: RecvStream, max_message_bytes: usize, expects_status: bool) -> Self {
         Self { stream, decoder: Decoder::new(max_message_bytes), expects_status, messages: PhantomData }
     }
@@ -39,7 +48,7 @@ impl<M: Message + Default> Inbox<M> {
     /// # Errors
     ///
     /// The status that the server sent, the HTTP/2 error, or a violation by the sender: compression (`UNIMPLEMENTED`), a
-    /// message over the limit (`OUT_OF_RANGE`), an incomplete or undecodable message (`INTERNAL`), no status (`UNKNOWN`).
+    /// message over the limit (`OUT_OF_RANGE`) or the budget (`RESOURCE_EXHAUSTED`), an incomplete or undecodable message (`INTERNAL`), no status (`UNKNOWN`).
     pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<M>, Status>> {
         loop {
             if let Some(message) = self.decoder.next()? {

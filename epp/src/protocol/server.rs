@@ -1,15 +1,12 @@
 //! The ext_proc service: one [`Session`] per stream.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
-};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -17,10 +14,22 @@ use super::session::{Next, Session};
 use crate::{Error, metrics::Metrics, schedule::Scheduler};
 use forebay_grpc::names::TAKES_ENDPOINT_LIST;
 use forebay_grpc::proto::ProcessingRequest;
-use forebay_grpc::{CONTENT_TYPE, Inbox, Outbox, PROCESS, STATUS, WINDOW_BYTES};
+use forebay_grpc::{CONTENT_TYPE, Inbox, MessageBudget, Outbox, PROCESS, STATUS};
+use forebay_service::{
+    incoming::{Connection, Peer},
+    shares::Shares,
+};
 
 /// Maximum size of the headers of a stream. The headers of the HTTP request are in messages.
 const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+/// Flow-control window of streams and connections: a connection whose streams do not read holds as much.
+const WINDOW_BYTES: u32 = 512 << 10;
+/// Timeout of the first message. A gateway opens a stream to send the request headers.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum bytes of all messages that are incomplete, or whose replies are not sent.
+const MESSAGE_BUDGET_BYTES: usize = 128 << 20;
+/// A gateway can hold this many times as much as is free: one alone holds three quarters of a limit.
+const SHARE_WEIGHT: usize = 3;
 
 /// The ext_proc service of one pool.
 #[derive(Debug)]
@@ -29,20 +38,40 @@ pub struct ExtProc {
     metrics: Arc<Metrics>,
     max_streams: usize,
     max_message_bytes: usize,
-    streams: Semaphore,
+    streams: Arc<Shares>,
+    message_bytes: Arc<Shares>,
+}
+
+/// The share of one gateway in the bytes of messages.
+#[derive(Debug)]
+struct GatewayBudget {
+    message_bytes: Arc<Shares>,
+    gateway: IpAddr,
+}
+
+impl MessageBudget for GatewayBudget {
+    fn take(&self, bytes: usize) -> bool {
+        self.message_bytes.try_take(self.gateway, bytes)
+    }
+
+    fn release(&self, bytes: usize) {
+        self.message_bytes.release(self.gateway, bytes);
+    }
 }
 
 impl ExtProc {
-    /// Limits: `max_streams` concurrent requests over all connections, and the size of a message from a gateway.
+    /// Limits: `max_streams` concurrent requests over all connections, of which one gateway gets three quarters at most,
+    /// and the size of a message from a gateway.
     pub fn new(
         scheduler: Arc<Scheduler>,
         metrics: Arc<Metrics>,
         max_streams: u32,
         max_message_bytes: usize,
     ) -> Self {
-        let max_streams = usize::try_from(max_streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let streams = Semaphore::new(max_streams);
-        Self { scheduler, metrics, max_streams, max_message_bytes, streams }
+        let max_streams = usize::try_from(max_streams).unwrap_or(usize::MAX);
+        let streams = Shares::new(max_streams, SHARE_WEIGHT);
+        let message_bytes = Shares::new(MESSAGE_BUDGET_BYTES.max(max_message_bytes), SHARE_WEIGHT);
+        Self { scheduler, metrics, max_streams, max_message_bytes, streams, message_bytes }
     }
 
     /// Serves the connection of one gateway until it is closed. After `draining`, accepts no new streams and returns when
@@ -51,11 +80,10 @@ impl ExtProc {
     /// # Errors
     ///
     /// The connection failed.
-    pub async fn serve(
-        &self,
-        connection: impl AsyncRead + AsyncWrite + Unpin,
-        draining: &CancellationToken,
-    ) -> Result<(), h2::Error> {
+    pub async fn serve(&self, connection: Connection, draining: &CancellationToken) -> Result<(), h2::Error> {
+        let peer = connection.peer();
+        let gateway = peer.address();
+        let budget = Arc::new(GatewayBudget { message_bytes: Arc::clone(&self.message_bytes), gateway });
         let mut connection = h2::server::Builder::new()
             // Gateways send all requests on one connection, one stream per request.
             .max_concurrent_streams(u32::try_from(self.max_streams).unwrap_or(u32::MAX))
@@ -76,7 +104,9 @@ impl ExtProc {
                 accepted = connection.accept() => match accepted {
                     None => return Ok(()),
                     Some(Err(error)) => return Err(error),
-                    Some(Ok((request, respond))) => streams.push(self.process(request, respond)),
+                    Some(Ok((request, respond))) => {
+                        streams.push(self.process(request, respond, &peer, Arc::clone(&budget)));
+                    }
                 },
                 Some(()) = streams.next(), if !streams.is_empty() => {}
                 () = &mut draining, if !is_draining => {
@@ -87,24 +117,32 @@ impl ExtProc {
         }
     }
 
-    async fn process(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    async fn process(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        peer: &Peer,
+        budget: Arc<GatewayBudget>,
+    ) {
         if let Err(rejection) = check(&request) {
             // Fails only if the stream was reset.
             let _ = respond.send_response(rejection, true);
             return;
         }
         // A stream error instead of an ImmediateResponse, so that the failure mode of the pool applies.
-        let Ok(_permit) = self.streams.try_acquire() else {
+        let Some(_share) = self.streams.take(peer.address(), 1) else {
             let error = Error::TooManyStreams(self.max_streams);
             self.metrics.count_rejected(error.code());
             let _ = respond.send_response(Status::resource_exhausted(error.to_string()).into_http(), true);
             return;
         };
+        let _in_use = peer.open_request();
         // The session is dropped when the stream ends in any way, which releases its pick.
         let _open_stream = self.metrics.open_stream();
         let takes_list = request.headers().contains_key(TAKES_ENDPOINT_LIST);
         let mut session = Session::new(self.scheduler.clone(), self.metrics.clone(), takes_list);
-        let mut inbox = Inbox::of_client(request.into_body(), self.max_message_bytes);
+        let inbox = Inbox::of_client(request.into_body(), self.max_message_bytes);
+        let mut inbox = inbox.with_budget(budget);
         let mut response = Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
         let Ok(outbox) = respond.send_response(response, false) else { return };
@@ -126,8 +164,16 @@ async fn converse(
     outbox: &mut Outbox,
 ) -> Option<Status> {
     let mut replies = VecDeque::new();
+    let mut is_first = true;
     loop {
-        let message = match inbox.message().await {
+        let received = if is_first {
+            let late = || Status::deadline_exceeded(format!("no message within {FIRST_MESSAGE_TIMEOUT:?}"));
+            time::timeout(FIRST_MESSAGE_TIMEOUT, inbox.message()).await.unwrap_or_else(|_| Err(late()))
+        } else {
+            inbox.message().await
+        };
+        is_first = false;
+        let message = match received {
             Ok(Some(message)) => message,
             // The gateway closed its side.
             Ok(None) => return Some(Status::ok("")),

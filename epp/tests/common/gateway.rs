@@ -1,5 +1,7 @@
 //! A scripted gateway: the client side of ext_proc streams.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use bytes::Bytes;
 use forebay_grpc::names::{
     DESTINATION_ENDPOINT, DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB,
@@ -13,7 +15,11 @@ use forebay_grpc::proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{
+    Status, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
 
 use super::{DEADLINE, Harness};
 
@@ -24,9 +30,14 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn connect(harness: &Harness) -> Self {
-        let client = ExternalProcessorClient::connect(format!("http://{}", harness.server.grpc_address))
-            .await
-            .unwrap();
+        Self::connect_from(harness, IpAddr::from(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// A gateway at another address.
+    pub async fn connect_from(harness: &Harness, address: IpAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", harness.server.grpc_address)).unwrap();
+        let channel = endpoint.local_address(Some(address)).connect().await.unwrap();
+        let client = ExternalProcessorClient::new(channel);
         Self { client: client.max_encoding_message_size(64 << 20), takes_list: true }
     }
 

@@ -151,7 +151,7 @@ impl Identity {
         }
     }
 
-    pub(super) fn server(&self) -> Arc<ServerConfig> {
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.check_files();
         Arc::clone(&self.current.load().server)
     }
