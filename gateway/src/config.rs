@@ -97,7 +97,7 @@ pub struct Config {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
-    /// Fraction of requests to trace, from 0 to 1, if the client's traceparent has no sampling decision
+    /// Fraction of requests to trace, from 0 to 1, unless a client of a trusted listener has decided by its traceparent
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_name = "RATIO", value_parser = ratio)]
     pub trace_ratio: f64,
 

@@ -8,6 +8,7 @@ mod closed;
 mod drain;
 mod explain;
 mod filters;
+mod forwarded;
 mod h2c;
 mod in_process;
 mod lingering;

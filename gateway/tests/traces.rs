@@ -90,6 +90,7 @@ async fn exports_a_span_in_the_trace_of_the_client() {
     let endpoint = format!("http://{}", collector.address);
     let running = Harness::new()
         .pool("qwen", QWEN, &[upstream.port()], None)
+        .with_trusted_listener()
         .start_with(|config| config.otlp_endpoint = Some(endpoint))
         .await;
     let answer = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}"#;
@@ -103,12 +104,13 @@ async fn exports_a_span_in_the_trace_of_the_client() {
         .await;
         head
     };
-    let (response, forwarded) = tokio::join!(exchange(running.address(), request(PARENT, QWEN)), pod);
+    let trusted = running.trusted_address();
+    let (response, forwarded) = tokio::join!(exchange(trusted, request(PARENT, QWEN)), pod);
     assert_eq!(response.text(), answer);
-    let missing = exchange(running.address(), request(PARENT, "nonexistent")).await;
+    let missing = exchange(trusted, request(PARENT, "nonexistent")).await;
     assert_eq!(missing.status, 404);
     // The client's sampling decision excludes this request.
-    exchange(running.address(), request(UNSAMPLED, "nonexistent")).await;
+    exchange(trusted, request(UNSAMPLED, "nonexistent")).await;
     // The remaining spans are exported at shutdown.
     within("the gateway to end", running.gateway.shutdown()).await;
 
@@ -141,4 +143,38 @@ async fn exports_a_span_in_the_trace_of_the_client() {
     assert_eq!(attribute(&span, "error.type").as_deref(), Some("model_not_found"));
     assert_eq!(attribute(&span, "http.response.status_code").as_deref(), Some("404"));
     assert!(collector.spans.try_recv().is_err(), "the third request must not be traced");
+}
+
+/// Clients that are not trusted cannot make the gateway trace, or keep it from tracing. Their trace goes on.
+#[tokio::test]
+async fn untrusted_clients_do_not_decide_what_is_traced() {
+    for (ratio, traceparent, expected) in [(1.0, UNSAMPLED, 1), (0.0, PARENT, 0)] {
+        let mut collector = Collector::start().await;
+        let endpoint = format!("http://{}", collector.address);
+        let configure = |config: &mut forebay_gateway::Config| {
+            config.otlp_endpoint = Some(endpoint);
+            config.trace_ratio = ratio;
+        };
+        let running = Harness::new().pool("qwen", QWEN, &[1], None).start_with(configure).await;
+        exchange(running.address(), request(traceparent, "nonexistent")).await;
+        within("the gateway to end", running.gateway.shutdown()).await;
+        let mut traces = Vec::new();
+        while let Ok(span) = collector.spans.try_recv() {
+            traces.push(hex(&span.trace_id));
+        }
+        assert_eq!(traces, vec!["4bf92f3577b34da6a3ce929d0e0e4736"; expected], "{ratio} {traceparent}");
+    }
+}
+
+/// The engine decides itself, if the gateway does not trace.
+#[tokio::test]
+async fn the_trace_context_of_untrusted_clients_is_removed_without_tracing() {
+    let upstream = Upstream::bind().await;
+    let running =
+        Harness::new().pool("qwen", QWEN, &[upstream.port()], None).with_trusted_listener().start().await;
+    for (address, expected) in [(running.address(), None), (running.trusted_address(), Some(PARENT))] {
+        let (_, forwarded) =
+            tokio::join!(exchange(address, request(PARENT, QWEN)), upstream.answer_one("ok"));
+        assert_eq!(forwarded.header("traceparent"), expected);
+    }
 }

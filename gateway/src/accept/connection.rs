@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use forebay_routing::ListenerPort;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -50,6 +50,8 @@ const SEND_BUFFER_BYTES: usize = 128 << 10;
 /// Where a request came in.
 #[derive(Debug)]
 pub(crate) struct Via {
+    /// IP address of the client.
+    pub(crate) client: HeaderValue,
     pub(crate) port: Arc<ListenerPort>,
     /// The server name (SNI) that a TLS client asked for.
     pub(crate) server_name: Option<Box<str>>,
@@ -86,10 +88,11 @@ pub(super) struct Served<H> {
 /// flight have finished, at most for the drain timeout.
 pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
     let activity = Arc::new(Activity::default());
+    let Some(client) = address_of(&stream) else { return };
     let stream = ClientStream::new(stream, activity.clone(), served.options.write_timeout);
     // Read for each connection, so that a new certificate applies to the next connection.
     let Some(config) = served.handler.tls(&served.port) else {
-        let via = Via { port: served.port.clone(), server_name: None };
+        let via = Via { client, port: served.port.clone(), server_name: None };
         return serve_stream(stream, via, activity, served).await;
     };
     // Boxed, because futures and streams are stored in each future that passes them on.
@@ -100,8 +103,14 @@ pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
         Some(Ok(stream)) => Box::new(stream),
     };
     let server_name = stream.get_ref().1.server_name().map(Box::from);
-    let via = Via { port: served.port.clone(), server_name };
+    let via = Via { client, port: served.port.clone(), server_name };
     serve_stream(stream, via, activity, served).await;
+}
+
+/// The client's IP address. `None` if the connection has ended.
+fn address_of(stream: &TcpStream) -> Option<HeaderValue> {
+    let ip = stream.peer_addr().ok()?.ip().to_canonical();
+    HeaderValue::try_from(ip.to_string()).ok()
 }
 
 impl<H> Served<H> {

@@ -1,6 +1,8 @@
 use forebay_grpc::names::{DESTINATION_ENDPOINT_SUBSET, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use http::{HeaderMap, HeaderName};
 
+use super::forwarded::is_forwarding;
+
 /// Headers that clients of trusted listeners may set, in exactly this spelling: the model, the candidate endpoints, and
 /// the request for an explanation.
 const TRUSTED: [&str; 4] =
@@ -24,8 +26,12 @@ const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-nam
 
 /// Removes headers that only the gateway and pickers may set. `is_trusted`: the listener is trusted.
 pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
-    let is_removed =
-        |name: &&HeaderName| is_internal(name.as_str()) && !(is_trusted && TRUSTED.contains(&name.as_str()));
+    let is_removed = |name: &&HeaderName| {
+        let is_allowed = |name: &str| {
+            is_trusted && (TRUSTED.contains(&name) || (is_forwarding(name) && name != "forwarded"))
+        };
+        is_internal(name.as_str()) && !is_allowed(name.as_str())
+    };
     let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
     for name in removed {
         headers.remove(name);
@@ -36,10 +42,11 @@ pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
 fn is_internal(name: &str) -> bool {
     let may_be = name.as_bytes().get(..2).is_some_and(|start| start == b"x-" || start == b"x_");
     if !may_be {
-        return false;
+        return name == "forwarded";
     }
     let name = name.replace('_', "-");
-    INTERNAL.iter().any(|prefix| name.starts_with(prefix))
+    is_forwarding(&name)
+        || INTERNAL.iter().any(|prefix| name.starts_with(prefix))
         || INTERNAL_PREFIXES
             .iter()
             .filter_map(|prefix| name.strip_prefix(prefix))
@@ -83,6 +90,10 @@ mod tests {
             "x-kv-cache-source-host-port",
             "x-forebay-explain",
             "x-forebay_explain",
+            "forwarded",
+            "x-forwarded-for",
+            "x_forwarded_proto",
+            "x-real-ip",
             "x-gateway-inference-objective",
             "x-llm-d-inference-fairness-id",
             "x-request-id",

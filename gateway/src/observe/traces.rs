@@ -8,7 +8,9 @@ use std::time::Duration;
 use forebay_openai::Usage;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::{Span as _, SpanKind, Status, Tracer as _, TracerProvider as _};
+use opentelemetry::trace::{
+    Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
@@ -28,6 +30,7 @@ pub(crate) struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
+    ratio: f64,
 }
 
 /// What a span records at the end of its request.
@@ -46,7 +49,7 @@ pub(crate) struct Ended<'a> {
 pub(crate) struct Span(opentelemetry_sdk::trace::Span);
 
 impl Traces {
-    /// `ratio`: share of requests that are traced when the client's `traceparent` has no decision. Must be called in a
+    /// `ratio`: share of requests that are traced, unless a client of a trusted listener has decided. Must be called in a
     /// tokio runtime, which drives the connection to the collector.
     pub(crate) fn new(endpoint: &str, ratio: f64) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder()
@@ -60,12 +63,16 @@ impl Traces {
             .with_resource(Resource::builder().with_service_name("forebay-gateway").build())
             .build();
         let tracer = provider.tracer("forebay-gateway");
-        Ok(Self { provider, tracer, propagator: TraceContextPropagator::new() })
+        Ok(Self { provider, tracer, propagator: TraceContextPropagator::new(), ratio })
     }
 
-    /// Starts a span, as a child of the client's span if there is one.
-    pub(crate) fn begin(&self, head: &request::Parts) -> Span {
-        let parent = self.propagator.extract_with_context(&Context::new(), &Headers(&head.headers));
+    /// Starts a span, as a child of the client's span if there is one. Only clients of trusted listeners decide whether
+    /// their requests are traced.
+    pub(crate) fn begin(&self, head: &request::Parts, is_trusted: bool) -> Span {
+        let mut parent = self.propagator.extract_with_context(&Context::new(), &Headers(&head.headers));
+        if !is_trusted && parent.has_active_span() {
+            parent = self.decide_sampling(&parent);
+        }
         let builder = self.tracer.span_builder(operation(head.uri.path())).with_kind(SpanKind::Server);
         let mut span = builder.start_with_context(&self.tracer, &parent);
         if span.is_recording() {
@@ -74,6 +81,20 @@ impl Traces {
             span.set_attribute(KeyValue::new("gen_ai.operation.name", operation(head.uri.path())));
         }
         Span(span)
+    }
+
+    /// The client's context with a decision of our own. Not by the trace ID, which the client has chosen as well.
+    fn decide_sampling(&self, parent: &Context) -> Context {
+        let span = parent.span();
+        let client = span.span_context();
+        let flags = client.trace_flags().with_sampled(fastrand::f64() < self.ratio);
+        Context::new().with_remote_span_context(SpanContext::new(
+            client.trace_id(),
+            client.span_id(),
+            flags,
+            true,
+            client.trace_state().clone(),
+        ))
     }
 
     /// Exports the remaining spans. Blocks for up to [`EXPORT_TIMEOUT`].

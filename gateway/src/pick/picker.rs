@@ -224,7 +224,8 @@ impl Picker {
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut attempts = Attempts { left: self.timeout, fault: PickerFault::NoAddress, is_probe: false };
         let has_one = picker.replicas.len() == 1;
-        let mut responsive = if has_one { 1 } else { self.peers.count_responsive(&picker.replicas, &picker.namespace) };
+        let mut responsive =
+            if has_one { 1 } else { self.peers.count_responsive(&picker.replicas, &picker.namespace) };
         let mut avoided = Vec::new();
         for address in self.peers.round_robin(&picker.replicas) {
             let peer = self.peers.get(address, &picker.namespace);

@@ -45,7 +45,9 @@ impl Handler for Proxy {
         let mut record =
             Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
         if let Some(traces) = &self.traces {
-            record.trace(traces.begin(&head));
+            let is_trusted =
+                self.routes.load().table.ports.get(&*via.port).is_some_and(|port| port.is_trusted());
+            record.trace(traces.begin(&head, is_trusted));
         }
         let (is_head, is_http1) = (head.method == Method::HEAD, head.version < http::Version::HTTP_2);
         // Disabled by default: then it is one atomic load.

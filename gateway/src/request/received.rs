@@ -7,7 +7,7 @@ use super::authority::{host_of, take_authority};
 use super::context::Context;
 use super::path::normalise;
 use crate::error::Error;
-use crate::headers::{self, remove_internal, sanitise};
+use crate::headers::{self, remove_internal, remove_trace_context, sanitise, set_forwarded};
 use crate::hold::ClientBody;
 
 #[derive(Debug)]
@@ -51,6 +51,10 @@ impl<'a> Received<'a> {
             return Err(Error::PolicyNotEnforced(policy.clone()));
         }
         remove_internal(&mut head.headers, listener.is_trusted());
+        set_forwarded(&mut head.headers, &context.via.client, port.scheme());
+        if !listener.is_trusted() && context.proxy.traces.is_none() {
+            remove_trace_context(&mut head.headers);
+        }
         context.observe_received(&mut head.headers, listener);
         let before_body = listener.before_body(host, &head);
         if let BeforeBody::Decided(matched) = before_body {

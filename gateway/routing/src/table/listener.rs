@@ -30,6 +30,11 @@ impl PortRoutes {
         self.tls.as_ref()
     }
 
+    /// Whether the clients of this port are trusted. A trusted listener has its own port.
+    pub fn is_trusted(&self) -> bool {
+        self.listeners.iter().any(ListenerRoutes::is_trusted)
+    }
+
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
