@@ -2,9 +2,11 @@
 
 mod format;
 mod restore;
+mod tokens;
 mod usage;
 mod usage_finder;
 
 pub use format::ResponseFormat;
 pub use restore::Restore;
-pub use usage::{EventScanner, Finding, JsonScanner, ResponseScanner, Usage};
+pub use tokens::Usage;
+pub use usage::{EventScanner, Finding, JsonScanner, ResponseScanner};

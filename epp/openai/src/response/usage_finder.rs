@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use serde::Deserialize;
 
-use super::usage::Usage;
+use super::tokens::Usage;
 use crate::nested::NestedValue;
 use crate::string::{StringState, plain_string, skip_string};
 
