@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
-/// Default filter. kube-runtime logs each retry of a watch; the resource store logs an outage once.
-const DEFAULT_FILTER: &str = "info,kube_runtime=error";
+/// Default filter. The kube libraries log each failed request of a watch; the resource store logs an outage once.
+const DEFAULT_FILTER: &str = "info,kube_runtime=error,kube_client=off";
 
 /// Logs to standard error, filtered by `RUST_LOG` (default `info`). Call once, at the start of the program.
 pub fn to_stderr() {

@@ -52,7 +52,7 @@ impl CgroupRoot {
     /// Lists the cgroups of all pods.
     pub fn pods(&self) -> io::Result<PodCgroups> {
         let mut found = PodCgroups::default();
-        walk(&self.0, MAX_DEPTH, false, &mut found.by_uid)?;
+        walk(&self.0, MAX_DEPTH, false, &mut found)?;
         Ok(found)
     }
 }
@@ -61,6 +61,8 @@ impl CgroupRoot {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodCgroups {
     by_uid: HashMap<String, PathBuf>,
+    /// A container's cgroup outside of its pod's cgroup, by pod.
+    outside: HashMap<String, PathBuf>,
 }
 
 impl PodCgroups {
@@ -68,14 +70,15 @@ impl PodCgroups {
     pub fn get(&self, cgroup_uid: &str) -> Option<&Path> {
         self.by_uid.get(cgroup_uid).map(PathBuf::as_path)
     }
+
+    /// Returns the folder of a container that is not in the cgroup of its pod. Sockets of such a container cannot be
+    /// attributed.
+    pub fn outside(&self, cgroup_uid: &str) -> Option<&Path> {
+        self.outside.get(cgroup_uid).map(PathBuf::as_path)
+    }
 }
 
-fn walk(
-    folder: &Path,
-    depth: usize,
-    in_kubepods: bool,
-    found: &mut HashMap<String, PathBuf>,
-) -> io::Result<()> {
+fn walk(folder: &Path, depth: usize, in_kubepods: bool, found: &mut PodCgroups) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => entry,
@@ -86,7 +89,9 @@ fn walk(
         let Some(name) = name.to_str() else { continue };
         let path = entry.path();
         if in_kubepods && let Some(uid) = pod_uid(name) {
-            found.insert(uid, path);
+            found.by_uid.insert(uid, path);
+        } else if let Some(uid) = pod_uid_of_container(name) {
+            found.outside.insert(uid, path);
         } else if depth > 1 {
             let inside = in_kubepods || name.contains("kubepods");
             match walk(&path, depth - 1, inside, found) {
@@ -106,6 +111,13 @@ pub fn pod_uid_in_path(path: &str) -> Option<String> {
         in_kubepods |= name.contains("kubepods");
         uid
     })
+}
+
+/// Returns the pod uid in `<slice of the pod>:<runtime>:<container>`. containerd and CRI-O create such a folder when the
+/// kubelet uses the systemd driver and they do not (`SystemdCgroup = false`).
+fn pod_uid_of_container(name: &str) -> Option<String> {
+    let (slice, _) = name.split_once(':')?;
+    if slice.contains("kubepods") { pod_uid(slice) } else { None }
 }
 
 /// Returns the pod uid in the name of a folder:
@@ -199,6 +211,25 @@ mod tests {
         }
         assert_eq!(pods.get(&uid(6)), None, "not below kubepods");
         assert_eq!(pods.by_uid.len(), 5);
+    }
+
+    #[test]
+    fn finds_containers_outside_of_their_pod() {
+        let root = tempfile::tempdir().unwrap();
+        let uid = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
+        let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+        let pod = root.path().join("kubepods.slice/kubepods-burstable.slice").join(&slice);
+        fs::create_dir_all(&pod).unwrap();
+        let pods = CgroupRoot::at(root.path()).pods().unwrap();
+        assert_eq!((pods.get(uid), pods.outside(uid)), (Some(&*pod), None));
+        for parent in ["", "system.slice"] {
+            let container =
+                root.path().join(parent).join(format!("{slice}:cri-containerd:{}", "a".repeat(64)));
+            fs::create_dir_all(&container).unwrap();
+            let pods = CgroupRoot::at(root.path()).pods().unwrap();
+            assert_eq!((pods.get(uid), pods.outside(uid)), (Some(&*pod), Some(&*container)));
+            fs::remove_dir(&container).unwrap();
+        }
     }
 
     #[test]

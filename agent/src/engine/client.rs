@@ -3,16 +3,20 @@
 use std::net::SocketAddr;
 
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::{
-    body::Bytes,
+    body::{Bytes, Incoming},
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 
 /// Maximum response. vLLM's `/metrics` has about 60 KB per model.
 const MAX_BODY_BYTES: usize = 8 << 20;
+/// Maximum response that needs no permit of [`LARGE_BODIES`].
+const SMALL_BODY_BYTES: usize = 128 << 10;
+/// Larger responses that are read at the same time, of all engines of the node.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 
 /// Why a request failed, as one line for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -65,18 +69,12 @@ impl EngineClient {
         }
         let response = connection.send_request(request).await.map_err(http)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                FetchError::TooLarge { path }
-            } else {
-                FetchError::Body { path }
-            }
-        })?;
+        let body = read(response.into_body(), path).await?;
         self.connection = Some(connection);
         if status != StatusCode::OK {
             return Err(FetchError::Status { path, status });
         }
-        Ok(body.to_bytes())
+        Ok(body)
     }
 
     async fn connect(&mut self, path: &'static str) -> Result<SendRequest<Empty<Bytes>>, FetchError> {
@@ -94,4 +92,21 @@ impl EngineClient {
         });
         Ok(connection)
     }
+}
+
+/// Reads a body within the limits.
+async fn read(mut incoming: Incoming, path: &'static str) -> Result<Bytes, FetchError> {
+    let mut body = Vec::new();
+    let mut permit = None;
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame.map_err(|_ended| FetchError::Body { path })?.into_data() else { continue };
+        if body.len() + data.len() > MAX_BODY_BYTES {
+            return Err(FetchError::TooLarge { path });
+        }
+        if permit.is_none() && body.len() + data.len() > SMALL_BODY_BYTES {
+            permit = LARGE_BODIES.acquire().await.ok();
+        }
+        body.extend_from_slice(&data);
+    }
+    Ok(body.into())
 }

@@ -11,9 +11,12 @@ pub enum MetricsError {
 }
 
 /// Parses a scrape. Values of several engines (data parallel ranks behind one port) are added; for the KV cache usage
-/// the maximum is taken. Names of older vLLM versions are accepted.
+/// the maximum is taken. Names of older vLLM versions are used if the current name is absent: vLLM 0.9 and 0.10 expose both
+/// with the same values.
 pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, MetricsError> {
     let mut load = EngineLoad { measured_boottime_ns, ..EngineLoad::default() };
+    let mut older = EngineLoad::default();
+    let (mut has_queries, mut has_hits) = (false, false);
     let mut is_vllm = false;
     for line in text.lines() {
         let Some(line) = line.strip_prefix("vllm:") else { continue };
@@ -24,17 +27,20 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
                 load.running = load.running.saturating_add(value as u32);
             }
             "num_requests_waiting" => load.waiting = load.waiting.saturating_add(value as u32),
-            "kv_cache_usage_perc" | "gpu_cache_usage_perc" => {
-                load.kv_cache_usage = Some(load.kv_cache_usage.unwrap_or(0.0).max(value));
-            }
+            "kv_cache_usage_perc" => keep_max(&mut load.kv_cache_usage, value),
+            "gpu_cache_usage_perc" => keep_max(&mut older.kv_cache_usage, value),
             "prompt_tokens_total" => add(&mut load.prompt_tokens, value),
             "generation_tokens_total" => add(&mut load.generation_tokens, value),
-            "prefix_cache_queries_total" | "gpu_prefix_cache_queries_total" => {
+            "prefix_cache_queries_total" => {
+                has_queries = true;
                 add(&mut load.prefix_cache_queries, value);
             }
-            "prefix_cache_hits_total" | "gpu_prefix_cache_hits_total" => {
-                add(&mut load.prefix_cache_hits, value)
+            "gpu_prefix_cache_queries_total" => add(&mut older.prefix_cache_queries, value),
+            "prefix_cache_hits_total" => {
+                has_hits = true;
+                add(&mut load.prefix_cache_hits, value);
             }
+            "gpu_prefix_cache_hits_total" => add(&mut older.prefix_cache_hits, value),
             "num_preemptions_total" => add(&mut load.preemptions, value),
             "request_success_total" => add(&mut load.requests_succeeded, value),
             "cache_config_info" => {
@@ -44,7 +50,18 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
             _ => {}
         }
     }
+    load.kv_cache_usage = load.kv_cache_usage.or(older.kv_cache_usage);
+    if !has_queries {
+        load.prefix_cache_queries = older.prefix_cache_queries;
+    }
+    if !has_hits {
+        load.prefix_cache_hits = older.prefix_cache_hits;
+    }
     if is_vllm { Ok(load) } else { Err(MetricsError::NotVllm) }
+}
+
+fn keep_max(gauge: &mut Option<f64>, value: f64) {
+    *gauge = Some(gauge.unwrap_or(0.0).max(value));
 }
 
 /// Saturates: an engine may report any number.
@@ -119,6 +136,7 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
                 block_size_tokens: Some(128),
                 num_gpu_blocks: Some(8192),
                 models: Vec::new(),
+                models_omitted: 0,
             }
         );
     }
@@ -129,6 +147,21 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
                    vllm:kv_cache_usage_perc{engine=\"0\"} 0.9\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.1\n";
         let load = parse(two, 0).unwrap();
         assert_eq!((load.running, load.kv_cache_usage), (5, Some(0.9)));
+    }
+
+    #[test]
+    fn older_names_replace_current_ones_that_are_absent_and_are_not_added() {
+        let older = "vllm:num_requests_running 1\nvllm:gpu_cache_usage_perc 0.5\n\
+                     vllm:gpu_prefix_cache_queries_total 10\nvllm:gpu_prefix_cache_hits_total 4\n";
+        let current = "vllm:kv_cache_usage_perc 0.4\nvllm:prefix_cache_queries_total 10\n\
+                       vllm:prefix_cache_hits_total 0\n";
+        let values = |text: &str| {
+            let load = parse(text, 0).unwrap();
+            (load.kv_cache_usage, load.prefix_cache_queries, load.prefix_cache_hits)
+        };
+        assert_eq!(values(older), (Some(0.5), 10, 4));
+        assert_eq!(values(&format!("{older}{current}")), (Some(0.4), 10, 0));
+        assert_eq!(values(&format!("{current}{older}")), (Some(0.4), 10, 0));
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn used_by(
     }
     let mut used_by = BTreeMap::new();
     for pod in pods {
-        let Some(gpus) = pod_gpus.get(&pod.cgroup_uid) else { continue };
+        let Some(gpus) = pod.cgroup_uid.as_ref().ok().and_then(|uid| pod_gpus.get(uid)) else { continue };
         for address in endpoints(std::slice::from_ref(pod)).into_keys() {
             used_by.insert(address, gpus.clone());
         }

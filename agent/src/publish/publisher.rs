@@ -13,6 +13,9 @@ use forebay_telemetry::v1::{
     Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
 };
 
+/// Maximum bytes of the names of all models in a frame. Readers accept frames of 16 MiB.
+const MAX_FRAME_NAME_BYTES: usize = 8 << 20;
+
 /// Counters and gauges of one endpoint at one time, or why there are none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoadReport<T> {
@@ -116,6 +119,14 @@ impl Publisher {
         });
     }
 
+    /// CLOCK_BOOTTIME of the last successful scrape of an endpoint.
+    pub fn scraped_ns(&self, address: SocketAddr, uid: &str) -> Option<u64> {
+        let state = self.lock();
+        let endpoint = &state.endpoints.get(&address)?.value;
+        let is_same = endpoint.key.as_ref().is_some_and(|key| key.uid == uid);
+        endpoint.engine.as_ref().filter(|_| is_same).map(|engine| engine.measured_boottime_ns)
+    }
+
     /// Confirms that all kernel values were still valid at this CLOCK_BOOTTIME.
     pub fn confirm_kernel(&self, at_ns: u64) {
         self.lock().kernel_confirmed_ns = Some(at_ns);
@@ -142,9 +153,10 @@ impl Publisher {
     /// Returns the whole state and its version.
     pub fn snapshot(&self) -> (Snapshot, u64) {
         let state = self.lock();
+        let share = state.name_share();
         let snapshot = Snapshot {
             node: Some(state.node.value.clone()),
-            endpoints: state.endpoints.values().map(|entry| entry.value.clone()).collect(),
+            endpoints: state.endpoints.values().map(|entry| within(&entry.value, share)).collect(),
             gpus: state.gpus.values().map(|entry| entry.value.clone()).collect(),
         };
         (snapshot, state.version)
@@ -154,13 +166,14 @@ impl Publisher {
     pub(super) fn changes(&self, seen: u64) -> Changes {
         let state = self.lock();
         let newer = |version: u64| version > seen;
+        let share = state.name_share();
         let delta = Delta {
             node: newer(state.node.version).then(|| state.node.value.clone()),
             endpoints: state
                 .endpoints
                 .values()
                 .filter(|entry| newer(entry.version))
-                .map(|entry| entry.value.clone())
+                .map(|entry| within(&entry.value, share))
                 .collect(),
             gpus: state
                 .gpus
@@ -243,6 +256,11 @@ pub(super) struct Members {
 }
 
 impl State {
+    /// Bytes of model names that each endpoint may have in a frame.
+    fn name_share(&self) -> usize {
+        MAX_FRAME_NAME_BYTES / self.endpoints.len().max(1)
+    }
+
     fn replace_gpus(&mut self, gpus: Vec<Gpu>, version: u64) -> bool {
         let before = self.gpus.len();
         self.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
@@ -291,6 +309,22 @@ impl<T: PartialEq> Versioned<T> {
         *self = Self { value, version };
         true
     }
+}
+
+/// A copy with as many models as the share of names allows.
+fn within(endpoint: &Endpoint, share: usize) -> Endpoint {
+    let mut endpoint = endpoint.clone();
+    if let Some(engine) = &mut endpoint.engine {
+        let mut bytes = 0;
+        let all = engine.models.len();
+        engine.models.retain(|model| {
+            bytes += model.id.len() + model.parent.as_ref().map_or(0, String::len);
+            bytes <= share
+        });
+        let omitted = u32::try_from(all - engine.models.len()).unwrap_or(u32::MAX);
+        engine.models_omitted = engine.models_omitted.saturating_add(omitted);
+    }
+    endpoint
 }
 
 fn split<T>(report: LoadReport<T>) -> (Option<T>, Option<String>) {

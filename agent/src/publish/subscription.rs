@@ -150,8 +150,9 @@ mod tests {
     use forebay_telemetry::{
         Replica,
         client::Received,
-        v1::{EngineLoad, Gpu, KernelLoad, Node, Snapshot},
+        v1::{EngineLoad, Gpu, KernelLoad, Model, Node, Snapshot},
     };
+    use prost::Message as _;
 
     const ADDRESS: &str = "10.0.0.1:8000";
 
@@ -284,6 +285,28 @@ mod tests {
         assert_eq!(delta.removed_endpoints[0].ip, "10.0.0.1");
         assert_eq!(delta.removed_gpu_uuids, ["GPU-1"]);
         assert_eq!(delta.endpoints[0].key.as_ref().unwrap().ip, "10.0.0.2");
+    }
+
+    /// The decoder of readers accepts 16 MiB.
+    #[tokio::test(start_paused = true)]
+    async fn long_lists_of_models_do_not_exceed_the_frame_of_a_reader() {
+        let publisher = publisher();
+        let addresses: Vec<String> =
+            (0..1000).map(|n| format!("10.0.{}.{}:8000", n / 250, n % 250)).collect();
+        publisher.set_endpoints(members(&addresses.iter().map(String::as_str).collect::<Vec<_>>()));
+        let model = |n: u32| Model { id: format!("{n:0>32}"), ..Model::default() };
+        for address in &addresses {
+            let load = EngineLoad { models: (0..1000).map(model).collect(), ..EngineLoad::default() };
+            publisher.set_engine(address.parse().unwrap(), "", LoadReport::Measured(load));
+        }
+        let frame = subscribe(&publisher, 1000).next().await;
+        assert!(frame.encoded_len() < 16 << 20, "{} bytes", frame.encoded_len());
+        let Some(Body::Snapshot(snapshot)) = frame.body else { panic!("no snapshot") };
+        assert_eq!(snapshot.endpoints.len(), 1000);
+        for engine in snapshot.endpoints.iter().map(|endpoint| endpoint.engine.as_ref().unwrap()) {
+            assert!(!engine.models.is_empty() && engine.models_omitted > 0);
+            assert_eq!(engine.models.len() + engine.models_omitted as usize, 1000);
+        }
     }
 
     /// Compares without times of measurement, which unchanged values do not send.

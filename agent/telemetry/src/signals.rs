@@ -185,6 +185,7 @@ pub const SIGNALS: &[Signal] = &[
     engine!("requestsSucceeded", |load| integer(load.requests_succeeded), None, None),
     engine!("blockSizeTokens", |load| load.block_size_tokens.and_then(integer), None, None),
     engine!("numGpuBlocks", |load| load.num_gpu_blocks.and_then(integer), None, None),
+    engine!("modelsOmitted", |load| integer(load.models_omitted), gauge("forebay_engine_models_omitted", "Served models that are not reported, because the list of the engine exceeds 1,000 models or 32 KiB."), None),
 ];
 
 /// All latency distributions.

@@ -99,7 +99,7 @@ impl Attachments {
         self.cgroups.clear();
         let mut results = Vec::with_capacity(self.pods.len());
         for pod in self.pods.clone() {
-            let attached = self.attach_pod(kernel, &pod, cgroups.get(&pod.cgroup_uid));
+            let attached = self.attach_pod(kernel, &pod, &cgroups);
             results.push((pod, attached));
         }
         let ids = self.cgroups.iter().map(|(_, id)| *id).collect();
@@ -109,12 +109,15 @@ impl Attachments {
         Ok(results)
     }
 
-    fn attach_pod(&mut self, kernel: &mut Kernel, pod: &LocalPod, cgroup: Option<&Path>) -> Attached {
+    fn attach_pod(&mut self, kernel: &mut Kernel, pod: &LocalPod, cgroups: &PodCgroups) -> Attached {
+        let cgroup = cgroup_of(pod, cgroups, self.root.path());
+        let is_missing = matches!(cgroup, Ok(None));
         let watched = match cgroup {
-            Some(path) => {
+            Ok(Some(path)) => {
                 kernel.watch(path, &pod.ports).map(|watched| (path, watched)).map_err(|it| it.to_string())
             }
-            None => Err(format!("no cgroup of the pod under {}", self.root.path().display())),
+            Ok(None) => Err(format!("no cgroup of the pod under {}", self.root.path().display())),
+            Err(reason) => Err(reason),
         };
         match watched {
             Ok((path, watched)) => {
@@ -124,7 +127,7 @@ impl Attachments {
             }
             Err(reason) => {
                 self.incomplete = true;
-                if cgroup.is_some() || self.pause > LOG_PAUSE {
+                if !is_missing || self.pause > LOG_PAUSE {
                     self.log_once(pod, &reason);
                 }
                 Err(reason)
@@ -139,4 +142,16 @@ impl Attachments {
             tracing::warn!(pod = %pod.key, %reason, "requests of the pod are not counted in the kernel");
         }
     }
+}
+
+/// The cgroup in which the pod's sockets are. `None` if it does not exist yet. Fails if its requests cannot be counted.
+fn cgroup_of<'a>(pod: &LocalPod, cgroups: &'a PodCgroups, root: &Path) -> Result<Option<&'a Path>, String> {
+    let uid = pod.cgroup_uid.as_ref().map_err(Clone::clone)?;
+    if let Some(outside) = cgroups.outside(uid) {
+        let shown = outside.strip_prefix(root).unwrap_or(outside).display();
+        return Err(format!(
+            "a container is in {shown}, not in the cgroup of its pod: set SystemdCgroup = true in the container runtime"
+        ));
+    }
+    Ok(cgroups.get(uid))
 }
