@@ -14,12 +14,16 @@ use crate::runtime::worker_index;
 /// the stream limit of one connection limits throughput.
 const CONNECTIONS_PER_REPLICA: usize = 2;
 
+/// Address of a replica, and the namespace of its pools.
+type Replica = (SocketAddr, Arc<str>);
+type PeersByReplica = HashMap<Replica, Arc<Peer>>;
+
 /// Replicas of the pickers of all pools, by address and namespace of the pool.
 #[derive(Debug)]
 pub(super) struct Peers {
     transport: Transport,
     workers: usize,
-    by_address: ArcSwap<HashMap<(SocketAddr, Arc<str>), Arc<Peer>>>,
+    by_address: ArcSwap<PeersByReplica>,
     /// Round-robin counter over replicas.
     turn: AtomicUsize,
 }
@@ -43,7 +47,7 @@ impl Peers {
     }
 
     /// Sets the replicas. Connections to other replicas end with their last stream.
-    pub(super) fn set(&self, addresses: &HashSet<(SocketAddr, Arc<str>)>) {
+    pub(super) fn set(&self, addresses: &HashSet<Replica>) {
         let known = self.by_address.load();
         let next = addresses
             .iter()
@@ -77,7 +81,7 @@ impl Peers {
         replicas.iter().filter(|address| self.get(**address, namespace).health().is_responsive()).count()
     }
 
-    fn peer(&self, (address, namespace): &(SocketAddr, Arc<str>)) -> Arc<Peer> {
+    fn peer(&self, (address, namespace): &Replica) -> Arc<Peer> {
         Arc::new(Peer::new(*address, namespace, &self.transport, self.workers))
     }
 }
