@@ -211,6 +211,7 @@ async fn json_fields_are_stable() {
         "blockSizeTokens",
         "numGpuBlocks",
         "models",
+        "modelsOmitted",
     ];
     assert_eq!(keys(&pod["engine"]), sorted(engine));
     let gpu = [
