@@ -1,13 +1,21 @@
 //! `GET /v1/models`.
 
 use crate::support::client::{exchange, get, post};
-use crate::support::harness::{Harness, QWEN, TINY};
+use crate::support::harness::{Harness, QWEN, Running, TINY};
 use crate::support::upstream::Upstream;
 
 fn list(ids: &[&str]) -> String {
     let models: Vec<String> =
         ids.iter().map(|id| format!(r#"{{"id":"{id}","object":"model","owned_by":"vllm"}}"#)).collect();
     format!(r#"{{"object":"list","data":[{}]}}"#, models.join(","))
+}
+
+async fn two_pools(qwen: &Upstream, tiny: &Upstream) -> Running {
+    Harness::new()
+        .pool("qwen", QWEN, &[qwen.port()], None)
+        .pool("tiny", TINY, &[tiny.port()], None)
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -46,11 +54,7 @@ async fn lists_the_models_of_all_ready_pods() {
 #[tokio::test]
 async fn routes_adapters_by_their_base_model() {
     let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Harness::new()
-        .pool("qwen", QWEN, &[qwen.port()], None)
-        .pool("tiny", TINY, &[tiny.port()], None)
-        .start()
-        .await;
+    let running = two_pools(&qwen, &tiny).await;
     let of_qwen = format!(
         r#"{{"object":"list","data":[{{"id":"{QWEN}","object":"model"}},{{"id":"my-lora","object":"model","parent":"{QWEN}"}}]}}"#
     );
@@ -122,11 +126,7 @@ async fn pools_without_ready_pods_are_an_error() {
 #[tokio::test]
 async fn the_list_names_pools_whose_models_are_missing() {
     let (qwen, tiny) = (Upstream::bind().await, Upstream::bind().await);
-    let running = Harness::new()
-        .pool("qwen", QWEN, &[qwen.port()], None)
-        .pool("tiny", TINY, &[tiny.port()], None)
-        .start()
-        .await;
+    let running = two_pools(&qwen, &tiny).await;
     let refusing = async {
         let mut pod = tiny.accept().await;
         pod.read_request().await;

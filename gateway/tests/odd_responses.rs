@@ -99,7 +99,7 @@ async fn announces_a_limit_of_response_headers_to_http2_endpoints() {
     let mut start = [0; 24 + 9];
     within("a preface", stream.read_exact(&mut start)).await.unwrap();
     let length = u32::from_be_bytes([0, start[24], start[25], start[26]]);
-    assert_eq!(start[27], 4, "the first frame is no SETTINGS frame");
+    assert_eq!(start[27], 4, "the first frame is not a SETTINGS frame");
     let mut settings = vec![0; length as usize];
     within("settings", stream.read_exact(&mut settings)).await.unwrap();
     let limit = settings

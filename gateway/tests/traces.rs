@@ -145,7 +145,7 @@ async fn exports_a_span_in_the_trace_of_the_client() {
     assert!(collector.spans.try_recv().is_err(), "the third request must not be traced");
 }
 
-/// Clients that are not trusted cannot make the gateway trace, or keep it from tracing. Their trace goes on.
+/// Untrusted clients cannot force or prevent tracing. Their trace ID is kept.
 #[tokio::test]
 async fn untrusted_clients_do_not_decide_what_is_traced() {
     for (ratio, traceparent, expected) in [(1.0, UNSAMPLED, 1), (0.0, PARENT, 0)] {

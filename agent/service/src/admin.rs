@@ -21,8 +21,6 @@ const LIMITS: Limits = Limits { total: 64, per_peer: 16 };
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time of a connection, which serves one request: its head, and the client's reading of the response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pause after a failed accept, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Content type of the Prometheus text format 0.0.4.
 pub const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -79,17 +77,9 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    if let Some(place) = places.take(peer.ip()) {
-                        connections.spawn(serve_connection(stream, place, page.clone()));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, listener = name, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
-                    time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (stream, place) = places.accept(&listener) => {
+                connections.spawn(serve_connection(stream, place, page.clone()));
+            }
             Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
         }
     }

@@ -29,8 +29,6 @@ use crate::{
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Length of the HTTP/2 connection preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
-/// Pause after a failed accept, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An accepted connection. Reads fail when the preface is late, or when the place is needed.
 #[derive(Debug)]
@@ -101,24 +99,16 @@ impl Acceptor {
                     }
                     Err(_aborted) => {}
                 },
-                accepted = self.listener.accept() => match accepted {
-                    Ok((tcp, peer)) => {
-                        let _ = tcp.set_nodelay(true);
-                        let Some(place) = self.places.take(peer.ip()) else { continue };
-                        match &self.identity {
-                            None => return Connection::new(Stream::Plain(tcp), place),
-                            Some(identity) => {
-                                let acceptor = TlsAcceptor::from(identity.server());
-                                self.handshakes.spawn(handshake(acceptor, tcp, place));
-                            }
+                (tcp, place) = self.places.accept(&self.listener) => {
+                    let _ = tcp.set_nodelay(true);
+                    match &self.identity {
+                        None => return Connection::new(Stream::Plain(tcp), place),
+                        Some(identity) => {
+                            let acceptor = TlsAcceptor::from(identity.server());
+                            self.handshakes.spawn(handshake(acceptor, tcp, place));
                         }
                     }
-                    Err(error) => {
-                        let name = self.name;
-                        tracing::warn!(%error, listener = name, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                }
             }
         }
     }

@@ -14,8 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Interval of log lines about closed connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -102,6 +108,25 @@ impl Places {
         table.taken.insert(id, taken);
         table.log(self.0.name, self.0.limits);
         Some(place)
+    }
+
+    /// The next connection that has a place. Waits after errors, which are usually a lack of file descriptors. Cancel
+    /// safe.
+    pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, Place) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    if let Some(place) = self.take(peer.ip()) {
+                        return (stream, place);
+                    }
+                }
+                Err(error) => {
+                    let name = self.0.name;
+                    tracing::warn!(%error, listener = name, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Connections that have a place.

@@ -32,7 +32,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &HeaderValue, schem
 /// Whether only proxies of this installation may set the header. `name` is in lower case with dashes.
 pub(super) fn is_forwarding(name: &str) -> bool {
     name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "x-real-ip" | "x-original-host" | "x-original-url" | "x-rewrite-url")
+        || matches!(name, "x-real-ip" | "x-original-host" | "x-original-url" | "x-rewrite-url")
 }
 
 /// Removes W3C Trace Context of a client that may not decide which requests are traced.

@@ -27,9 +27,7 @@ const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-nam
 /// Removes headers that only the gateway and pickers may set. `is_trusted`: the listener is trusted.
 pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
     let is_removed = |name: &&HeaderName| {
-        let is_allowed = |name: &str| {
-            is_trusted && (TRUSTED.contains(&name) || (is_forwarding(name) && name != "forwarded"))
-        };
+        let is_allowed = |name: &str| is_trusted && (TRUSTED.contains(&name) || is_forwarding(name));
         is_internal(name.as_str()) && !is_allowed(name.as_str())
     };
     let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
@@ -42,6 +40,7 @@ pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
 fn is_internal(name: &str) -> bool {
     let may_be = name.as_bytes().get(..2).is_some_and(|start| start == b"x-" || start == b"x_");
     if !may_be {
+        // RFC 7239. Removed from trusted clients' requests too: it would contradict what is appended to X-Forwarded-For.
         return name == "forwarded";
     }
     let name = name.replace('_', "-");

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay_grpc::names::{DESTINATION_ENDPOINT, METADATA_LB};
 use forebay_grpc::proto::*;
+use forebay_service::incoming;
+use forebay_service::places::Limits;
 use forebay_service::tls::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -210,7 +212,7 @@ impl Picker {
             seen: sender,
         });
         // Sets TCP_NODELAY, as pickers do. Otherwise replies are delayed by up to 40 ms (delayed acknowledgements).
-        let incoming = forebay_service::tls::accept(listener, identity);
+        let incoming = incoming::accept("test", listener, identity, Limits { total: 1024, per_peer: 1024 });
         let serving = tonic::transport::Server::builder()
             .add_service(server)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

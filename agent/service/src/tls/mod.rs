@@ -12,7 +12,7 @@ mod stream;
 pub use self::{
     clients::ClientName,
     identity::{Error, Files, Identity, Texts, trusting},
-    stream::{Stream, accept, connect},
+    stream::{Stream, connect},
 };
 
 /// DNS subject alternative name in the agents' certificates.

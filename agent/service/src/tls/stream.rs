@@ -4,31 +4,23 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::stream;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+    net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use tonic::transport::server::Connected;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::Identity;
 
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum concurrent handshakes. More connections wait in the listen queue.
-const MAX_HANDSHAKES: usize = 128;
-/// Pause after a failed accept, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection.
 #[derive(Debug)]
@@ -68,49 +60,6 @@ pub async fn connect(
     let handshake = TlsConnector::from(identity.client()).connect(name, tcp);
     let tls = timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_late| io::ErrorKind::TimedOut)??;
     Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
-}
-
-/// Accepts connections, for tonic. Connections whose handshake fails are dropped. Plain text without `identity`.
-pub fn accept(
-    listener: TcpListener,
-    identity: Option<Arc<Identity>>,
-) -> impl futures_util::Stream<Item = io::Result<Stream>> {
-    let state = (listener, identity, JoinSet::<io::Result<Stream>>::new());
-    stream::unfold(state, |(listener, identity, mut handshakes)| async move {
-        let accepted = loop {
-            tokio::select! {
-                Some(done) = handshakes.join_next(), if !handshakes.is_empty() => match done {
-                    Ok(Ok(stream)) => break stream,
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                    Err(_aborted) => {}
-                },
-                connection = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => match connection {
-                    Ok((tcp, _from)) => {
-                        let _ = tcp.set_nodelay(true);
-                        let Some(identity) = &identity else { break Stream::Plain(tcp) };
-                        let handshake = TlsAcceptor::from(identity.server()).accept(tcp);
-                        handshakes.spawn(async move {
-                            let tls = timeout(HANDSHAKE_TIMEOUT, handshake)
-                                .await
-                                .map_err(|_late| io::Error::from(io::ErrorKind::TimedOut))??;
-                            Ok(Stream::Tls(Box::new(TlsStream::Server(tls))))
-                        });
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, retry_in = ?ACCEPT_PAUSE, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
-        };
-        Some((Ok(accepted), (listener, identity, handshakes)))
-    })
-}
-
-impl Connected for Stream {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Stream {

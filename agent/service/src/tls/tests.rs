@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::{incoming::accept, places::Limits};
 
 /// Writes the three files of a component.
 fn issue(authority: &Authority, name: &str, folder: &Path) -> Files {
@@ -37,7 +38,7 @@ async fn exchange(
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let incoming = accept(listener, Some(Arc::clone(server)));
+    let incoming = accept("test", listener, Some(Arc::clone(server)), Limits { total: 8, per_peer: 8 });
     let serving = tokio::spawn(async move {
         let mut incoming = std::pin::pin!(incoming);
         let mut stream = incoming.next().await.unwrap().unwrap();

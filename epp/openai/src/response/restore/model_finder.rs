@@ -19,7 +19,7 @@ enum State {
     FirstKeyOrEnd,
     Key,
     InKey(Key),
-    /// In a key that is none of these names.
+    /// In any other key.
     SkipKey(StringState),
     Colon(Name),
     Value(Name),
