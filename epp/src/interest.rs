@@ -25,6 +25,7 @@ pub const POOL_RULES: &[Rule] = &[
 pub const AGENT_RULES: &[Rule] = &[Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW }];
 
 /// What to watch: the pool, the pods that it selects, the objectives and rewrites in its namespace, and the agents.
+/// Objectives and rewrites are optional: the Role that GAIE's chart gives to a picker names other API groups.
 ///
 /// # Errors
 ///
@@ -40,8 +41,8 @@ pub fn interest(pool: &ObjectKey, options: &PickerOptions) -> Result<Interest, E
         let mut selections = BTreeSet::from([
             agents.clone(),
             Selection::named(Kind::InferencePool, &pool),
-            Selection::in_namespace(Kind::InferenceObjective, &pool.namespace),
-            Selection::in_namespace(Kind::InferenceModelRewrite, &pool.namespace),
+            Selection::in_namespace(Kind::InferenceObjective, &pool.namespace).optional(),
+            Selection::in_namespace(Kind::InferenceModelRewrite, &pool.namespace).optional(),
         ]);
         if let Some(object) = snapshot.inference_pools.get(&pool) {
             let pods = Selection::in_namespace(Kind::Pod, &pool.namespace);

@@ -6,7 +6,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use forebay_apiserver::{ApiServer, crds};
 use forebay_epp::{AGENT_RULES, POOL_RULES, PickerOptions, Server, ServerOptions};
-use forebay_resources::{ObjectKey, ResourceSource};
+use forebay_resources::{
+    ObjectKey, ResourceSource,
+    cluster::{FOLLOW, Rule},
+};
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},
@@ -66,18 +69,10 @@ async fn until(server: &Server, endpoints: &[&str], agents: &[&str]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn follows_pool_and_agents_with_two_roles() {
-    let Some(api) = ApiServer::start().await.unwrap() else { return };
-    api.install(crds()).await.unwrap();
-    let client = api.client().await.unwrap();
-    for namespace in ["models", "forebay"] {
-        apply(&client, "v1", "Namespace", "", namespace, json!({})).await;
-    }
-    api.grant(USER, Some("models"), POOL_RULES).await.unwrap();
-    api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
+/// A picker of the pool `models/qwen` with the permissions of [`USER`].
+async fn start(api: &ApiServer) -> Server {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::start(ServerOptions {
+    Server::start(ServerOptions {
         resources: ResourceSource::Cluster { kubeconfig: Some(api.kubeconfig_as(USER).unwrap()) },
         pool: ObjectKey::new("models", "qwen"),
         grpc_listen: any,
@@ -95,7 +90,20 @@ async fn follows_pool_and_agents_with_two_roles() {
         drain_timeout: Duration::from_secs(1),
     })
     .await
-    .unwrap();
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follows_pool_and_agents_with_two_roles() {
+    let Some(api) = ApiServer::start().await.unwrap() else { return };
+    api.install(crds()).await.unwrap();
+    let client = api.client().await.unwrap();
+    for namespace in ["models", "forebay"] {
+        apply(&client, "v1", "Namespace", "", namespace, json!({})).await;
+    }
+    api.grant(USER, Some("models"), POOL_RULES).await.unwrap();
+    api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
+    let server = start(&api).await;
 
     pod(&client, "models", "qwen-0", "qwen", "127.0.43.1").await;
     pod(&client, "models", "other-0", "other", "127.0.43.2").await;
@@ -108,5 +116,27 @@ async fn follows_pool_and_agents_with_two_roles() {
     // A new selector needs a new watch.
     pool(&client, "other").await;
     until(&server, &["127.0.43.2:8000"], &["127.0.43.3:1"]).await;
+    server.shutdown().await;
+}
+
+/// The Role that GAIE's chart gives to a picker does not name all API groups of objectives and rewrites.
+#[tokio::test(flavor = "multi_thread")]
+async fn needs_no_permission_for_objectives_and_rewrites() {
+    const WITHOUT_THEM: &[Rule] = &[
+        Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
+        Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW },
+    ];
+    let Some(api) = ApiServer::start().await.unwrap() else { return };
+    api.install(crds()).await.unwrap();
+    let client = api.client().await.unwrap();
+    for namespace in ["models", "forebay"] {
+        apply(&client, "v1", "Namespace", "", namespace, json!({})).await;
+    }
+    api.grant(USER, Some("models"), WITHOUT_THEM).await.unwrap();
+    api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
+    pod(&client, "models", "qwen-0", "qwen", "127.0.43.1").await;
+    pool(&client, "qwen").await;
+    let server = start(&api).await;
+    until(&server, &["127.0.43.1:8000"], &[]).await;
     server.shutdown().await;
 }

@@ -82,16 +82,22 @@ async fn rejects_the_picker_of_another_namespace() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ca.crt");
     std::fs::write(&path, authority.pem()).unwrap();
-    for (name, expected) in [
-        (picker_name("llm-d"), true),
-        (picker_name("other"), false),
-        (PICKER_NAME.to_owned(), false),
-        (GATEWAY_NAME.to_owned(), false),
+    for (namespace, name, expected) in [
+        ("llm-d", picker_name("llm-d"), true),
+        ("llm-d", picker_name("other"), false),
+        ("other", picker_name("other"), true),
+        ("other", picker_name("llm-d"), false),
+        ("llm-d", PICKER_NAME.to_owned(), false),
+        ("llm-d", GATEWAY_NAME.to_owned(), false),
     ] {
         let own = Certificate::issued(&authority, &name);
         let picker = Picker::start_tls(Fixed::at(upstream.address()), &own).await;
-        let checked = |config: &mut Config| config.picker_tls.epp_tls_ca = Some(path.clone());
-        let running = harness(&upstream, &picker, checked).await;
-        assert_eq!(is_reached(&running, &upstream).await, expected, "{name}");
+        let mut manifests =
+            Harness::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")));
+        manifests.manifests =
+            manifests.manifests.replace("namespace: llm-d", &format!("namespace: {namespace}"));
+        let running =
+            manifests.start_with(|config| config.picker_tls.epp_tls_ca = Some(path.clone())).await;
+        assert_eq!(is_reached(&running, &upstream).await, expected, "{name} for a pool in {namespace}");
     }
 }

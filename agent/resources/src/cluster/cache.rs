@@ -223,6 +223,10 @@ impl<T: Object> Cache<T> {
         self.note(state, changes);
     }
 
+    pub(super) fn is_listed(&self) -> bool {
+        self.lock().is_listed
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         let state = self.lock();
         state.contents.objects.is_empty() && state.contents.invalid.is_empty()
@@ -258,7 +262,7 @@ pub(super) trait AnyCache: Send + Sync {
 
 impl<T: Object> AnyCache for Cache<T> {
     fn is_listed(&self) -> bool {
-        self.lock().is_listed
+        self.is_listed()
     }
 
     fn take_changes(&self) -> Changes {

@@ -12,6 +12,8 @@ pub struct Selection {
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,
+    /// Whether a snapshot may be made without them if the API server refuses to list them.
+    pub(super) is_optional: bool,
 }
 
 impl Selection {
@@ -27,7 +29,7 @@ impl Selection {
 
     /// All objects of the kind.
     pub fn all(kind: Kind) -> Self {
-        Self { kind, namespace: None, labels: None, fields: None }
+        Self { kind, namespace: None, labels: None, fields: None, is_optional: false }
     }
 
     /// All objects of the kind in a namespace.
@@ -45,6 +47,14 @@ impl Selection {
     #[must_use]
     pub fn labels(mut self, selector: impl Into<String>) -> Self {
         self.labels = Some(selector.into());
+        self
+    }
+
+    /// Works without these objects if the role does not allow to list them. Without this mark, there is no snapshot
+    /// until they are listed: a part that cannot read what it needs is not ready.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.is_optional = true;
         self
     }
 

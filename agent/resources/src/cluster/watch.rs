@@ -31,8 +31,9 @@ const WORKS_AFTER: Duration = Duration::from_secs(6);
 /// Waits after failures: the first, and the longest.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Interval between looks for a kind or API version that is not installed.
-const ABSENT_INTERVAL: Duration = Duration::from_secs(5);
+/// Intervals between looks for a kind or API version that is not installed: the first, and the longest.
+const MIN_ABSENT_INTERVAL: Duration = Duration::from_secs(5);
+const MAX_ABSENT_INTERVAL: Duration = Duration::from_secs(60);
 /// A kind that had objects is treated as removed only after this: an API server that has just started may not
 /// serve all kinds yet.
 const REMOVED_AFTER: Duration = Duration::from_secs(10);
@@ -65,7 +66,8 @@ impl<T: Object> Watch<T> {
     /// Runs until it is dropped.
     pub(super) async fn run(self) -> Infallible {
         let resources = resources::<T>();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::after_failures();
+        let mut absent = Backoff::while_absent();
         let mut missing_since = None;
         let mut at = 0;
         loop {
@@ -75,8 +77,11 @@ impl<T: Object> Watch<T> {
                 Stopped::NotInstalled => {
                     at = 0;
                     self.outage.ended(&self.selection);
+                    if missing_since.is_none() {
+                        absent.reset();
+                    }
                     self.not_installed(&mut missing_since);
-                    sleep(jittered(ABSENT_INTERVAL)).await;
+                    sleep(absent.next()).await;
                 }
                 Stopped::Expired => {
                     at = 0;
@@ -97,11 +102,19 @@ impl<T: Object> Watch<T> {
         }
     }
 
+    /// An optional selection that was never listed does not hold back the first snapshot.
+    fn refused(&self) {
+        if self.selection.is_optional && !self.cache.is_listed() {
+            self.cache.listed(Contents::default());
+        }
+    }
+
     fn not_installed(&self, since: &mut Option<Instant>) {
         let kind = T::KIND.names().kind;
         if since.is_none() {
             tracing::info!(
-                "{kind} is not installed in the cluster; looking for it every {ABSENT_INTERVAL:?}"
+                "{kind} is not installed in the cluster; looking for it every {MIN_ABSENT_INTERVAL:?}, later every \
+                 {MAX_ABSENT_INTERVAL:?}"
             );
         }
         let is_new = since.get_or_insert_with(Instant::now).elapsed() < REMOVED_AFTER;
@@ -149,6 +162,9 @@ impl<T: Object> Watch<T> {
                 Err(WatchFailure::Expired) => return Stopped::Expired,
                 Err(WatchFailure::Failed(failure)) => {
                     works = false;
+                    if matches!(failure, Failure::Refused(_)) {
+                        self.refused();
+                    }
                     self.outage.failed(&self.selection, failure);
                     sleep(backoff.next()).await;
                 }
@@ -198,8 +214,9 @@ impl<T: Object> Watch<T> {
 /// Ends when the API name is served. Never without one.
 async fn installed<T: Object>(api: Option<Api<Received<T>>>) {
     let Some(api) = api else { return std::future::pending().await };
+    let mut absent = Backoff::while_absent();
     loop {
-        sleep(jittered(ABSENT_INTERVAL)).await;
+        sleep(absent.next()).await;
         if api.list(&ListParams::default().limit(1)).await.is_ok() {
             return;
         }
@@ -257,24 +274,31 @@ pub(super) fn describe(error: &kube::Error) -> String {
     reason
 }
 
-/// Waits of one watch after failures.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(MIN_BACKOFF)
-    }
+/// Growing waits of one watch.
+struct Backoff {
+    next: Duration,
+    min: Duration,
+    max: Duration,
 }
 
 impl Backoff {
+    fn after_failures() -> Self {
+        Self { next: MIN_BACKOFF, min: MIN_BACKOFF, max: MAX_BACKOFF }
+    }
+
+    /// A cluster may never have the kind: hundreds of pickers must not ask for it every few seconds for ever.
+    fn while_absent() -> Self {
+        Self { next: MIN_ABSENT_INTERVAL, min: MIN_ABSENT_INTERVAL, max: MAX_ABSENT_INTERVAL }
+    }
+
     fn next(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = (wait * 2).min(MAX_BACKOFF);
+        let wait = self.next;
+        self.next = (wait * 2).min(self.max);
         jittered(wait)
     }
 
     fn reset(&mut self) {
-        *self = Self::default();
+        self.next = self.min;
     }
 }
 
@@ -290,12 +314,14 @@ mod tests {
 
     #[test]
     fn backoff_grows_to_limit_and_resets() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
-        assert!(waits[0] <= MIN_BACKOFF && waits[19] <= MAX_BACKOFF, "{waits:?}");
-        assert!(waits[19] >= MAX_BACKOFF / 2, "{waits:?}");
-        backoff.reset();
-        assert!(backoff.next() <= MIN_BACKOFF);
+        for mut backoff in [Backoff::after_failures(), Backoff::while_absent()] {
+            let (min, max) = (backoff.min, backoff.max);
+            let waits: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
+            assert!(waits[0] <= min && waits[19] <= max, "{waits:?}");
+            assert!(waits[19] >= max / 2, "{waits:?}");
+            backoff.reset();
+            assert!(backoff.next() <= min);
+        }
     }
 
     #[test]

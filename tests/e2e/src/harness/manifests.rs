@@ -155,7 +155,7 @@ endpoints:
     )
 }
 
-fn pod_manifest(namespace: &str, name: &str, ip: IpAddr, label: &str) -> String {
+pub(super) fn pod_manifest(namespace: &str, name: &str, ip: IpAddr, label: &str) -> String {
     let uid = uid(name);
     format!(
         r#"---

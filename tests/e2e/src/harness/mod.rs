@@ -7,13 +7,15 @@ mod agent_metrics;
 mod gpus;
 mod http;
 mod identity;
+mod limits;
 mod manifests;
+mod network;
 mod pods;
 mod process;
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -23,11 +25,13 @@ use std::{
 pub use agent_metrics::Counts;
 use anyhow::{Context as _, Result, bail};
 pub use http::{get, get_json};
+pub use limits::Limited;
 pub use manifests::{gateway_manifest, policy_manifest};
+pub use network::Network;
 pub use pods::{Engine, SimOptions};
 pub use process::{Process, program};
 
-use crate::pod::{BpfMount, PodCgroup, cgroup2_mount};
+use crate::pod::{BpfMount, MemoryLimit, PodCgroup, cgroup2_mount};
 
 /// First model of the guide.
 pub const QWEN: &str = "Qwen/Qwen3-0.6B";
@@ -55,6 +59,8 @@ pub struct HarnessOptions {
     pub gpus: bool,
     /// Use mutual TLS between agent, pickers and gateway.
     pub mutual_tls: bool,
+    /// Run agent, pickers and gateway with the memory limits of the charts. All pickers share one.
+    pub memory_limits: bool,
     /// Folder of the programs. `None`: folder of the running program.
     pub programs: Option<PathBuf>,
     /// Maximum time until all programs are ready.
@@ -83,6 +89,7 @@ impl Default for HarnessOptions {
             kernel: true,
             gpus: false,
             mutual_tls: false,
+            memory_limits: false,
             programs: None,
             start_timeout: Duration::from_secs(20),
         }
@@ -101,6 +108,7 @@ pub struct Harness {
     pub agent: Process,
     pub pods: Vec<Pod>,
     _bpffs: Option<BpfMount>,
+    limits: limits::Limits,
     pub network: Network,
     /// Features that are not available on this machine, with the reason.
     pub unavailable: Vec<String>,
@@ -131,48 +139,6 @@ pub struct Epp {
     pub process: Process,
 }
 
-/// Loopback network of one harness: 127.x.y.0/24.
-#[derive(Clone, Copy, Debug)]
-pub struct Network([u8; 2]);
-
-impl Network {
-    /// Returns a different network for each harness of each running process.
-    fn claim() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = std::process::id().wrapping_mul(16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        // 127.0 and 127.1 are likely to be used by other programs.
-        Self([2 + (n / 256 % 250) as u8, (n % 256) as u8])
-    }
-
-    fn ip(self, host: u8) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(127, self.0[0], self.0[1], host))
-    }
-
-    pub fn gateway(self) -> SocketAddr {
-        SocketAddr::new(self.ip(1), 8080)
-    }
-
-    pub fn gateway_admin(self) -> SocketAddr {
-        SocketAddr::new(self.ip(1), 9100)
-    }
-
-    pub fn agent(self) -> SocketAddr {
-        SocketAddr::new(self.ip(2), AGENT_PORT)
-    }
-
-    pub fn agent_http(self) -> SocketAddr {
-        SocketAddr::new(self.ip(2), 9551)
-    }
-
-    fn epp(self, index: usize) -> IpAddr {
-        self.ip(10 + index as u8)
-    }
-
-    fn pod(self, index: usize) -> IpAddr {
-        self.ip(100 + index as u8)
-    }
-}
-
 impl Harness {
     /// Starts all programs and waits until they are ready.
     pub fn start(options: HarnessOptions) -> Result<Self> {
@@ -198,6 +164,7 @@ impl Harness {
         });
         let (bpffs, pin_root) = mount_bpffs(folder.path(), cgroup_root.is_some(), &mut unavailable);
 
+        let limits = if options.memory_limits { limits::create()? } else { limits::Limits::default() };
         let starter = Starter {
             options: &options,
             programs: &programs,
@@ -205,6 +172,7 @@ impl Harness {
             network,
             cgroup_root: cgroup_root.as_deref(),
             pin_root: &pin_root,
+            limits: &limits,
         };
         let pods = starter.start_pods(&mut unavailable)?;
         if options.gpus {
@@ -223,6 +191,7 @@ impl Harness {
             agent,
             pods,
             _bpffs: bpffs,
+            limits,
             network,
             unavailable,
             programs,
@@ -265,6 +234,17 @@ impl Harness {
         identity::flags(&self.folder.path().join(TLS), "forebay-gateway", "tls-", "ca")
     }
 
+    /// Announces a pod of a pool that the test serves itself. Returns the address to listen on.
+    pub fn announce_pod(&self, pool: &str, host: u8) -> Result<SocketAddr> {
+        let ip = self.network.ip(host);
+        let name = format!("{pool}-{host}");
+        let manifest = manifests::pod_manifest(NAMESPACE, &name, ip, &format!("app: {pool}"));
+        let fresh = self.folder.path().join(&name);
+        fs::write(&fresh, manifest)?;
+        fs::rename(fresh, self.resources().join(format!("{name}.yaml")))?;
+        Ok(SocketAddr::new(ip, POD_PORT))
+    }
+
     /// Why kernel measurement is off; `None` if it is on.
     fn kernel_off(&self) -> Result<Option<String>> {
         let nodes = Command::new(self.program("forebay"))
@@ -286,6 +266,7 @@ impl Harness {
             network: self.network,
             cgroup_root: self.cgroup_root.as_deref(),
             pin_root: &self.pin_root,
+            limits: &self.limits,
         };
         self.agent = starter.start_agent()?;
         let agent = self.network.agent_http();
@@ -356,6 +337,7 @@ struct Starter<'a> {
     network: Network,
     cgroup_root: Option<&'a Path>,
     pin_root: &'a Path,
+    limits: &'a limits::Limits,
 }
 
 impl Starter<'_> {
@@ -476,7 +458,7 @@ impl Starter<'_> {
             &args,
             environment,
             &self.folder.join("logs"),
-            None,
+            self.limits.get(program).map(MemoryLimit::procs).as_deref(),
         )
     }
 }

@@ -63,7 +63,7 @@ impl Drop for PodCgroup {
 }
 
 /// Removes a cgroup and those below it. Retries, because a cgroup stays busy for a moment after its last process ended.
-fn remove_cgroups(path: &Path) {
+pub(super) fn remove_cgroups(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroups(&entry.path());
