@@ -80,6 +80,11 @@ pub struct Config {
     #[arg(long, value_name = "COUNT")]
     pub max_client_connections: Option<NonZeroUsize>,
 
+    /// Maximum requests in flight. Further requests get 503 and the code `requests_exhausted`. A request that waits takes
+    /// about 20 KiB
+    #[arg(long, default_value = "32768", value_name = "COUNT")]
+    pub max_requests: NonZeroUsize,
+
     /// Maximum time that a request waits for endpoint pickers, in seconds. A replica that does not reply within half of it
     /// is skipped
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]

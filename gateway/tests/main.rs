@@ -1,6 +1,7 @@
 //! End-to-end tests of the gateway over real sockets.
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
+mod admission;
 mod body;
 mod client_places;
 mod client_timeouts;

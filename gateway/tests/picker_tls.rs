@@ -96,8 +96,7 @@ async fn rejects_the_picker_of_another_namespace() {
             Harness::new().pool("qwen", QWEN, &[upstream.port()], Some((picker.port(), "FailClose")));
         manifests.manifests =
             manifests.manifests.replace("namespace: llm-d", &format!("namespace: {namespace}"));
-        let running =
-            manifests.start_with(|config| config.picker_tls.epp_tls_ca = Some(path.clone())).await;
+        let running = manifests.start_with(|config| config.picker_tls.epp_tls_ca = Some(path.clone())).await;
         assert_eq!(is_reached(&running, &upstream).await, expected, "{name} for a pool in {namespace}");
     }
 }

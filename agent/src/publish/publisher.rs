@@ -13,8 +13,9 @@ use forebay_telemetry::v1::{
     Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
 };
 
-/// Maximum bytes of the names of all models in a frame. Readers accept frames of 16 MiB.
-const MAX_FRAME_NAME_BYTES: usize = 8 << 20;
+/// Maximum bytes of the names of all models in a frame. A reader that takes nothing keeps a frame in memory, and there may
+/// be hundreds.
+const MAX_FRAME_NAME_BYTES: usize = 256 << 10;
 
 /// Counters and gauges of one endpoint at one time, or why there are none.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,8 +7,8 @@ pub(super) struct Activity {
     in_flight: AtomicUsize,
     /// The first request has arrived.
     has_begun: AtomicBool,
-    /// Bytes of a request head have arrived, and the request has not begun.
-    is_in_head: AtomicBool,
+    /// Bytes of a request head that have arrived while no request was in flight.
+    head_bytes: AtomicUsize,
     /// A request body was not read to its end, so further bytes of it may arrive.
     has_unread_body: Arc<AtomicBool>,
     /// The client took no data for the write timeout.
@@ -20,7 +20,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.has_begun.store(true, Ordering::Relaxed);
-        self.is_in_head.store(false, Ordering::Relaxed);
+        self.head_bytes.store(0, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
@@ -33,15 +33,20 @@ impl Activity {
     }
 
     /// Bytes of the client have arrived.
-    pub(super) fn received(&self) {
+    pub(super) fn received(&self, bytes: usize) {
         if self.is_idle() {
-            self.is_in_head.store(true, Ordering::Relaxed);
+            self.head_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     /// A request head has arrived in part.
     pub(super) fn is_in_head(&self) -> bool {
-        self.is_in_head.load(Ordering::Relaxed) && self.is_idle()
+        self.head_bytes() > 0
+    }
+
+    /// The size of the part of a request head that has arrived.
+    pub(super) fn head_bytes(&self) -> usize {
+        if self.is_idle() { self.head_bytes.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Set when a request body is dropped before its end.

@@ -28,13 +28,13 @@ use super::places::Place;
 use super::plain_stream::PlainStream;
 use super::response_body::{ClientResponse, ClientResponseBody, Http2};
 use super::unsent::{Unsent, UnsentTotal};
-use crate::hold::ClientBody;
+use crate::hold::{ClientBody, HoldBudget};
 use crate::runtime::{CoalescingWaker, CoarseTimer, ConnectionTimer, StreamStalls, StreamTasks};
 
 /// Maximum headers of a request.
 const MAX_HEADERS: usize = 100;
 /// Maximum size of a request head, and of one read of a request body.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Maximum time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time for an idle connection to close after its client was asked to.
@@ -82,6 +82,7 @@ pub(super) struct Served<H> {
     pub(super) tasks: TaskTracker,
     pub(super) place: Place,
     pub(super) unsent: Arc<UnsentTotal>,
+    pub(super) budget: Arc<HoldBudget>,
 }
 
 /// Serves one client until it closes the connection or a timeout expires. Once a drain has begun: until its requests in
@@ -137,7 +138,7 @@ async fn serve_stream<H: Handler>(
     let Some(Ok(Some((stream, is_http2)))) = opened else {
         return tracing::debug!("a client connection ended before its first request");
     };
-    let Served { handler, drain, timer, tasks, place, unsent, .. } = served;
+    let Served { handler, drain, timer, tasks, place, unsent, budget, .. } = served;
     let via = Arc::new(via);
     let ended = CancellationToken::new();
     let _cancels_streams = ended.clone().drop_guard();
@@ -160,7 +161,7 @@ async fn serve_stream<H: Handler>(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut drain_begins = pin!(drain.token().cancelled());
-    let mut deadlines = Deadlines::new(&activity, place, &options, is_http2);
+    let mut deadlines = Deadlines::new(&activity, place, budget, &options, is_http2);
     let mut is_first_poll = true;
     let poll = |cx: &mut Context<'_>| {
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {

@@ -1,16 +1,26 @@
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
+use super::connection::MAX_HEAD_BYTES;
 use super::options::ConnectionOptions;
 use super::places::Place;
+use crate::hold::{Hold, HoldBudget};
 use crate::runtime::LazyDeadline;
+
+/// Part of a request head that is not counted. Nearly all heads are smaller.
+const UNCOUNTED_HEAD_BYTES: usize = 8 << 10;
+/// Memory of a larger head: hyper doubles its buffer while it reads.
+const LARGE_HEAD_BYTES: usize = 2 * MAX_HEAD_BYTES;
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
     /// A request head did not arrive in time.
     Head,
+    /// A request head did not arrive whole, and large heads of other connections use all of the hold budget.
+    HeadBudget,
     /// No request arrived on an HTTP/2 connection. For HTTP/1, hyper has this timeout.
     Idle,
     /// Its place was needed for another connection.
@@ -22,6 +32,9 @@ pub(super) enum Expired {
 pub(super) struct Deadlines<'a> {
     activity: &'a Activity,
     place: Place,
+    budget: Arc<HoldBudget>,
+    /// Set while a large part of a head has arrived.
+    head: Option<Hold>,
     head_timeout: Duration,
     idle_timeout: Duration,
     is_http2: bool,
@@ -34,12 +47,22 @@ impl<'a> Deadlines<'a> {
     pub(super) fn new(
         activity: &'a Activity,
         place: Place,
+        budget: Arc<HoldBudget>,
         options: &ConnectionOptions,
         is_http2: bool,
     ) -> Self {
         let ConnectionOptions { head_timeout, idle_timeout, .. } = *options;
-        let deadline = LazyDeadline::default();
-        Self { activity, place, head_timeout, idle_timeout, is_http2, since: None, deadline }
+        Self {
+            activity,
+            place,
+            budget,
+            head: None,
+            head_timeout,
+            idle_timeout,
+            is_http2,
+            since: None,
+            deadline: LazyDeadline::default(),
+        }
     }
 
     /// Called whenever the connection has nothing to do.
@@ -51,7 +74,26 @@ impl<'a> Deadlines<'a> {
                 return Poll::Ready(Expired::Evicted);
             }
         }
+        if !self.count_head() {
+            return Poll::Ready(Expired::HeadBudget);
+        }
         if self.is_http2 { self.poll_idle(cx) } else { self.poll_head(cx) }
+    }
+
+    /// Counts a large head that has arrived in part. Returns whether there is room for it.
+    fn count_head(&mut self) -> bool {
+        if self.activity.head_bytes() <= UNCOUNTED_HEAD_BYTES {
+            self.head = None;
+            return true;
+        }
+        if self.head.is_none() {
+            let mut head = self.budget.open();
+            if head.grow(LARGE_HEAD_BYTES).is_err() {
+                return false;
+            }
+            self.head = Some(head);
+        }
+        true
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {

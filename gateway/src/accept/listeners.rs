@@ -14,6 +14,7 @@ use super::drain::Drain;
 use super::options::ConnectionOptions;
 use super::places::Places;
 use super::unsent::UnsentTotal;
+use crate::hold::HoldBudget;
 use crate::observe::ConnectionMetrics;
 use crate::runtime::Workers;
 
@@ -48,6 +49,7 @@ struct Shared<H> {
     workers: Arc<Workers>,
     places: Arc<Places>,
     unsent: Arc<UnsentTotal>,
+    budget: Arc<HoldBudget>,
     connections: Gauge,
 }
 
@@ -60,26 +62,29 @@ impl<H> Clone for Shared<H> {
             workers: self.workers.clone(),
             places: self.places.clone(),
             unsent: self.unsent.clone(),
+            budget: self.budget.clone(),
             connections: self.connections.clone(),
         }
     }
 }
 
 impl<H: Handler> Listeners<H> {
-    /// `max_connections`: of clients, on all listeners. `tasks` tracks the accept loops and the connections. `workers`
+    /// `max_connections`: of clients, on all listeners. `budget`: for request heads that arrive slowly. `tasks` tracks the accept loops and the connections. `workers`
     /// run the connections.
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
         options: ConnectionOptions,
         max_connections: usize,
+        budget: Arc<HoldBudget>,
         tasks: TaskTracker,
         workers: Arc<Workers>,
         metrics: ConnectionMetrics,
     ) -> Self {
         let places = Places::new(max_connections, metrics.evicted);
         let unsent = Arc::new(UnsentTotal::new(metrics.unsent_bytes));
-        let shared = Shared { handler, options, tasks, workers, places, unsent, connections: metrics.open };
+        let connections = metrics.open;
+        let shared = Shared { handler, options, tasks, workers, places, unsent, budget, connections };
         Self { bind_address, open: BTreeMap::new(), shared }
     }
 
@@ -170,6 +175,7 @@ async fn accept<H: Handler>(listener: TcpListener, port: Arc<ListenerPort>, drai
             options: shared.options,
             place: shared.places.enter(),
             unsent: shared.unsent.clone(),
+            budget: shared.budget.clone(),
             timer: assignment.timer.clone(),
             tasks: shared.tasks.clone(),
         };

@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PlainStream<S> {
         if bytes == 0 {
             return Ok(None);
         }
-        activity.received();
+        activity.received(bytes);
         Ok(Some((Self { stream, start, unread: 0..bytes, activity }, is_http2)))
     }
 }
@@ -60,8 +60,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for PlainStream<S> {
             buffer.put_slice(&this.start[this.unread.start..][..bytes]);
             this.unread.start += bytes;
         }
-        if buffer.filled().len() > before {
-            this.activity.received();
+        let bytes = buffer.filled().len() - before;
+        if bytes > 0 {
+            this.activity.received(bytes);
         }
         Poll::Ready(Ok(()))
     }

@@ -48,6 +48,8 @@ pub(crate) enum Error {
     /// The models that were asked for are not known, and an endpoint did not list its models.
     #[error("the models are not known: {0}")]
     ModelsUnavailable(String),
+    #[error("{limit} requests are in flight, which is the limit of this gateway (--max-requests)")]
+    TooManyRequests { limit: usize },
     #[error("no route matches this request")]
     NoRoute,
     /// The certificate of another listener was used for the connection (RFC 9110 §15.5.20).
@@ -117,6 +119,9 @@ impl Error {
                 Class { param: Some("model"), ..Class::new(Client, StatusCode::NOT_FOUND, "model_not_found") }
             }
             Self::ModelsUnavailable(_) => Class::new(Upstream, StatusCode::BAD_GATEWAY, "models_unavailable"),
+            Self::TooManyRequests { .. } => {
+                Class::new(Internal, StatusCode::SERVICE_UNAVAILABLE, "requests_exhausted")
+            }
             Self::NoRoute => Class::new(Client, StatusCode::NOT_FOUND, "route_not_found"),
             Self::Misdirected => Class::new(Client, StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::PolicyNotEnforced(_) => Class::new(Internal, StatusCode::FORBIDDEN, "policy_not_enforced"),

@@ -11,7 +11,7 @@ use super::error::{Error, ExchangeError, Retry};
 use super::h2::{H2Connections, to_h2};
 use super::pooled_body::PooledBody;
 use crate::hold::HeldBody;
-use crate::observe::{Metrics, RetryReason};
+use crate::observe::{LogLimit, Metrics, RetryReason};
 
 /// Sends requests to endpoints.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Forwarder {
     pub(crate) connections: Arc<ConnectionPool>,
     pub(crate) h2: Arc<H2Connections>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Messages about endpoints that fail.
+    pub(crate) log_limit: LogLimit<SocketAddr>,
     pub(crate) connect_timeout: Duration,
     pub(crate) first_byte_timeout: Duration,
 }
@@ -92,7 +94,9 @@ impl Forwarder {
                     continue;
                 }
                 Retry::NextEndpoint if next + 1 < plan.endpoints.len() => {
-                    tracing::info!(%endpoint, %error, "cannot reach the endpoint; trying the next one");
+                    if let Some(skipped) = self.log_limit.admit(&endpoint) {
+                        tracing::info!(%endpoint, %error, skipped, "cannot reach the endpoint; trying the next one");
+                    }
                     next += 1;
                     self.metrics.retried(RetryReason::ConnectFailed);
                     continue;
@@ -102,7 +106,9 @@ impl Forwarder {
             match policy {
                 Some(policy) if error.is_upstream() && body.reclaim() => {
                     let wait = policy.wait(policy_retries);
-                    tracing::info!(%endpoint, %error, retry_in = ?wait, "retrying as the route's policy says");
+                    if let Some(skipped) = self.log_limit.admit(&endpoint) {
+                        tracing::info!(%endpoint, %error, skipped, retry_in = ?wait, "retrying as the route's policy says");
+                    }
                     self.metrics.retried(RetryReason::Policy);
                     tokio::time::sleep(wait).await;
                     policy_retries += 1;

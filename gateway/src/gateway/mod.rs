@@ -26,7 +26,7 @@ use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::models::ModelLists;
-use crate::observe::{AccessLog, Health, Metrics, Traces, UNKNOWN, serve_admin};
+use crate::observe::{AccessLog, Health, LogLimit, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::runtime::{Workers, raise_open_files_limit};
@@ -88,6 +88,7 @@ struct Shared {
     worker_count: usize,
     connections: Arc<ConnectionPool>,
     h2: Arc<H2Connections>,
+    budget: Arc<HoldBudget>,
     draining: Arc<AtomicBool>,
     open_files: usize,
 }
@@ -98,8 +99,16 @@ impl Shared {
         let open_files = raise_open_files_limit();
         let worker_count = config.workers.map_or_else(available_cores, NonZeroUsize::get);
         let workers = Workers::start(worker_count, &tasks, &stop).map_err(StartError::Workers)?;
+        let metrics = Arc::new(Metrics::new());
+        let budget = HoldBudget::new(
+            config.hold_request_bytes,
+            config.hold_total_bytes,
+            config.replay_bytes,
+            metrics.hold_bytes.clone(),
+        );
         Ok(Self {
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            budget,
             workers: Arc::new(workers),
             worker_count,
             connections: Arc::new(ConnectionPool::new(
@@ -121,6 +130,7 @@ impl Shared {
             connections: self.connections.clone(),
             h2: self.h2.clone(),
             metrics: metrics.clone(),
+            log_limit: LogLimit::default(),
             connect_timeout: config.connect_timeout,
             first_byte_timeout: config.first_byte_timeout,
         });
@@ -130,12 +140,6 @@ impl Shared {
             self.tasks.spawn(writing);
             log
         });
-        let budget = HoldBudget::new(
-            config.hold_request_bytes,
-            config.hold_total_bytes,
-            config.replay_bytes,
-            metrics.hold_bytes.clone(),
-        );
         let mirrors = Mirrors::new(
             forwarder.clone(),
             metrics.clone(),
@@ -145,7 +149,8 @@ impl Shared {
         );
         Proxy {
             routes: Default::default(),
-            budget,
+            budget: self.budget.clone(),
+            max_requests: config.max_requests.get(),
             picker: Picker::new(metrics.clone(), transport, self.worker_count, config.picker_limits()),
             mirrors,
             forwarder,
@@ -168,6 +173,7 @@ impl Shared {
             config.bind_address,
             config.connection_options(),
             max_connections,
+            self.budget.clone(),
             self.tasks.clone(),
             self.workers.clone(),
             self.metrics.connections.clone(),

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod explain;
 mod labels;
+mod log_limit;
 mod metrics;
 mod record;
 mod traces;
@@ -14,6 +15,7 @@ pub(crate) use explain::{EXPLANATION, Explanation};
 #[cfg(test)]
 pub(crate) use labels::ModelLabels;
 pub(crate) use labels::{MirrorResult, PickResult, PickerFailureOutcome, RetryReason};
+pub(crate) use log_limit::LogLimit;
 pub(crate) use metrics::{ConnectionMetrics, Metrics, UNKNOWN};
 pub(crate) use record::{Record, client_closed_request};
 pub(crate) use traces::Traces;

@@ -11,6 +11,7 @@ use super::explain::Explanation;
 use super::labels::ModelLabels;
 use super::metrics::{Metrics, Series};
 use super::traces::{Ended, Span};
+use crate::hold::Hold;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -40,6 +41,8 @@ pub(crate) struct Record {
     /// Boxed: tracing is off by default.
     span: Option<Box<Span>>,
     explanation: Option<Box<Explanation>>,
+    /// Memory of a large head.
+    head: Option<Hold>,
 }
 
 impl Record {
@@ -73,7 +76,13 @@ impl Record {
             log,
             span: None,
             explanation: None,
+            head: None,
         })
+    }
+
+    /// Keeps the memory of the request head counted until the request ends.
+    pub(crate) fn hold_head(&mut self, head: Hold) {
+        self.head = Some(head);
     }
 
     pub(crate) fn arrived(&self) -> Instant {

@@ -18,7 +18,7 @@ use super::replica_health::Admission;
 use super::session::{Session, Stream};
 use super::transport::Transport;
 use crate::hold::HeldBody;
-use crate::observe::{Metrics, PickResult, RetryReason};
+use crate::observe::{LogLimit, Metrics, PickResult, RetryReason};
 use forebay_routing::{FailureMode, PickerAddresses, Pool};
 
 /// Endpoints that are tried when a pool fails open.
@@ -55,6 +55,8 @@ pub(crate) struct Picker {
     peers: Peers,
     half_closed: HalfClosedStreams,
     metrics: Arc<Metrics>,
+    /// Messages about pools that fail open.
+    log_limit: LogLimit<Arc<str>>,
     timeout: Duration,
     response_bodies: ResponseBodies,
 }
@@ -134,6 +136,7 @@ impl Picker {
             peers: Peers::new(transport, workers),
             half_closed: HalfClosedStreams::new(workers),
             metrics,
+            log_limit: LogLimit::default(),
             timeout: limits.picker_timeout,
             response_bodies: limits.response_bodies,
         }
@@ -179,7 +182,9 @@ impl Picker {
             }
             Ok(Err(fault)) => match picker.failure_mode {
                 FailureMode::FailOpen => {
-                    tracing::info!(pool = &*pool.label, %fault, "endpoint picker failed; the pool fails open: using random endpoints");
+                    if let Some(skipped) = self.log_limit.admit(&pool.label) {
+                        tracing::info!(pool = &*pool.label, %fault, skipped, "endpoint picker failed; the pool fails open: using random endpoints");
+                    }
                     self.metrics.picked(&pool.label, PickResult::FailedOpen);
                     let mut endpoints = pool.random_endpoints(pool.endpoints().len());
                     endpoints.retain(is_allowed);
@@ -299,8 +304,10 @@ impl Picker {
             Outcome::Failed(fault) => Ok(Some(Err(fault))),
             Outcome::Unreachable { fault, .. } => {
                 let health = peer.health();
-                let avoided_for = if attempts.is_probe { health.probe_failed() } else { health.failed() };
-                tracing::info!(%address, %fault, ?avoided_for, "a replica of the endpoint picker cannot be reached or does not reply; asking the next one");
+                let failure = if attempts.is_probe { health.probe_failed() } else { health.failed() };
+                if let Some(avoided_for) = failure {
+                    tracing::info!(%address, %fault, ?avoided_for, "a replica of the endpoint picker cannot be reached or does not reply; asking the next one");
+                }
                 self.metrics.retried(RetryReason::PickerUnreachable);
                 attempts.fault = fault;
                 Ok(None)

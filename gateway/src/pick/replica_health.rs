@@ -59,29 +59,29 @@ impl ReplicaHealth {
         }
     }
 
-    /// The replica could not be reached or did not reply in time. Returns how long it is avoided.
-    pub(super) fn failed(&self) -> Duration {
+    /// The replica could not be reached or did not reply in time. Returns how long it is avoided, or `None` if that was
+    /// known from another request.
+    pub(super) fn failed(&self) -> Option<Duration> {
         self.failed_at(self.now_ms())
     }
 
-    fn failed_at(&self, now_ms: u64) -> Duration {
+    fn failed_at(&self, now_ms: u64) -> Option<Duration> {
         // Requests that were sent at the same time count as one failure.
         if !self.is_responsive() && now_ms < self.avoided_until_ms.load(Ordering::Relaxed) {
-            let claimed = self.failures.load(Ordering::Relaxed);
-            return avoided(claimed);
+            return None;
         }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
         let avoided = avoided(failures + 1);
         self.avoided_until_ms.store(now_ms + millis(avoided), Ordering::Relaxed);
-        avoided
+        Some(avoided)
     }
 
     /// The probe failed.
-    pub(super) fn probe_failed(&self) -> Duration {
+    pub(super) fn probe_failed(&self) -> Option<Duration> {
         self.probe_failed_at(self.now_ms())
     }
 
-    fn probe_failed_at(&self, now_ms: u64) -> Duration {
+    fn probe_failed_at(&self, now_ms: u64) -> Option<Duration> {
         self.avoided_until_ms.store(now_ms, Ordering::Relaxed);
         self.failed_at(now_ms)
     }
@@ -112,8 +112,8 @@ mod tests {
         for seconds in [5, 10, 20, 40, 60, 60] {
             let avoided =
                 if seconds == 5 { health.failed_at(now_ms) } else { health.probe_failed_at(now_ms) };
-            assert_eq!(avoided, Duration::from_secs(seconds));
-            assert_eq!(health.failed_at(now_ms + 1), avoided, "a request sent at the same time");
+            assert_eq!(avoided, Some(Duration::from_secs(seconds)));
+            assert_eq!(health.failed_at(now_ms + 1), None, "a request sent at the same time");
             assert_eq!(health.admit_at(now_ms + seconds * 1_000 - 1), Admission::Avoid);
             now_ms += seconds * 1_000;
             assert_eq!(health.admit_at(now_ms), Admission::Probe);
@@ -121,6 +121,6 @@ mod tests {
             now_ms += 1_000;
         }
         health.replied();
-        assert_eq!((health.admit(), health.failed_at(now_ms)), (Admission::Normal, MIN_AVOIDED));
+        assert_eq!((health.admit(), health.failed_at(now_ms)), (Admission::Normal, Some(MIN_AVOIDED)));
     }
 }

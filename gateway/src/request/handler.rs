@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Request, Response, header, request};
 use rustls::ServerConfig;
 use tracing::Instrument as _;
 
+use super::admission::is_large;
 use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
@@ -49,13 +50,14 @@ impl Handler for Proxy {
                 self.routes.load().table.ports.get(&*via.port).is_some_and(|port| port.is_trusted());
             record.trace(traces.begin(&head, is_trusted));
         }
+        let is_large = is_large(&head);
         let (is_head, is_http1) = (head.method == Method::HEAD, head.version < http::Version::HTTP_2);
         // Disabled by default: then it is one atomic load.
         let span = tracing::debug_span!("request", method = %head.method, path = head.uri.path());
         let outcome = self.run(via, head, body, &mut record).instrument(span).await;
         let mut response = self.respond(outcome, is_head, record);
-        // Checked last, because a drain may have begun meanwhile.
-        if is_http1 && self.draining.load(Ordering::Relaxed) {
+        // The drain is checked last, because it may have begun meanwhile.
+        if is_http1 && (is_large || self.draining.load(Ordering::Relaxed)) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

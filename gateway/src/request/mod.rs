@@ -14,6 +14,7 @@
 //! [`context::Context`] is passed from stage to stage. Its `observe_…` methods are called once per transition and are the
 //! only place that updates metrics, traces and explanations. [`handler`] runs the stages and turns errors into responses.
 
+mod admission;
 mod answered;
 mod authority;
 mod context;

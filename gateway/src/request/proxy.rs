@@ -18,6 +18,8 @@ pub(crate) struct Proxy {
     /// The routing table in use. The controller replaces it.
     pub(crate) routes: ArcSwap<Routes>,
     pub(crate) budget: Arc<HoldBudget>,
+    /// Maximum requests in flight.
+    pub(crate) max_requests: usize,
     pub(crate) picker: Picker,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) mirrors: Mirrors,

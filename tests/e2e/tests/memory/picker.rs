@@ -5,16 +5,15 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use forebay_grpc::{
     CONTENT_TYPE, PROCESS,
-    proto::{
-        HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest, processing_request::Request,
-    },
+    proto::{HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest, processing_request::Request},
 };
 use prost::Message as _;
 
 use crate::{attack, start, survived};
 
 fn framed(request: Request) -> Vec<u8> {
-    let message = ProcessingRequest { request: Some(request), ..ProcessingRequest::default() }.encode_to_vec();
+    let message =
+        ProcessingRequest { request: Some(request), ..ProcessingRequest::default() }.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], &length[..], &message].concat()
 }
@@ -39,11 +38,15 @@ fn headers(bytes: usize) -> Vec<u8> {
 }
 
 /// Sends `start` on as many streams of as many connections. Nothing is read of the replies.
-async fn flood(picker: SocketAddr, connections: usize, streams: usize, start: &Bytes) -> Vec<impl Sized + use<>> {
+async fn flood(
+    picker: SocketAddr,
+    connections: usize,
+    streams: usize,
+    start: &Bytes,
+) -> Vec<impl Sized + use<>> {
     let mut held = Vec::new();
     for _ in 0..connections {
-        let (send, reading) = attack::http2(picker, 0).await;
-        let Ok(mut send) = send.ready().await else { continue };
+        let Some((mut send, reading)) = attack::http2(picker, 0).await else { break };
         for _ in 0..streams {
             let request = http::Request::post(format!("http://picker{PROCESS}"))
                 .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
@@ -91,8 +94,7 @@ async fn a_prefix_in_two_frames_is_checked() {
     let Some(mut harness) = start(1) else { return };
     let picker = SocketAddr::new(harness.epps[0].ip, 9002);
     let before = harness.limited_picker().unwrap().peak_bytes().unwrap();
-    let (send, reading) = attack::http2(picker, 1 << 16).await;
-    let mut send = send.ready().await.unwrap();
+    let (mut send, reading) = attack::http2(picker, 1 << 16).await.unwrap();
     let request = http::Request::post(format!("http://picker{PROCESS}"))
         .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
         .body(())
