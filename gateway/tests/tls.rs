@@ -1,5 +1,7 @@
 //! TLS listeners.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -67,6 +69,27 @@ async fn selects_the_certificate_by_server_name() {
     let mut stream = connect(running.address(), "a.example", &a, &["http/1.1"]).await.unwrap();
     let answer = ask(&mut stream, "x.b.example").await;
     assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("misdirected"), "{answer}");
+}
+
+#[tokio::test]
+async fn handshakes_that_do_not_end_are_closed() {
+    let web = Upstream::bind().await;
+    let certificate = Certificate::of("a.example");
+    let running = harness(&[("a.example", "a")], &web)
+        .with(&certificate.secret("a"))
+        .start_with(|config| {
+            config.client_head_timeout = Duration::from_millis(200);
+            config.client_idle_timeout = Duration::from_secs(1_000);
+        })
+        .await;
+    // Nothing, the start of a record, and a record that announces more than follows.
+    for start in [&b""[..], &[22, 3], &[22, 3, 1, 2, 0, 1, 0, 1]] {
+        let mut client = TcpStream::connect(running.address()).await.unwrap();
+        client.write_all(start).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = within("the end of the connection", client.read_to_end(&mut rest)).await;
+    }
+    running.until_metric("forebay_gateway_client_connections", 0.0).await;
 }
 
 #[tokio::test]

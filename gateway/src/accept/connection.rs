@@ -23,7 +23,7 @@ use super::activity::Activity;
 use super::client_stream::ClientStream;
 use super::deadlines::{Deadlines, Expired};
 use super::drain::Drain;
-use super::options::ConnectionOptions;
+use super::options::{ConnectionOptions, MAX_HEAD_BYTES};
 use super::places::Place;
 use super::plain_stream::PlainStream;
 use super::response_body::{ClientResponse, ClientResponseBody, Http2};
@@ -33,8 +33,6 @@ use crate::runtime::{CoalescingWaker, CoarseTimer, ConnectionTimer, StreamStalls
 
 /// Maximum headers of a request.
 const MAX_HEADERS: usize = 100;
-/// Maximum size of a request head, and of one read of a request body.
-pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Maximum time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time for an idle connection to close after its client was asked to.
@@ -98,7 +96,8 @@ pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
     };
     // Boxed, because futures and streams are stored in each future that passes them on.
     let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
-    let stream = match served.opening(HANDSHAKE_TIMEOUT, handshake).await {
+    let timeout = HANDSHAKE_TIMEOUT.min(served.options.head_timeout);
+    let stream = match served.opening(timeout, handshake).await {
         None => return tracing::debug!("no TLS handshake"),
         Some(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Some(Ok(stream)) => Box::new(stream),

@@ -3,8 +3,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
-use super::connection::MAX_HEAD_BYTES;
-use super::options::ConnectionOptions;
+use super::options::{ConnectionOptions, MAX_HEAD_BYTES};
 use super::places::Place;
 use crate::hold::{Hold, HoldBudget};
 use crate::runtime::LazyDeadline;

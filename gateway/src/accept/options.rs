@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+/// Maximum size of a request head, and of one read of a request body.
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
+
 /// Options of all client connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionOptions {

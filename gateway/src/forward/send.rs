@@ -94,9 +94,7 @@ impl Forwarder {
                     continue;
                 }
                 Retry::NextEndpoint if next + 1 < plan.endpoints.len() => {
-                    if let Some(skipped) = self.log_limit.admit(&endpoint) {
-                        tracing::info!(%endpoint, %error, skipped, "cannot reach the endpoint; trying the next one");
-                    }
+                    self.log(endpoint, &error, "cannot reach the endpoint; trying the next one");
                     next += 1;
                     self.metrics.retried(RetryReason::ConnectFailed);
                     continue;
@@ -106,9 +104,7 @@ impl Forwarder {
             match policy {
                 Some(policy) if error.is_upstream() && body.reclaim() => {
                     let wait = policy.wait(policy_retries);
-                    if let Some(skipped) = self.log_limit.admit(&endpoint) {
-                        tracing::info!(%endpoint, %error, skipped, retry_in = ?wait, "retrying as the route's policy says");
-                    }
+                    self.log(endpoint, &error, "retrying as the route's policy says");
                     self.metrics.retried(RetryReason::Policy);
                     tokio::time::sleep(wait).await;
                     policy_retries += 1;
@@ -117,6 +113,12 @@ impl Forwarder {
                 }
                 _ => return Err(error),
             }
+        }
+    }
+
+    fn log(&self, endpoint: SocketAddr, error: &Error, decision: &str) {
+        if let Some(skipped) = self.log_limit.admit(&endpoint) {
+            tracing::info!(%endpoint, %error, skipped, "{decision}");
         }
     }
 

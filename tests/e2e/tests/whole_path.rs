@@ -254,3 +254,50 @@ async fn mutual_tls_rejects_clients_without_certificate() {
         .unwrap();
     assert_eq!(plain.status.code(), Some(1), "without a certificate");
 }
+
+/// The value of a metric of the gateway with these labels. 0 if it does not exist.
+fn gateway_metric(harness: &Harness, name: &str, label: &str) -> f64 {
+    let (_, text) = harness::get(harness.network.gateway_admin(), "/metrics").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.next().and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
+/// A frozen replica keeps its connections open and does not reply. The pool must not fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_picker_replica_is_failed_over_and_returns() {
+    let options = HarnessOptions {
+        kernel: false,
+        picker_replicas: 2,
+        failure_mode: "FailClose",
+        ..HarnessOptions::default()
+    };
+    let harness = Harness::start(options).unwrap();
+    let body = format!(r#"{{"model": "{QWEN}", "prompt": "a", "max_tokens": 2}}"#);
+    let frozen = &harness.epps[0];
+    let streams = |ip| {
+        let (_, text) = harness::get(std::net::SocketAddr::new(ip, 9090), "/metrics").unwrap();
+        let picks = text.lines().filter(|line| line.starts_with("forebay_epp_picks_total"));
+        picks.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    let mut client = Client::new(harness.network.gateway());
+    for _ in 0..8 {
+        assert_eq!(client.post_json("/v1/completions", &body).await.unwrap().status, 200);
+    }
+    let before = streams(frozen.ip);
+    assert!(before > 0.0, "both replicas are asked");
+    frozen.process.freeze().unwrap();
+    let all = (0..40).map(|_| async {
+        let mut client = Client::new(harness.network.gateway());
+        client.post_json("/v1/completions", &body).await.unwrap().status
+    });
+    let statuses = futures_util::future::join_all(all).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert!(gateway_metric(&harness, "forebay_gateway_retries_total", "picker_unreachable") > 0.0);
+    frozen.process.thaw().unwrap();
+    // One request at a time probes the replica.
+    let deadline = tokio::time::Instant::now() + 2 * TIMEOUT;
+    while streams(frozen.ip) <= before {
+        assert!(tokio::time::Instant::now() < deadline, "the replica is asked again");
+        assert_eq!(client.post_json("/v1/completions", &body).await.unwrap().status, 200);
+    }
+}

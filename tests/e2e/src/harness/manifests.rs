@@ -12,7 +12,8 @@ const GATEWAY_NAMESPACE: &str = "forebay-system";
 pub(super) fn write(folder: &Path, options: &HarnessOptions, network: Network, pods: &[Pod]) -> Result<()> {
     fs::write(folder.join("gateway.yaml"), gateway(options))?;
     for (index, pool) in options.pools.iter().enumerate() {
-        let manifest = pool_manifest(pool, options.failure_mode, network.epp(index));
+        let manifest =
+            pool_manifest(pool, options.failure_mode, network.epps(index, options.picker_replicas));
         fs::write(folder.join(format!("{}.yaml", pool.name)), manifest)?;
     }
     let mut text = pod_manifest(
@@ -85,7 +86,9 @@ spec:
     )
 }
 
-fn pool_manifest(pool: &PoolOptions, failure_mode: &str, epp: IpAddr) -> String {
+fn pool_manifest(pool: &PoolOptions, failure_mode: &str, epps: impl Iterator<Item = IpAddr>) -> String {
+    let epps: String =
+        epps.map(|ip| format!("\n  - addresses: [\"{ip}\"]\n    conditions:\n      ready: true")).collect();
     let PoolOptions { name, model, .. } = pool;
     format!(
         r#"apiVersion: inference.networking.k8s.io/v1
@@ -147,10 +150,7 @@ addressType: IPv4
 ports:
   - name: grpc-ext-proc
     port: 9002
-endpoints:
-  - addresses: ["{epp}"]
-    conditions:
-      ready: true
+endpoints:{epps}
 "#
     )
 }

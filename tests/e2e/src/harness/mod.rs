@@ -51,6 +51,8 @@ pub struct HarnessOptions {
     pub engine: Engine,
     /// Pools, one for each model.
     pub pools: Vec<PoolOptions>,
+    /// Picker processes of each pool.
+    pub picker_replicas: usize,
     /// `FailOpen` or `FailClose`.
     pub failure_mode: &'static str,
     /// Use kernel measurement, if this machine supports it.
@@ -85,6 +87,7 @@ impl Default for HarnessOptions {
                 PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 2 },
                 PoolOptions { name: "vllm-tinyllama-11b", model: TINYLLAMA, pods: 1 },
             ],
+            picker_replicas: 1,
             failure_mode: "FailOpen",
             kernel: true,
             gpus: false,
@@ -404,25 +407,28 @@ impl Starter<'_> {
     fn start_epps(&self) -> Result<Vec<Epp>> {
         let mut epps = Vec::new();
         for (index, pool) in self.options.pools.iter().enumerate() {
-            let ip = self.network.epp(index);
-            let mut args = vec![
-                "--pool-namespace".into(),
-                NAMESPACE.into(),
-                "--pool-name".into(),
-                pool.name.into(),
-                "--grpc-listen".into(),
-                format!("{ip}:9002"),
-                "--health-listen".into(),
-                format!("{ip}:9003"),
-                "--http-listen".into(),
-                format!("{ip}:9090"),
-            ];
-            args.extend(self.tls("forebay-epp", "tls-", "client-ca"));
-            args.extend(self.tls("forebay-epp", "agent-tls-", "ca"));
-            let name = format!("{}-epp", pool.name);
-            epps.push(Epp { pool: pool.name, ip, process: self.start("forebay-epp", &name, args, &[])? });
+            for (replica, ip) in self.network.epps(index, self.options.picker_replicas).enumerate() {
+                let name = format!("{}-epp-{replica}", pool.name);
+                let process = self.start("forebay-epp", &name, self.epp_args(pool.name, ip), &[])?;
+                epps.push(Epp { pool: pool.name, ip, process });
+            }
         }
         Ok(epps)
+    }
+
+    fn epp_args(&self, pool: &str, ip: IpAddr) -> Vec<String> {
+        let flags = [
+            ("--pool-namespace", NAMESPACE.to_owned()),
+            ("--pool-name", pool.to_owned()),
+            ("--grpc-listen", format!("{ip}:9002")),
+            ("--health-listen", format!("{ip}:9003")),
+            ("--http-listen", format!("{ip}:9090")),
+        ];
+        let mut args: Vec<String> =
+            flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        args.extend(self.tls("forebay-epp", "tls-", "client-ca"));
+        args.extend(self.tls("forebay-epp", "agent-tls-", "ca"));
+        args
     }
 
     fn start_gateway(&self) -> Result<Process> {

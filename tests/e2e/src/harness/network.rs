@@ -40,8 +40,9 @@ impl Network {
         SocketAddr::new(self.ip(2), 9551)
     }
 
-    pub(super) fn epp(self, index: usize) -> IpAddr {
-        self.ip(10 + index as u8)
+    /// The replicas of the picker of one pool.
+    pub(super) fn epps(self, pool: usize, replicas: usize) -> impl Iterator<Item = IpAddr> {
+        (0..replicas).map(move |replica| self.ip(10 + (pool * replicas + replica) as u8))
     }
 
     pub(super) fn pod(self, index: usize) -> IpAddr {

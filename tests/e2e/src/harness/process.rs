@@ -67,6 +67,21 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// Stops the process (SIGSTOP) until it is continued: its sockets stay open and nobody answers.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Continues a frozen process.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(pid.context("the process has no pid")?, signal)?)
+    }
+
     /// Sends SIGKILL and waits.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -1,6 +1,6 @@
 //! Hostile clients.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use forebay_e2e::TIMEOUT;
@@ -44,10 +44,13 @@ pub async fn write(stream: &mut TcpStream, data: &[u8]) {
     }
 }
 
-/// The status line of a response, if there is one soon.
-pub async fn reply(stream: &mut TcpStream) -> Reply {
+/// A request that is held gets no reply within this time.
+pub const SOON: Duration = Duration::from_secs(1);
+
+/// The status line of a response, if there is one in time.
+pub async fn reply(stream: &mut TcpStream, within: Duration) -> Reply {
     let mut head = [0; 12];
-    match timeout(TIMEOUT / 20, stream.read_exact(&mut head)).await {
+    match timeout(within, stream.read_exact(&mut head)).await {
         Ok(Ok(_)) => {
             Reply::Status(std::str::from_utf8(&head[9..]).ok().and_then(|it| it.parse().ok()).unwrap_or(0))
         }
@@ -63,7 +66,7 @@ pub async fn until_served(address: SocketAddr) {
         loop {
             let mut stream = TcpStream::connect(address).await.unwrap();
             write(&mut stream, request.as_bytes()).await;
-            if reply(&mut stream).await != Reply::Status(503) {
+            if reply(&mut stream, TIMEOUT).await != Reply::Status(503) {
                 return;
             }
         }

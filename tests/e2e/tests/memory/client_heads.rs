@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use forebay_e2e::harness;
+use forebay_e2e::{TIMEOUT, harness};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -22,7 +22,7 @@ async fn heads_that_do_not_end_are_bounded() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // The first request gives the connection a place.
         let _ = stream.write_all(whole.as_bytes()).await;
-        attack::reply(&mut stream).await;
+        attack::reply(&mut stream, TIMEOUT).await;
         attack::write(&mut stream, head.as_bytes()).await;
         connections.push(stream);
     }
@@ -42,7 +42,7 @@ async fn idle_connections_keep_no_large_heads() {
     for _ in 0..2_000 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         attack::write(&mut stream, head.as_bytes()).await;
-        assert_eq!(attack::reply(&mut stream).await, attack::Reply::Status(200));
+        assert_eq!(attack::reply(&mut stream, TIMEOUT).await, attack::Reply::Status(200));
         connections.push(stream);
     }
     let peak = survived("2,000 idle connections after a head of 60 KiB", harness.limited_gateway());

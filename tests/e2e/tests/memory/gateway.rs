@@ -1,6 +1,6 @@
 //! Attacks on the gateway by clients, by pods and by pickers of other teams.
 
-use std::{io::Write as _, net::SocketAddr};
+use std::{io::Write as _, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use forebay_e2e::TIMEOUT;
@@ -12,19 +12,24 @@ use tokio::{
 
 use crate::{
     POOL,
-    attack::{self, BODY, OPEN_BODY, Reply, chat_head},
+    attack::{self, BODY, OPEN_BODY, Reply, SOON, chat_head},
     start, survived,
 };
 
 /// Opens connections in parallel, sends the same to each, and returns them with their replies.
-async fn all_send(address: SocketAddr, connections: usize, data: Bytes) -> Vec<(TcpStream, Reply)> {
+async fn all_send(
+    address: SocketAddr,
+    connections: usize,
+    data: Bytes,
+    within: Duration,
+) -> Vec<(TcpStream, Reply)> {
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
         let data = data.clone();
         tasks.spawn(async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             attack::write(&mut stream, &data).await;
-            let reply = attack::reply(&mut stream).await;
+            let reply = attack::reply(&mut stream, within).await;
             (stream, reply)
         });
     }
@@ -57,7 +62,7 @@ async fn bodies_are_held_up_to_the_budget() {
     let address = harness.network.gateway();
     let mut body = OPEN_BODY.as_bytes().to_vec();
     body.resize(100 << 20, b'a');
-    let replies = all_send(address, 16, open_chunked(address, "", &body)).await;
+    let replies = all_send(address, 16, open_chunked(address, "", &body), SOON).await;
     assert!(refused(&replies) > 0, "the hold budget is reached: {replies:?}");
     serves_a_small_request(address).await;
     drop(replies);
@@ -87,7 +92,7 @@ async fn decoders_count_against_the_budget() {
     encoder.flush().unwrap();
     let compressed = encoder.get_ref().clone();
     let data = open_chunked(address, "Content-Encoding: zstd\r\n", &compressed);
-    let replies = all_send(address, 300, data).await;
+    let replies = all_send(address, 300, data, SOON).await;
     let held = replies.iter().filter(|(_, reply)| *reply == Reply::Silent).count();
     assert!(refused(&replies) > 0, "the hold budget is reached");
     assert!(held > 0, "bodies are held until then: {replies:?}");
@@ -106,7 +111,8 @@ async fn small_frames_cost_what_they_hold() {
         data.extend([b'1', b'\r', b'\n', byte, b'\r', b'\n']);
     }
     let before = harness.limited_gateway().unwrap().peak_bytes().unwrap();
-    let replies = all_send(address, connections, data.into()).await;
+    let replies = all_send(address, connections, data.into(), SOON).await;
+    harness.limited_gateway().unwrap().settle().await;
     assert_eq!(refused(&replies), 0, "the bodies are held");
     let peak = survived("48 bodies of 1 MiB in chunks of one byte", harness.limited_gateway());
     let held = (connections * body_bytes) as u64;
@@ -140,9 +146,11 @@ async fn responses_that_no_http1_client_reads_are_not_collected() {
     let address = harness.network.gateway();
     let request = chat_head(address, &format!("Content-Length: {}\r\n", BODY.len())) + BODY;
     attack::until_served(address).await;
-    let replies = all_send(address, 500, request.into()).await;
+    let replies = all_send(address, 500, request.into(), TIMEOUT).await;
     let answered = replies.iter().filter(|(_, reply)| *reply == Reply::Status(200)).count();
-    assert!(answered >= 400, "{answered} of 500 answered");
+    // A busy machine may not accept all connections of the pod in time.
+    assert!(answered >= 450, "{answered} of 500 answered");
+    harness.limited_gateway().unwrap().settle().await;
     survived("500 HTTP/1 clients that do not read", harness.limited_gateway());
     pod.abort();
 }
@@ -154,11 +162,11 @@ async fn responses_that_no_http2_client_reads_are_bounded() {
     let address = harness.network.gateway();
     attack::until_served(address).await;
     let mut connections = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..160 {
         // Huge windows of which nothing is taken: the tasks that read are stopped at once.
         let Some((mut send, reading)) = attack::http2(address, (1 << 31) - 1).await else { break };
         let mut responses = Vec::new();
-        for _ in 0..400 {
+        for _ in 0..40 {
             let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
                 .header("content-type", "application/json")
                 .body(())
@@ -177,7 +185,7 @@ async fn responses_that_no_http2_client_reads_are_bounded() {
         reading.abort();
     }
     harness.limited_gateway().unwrap().settle().await;
-    survived("10 HTTP/2 clients with 400 streams each that do not read", harness.limited_gateway());
+    survived("160 HTTP/2 clients with 40 streams each that do not read", harness.limited_gateway());
     pod.abort();
 }
 
@@ -224,7 +232,7 @@ async fn messages_of_pickers_are_bounded() {
     for claimed in [400 << 20, 16 << 20] {
         let lying = tokio::spawn(lying_picker(picker, claimed));
         let request = chat_head(address, &format!("Content-Length: {}\r\n", BODY.len())) + BODY;
-        let replies = all_send(address, 100, request.into()).await;
+        let replies = all_send(address, 100, request.into(), TIMEOUT).await;
         assert_eq!(replies.len(), 100);
         lying.abort();
         let _ = lying.await;
