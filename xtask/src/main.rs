@@ -7,6 +7,7 @@ mod demo;
 mod ebpf;
 mod image;
 mod lint;
+mod readme;
 mod release;
 mod run;
 mod setup;
@@ -45,6 +46,8 @@ enum Task {
     Cluster(cluster::Options),
     /// Run the Gateway API conformance suite in the cluster.
     Conformance(cluster::conformance::Options),
+    /// Run every command of the README in a fresh clone, long ones with their shortest option.
+    Readme(readme::Options),
     /// Run benchmarks against named baselines (`bench list` lists them).
     Bench(bench::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),
         Task::Conformance(options) => cluster::conformance::run(&options),
+        Task::Readme(options) => readme::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match result {

@@ -24,6 +24,14 @@ const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Minimum time between log messages about failed accepts of one listener.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Bounds of all client connections together.
+#[derive(Debug)]
+pub(crate) struct ClientLimits {
+    pub(crate) max_connections: usize,
+    /// Large request heads that have arrived in part count towards it.
+    pub(crate) budget: Arc<HoldBudget>,
+}
+
 /// The open ports. The controller keeps them in step with the Gateways.
 #[derive(Debug)]
 pub(crate) struct Listeners<H> {
@@ -69,18 +77,18 @@ impl<H> Clone for Shared<H> {
 }
 
 impl<H: Handler> Listeners<H> {
-    /// `max_connections`: of clients, on all listeners. `budget`: for request heads that arrive slowly. `tasks` tracks the accept loops and the connections. `workers`
+    /// `limits`: for all listeners. `tasks` tracks the accept loops and the connections. `workers`
     /// run the connections.
     pub(crate) fn new(
         handler: Arc<H>,
         bind_address: IpAddr,
         options: ConnectionOptions,
-        max_connections: usize,
-        budget: Arc<HoldBudget>,
+        limits: ClientLimits,
         tasks: TaskTracker,
         workers: Arc<Workers>,
         metrics: ConnectionMetrics,
     ) -> Self {
+        let ClientLimits { max_connections, budget } = limits;
         let places = Places::new(max_connections, metrics.evicted);
         let unsent = Arc::new(UnsentTotal::new(metrics.unsent_bytes));
         let connections = metrics.open;

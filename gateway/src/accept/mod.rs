@@ -13,7 +13,7 @@ mod response_body;
 mod unsent;
 
 pub(crate) use connection::{Handler, Via};
-pub(crate) use listeners::Listeners;
+pub(crate) use listeners::{ClientLimits, Listeners};
 pub(crate) use options::ConnectionOptions;
 pub(crate) use places::MAX_CONNECTIONS;
 pub(crate) use response_body::ClientResponse;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::controller::{Controller, State};
-use crate::accept::Listeners;
+use crate::accept::{ClientLimits, Listeners};
 use crate::config::Config;
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
@@ -172,8 +172,7 @@ impl Shared {
             proxy.clone(),
             config.bind_address,
             config.connection_options(),
-            max_connections,
-            self.budget.clone(),
+            ClientLimits { max_connections, budget: self.budget.clone() },
             self.tasks.clone(),
             self.workers.clone(),
             self.metrics.connections.clone(),

@@ -33,7 +33,6 @@ fn headers(bytes: usize) -> Vec<u8> {
     framed(Request::RequestHeaders(HttpHeaders {
         headers: Some(HeaderMap { headers }),
         end_of_stream: false,
-        ..HttpHeaders::default()
     }))
 }
 

@@ -1,0 +1,121 @@
+//! The commands of the README, and how each is run.
+
+/// How a command is run in a fresh clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Run {
+    AsIs,
+    /// With its shortest option.
+    Instead(&'static str),
+    /// With the addresses of a running demo: `{agent}`, `{gateway}`.
+    WithDemo(&'static str),
+    /// Another test runs it.
+    Elsewhere(&'static str),
+}
+
+const IN_CLUSTER: Run =
+    Run::Elsewhere("`cargo xtask test` runs it in a cluster (readme_commands_install_forebay)");
+
+/// Each command of the README, without its comment.
+const HOW: &[(&str, Run)] = &[
+    ("cargo xtask demo", Run::AsIs),
+    ("cargo xtask test", Run::Elsewhere("CI runs it in a fresh clone")),
+    (
+        "forebay pods --agents AGENT:9550 --watch",
+        // Ctrl-C after a few frames.
+        Run::WithDemo("timeout --signal=INT 3 forebay pods --agents {agent} --watch || [ $? = 124 ]"),
+    ),
+    ("forebay nodes --agents AGENT:9550", Run::WithDemo("forebay nodes --agents {agent}")),
+    ("forebay gpus --agents AGENT:9550 -o json", Run::WithDemo("forebay gpus --agents {agent} -o json")),
+    ("forebay check", IN_CLUSTER),
+    (
+        "forebay explain --gateway ADDRESS:PORT MODEL",
+        Run::WithDemo("forebay explain --gateway {gateway} Qwen/Qwen3-0.6B"),
+    ),
+    ("cargo xtask bench list", Run::AsIs),
+    ("cargo xtask bench freshness", Run::AsIs),
+    ("cargo xtask bench micro extract", Run::AsIs),
+    (
+        "cargo xtask bench gateway",
+        Run::Instead("cargo xtask bench gateway --plain -- throughput --body '1 KiB' --runs 1"),
+    ),
+    ("cargo xtask image --with-simulator --plain", Run::AsIs),
+    (
+        "for name in forebay-agent forebay-epp forebay-gateway forebay vllm-sim; do skopeo copy \
+         oci-archive:target/images/$name.tar docker://REGISTRY/$name:0.1.0; done",
+        Run::Elsewhere("it needs a registry"),
+    ),
+    (
+        "install target/shipped/forebay ~/.local/bin/ && ln -sf forebay ~/.local/bin/kubectl-forebay",
+        Run::Instead(
+            "mkdir -p target/bin && install target/shipped/forebay target/bin/ && \
+             ln -sf forebay target/bin/kubectl-forebay && target/bin/kubectl-forebay --version",
+        ),
+    ),
+    (
+        "forebay certificates --pool-namespace llm-d | kubectl apply -f -",
+        Run::Instead("forebay certificates --pool-namespace llm-d | grep -c 'kind: Secret'"),
+    ),
+    ("cargo xtask cluster up", Run::Elsewhere("`cargo xtask test` starts a cluster and removes it")),
+    (
+        "cargo xtask conformance",
+        Run::Instead("cargo xtask conformance --run-test HTTPRouteSimpleSameNamespace"),
+    ),
+    ("cargo xtask release", Run::Instead("cargo xtask release --plain")),
+    ("cargo xtask --help", Run::AsIs),
+];
+
+pub(super) fn how(command: &str) -> Option<Run> {
+    HOW.iter().find(|(known, _)| *known == command).map(|(_, how)| *how)
+}
+
+/// The lines of code blocks outside [`CLUSTER_SECTION`], and all tasks that the text names.
+pub(super) fn commands(readme: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    for section in readme.split("\n## ") {
+        if !section.starts_with(CLUSTER_SECTION) {
+            let blocks = section.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+            for block in blocks {
+                let lines = block.replace("\\\n", " ");
+                commands.extend(lines.lines().map(without_comment).filter(|line| !line.is_empty()));
+            }
+        }
+        let tasks = section.split('`').skip(1).step_by(2).filter(|code| code.starts_with("cargo xtask "));
+        commands.extend(tasks.map(str::to_owned));
+    }
+    let mut seen = std::collections::HashSet::new();
+    commands.retain(|command| seen.insert(command.clone()));
+    commands
+}
+
+/// Its code block is run by a test in the cluster.
+const CLUSTER_SECTION: &str = "In a cluster\n";
+
+fn without_comment(line: &str) -> String {
+    let line = line.split(" #").next().unwrap_or(line);
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_readme_can_be_run() {
+        let readme = std::fs::read_to_string(crate::run::root().join("README.md")).unwrap();
+        let commands = commands(&readme);
+        let unknown: Vec<&String> = commands.iter().filter(|command| how(command).is_none()).collect();
+        assert!(unknown.is_empty(), "add to HOW in xtask/src/readme/commands.rs: {unknown:?}");
+        let stale: Vec<&str> = HOW
+            .iter()
+            .map(|(known, _)| *known)
+            .filter(|known| !commands.iter().any(|it| it == known))
+            .collect();
+        assert!(stale.is_empty(), "not in the README: {stale:?}");
+    }
+
+    #[test]
+    fn reads_code_blocks_and_tasks_in_the_text() {
+        let readme = "a `cargo xtask a` b\n```sh\nx \\\n  y   # why\n\nz\n```\n\n## In a cluster\n```sh\nhidden\n```\n`cargo xtask c`";
+        assert_eq!(commands(readme), ["x y", "z", "cargo xtask a", "cargo xtask c"]);
+    }
+}
