@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use forebay_resources::cluster::{FOLLOW, Interest, Rule, Selection};
 use forebay_resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
+use forebay_routing::models_secret;
 
 /// RBAC rules of the ClusterRole for reads. Routes and pools may be in any namespace. Secrets can be granted by Roles in
 /// the namespaces of the Gateways instead.
@@ -53,7 +54,7 @@ const WITH_STATUS: [Kind; 6] = [
 ];
 
 /// Watches routes, pools and the objects that they refer to; ConfigMaps with model maps; and Secrets that listeners of
-/// Gateways of `class` reference.
+/// Gateways of `class` and pools name.
 pub(crate) fn interest(class: &str) -> Interest {
     let class = class.to_owned();
     let select = move |snapshot: &Snapshot| {
@@ -67,7 +68,11 @@ pub(crate) fn interest(class: &str) -> Interest {
         );
         let served = snapshot.gateways.iter().filter(|(_, gateway)| gateway.spec.gateway_class_name == class);
         let secrets = served.flat_map(|(key, gateway)| secrets_of(key, gateway));
-        selections.extend(secrets.map(|secret| Selection::named(Kind::Secret, &secret)));
+        // A Secret that the role does not name is missing for its listener or pool alone, not for the gateway.
+        let named = |secret: ObjectKey| Selection::named(Kind::Secret, &secret).optional();
+        selections.extend(secrets.map(named));
+        let of_pools = snapshot.inference_pools.iter().filter_map(|(key, pool)| models_secret(key, pool));
+        selections.extend(of_pools.map(named));
         selections
     };
     Interest::new(select).with_statuses(WITH_STATUS)

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::forward::{ConnectionPool, PooledBody};
 use crate::hold::UpstreamBody;
-use forebay_routing::{Pool, Rewrites};
+use forebay_routing::{ModelsCredential, Pool, Rewrites};
 
 /// How long the list of a pool is cached.
 const CACHE_TIME: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ struct Served {
 impl Served {
     /// Nothing is known, and an endpoint responded with an error. It probably does so again.
     fn is_refused(&self) -> bool {
-        self.models.is_empty() && matches!(self.failure, Some(Failure::Status(_)))
+        self.models.is_empty() && self.failure.as_ref().is_some_and(Failure::is_refusal)
     }
 
     fn add(&mut self, list: Vec<Value>) {
@@ -63,14 +63,38 @@ impl Served {
 }
 
 /// Why an endpoint did not list its models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("cannot be reached or did not respond in time")]
     Unreachable,
     #[error("responded with status {0}")]
     Status(StatusCode),
+    #[error(
+        "responded with status {status}; the pool's annotation forebay.dev/models-secret can name a Secret with its key"
+    )]
+    NotAuthorized { status: StatusCode },
+    #[error(
+        "responded with status {status}, and the Secret {secret} that the pool names does not exist, has no entry `api-key`, or may not be read by the gateway"
+    )]
+    NoCredential { status: StatusCode, secret: String },
     #[error("responded with an invalid list of models")]
     Invalid,
+}
+
+impl Failure {
+    fn of_status(status: StatusCode, credential: &ModelsCredential) -> Self {
+        match credential {
+            _ if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Self::Status(status),
+            ModelsCredential::None => Self::NotAuthorized { status },
+            ModelsCredential::Missing(secret) => Self::NoCredential { status, secret: secret.clone() },
+            ModelsCredential::Bearer(_) => Self::Status(status),
+        }
+    }
+
+    /// The endpoint responds, and probably does so again.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::NotAuthorized { .. } | Self::NoCredential { .. })
+    }
 }
 
 /// The models of several pools.
@@ -97,6 +121,8 @@ struct Cached {
     query: Query,
     /// Number of consecutive queries before this one that were refused.
     refusals: u32,
+    /// What the pods were asked with.
+    credential: ModelsCredential,
 }
 
 impl Cached {
@@ -154,7 +180,7 @@ impl ModelLists {
                 models.entry(id.clone()).or_insert_with(|| model.clone());
             }
             listed.has_endpoint |= served.has_endpoint;
-            if let Some(failure) = served.failure.filter(|_| served.models.is_empty()) {
+            if let Some(failure) = served.failure.as_ref().filter(|_| served.models.is_empty()) {
                 listed.failures.push(PoolFailure { pool: label.to_string(), message: failure.to_string() });
             }
         }
@@ -188,12 +214,14 @@ impl ModelLists {
     fn query(&self, pool: &Arc<Pool>) -> Query {
         let mut by_pool = self.by_pool.lock().unwrap_or_else(PoisonError::into_inner);
         let last = by_pool.get(&pool.label);
+        let last = last.filter(|last| last.credential == pool.models_credential);
         if let Some(last) = last.filter(|last| last.is_fresh()) {
             return last.query.clone();
         }
         let refusals = last.filter(|last| last.is_refused()).map_or(0, |last| last.refusals + 1);
         let query = ask_endpoints(self.connections.clone(), pool.clone()).boxed().shared();
-        let cached = Cached { started: Instant::now(), query: query.clone(), refusals };
+        let credential = pool.models_credential.clone();
+        let cached = Cached { started: Instant::now(), query: query.clone(), refusals, credential };
         by_pool.insert(pool.label.clone(), cached);
         query
     }
@@ -245,7 +273,8 @@ async fn ask_endpoints(connections: Arc<ConnectionPool>, pool: Arc<Pool>) -> Arc
     let mut served = Served { has_endpoint: !endpoints.is_empty(), ..Served::default() };
     let mut lists = stream::iter(endpoints)
         .map(|endpoint| {
-            let asked = tokio::time::timeout(ENDPOINT_TIMEOUT, ask_endpoint(connections.clone(), endpoint));
+            let asked = ask_endpoint(connections.clone(), endpoint, &pool.models_credential);
+            let asked = tokio::time::timeout(ENDPOINT_TIMEOUT, asked);
             async move { (endpoint, asked.await.unwrap_or(Err(Failure::Unreachable))) }
         })
         .buffer_unordered(CONCURRENCY);
@@ -261,8 +290,12 @@ async fn ask_endpoints(connections: Arc<ConnectionPool>, pool: Arc<Pool>) -> Arc
     Arc::new(served)
 }
 
-async fn ask_endpoint(connections: Arc<ConnectionPool>, endpoint: SocketAddr) -> Result<Vec<Value>, Failure> {
-    let head = head(endpoint).ok_or(Failure::Unreachable)?;
+async fn ask_endpoint(
+    connections: Arc<ConnectionPool>,
+    endpoint: SocketAddr,
+    credential: &ModelsCredential,
+) -> Result<Vec<Value>, Failure> {
+    let head = head(endpoint, credential).ok_or(Failure::Unreachable)?;
     let until = Instant::now() + ENDPOINT_TIMEOUT;
     let mut reused = connections.take(endpoint);
     let (connection, response) = loop {
@@ -279,7 +312,7 @@ async fn ask_endpoint(connections: Arc<ConnectionPool>, endpoint: SocketAddr) ->
         }
     };
     if !response.status.is_success() {
-        return Err(Failure::Status(response.status));
+        return Err(Failure::of_status(response.status, credential));
     }
     let body = PooledBody::http1(connection, connections);
     let body = Limited::new(body, MAX_LIST_BYTES).collect().await.map_err(|_| Failure::Invalid)?.to_bytes();
@@ -287,10 +320,14 @@ async fn ask_endpoint(connections: Arc<ConnectionPool>, endpoint: SocketAddr) ->
     Ok(list.data)
 }
 
-/// The request without credentials: those of a client are for the pool that it asks, not for all pools of its listener.
-fn head(endpoint: SocketAddr) -> Option<request::Parts> {
+/// The request with the pool's credential. Those of a client are for the pool that it asks, not for all pools of its
+/// listener.
+fn head(endpoint: SocketAddr, credential: &ModelsCredential) -> Option<request::Parts> {
     let mut head = Request::get("/v1/models").body(()).ok()?.into_parts().0;
     head.headers.insert(header::HOST, HeaderValue::from_str(&endpoint.to_string()).ok()?);
+    if let ModelsCredential::Bearer(value) = credential {
+        head.headers.insert(header::AUTHORIZATION, value.clone());
+    }
     Some(head)
 }
 
@@ -310,7 +347,12 @@ mod tests {
         let cached = |served: Served, refusals, age| {
             let query = std::future::ready(Arc::new(served)).boxed().shared();
             let _ = query.clone().now_or_never();
-            Cached { started: Instant::now().checked_sub(Duration::from_secs(age)).unwrap(), query, refusals }
+            Cached {
+                started: Instant::now().checked_sub(Duration::from_secs(age)).unwrap(),
+                query,
+                refusals,
+                credential: ModelsCredential::None,
+            }
         };
         for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::BAD_GATEWAY] {
             assert!(!cached(refused(status), 0, 6).is_fresh());

@@ -3,6 +3,7 @@
 use crate::support::client::{exchange, get, post};
 use crate::support::harness::{Harness, QWEN, Running, TINY};
 use crate::support::upstream::Upstream;
+use crate::support::within;
 
 fn list(ids: &[&str]) -> String {
     let models: Vec<String> =
@@ -140,4 +141,52 @@ async fn the_list_names_pools_whose_models_are_missing() {
     assert_eq!(models["errors"][0]["pool"], "llm-d/tiny");
     assert!(models["errors"][0]["message"].as_str().unwrap().contains("401"), "{models}");
     assert_eq!(models["errors"].as_array().unwrap().len(), 1);
+}
+
+/// The key is read from the Secret that the pool names. A Secret that comes later is used at once.
+#[tokio::test]
+async fn pods_that_need_a_key_are_asked_with_the_pools() {
+    let pod = Upstream::bind().await;
+    let mut harness = Harness::new().pool("qwen", QWEN, &[pod.port()], None);
+    let annotated = "metadata: {name: qwen, namespace: llm-d, annotations: {forebay.dev/models-secret: engine}}\nspec:\n  selector";
+    let plain = "metadata: {name: qwen, namespace: llm-d}\nspec:\n  selector";
+    assert!(harness.manifests.contains(plain));
+    harness.manifests = harness.manifests.replacen(plain, annotated, 1);
+    let without = harness.manifests.clone();
+    let mut running = harness.start().await;
+    let answer = |status: u16, body: String| {
+        let pod = &pod;
+        async move {
+            let mut pod = pod.accept().await;
+            let request = pod.read_request().await;
+            let length = body.len();
+            pod.write(format!(
+                "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+            request.header("authorization").map(str::to_owned)
+        }
+    };
+    let (response, key) = tokio::join!(get(running.address(), "/v1/models"), answer(401, "{}".into()));
+    assert_eq!((response.status, response.code().as_str(), key), (502, "models_unavailable", None));
+    assert!(
+        response.text().contains("the Secret engine that the pool names does not exist"),
+        "{}",
+        response.text()
+    );
+
+    let secret = |entry: &str| {
+        format!(
+            "{without}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: engine, namespace: llm-d}}\nstringData: {{{entry}: \"sk-1\\n\"}}\n"
+        )
+    };
+    // Another entry, such as a TLS key, is not sent.
+    running.write(&secret("tls.key"));
+    within("the gateway to follow", running.gateway.changed()).await;
+    let response = get(running.address(), "/v1/models").await;
+    assert_eq!(response.code(), "models_unavailable", "the failure is cached");
+    running.write(&secret("api-key"));
+    within("the gateway to follow", running.gateway.changed()).await;
+    let (response, key) = tokio::join!(get(running.address(), "/v1/models"), answer(200, list(&[QWEN])));
+    assert_eq!((response.status, key.as_deref()), (200, Some("Bearer sk-1")));
 }

@@ -27,7 +27,7 @@ mod tests;
 
 pub use self::compile::{
     Certificates, ListenerModels, ListenerReport, ParentReport, PoolReport, Report, Settled, SnapshotSettler,
-    compile, gateway_parents, is_granted, listener_models,
+    compile, gateway_parents, is_granted, listener_models, models_secret,
 };
 pub use self::condition::{ConditionStatus, reason};
 pub use self::names::{
@@ -36,7 +36,7 @@ pub use self::names::{
 };
 pub use self::table::{
     Backend, Backends, BeforeBody, Cors, FailureMode, Filters, HeaderChange, ListenerPort, ListenerRoutes,
-    Matched, Mirror, ModelMap, PickerAddresses, Pool, PoolPicker, PortRoutes, PortSharing, Preflight,
-    Redirect, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets, Timeouts, UrlRewrite,
-    Weighted,
+    Matched, Mirror, ModelMap, ModelsCredential, PickerAddresses, Pool, PoolPicker, PortRoutes, PortSharing,
+    Preflight, Redirect, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets, Timeouts,
+    UrlRewrite, Weighted,
 };

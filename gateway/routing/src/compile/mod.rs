@@ -5,6 +5,7 @@
 
 mod attach;
 mod certificate;
+mod credential;
 mod filters;
 mod grants;
 mod listener;
@@ -26,6 +27,7 @@ use forebay_resources::{HttpRoute, ObjectKey, Snapshot};
 
 use self::attach::{attach, effective_hostnames};
 pub use self::certificate::Certificates;
+pub use self::credential::models_secret;
 pub use self::grants::is_granted;
 use self::listener::{Listener, listeners};
 pub use self::models::{ListenerModels, listener_models};

@@ -8,7 +8,7 @@ use forebay_resources::{AppProtocol, EndpointPickerRef, InferencePool, ObjectKey
 use k8s_openapi::api::core::v1::ServicePort;
 
 use super::reference::{Found, Reference, Unresolved};
-use super::rewrites;
+use super::{credential, rewrites};
 use crate::condition::{ConditionStatus, reason};
 use crate::table::{Backend, PickerAddresses, Pool, PoolPicker, ServiceBackend};
 
@@ -126,6 +126,7 @@ impl<'a> Resolver<'a> {
             protocol: object.spec.app_protocol,
             picker,
             rewrites: rewrites::of_pool(self.snapshot, &key),
+            models_credential: credential::of_pool(self.snapshot, &key, object),
         });
         self.pools.push(pool.clone());
         self.pool_indexes.insert(key, index);

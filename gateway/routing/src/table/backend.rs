@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 pub use forebay_resources::FailureMode;
 use forebay_resources::{AppProtocol, ObjectKey, PoolEndpoint};
+use http::HeaderValue;
 
 use super::rewrites::Rewrites;
 
@@ -25,6 +26,19 @@ pub struct Pool {
     pub picker: PoolPicker,
     /// `None` without InferenceModelRewrites for this pool.
     pub rewrites: Option<Rewrites>,
+    /// For the gateway's own question for models.
+    pub models_credential: ModelsCredential,
+}
+
+/// What the gateway sends when it asks pods for their models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelsCredential {
+    /// The pool names no Secret.
+    None,
+    /// The Secret with this name does not exist, may not be read, or has no entry `api-key`.
+    Missing(String),
+    /// The value of `Authorization`.
+    Bearer(HeaderValue),
 }
 
 /// What chooses among a pool's endpoints.

@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use self::backend::{Backend, FailureMode, PickerAddresses, Pool, PoolPicker, ServiceBackend};
+pub use self::backend::{
+    Backend, FailureMode, ModelsCredential, PickerAddresses, Pool, PoolPicker, ServiceBackend,
+};
 pub(crate) use self::entry::Entry;
 pub use self::entry::{BeforeBody, Matched};
 pub use self::filters::{Cors, Filters, HeaderChange, Mirror, Preflight, Redirect, UrlRewrite};
