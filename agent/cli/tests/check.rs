@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use forebay_agent::publish::{Publisher, TelemetryService};
-use forebay_apiserver::{ApiServer, crds};
+use forebay_apiserver::{ApiServer, crds, open_crd};
 use forebay_telemetry::v1::{Node, telemetry_server::TelemetryServer};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -30,8 +30,14 @@ struct Found {
 }
 
 async fn check(kubeconfig: &Path, agent: SocketAddr) -> Found {
+    run(kubeconfig, &["--agents", &agent.to_string()]).await
+}
+
+async fn run(kubeconfig: &Path, arguments: &[&str]) -> Found {
     let output = Command::new(env!("CARGO_BIN_EXE_forebay"))
-        .args(["check", "-o", "json", "--agents", &agent.to_string(), "--kubeconfig"])
+        .args(["check", "-o", "json"])
+        .args(arguments)
+        .arg("--kubeconfig")
         .arg(kubeconfig)
         .env_remove("FOREBAY_RESOURCES")
         .output()
@@ -48,15 +54,24 @@ impl Found {
         self.items.iter().filter(|item| item["level"] != "ok").map(Value::to_string).collect()
     }
 
+    /// The command of the one that is of this level and kind and says this.
+    fn command(&self, level: &str, kind: &str, message: &str) -> String {
+        let item = self.item(level, kind, message);
+        item["command"].as_str().unwrap_or_else(|| panic!("no command: {item}")).to_owned()
+    }
+
     /// The fix of the one that is of this level and kind and says this.
     fn fix(&self, level: &str, kind: &str, message: &str) -> String {
+        self.item(level, kind, message)["fix"].as_str().unwrap().to_owned()
+    }
+
+    fn item(&self, level: &str, kind: &str, message: &str) -> &Value {
         let mut items = self.items.iter().filter(|item| {
             item["level"] == level
                 && item["kind"] == kind
                 && item["message"].as_str().unwrap().contains(message)
         });
-        let found = items.next().unwrap_or_else(|| panic!("{kind}: {message}: not in {:#?}", self.items));
-        found["fix"].as_str().unwrap().to_owned()
+        items.next().unwrap_or_else(|| panic!("{kind}: {message}: not in {:#?}", self.items))
     }
 }
 
@@ -74,28 +89,18 @@ async fn agent() -> (SocketAddr, JoinSet<()>) {
     (address, serving)
 }
 
-/// Does what a fix says, as kubectl would: `kubectl patch …` or `echo MANIFEST | kubectl apply -f -`.
-async fn follow(client: &Client, fix: &str) {
-    let quote =
-        fix.find("'{").or_else(|| fix.find("'[")).unwrap_or_else(|| panic!("nothing to apply in {fix}"));
-    let (command, data) = (&fix[..quote], &fix[quote + 1..]);
+/// Runs a command as kubectl would: `kubectl patch …` or `echo MANIFEST | kubectl create -f -`.
+async fn follow(client: &Client, command: &str) {
+    let (command, data) = command.split_once('\'').unwrap_or_else(|| panic!("nothing to apply in {command}"));
     let data: Value = serde_json::from_str(data.split('\'').next().unwrap()).unwrap();
-    // What stands before the command is for people.
-    let words: Vec<&str> = command[command.find("kubectl").unwrap_or(0)..].split_whitespace().collect();
-    if let ["kubectl", "patch", kind, name, "-n", namespace, kind_of_patch, "-p="] = words[..] {
-        let (version, kind, plural) = match kind {
-            "httproute" => (GATEWAYS, "HTTPRoute", "httproutes"),
-            "inferencepool" => (POOLS, "InferencePool", "inferencepools"),
-            other => panic!("{other}"),
-        };
-        let api = api(client, version, kind, plural, namespace);
-        match kind_of_patch {
-            "--type=json" => add(&api, name, &data[0]).await,
-            "--type=merge" => {
-                api.patch(name, &PatchParams::default(), &Patch::Merge(data)).await.unwrap();
-            }
-            other => panic!("{other}"),
-        }
+    let words: Vec<&str> = command.split_whitespace().collect();
+    if let ["kubectl", "patch", "httproute", name, "-n", namespace, "--type=json", "-p="] = words[..] {
+        let api = api(client, GATEWAYS, "HTTPRoute", "httproutes", namespace);
+        let [test, add] = data.as_array().unwrap().as_slice() else { panic!("{data}") };
+        assert_eq!(test["op"], "test");
+        let route = api.get(name).await.unwrap().data;
+        assert_eq!(route.pointer(test["path"].as_str().unwrap()), Some(&test["value"]));
+        self::add(&api, name, add).await;
     } else {
         assert_eq!((words.as_slice(), data["kind"].as_str()), (&["echo"][..], Some("ReferenceGrant")));
         let namespace = data["metadata"]["namespace"].as_str().unwrap().to_owned();
@@ -278,15 +283,19 @@ async fn finds_faults_and_its_fixes_work() {
 
     let found = check(&kubeconfig, agent).await;
     assert_eq!(found.code, Some(1));
-    let fixes = [
-        found.fix("error", "HTTPRoute", "names Gateway llm-d/inference-gateway, which does not exist"),
-        found.fix("error", "HTTPRoute", "refers to InferencePool pools/qwen in another namespace"),
-        found.fix("error", "InferencePool", "selects no Pod: its selector is app=vllm-qwen3-06b"),
+    let commands = [
+        found.command("error", "HTTPRoute", "names Gateway llm-d/inference-gateway, which does not exist"),
+        found.command("error", "HTTPRoute", "refers to InferencePool pools/qwen in another namespace"),
     ];
     found.fix("warning", "Gateway", "no HTTPRoute is attached");
-    for fix in fixes {
-        follow(&client, &fix).await;
+    for command in commands {
+        follow(&client, &command).await;
     }
+    // Only the operator knows whether the pod with a similar label serves the pool's model.
+    let empty = found.item("error", "InferencePool", "selects no Pod: its selector is app=vllm-qwen3-06b");
+    assert_eq!(empty["command"], Value::Null, "{empty}");
+    assert!(empty["message"].as_str().unwrap().contains("app=vllm-qwen (Pod qwen-0)"), "{empty}");
+    pod(&client, "llm-d", "qwen-0", ("app", "vllm-qwen3-06b")).await;
     report_gateway(&client, 2).await;
     report_route(&client, "qwen").await;
 
@@ -301,6 +310,23 @@ async fn finds_faults_and_its_fixes_work() {
 
     let well = check(&kubeconfig, agent).await;
     assert_eq!((well.code, well.wrong()), (Some(0), Vec::new()));
+
+    // An older API group.
+    let old = "inference.networking.x-k8s.io";
+    server.install([open_crd(old, "v1alpha2", "InferencePool", "inferencepools")]).await.unwrap();
+    let version = format!("{old}/v1alpha2");
+    let pools = api(&client, &version, "InferencePool", "inferencepools", "llm-d");
+    for name in ["old", "qwen"] {
+        apply(&pools, &version, "InferencePool", name, json!({ "spec": { "targetPortNumber": 8000 } })).await;
+    }
+    let unserved = check(&kubeconfig, agent).await;
+    assert_eq!((unserved.code, unserved.wrong().len()), (Some(1), 1), "{:#?}", unserved.wrong());
+    unserved.fix("error", "InferencePool llm-d/old", "use InferencePool of inference.networking.k8s.io/v1");
+
+    // A user who may list nothing has checked nothing.
+    let nothing = run(&server.kubeconfig_as("stranger").unwrap(), &[]).await;
+    assert_eq!(nothing.code, Some(1), "{:#?}", nothing.items);
+    assert!(nothing.items.iter().all(|item| item["level"] == "not-checked"), "{:#?}", nothing.items);
 
     // Kinds that the user may not list are never reported as ok.
     let stranger = server.kubeconfig_as("stranger").unwrap();

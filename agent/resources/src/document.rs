@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     key::ObjectKey,
     kind::{Kind, Object, Visitor},
+    replaced::Replaced,
     snapshot::{Problem, Snapshot},
 };
 
@@ -104,10 +105,12 @@ fn read_value(place: &str, value: Value, snapshot: &mut Snapshot) {
     }
 }
 
-/// Kinds that are not read are ignored. An unknown version of a kind that is read is an error.
+/// Kinds that are not read are ignored. A kind of an older API group is an error, and so is an unknown version of a kind that is read is an error.
 fn insert(api_version: &str, kind: &str, value: &Value, snapshot: &mut Snapshot) -> Result<(), String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let Some(kind) = Kind::find(group, kind) else { return Ok(()) };
+    let Some(kind) = Kind::find(group, kind) else {
+        return Replaced::find(group, kind).map_or(Ok(()), |replaced| Err(replaced.message()));
+    };
     let names = kind.names();
     if !names.versions.contains(&version) {
         return Err(format!("version {version} is not supported; use {}", names.versions.join(" or ")));

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
@@ -44,6 +45,11 @@ impl Snapshot {
             }));
         }
         endpoints
+    }
+
+    /// The pods that the pool selects in its namespace, ready or not, sorted by name.
+    pub fn pool_pods(&self, pool: &ObjectKey) -> Vec<(ObjectKey, Arc<Pod>)> {
+        self.pool_members().of(pool).to_vec()
     }
 
     /// Ready addresses of `port` of a Service, from its EndpointSlices, which refer to the port by name.

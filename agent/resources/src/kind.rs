@@ -106,6 +106,20 @@ impl Kind {
         Names { kind, plural, is_namespaced, groups, versions }
     }
 
+    /// `HTTPRoute`
+    pub fn name(self) -> &'static str {
+        self.names().kind
+    }
+
+    /// `gateway.networking.k8s.io/v1`, the preferred one.
+    pub fn api_version(self) -> String {
+        let names = self.names();
+        match (names.groups[0], names.versions[0]) {
+            ("", version) => version.to_owned(),
+            (group, version) => format!("{group}/{version}"),
+        }
+    }
+
     /// The kind with this group and kind name.
     pub(super) fn find(group: &str, kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| {

@@ -24,6 +24,7 @@ mod key;
 mod kind;
 mod model_map;
 mod object_map;
+mod replaced;
 mod snapshot;
 mod source;
 mod store;

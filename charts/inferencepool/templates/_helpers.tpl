@@ -1,13 +1,18 @@
+{{- /* Name of the InferencePool: the release's; in a parent chart with an alias, both, so that one release has several. */ -}}
+{{- define "inferencepool.name" -}}
+{{- if or .Chart.IsRoot (eq .Chart.Name "inferencepool") -}}{{ .Release.Name }}{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name }}{{- end -}}
+{{- end -}}
+
 {{- define "inferencepool.labels" -}}
 app.kubernetes.io/part-of: forebay
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/instance: {{ include "inferencepool.name" . | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "inferencepool.picker" -}}
-{{- printf "%s-epp" .Release.Name -}}
+{{- printf "%s-epp" (include "inferencepool.name" .) -}}
 {{- end -}}
 
 {{- /* Namespace of the agents: the configured one, the one found in the cluster, or the default. Searched only if it is

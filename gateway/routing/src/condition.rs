@@ -35,6 +35,23 @@ pub mod reason {
     // InferencePools at one parent.
     pub const HTTP_ROUTE_NOT_ACCEPTED: &str = "HTTPRouteNotAccepted";
     pub const INVALID_EXTENSION_REF: &str = "InvalidExtensionRef";
+
+    // InferencePools: conditions of this controller's own types.
+    pub const NO_PODS: &str = "NoPods";
+    pub const PODS_NOT_READY: &str = "PodsNotReady";
+    pub const PORT_NOT_FOUND: &str = "PortNotFound";
+    pub const NO_READY_ENDPOINTS: &str = "NoReadyEndpoints";
+    pub const SAME_PODS: &str = "SamePods";
+}
+
+/// Condition types of this controller: present and true while the problem exists.
+pub mod kind {
+    /// No pod of an InferencePool can serve requests.
+    pub const NO_READY_PODS: &str = "forebay.dev/NoReadyPods";
+    /// The endpoint picker of an InferencePool cannot be reached.
+    pub const PICKER_UNAVAILABLE: &str = "forebay.dev/PickerUnavailable";
+    /// Two InferencePools have the same pods and ports.
+    pub const SELECTOR_OVERLAP: &str = "forebay.dev/SelectorOverlap";
 }
 
 /// Status, reason and message of one condition.

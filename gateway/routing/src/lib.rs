@@ -26,10 +26,11 @@ mod table;
 mod tests;
 
 pub use self::compile::{
-    Certificates, ListenerModels, ListenerReport, ParentReport, PoolReport, Report, Settled, SnapshotSettler,
-    compile, gateway_parents, is_granted, listener_models, models_secret,
+    Certificates, ListenerModels, ListenerReport, Overlaps, ParentReport, PolicyEffect, PolicyProblem,
+    PolicyReport, PoolProblem, PoolReport, Report, Settled, SnapshotSettler, compile, gateway_parents,
+    is_granted, listener_models, models_secret, overlaps, pool_problems, without_picker,
 };
-pub use self::condition::{ConditionStatus, reason};
+pub use self::condition::{ConditionStatus, kind, reason};
 pub use self::names::{
     BASE_MODEL_NAME_HEADER, CONTROLLER_NAME, EXPLAIN, EXPLANATION, GATEWAY_GROUP, HTTP_ROUTE,
     MODEL_NAME_HEADER, POOL_GROUP, POOL_KIND,

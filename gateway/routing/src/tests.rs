@@ -1,3 +1,4 @@
+mod pools;
 mod report;
 mod restrictions;
 mod rewrites;

@@ -68,6 +68,7 @@ pub struct Gateway {
     admin_address: SocketAddr,
     state: watch::Receiver<State>,
     stop: CancellationToken,
+    stop_writing: CancellationToken,
     tasks: TaskTracker,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -84,6 +85,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Ends the status writer, before the rest: another replica takes the Lease while this one drains.
+    stop_writing: CancellationToken,
     workers: Arc<Workers>,
     worker_count: usize,
     connections: Arc<ConnectionPool>,
@@ -118,6 +121,7 @@ impl Shared {
             )),
             h2: Arc::new(H2Connections::new(config.upstream_idle_timeout, tasks.clone(), stop.clone())),
             draining: Arc::default(),
+            stop_writing: stop.child_token(),
             open_files,
             tasks,
             stop,
@@ -204,10 +208,9 @@ impl Gateway {
         let services_in = config.pod_namespace.clone().filter(|_| matches!(resources, Provider::Cluster(_)));
         if let (Provider::Cluster(provider), Some(namespace)) = (&resources, services_in.clone()) {
             let options = config.writer_options(namespace);
-            Writer::start(provider, options, observe_applied, &shared.tasks, &shared.stop);
+            Writer::start(provider, options, observe_applied, &shared.tasks, &shared.stop_writing);
         }
-        let half_closed = proxy.picker.half_closed().clone();
-        let config_page = config_page(&proxy);
+        let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
             certificates: Certificates::default(),
@@ -223,7 +226,7 @@ impl Gateway {
             services_in,
             applied,
         };
-        let Shared { metrics, tasks, stop, connections, h2, draining, .. } = shared;
+        let Shared { metrics, tasks, stop, stop_writing, connections, h2, draining, .. } = shared;
         tasks.spawn(controller.run(stop.clone()));
         tasks.spawn(sweep(connections, h2, half_closed, stop.clone()));
         tasks.spawn(serve_admin(admin_listener, metrics.clone(), health.clone(), config_page, stop.clone()));
@@ -231,6 +234,7 @@ impl Gateway {
             admin_address,
             state: observed,
             stop,
+            stop_writing,
             tasks,
             health,
             metrics,
@@ -268,6 +272,7 @@ impl Gateway {
         let deadline = self.drain_delay.saturating_add(self.drain_timeout);
         tracing::info!("shutting down: draining {requests} requests, deadline {} s", deadline.as_secs_f64());
         self.health.drain();
+        self.stop_writing.cancel();
         self.draining.store(true, Ordering::Relaxed);
         tokio::time::sleep(self.drain_delay).await;
         self.stop.cancel();

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::owner;
 
 const NAME: &str = "forebay-gateway";
 /// A Lease that was not renewed for this time is free.
@@ -23,8 +26,12 @@ const CHECK: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(3);
 
 pub(super) struct Candidate {
+    client: Client,
     api: Api<Lease>,
+    namespace: String,
     identity: String,
+    /// The Deployment of this pod. The Lease is deleted with it.
+    owner: Option<OwnerReference>,
     is_holder: watch::Sender<bool>,
     renewed: Instant,
     /// The version last seen and when it was first seen, by the clock of this replica.
@@ -34,8 +41,11 @@ pub(super) struct Candidate {
 impl Candidate {
     pub(super) fn new(client: Client, namespace: &str, identity: String) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            client,
+            namespace: namespace.to_owned(),
             identity,
+            owner: None,
             is_holder: watch::Sender::new(false),
             renewed: Instant::now(),
             seen: None,
@@ -49,6 +59,11 @@ impl Candidate {
 
     /// Competes for the Lease until `stop` is cancelled, then releases it.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let owner =
+            tokio::time::timeout(REQUEST, owner::deployment(&self.client, &self.namespace, &self.identity));
+        if let Some(Ok(Ok(owner))) = stop.run_until_cancelled(owner).await {
+            self.owner = owner;
+        }
         loop {
             let attempt = tokio::time::timeout(REQUEST, self.acquire_or_renew());
             let Some(result) = stop.run_until_cancelled(attempt).await else { break };
@@ -88,7 +103,8 @@ impl Candidate {
     async fn acquire_or_renew(&mut self) -> kube::Result<()> {
         let started = Instant::now();
         let Some(lease) = self.api.get_opt(NAME).await? else {
-            let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
+            let owner_references = self.owner.clone().map(|owner| vec![owner]);
+            let metadata = ObjectMeta { name: Some(NAME.into()), owner_references, ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.spec(None)) };
             self.api.create(&PostParams::default(), &lease).await?;
             self.renewed = started;
@@ -96,17 +112,34 @@ impl Candidate {
             return Ok(());
         };
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
-        if holder != self.identity && !holder.is_empty() && !self.is_expired(&lease) {
+        if holder != self.identity
+            && !holder.is_empty()
+            && !self.is_expired(&lease)
+            && !self.is_gone(holder).await?
+        {
             self.set(false);
             return Ok(());
         }
         let spec = self.spec(lease.spec.as_ref());
         // Fails if another replica has changed the Lease since it was read (optimistic locking).
-        let lease = Lease { spec: Some(spec), ..lease };
+        let mut lease = Lease { spec: Some(spec), ..lease };
+        if let Some(owner) = &self.owner {
+            lease.metadata.owner_references = Some(vec![owner.clone()]);
+        }
         self.api.replace(NAME, &PostParams::default(), &lease).await?;
         self.renewed = started;
         self.set(true);
         Ok(())
+    }
+
+    /// Whether the holder was a pod that does not exist any more: its token is no longer accepted, so it writes nothing. It
+    /// could not give the Lease back if it was uninstalled with its permissions. Not known outside of a Deployment.
+    async fn is_gone(&self, holder: &str) -> kube::Result<bool> {
+        if self.owner.is_none() {
+            return Ok(false);
+        }
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        Ok(pods.get_metadata_opt(holder).await?.is_none())
     }
 
     /// Whether the Lease was not renewed for its duration, by the clock of this replica.

@@ -3,6 +3,7 @@
 
 mod api;
 mod applied;
+mod events;
 mod lease;
 mod owner;
 mod rules;

@@ -56,13 +56,23 @@ pub(crate) fn open_ports(snapshot: &Snapshot, namespace: &str) -> BTreeMap<Liste
     ports
 }
 
-/// The Service of a Gateway.
+/// The Service of a Gateway. One that is being deleted may keep its address for a while, but serves no longer.
 pub(super) fn service_of<'a>(
     snapshot: &'a Snapshot,
     namespace: &'a str,
     gateway: &ObjectKey,
 ) -> Option<&'a Service> {
-    managed(snapshot, namespace).find(|(_, _, of)| of == gateway).map(|(_, service, _)| service)
+    let of_gateway = managed(snapshot, namespace).filter(|(_, _, of)| of == gateway);
+    let mut existing = of_gateway.filter(|(_, service, _)| service.metadata.deletion_timestamp.is_none());
+    existing.next().map(|(_, service, _)| service)
+}
+
+/// Whether a pod of the gateway is ready behind the Service.
+pub(super) fn has_endpoints(snapshot: &Snapshot, service: &Service) -> bool {
+    let (namespace, name) = (&service.metadata.namespace, &service.metadata.name);
+    let Some((namespace, name)) = namespace.as_deref().zip(name.as_deref()) else { return false };
+    let key = ObjectKey::new(namespace, name);
+    targets(service).any(|(port, _)| !snapshot.service_endpoints(&key, port).is_empty())
 }
 
 /// Services of this controller, with their Gateways.

@@ -7,10 +7,13 @@ use forebay_resources::{Kind, ObjectKey, Snapshot};
 use forebay_routing::status::{
     Reach, class_status, gateway_status, has_ours, policy_status, pool_status, rewrite_status, route_status,
 };
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::applied::Applied;
-use super::services::service_of;
+use super::events::{Transition, transitions};
+use super::services::{has_endpoints, service_of};
 
 /// A status that must be written.
 #[derive(Debug)]
@@ -21,6 +24,25 @@ pub(super) struct Change {
     pub(super) resource_version: String,
     /// The fields to write.
     pub(super) status: Value,
+    /// Conditions that change.
+    pub(super) transitions: Vec<Transition>,
+    /// `metadata.uid`, for Events.
+    uid: Option<String>,
+}
+
+impl Change {
+    /// The object, for Events.
+    pub(super) fn reference(&self) -> ObjectReference {
+        let namespace = Some(self.key.namespace.clone()).filter(|namespace| !namespace.is_empty());
+        ObjectReference {
+            api_version: Some(self.kind.api_version()),
+            kind: Some(self.kind.name().into()),
+            namespace,
+            name: Some(self.key.name.clone()),
+            uid: self.uid.clone(),
+            ..ObjectReference::default()
+        }
+    }
 }
 
 /// Versions whose status was written, until the watch delivers newer versions.
@@ -56,46 +78,48 @@ pub(super) fn changes(
     let mut pass = Pass { statuses, written, changes: Vec::new() };
     let snapshot: &Snapshot = &applied.snapshot;
     for (key, class) in &snapshot.gateway_classes {
-        pass.compare(Kind::GatewayClass, key, |current| class_status(class, current));
+        pass.compare(Kind::GatewayClass, key, &class.metadata, |current| class_status(class, current));
     }
     for (key, listeners) in &applied.report.gateways {
         let Some(gateway) = snapshot.gateways.get(key) else { continue };
         let is_open = |listener: &forebay_routing::ListenerReport| {
             listener.port.as_ref().is_some_and(|port| applied.addresses.contains_key(port))
         };
+        let service = service_of(snapshot, namespace, key);
         let reach = Reach {
-            service: service_of(snapshot, namespace, key),
+            service,
+            has_endpoints: service.is_some_and(|service| has_endpoints(snapshot, service)),
             refused: refused.get(key).map(String::as_str),
             is_open: &is_open,
         };
-        pass.compare(Kind::Gateway, key, |current| {
+        pass.compare(Kind::Gateway, key, &gateway.metadata, |current| {
             Some(gateway_status(gateway.metadata.generation, listeners, &reach, current))
         });
     }
     for key in pass.keys(Kind::HttpRoute, applied.report.routes.keys()) {
         let Some(route) = snapshot.http_routes.get(&key) else { continue };
         let parents = applied.report.routes.get(&key).map_or(&[][..], Vec::as_slice);
-        pass.compare(Kind::HttpRoute, &key, |current| {
+        pass.compare(Kind::HttpRoute, &key, &route.metadata, |current| {
             Some(route_status(route.metadata.generation, parents, current))
         });
     }
     for key in pass.keys(Kind::InferencePool, applied.report.pools.keys()) {
         let Some(pool) = snapshot.inference_pools.get(&key) else { continue };
         let report = applied.report.pools.get(&key);
-        pass.compare(Kind::InferencePool, &key, |current| {
+        pass.compare(Kind::InferencePool, &key, &pool.metadata, |current| {
             Some(pool_status(pool.metadata.generation, report, current))
         });
     }
     for key in pass.keys(Kind::AgentgatewayPolicy, applied.report.policies.keys()) {
         let Some(policy) = snapshot.agentgateway_policies.get(&key) else { continue };
         let gateways = applied.report.policies.get(&key);
-        pass.compare(Kind::AgentgatewayPolicy, &key, |current| {
+        pass.compare(Kind::AgentgatewayPolicy, &key, &policy.metadata, |current| {
             Some(policy_status(policy.metadata.generation, gateways, current))
         });
     }
     for (key, rewrite) in &snapshot.inference_model_rewrites {
         let state = applied.report.rewrites.get(key);
-        pass.compare(Kind::InferenceModelRewrite, key, |current| {
+        pass.compare(Kind::InferenceModelRewrite, key, &rewrite.metadata, |current| {
             rewrite_status(rewrite.metadata.generation, state, current)
         });
     }
@@ -116,7 +140,13 @@ impl Pass<'_> {
         reported.cloned().chain(entered.cloned()).collect()
     }
 
-    fn compare(&mut self, kind: Kind, key: &ObjectKey, status: impl FnOnce(&Value) -> Option<Value>) {
+    fn compare(
+        &mut self,
+        kind: Kind,
+        key: &ObjectKey,
+        metadata: &ObjectMeta,
+        status: impl FnOnce(&Value) -> Option<Value>,
+    ) {
         // A status that was just written is compared again when the watch delivers it.
         let Some(current) = self.statuses.get(kind, key).filter(|_| !self.written.is_pending(kind, key))
         else {
@@ -131,7 +161,9 @@ impl Pass<'_> {
                 kind,
                 key: key.clone(),
                 resource_version: current.resource_version.clone(),
+                transitions: transitions(&current.status, &status),
                 status,
+                uid: metadata.uid.clone(),
             });
         }
     }

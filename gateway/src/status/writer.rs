@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::applied::Applied;
+use super::events::Events;
 use super::lease::Candidate;
 use super::services::{Plan, PortRange, ServiceOptions, plan};
 use super::statuses::{Change, Written, changes};
@@ -54,6 +55,7 @@ pub(crate) struct Writer {
     owner: Option<OwnerReference>,
     assigned: BTreeMap<ListenerPort, u16>,
     written: Written,
+    events: Events,
     /// Failures that were logged already.
     failing: BTreeSet<String>,
 }
@@ -69,8 +71,10 @@ impl Writer {
     ) {
         let client = provider.client().clone();
         let candidate = Candidate::new(client.clone(), &options.namespace, options.identity.clone());
+        let events = Events::new(client.clone(), options.identity.clone());
         let writer = Self {
             client,
+            events,
             identity: options.identity,
             is_holder: candidate.subscribe(),
             options: ServiceOptions {
@@ -181,7 +185,7 @@ impl Writer {
         let client = &self.client;
         let written = stream::iter(changes)
             .map(async |change| {
-                let Change { kind, key, resource_version, status } = &change;
+                let Change { kind, key, resource_version, status, .. } = &change;
                 let written =
                     request(super::api::patch_status(client, *kind, key, resource_version, status)).await;
                 (change, written)
@@ -193,7 +197,11 @@ impl Writer {
             match written {
                 // A newer version or the deletion of the object will arrive and start the next pass. Objects of an
                 // older API group get no status, so nothing arrives for them.
-                Ok(true) | Err(Failure::Conflict | Failure::Gone) => self.written.add(change),
+                Ok(true) => {
+                    self.events.publish(&change.reference(), &change.transitions).await;
+                    self.written.add(change);
+                }
+                Err(Failure::Conflict | Failure::Gone) => self.written.add(change),
                 Ok(false) => {}
                 Err(why) => {
                     failing.insert(format!(

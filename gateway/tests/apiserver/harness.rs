@@ -161,6 +161,23 @@ impl Harness {
         .await;
     }
 
+    /// Brings a gateway pod up behind a Service, as the endpoint controller would.
+    pub async fn ready_behind(&self, service: &str, port: u16) {
+        self.apply(
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            "forebay",
+            &format!("{service}-x"),
+            json!({
+                "metadata": { "labels": { "kubernetes.io/service-name": service } },
+                "addressType": "IPv4",
+                "ports": [{ "name": port.to_string(), "port": 10_000 }],
+                "endpoints": [{ "addresses": ["10.0.0.5"], "conditions": { "ready": true } }],
+            }),
+        )
+        .await;
+    }
+
     pub async fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Value {
         let object = self.api(api_version, kind, namespace).get_opt(name).await.unwrap();
         serde_json::to_value(object).unwrap()

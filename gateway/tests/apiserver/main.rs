@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod events;
 mod harness;
+mod reinstall;
 mod statuses;

@@ -51,6 +51,14 @@ async fn the_leader_writes_statuses_and_services() {
 
     // The Gateway has the address of its Service.
     let public = (API, "Gateway", "infra", "public");
+    harness
+        .until(public, "no gateway is ready behind the Service", |it| {
+            let programmed = condition(&it["status"]["conditions"], "Programmed");
+            programmed.is_some_and(|it| it["status"] == "False" && it["reason"] == "Pending")
+                && it["status"]["addresses"].as_array().is_none_or(Vec::is_empty)
+        })
+        .await;
+    harness.ready_behind("infra-public", 80).await;
     let gateway = harness
         .until(public, "the Gateway is programmed", |it| {
             has(&it["status"]["conditions"], "Programmed", "True")
@@ -129,6 +137,7 @@ async fn the_leader_writes_statuses_and_services() {
 
     // A second Gateway with the same port gets another container port. Nothing else is written.
     harness.listen("private", 80).await;
+    harness.ready_behind("infra-private", 80).await;
     let private = (API, "Gateway", "infra", "private");
     harness
         .until(private, "the second Gateway", |it| has(&it["status"]["conditions"], "Programmed", "True"))

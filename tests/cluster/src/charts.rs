@@ -41,8 +41,22 @@ impl Helm {
     /// # Errors
     /// Standard error of helm.
     pub fn attempt(&self, chart_name: &str, namespace: &str, set: &[&str]) -> Result<Vec<Value>, String> {
+        self.render_folder(Path::new(&chart(chart_name)), chart_name, namespace, set)
+    }
+
+    /// Renders the chart in a folder.
+    ///
+    /// # Errors
+    /// Standard error of helm.
+    pub fn render_folder(
+        &self,
+        folder: &Path,
+        release: &str,
+        namespace: &str,
+        set: &[&str],
+    ) -> Result<Vec<Value>, String> {
         let mut helm = Command::new(&self.0);
-        helm.args(["template", chart_name, &chart(chart_name), "--namespace", namespace]);
+        helm.args(["template", release]).arg(folder).args(["--namespace", namespace]);
         helm.args(set.iter().flat_map(|value| ["--set", value]));
         let output = helm.output().map_err(|error| error.to_string())?;
         if !output.status.success() {

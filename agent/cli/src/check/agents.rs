@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_resources::{Kind, Pod, takes_requests};
 
 use super::{
-    class::INSTALL,
+    advice::{Advice, quote},
+    class::install,
     finding::{Finding, Object, or_ok},
     installation::{AgentState, Installation},
 };
@@ -19,6 +20,7 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             format!("reachability: {why}"),
             "run `forebay nodes`, or name the agents with --agents ADDRESS:PORT",
         )),
+        Some(Ok(states)) if states.is_empty() => {}
         Some(Ok(states)) => {
             findings.extend(or_ok(states.iter().filter_map(check_agent).collect(), || {
                 let message = format!("{} reachable, counting in the kernel", states.len());
@@ -39,7 +41,7 @@ fn pods(installation: &Installation) -> Vec<Finding> {
     if agents.is_empty() {
         let message =
             format!("no Pod has the label {selector}: pickers use engine metrics and their own picks only");
-        return vec![Finding::warning(Object::all("Agents"), message, INSTALL)];
+        return vec![Finding::warning(Object::all("Agents"), message, install(installation))];
     }
     let covered: BTreeSet<&str> = agents.iter().filter_map(|(_, pod)| node(pod)).collect();
     let mut findings = Vec::new();
@@ -47,20 +49,27 @@ fn pods(installation: &Installation) -> Vec<Finding> {
         if !covered.contains(node) {
             let message = format!("runs {count} pods of InferencePools and no agent ({selector})");
             let fix = format!(
-                "let the agents' DaemonSet run there (--set agent.nodeSelector, agent.tolerations): kubectl describe daemonset -A -l {selector}"
+                "let the agents' DaemonSet run there (chart values agent.nodeSelector, agent.tolerations): kubectl describe daemonset -A -l {selector}"
             );
             findings.push(Finding::error(Object::named("Node", node), message, fix));
         }
     }
     for (key, pod) in agents.iter().filter(|(_, pod)| !takes_requests(pod)) {
         let message = format!("the agent of node {} is not Ready", node(pod).unwrap_or("?"));
-        let fix =
-            format!("kubectl describe pod -n {0} {1}; kubectl logs -n {0} {1}", key.namespace, key.name);
+        let (namespace, name) = (quote(&key.namespace), quote(&key.name));
+        let fix = Advice::Command(format!(
+            "kubectl describe pod -n {namespace} {name}; kubectl logs -n {namespace} {name}"
+        ));
         findings.push(Finding::error(Object::new("Pod", key), message, fix));
     }
+    // Pods that could not be listed may run on other nodes.
+    let pools = installation.snapshot.inference_pools.keys();
+    let knows_nodes = installation.knows(Kind::InferencePool, None)
+        && pools.into_iter().all(|pool| installation.knows(Kind::Pod, Some(&pool.namespace)));
     or_ok(findings, || {
-        let message = format!("{} Ready, on every node with pods of an InferencePool", agents.len());
-        Finding::ok(Object::all("Agents"), message)
+        let where_they_run =
+            if knows_nodes { "on every node with pods of an InferencePool" } else { "where they run" };
+        Finding::ok(Object::all("Agents"), format!("{} Ready, {where_they_run}", agents.len()))
     })
 }
 

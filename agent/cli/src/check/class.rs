@@ -5,13 +5,42 @@ use forebay_routing::CONTROLLER_NAME;
 use k8s_openapi::api::apps::v1::Deployment;
 
 use super::{
+    advice::{Advice, kubectl},
     condition::written,
     finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
 };
 
-pub(super) const INSTALL: &str =
-    "helm upgrade --install forebay charts/forebay --namespace forebay-system --create-namespace --wait";
+const INSTALL: &str =
+    "helm install forebay charts/forebay --namespace forebay-system --create-namespace --wait";
+
+/// How to install what is missing. A command only if nothing of Forebay is there: `helm upgrade` would set the values of an
+/// existing release back to the defaults.
+pub(super) fn install(installation: &Installation) -> Advice {
+    let Some(cluster) = &installation.cluster else { return INSTALL.into() };
+    let classes = &installation.snapshot.gateway_classes;
+    let has_class = classes.values().any(|class| class.spec.controller_name == CONTROLLER_NAME);
+    let is_absent = installation.knows_all([Kind::GatewayClass, Kind::Pod])
+        && cluster.deployments.as_ref().is_ok_and(Vec::is_empty)
+        && installation.agent_pods().next().is_none()
+        && !has_class;
+    if is_absent {
+        return Advice::Command(INSTALL.into());
+    }
+    "a part of Forebay is installed: compare the values of its release (helm list -A; helm get values --all), and upgrade \
+     it with these values and what is missing"
+        .into()
+}
+
+/// The gateway's log has the cause.
+pub(super) fn gateway_log(installation: &Installation) -> Advice {
+    let deployments = installation.cluster.as_ref().and_then(|cluster| cluster.deployments.as_ref().ok());
+    let namespace = deployments.and_then(|it| it.first()?.metadata.namespace.as_deref());
+    match namespace {
+        Some(namespace) => kubectl(&["logs", "-n", namespace, "-l", GATEWAY_SELECTOR, "--tail=100"]),
+        None => "read the gateway's log for the cause".into(),
+    }
+}
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     // A folder has neither.
@@ -26,7 +55,7 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
         }));
     }
     if let Ok(deployments) = &cluster.deployments {
-        findings.extend(gateway(deployments));
+        findings.extend(gateway(installation, deployments));
     }
     findings
 }
@@ -35,7 +64,7 @@ fn class(installation: &Installation) -> Option<Finding> {
     let name = &installation.class;
     let object = Object::named("GatewayClass", name);
     let Some(class) = installation.snapshot.gateway_classes.get(&ObjectKey::new("", name)) else {
-        return Some(Finding::error(object, "does not exist", INSTALL));
+        return Some(Finding::error(object, "does not exist", install(installation)));
     };
     let controller = &class.spec.controller_name;
     if controller != CONTROLLER_NAME {
@@ -45,15 +74,15 @@ fn class(installation: &Installation) -> Option<Finding> {
     }
     let conditions = class.status.as_ref().and_then(|status| status.conditions.as_deref());
     let why = written(conditions.unwrap_or_default(), "Accepted")?;
-    let fix = format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
+    let fix = gateway_log(installation);
     Some(Finding::error(object, why.to_string(), fix).because(why.reason))
 }
 
-fn gateway(deployments: &[Deployment]) -> Vec<Finding> {
+fn gateway(installation: &Installation, deployments: &[Deployment]) -> Vec<Finding> {
     if deployments.is_empty() {
         let object = Object::named("Deployment", "forebay-gateway");
         let message = format!("no Deployment has the label {GATEWAY_SELECTOR}");
-        return vec![Finding::error(object, message, INSTALL)];
+        return vec![Finding::error(object, message, install(installation))];
     }
     deployments.iter().map(replicas).collect()
 }
@@ -67,7 +96,7 @@ fn replicas(deployment: &Deployment) -> Finding {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let message = format!("{ready} of {wanted} replicas of the gateway are ready");
-    let fix = format!("kubectl describe pods -n {} -l {GATEWAY_SELECTOR}", key.namespace);
+    let fix = kubectl(&["describe", "pods", "-n", &key.namespace, "-l", GATEWAY_SELECTOR]);
     match ready {
         // Zero ready replicas is an error even if zero are wanted.
         0 => Finding::error(object, message, fix),

@@ -3,6 +3,7 @@
 use forebay_resources::ObjectKey;
 use serde_json::{Value, json};
 
+use super::advice::Advice;
 use crate::{
     json::API_VERSION,
     table::{align, header},
@@ -60,7 +61,7 @@ pub(super) struct Finding {
     pub(super) reason: Option<String>,
     pub(super) message: String,
     /// What to do; `None` if nothing.
-    pub(super) fix: Option<String>,
+    pub(super) fix: Option<Advice>,
 }
 
 impl Finding {
@@ -68,15 +69,15 @@ impl Finding {
         Self { level: Level::Ok, object, reason: None, message: message.into(), fix: None }
     }
 
-    pub(super) fn warning(object: Object, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn warning(object: Object, message: impl Into<String>, fix: impl Into<Advice>) -> Self {
         Self { level: Level::Warning, fix: Some(fix.into()), ..Self::ok(object, message) }
     }
 
-    pub(super) fn error(object: Object, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn error(object: Object, message: impl Into<String>, fix: impl Into<Advice>) -> Self {
         Self { level: Level::Error, ..Self::warning(object, message, fix) }
     }
 
-    pub(super) fn not_checked(object: Object, why: impl std::fmt::Display, fix: impl Into<String>) -> Self {
+    pub(super) fn not_checked(object: Object, why: impl std::fmt::Display, fix: impl Into<Advice>) -> Self {
         Self { level: Level::NotChecked, ..Self::warning(object, format!("not checked: {why}"), fix) }
     }
 
@@ -124,7 +125,8 @@ pub(super) fn json(findings: &[Finding]) -> Value {
                 "name": some(&object.key.name),
                 "reason": reason,
                 "message": message,
-                "fix": fix,
+                "fix": fix.as_ref().map(ToString::to_string),
+                "command": fix.as_ref().and_then(Advice::command),
             })
         })
         .collect();

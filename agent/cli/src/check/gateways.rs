@@ -5,11 +5,14 @@ use forebay_routing::{ListenerReport, gateway_parents, reason};
 use gateway_api::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewayStatusListeners,
 };
+use serde_json::json;
 
 use super::{
+    advice::{Advice, kubectl, quote},
+    class::gateway_log,
     condition::{BadCondition, computed, written},
     finding::{Finding, Object, or_ok},
-    installation::{GATEWAY_SELECTOR, Installation},
+    installation::Installation,
 };
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
@@ -19,7 +22,7 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let mut findings = without_class(installation);
     if installation.gateways().next().is_none() {
         let message = format!("no Gateway has the class {}: nothing is served", installation.class);
-        let fix = "apply a Gateway with that spec.gatewayClassName (or: helm upgrade … --set inferenceGateway.enabled=true)";
+        let fix = "apply a Gateway with that spec.gatewayClassName (or set inferenceGateway.enabled=true in the release)";
         findings.push(Finding::error(Object::all("Gateways"), message, fix));
     }
     for (key, gateway) in installation.gateways() {
@@ -27,9 +30,11 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             Some(_) => with_status(installation, key, gateway),
             // Only a cluster has a controller that writes statuses.
             None if installation.is_cluster() => {
-                let fix =
-                    format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
-                vec![Finding::error(Object::new("Gateway", key), "has no status yet", fix)]
+                vec![Finding::error(
+                    Object::new("Gateway", key),
+                    "has no status yet",
+                    gateway_log(installation),
+                )]
             }
             None => {
                 let listeners = gateway.spec.listeners.iter();
@@ -64,17 +69,28 @@ fn without_class(installation: &Installation) -> Vec<Finding> {
                 "has the class {}, which does not exist: no controller serves it",
                 gateway.spec.gateway_class_name
             );
-            let fix = format!(
-                r#"kubectl patch gateway {} -n {} --type=merge -p='{{"spec":{{"gatewayClassName":"{ours}"}}}}'"#,
-                key.name, key.namespace
-            );
-            Finding::error(Object::new("Gateway", key), message, fix)
+            Finding::error(Object::new("Gateway", key), message, class_fix(key, gateway, ours))
         })
         .collect()
 }
 
-fn describe(key: &ObjectKey) -> String {
-    format!("kubectl describe gateway -n {} {}", key.namespace, key.name)
+/// A command only if no controller has ever taken the Gateway: a data plane may outlive its class.
+fn class_fix(key: &ObjectKey, gateway: &Gateway, ours: &str) -> Advice {
+    let conditions = gateway.status.as_ref().and_then(|status| status.conditions.as_deref());
+    // The API server sets conditions with status Unknown by default.
+    if conditions.unwrap_or_default().iter().any(|condition| condition.status != "Unknown") {
+        let fix = format!(
+            "if it shall be served by Forebay, set spec.gatewayClassName: {ours}; a controller has served it, and may do so still"
+        );
+        return fix.into();
+    }
+    let (namespace, name) = (quote(&key.namespace), quote(&key.name));
+    let patch = quote(&json!({ "spec": { "gatewayClassName": ours } }).to_string());
+    Advice::Command(format!("kubectl patch gateway {name} -n {namespace} --type=merge -p={patch}"))
+}
+
+fn describe(key: &ObjectKey) -> Advice {
+    kubectl(&["describe", "gateway", "-n", &key.namespace, &key.name])
 }
 
 fn with_status(installation: &Installation, key: &ObjectKey, gateway: &Gateway) -> Vec<Finding> {
@@ -146,6 +162,14 @@ fn computed_conditions(installation: &Installation, report: &ListenerReport) -> 
     bad
 }
 
+/// Allows routes of one more namespace. `from: All` would allow routes of every team.
+pub(super) fn allow_namespace(namespace: &str, gateway: &ObjectKey) -> String {
+    format!(
+        "allow the namespace {namespace} on the listener of Gateway {gateway}: allowedRoutes.namespaces.from: Selector with the \
+         label kubernetes.io/metadata.name, or from: All for every namespace"
+    )
+}
+
 /// Why a listener has no attached routes; `None` if it has some.
 fn without_routes(
     installation: &Installation,
@@ -160,7 +184,7 @@ fn without_routes(
     let none = |why: &str| format!("listener {}: no HTTPRoute is attached: {why}", spec.name);
     if !installation.knows(Kind::HttpRoute, None) {
         let message = none("HTTPRoutes cannot be listed");
-        return Some(Finding::warning(object, message, "kubectl get httproutes -A"));
+        return Some(Finding::warning(object, message, kubectl(&["get", "httproutes", "-A"])));
     }
     // Routes that name a Gateway of this name in a namespace that has none, and routes that name this one.
     let (mut wrong_namespace, mut refused) = (None, None);
@@ -179,7 +203,7 @@ fn without_routes(
             format!(
                 "HTTPRoute {route} names this Gateway, but the listener allows routes of its own namespace only"
             ),
-            "set allowedRoutes.namespaces.from: All on the listener".to_owned(),
+            allow_namespace(&route.namespace, key),
         ),
         (_, Some(route)) => {
             (format!("HTTPRoute {route} names this Gateway"), "see the finding for that route".to_owned())

@@ -1,13 +1,14 @@
 //! The objects to check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
 use forebay_resources::{
-    self, CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Pod, Snapshot, Store,
-    cluster::{Listed, Listing, Selection},
+    self, CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Pod, Problem, Snapshot, Store,
+    cluster::{Listed, Listing, Selection, replaced_objects},
 };
 use forebay_routing::{Certificates, PortSharing, Report, compile};
+use forebay_telemetry::v1::Endpoint;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client, api::ListParams};
 
@@ -46,6 +47,8 @@ pub(super) struct Installation {
     pub(super) cluster: Option<Cluster>,
     /// States of the agents, or why they could not be asked. `None` if there are no agents to ask.
     pub(super) agents: Option<Result<Vec<AgentState>, String>>,
+    /// What the agents report of pods and ports.
+    pub(super) endpoints: Endpoints,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub(super) struct Cluster {
     pub(super) outcomes: Vec<(Selection, Listed)>,
     /// Deployments of the gateway, or why they could not be listed.
     pub(super) deployments: Result<Vec<Deployment>, String>,
+    /// Objects of older API groups, or why they could not be listed.
+    pub(super) replaced: Result<Vec<Problem>, String>,
 }
 
 /// One agent.
@@ -74,6 +79,7 @@ impl Installation {
             agent_selector: options.agents.agent_selector.clone(),
             cluster: None,
             agents: None,
+            endpoints: Endpoints::new(),
         };
         if let Some(folder) = &options.agents.resources {
             let store = Store::new();
@@ -87,7 +93,10 @@ impl Installation {
         it.report = report(&it.snapshot, &it.class, it.is_cluster());
         let has_some = it.agent_pods().next().is_some();
         if has_some || !options.agents.agents.is_empty() {
-            it.agents = Some(ask(&options.agents, access).await);
+            match ask(&options.agents, access).await {
+                Ok((states, endpoints)) => (it.agents, it.endpoints) = (Some(Ok(states)), endpoints),
+                Err(why) => it.agents = Some(Err(why)),
+            }
         }
         Ok(it)
     }
@@ -96,15 +105,18 @@ impl Installation {
         self.cluster.is_some()
     }
 
-    /// Whether the snapshot has all objects of the kind: those of `namespace` where the kind is listed by namespace.
+    /// Whether the snapshot has all objects of the kind: those of `namespace` where the kind is listed by namespace. What
+    /// was not listed at all is not known.
     pub(super) fn knows(&self, kind: Kind, namespace: Option<&str>) -> bool {
         let Some(cluster) = &self.cluster else { return true };
-        let mut outcomes = cluster.outcomes.iter();
-        outcomes.all(|(selection, outcome)| {
-            selection.kind() != kind
-                || selection.namespace() != namespace
-                || !matches!(outcome, Listed::Unknown(_))
-        })
+        let of_kind = || cluster.outcomes.iter().filter(|(selection, _)| selection.kind() == kind);
+        let in_namespace: Vec<_> =
+            of_kind().filter(|(selection, _)| selection.namespace() == namespace).collect();
+        let outcomes = match in_namespace.is_empty() {
+            true => of_kind().filter(|(selection, _)| *selection == Selection::all(kind)).collect(),
+            false => in_namespace,
+        };
+        !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| !matches!(outcome, Listed::Unknown(_)))
     }
 
     pub(super) fn knows_all(&self, kinds: impl IntoIterator<Item = Kind>) -> bool {
@@ -181,19 +193,33 @@ async fn read_cluster(client: &Client, agents: &Selector) -> anyhow::Result<(Sna
         Err(kube::Error::Api(status)) => Err(status.message.clone()),
         Err(error) => bail!("the API server is not reachable any more: {error}"),
     };
-    Ok((listing.snapshot, Cluster { outcomes: listing.outcomes, deployments }))
+    // During a migration, the same pool exists in both groups.
+    let pools = &listing.snapshot.inference_pools;
+    let replaced = replaced_objects(client).await.map(|objects| {
+        let unserved = objects.into_iter().filter(|(key, _)| !pools.contains_key(key));
+        unserved.map(|(_, problem)| problem).collect()
+    });
+    Ok((listing.snapshot, Cluster { outcomes: listing.outcomes, deployments, replaced }))
 }
 
 fn is_unauthorized(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 401)
 }
 
-async fn ask(options: &agents::Options, access: &Access) -> Result<Vec<AgentState>, String> {
+type Endpoints = BTreeMap<(ObjectKey, u16), Endpoint>;
+
+async fn ask(options: &agents::Options, access: &Access) -> Result<(Vec<AgentState>, Endpoints), String> {
     let (_streams, view) = agents::ask(options, access).await.map_err(|error| format!("{error:#}"))?;
     let states = view.agents.iter().map(|agent| AgentState {
         name: agent.name.clone(),
         problem: agent.problem().map(str::to_owned),
         kernel_off: agent.node.kernel_off.clone(),
     });
-    Ok(states.collect())
+    let endpoints = view.agents.iter().flat_map(|agent| agent.replica.endpoints());
+    let by_port = endpoints.filter_map(|endpoint| {
+        let key = endpoint.key.as_ref()?;
+        let port = u16::try_from(key.port).ok()?;
+        Some(((ObjectKey::new(&key.namespace, &key.pod), port), endpoint.clone()))
+    });
+    Ok((states.collect(), by_port.collect()))
 }

@@ -6,13 +6,15 @@ use forebay_resources::{
 };
 
 use super::{
+    advice::Advice,
     finding::{Finding, Object, or_ok},
     installation::{GATEWAY_SELECTOR, Installation},
 };
 
 const CRD: &str = "CustomResourceDefinition";
-const GATEWAY_API: &str = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
-const INFERENCE_EXTENSION: &str = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download/v1.6.0/manifests.yaml";
+// `create` installs what is missing; `apply` would also replace what is installed, perhaps by an older version.
+const GATEWAY_API: &str = "kubectl create -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
+const INFERENCE_EXTENSION: &str = "kubectl create -f https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download/v1.6.0/manifests.yaml";
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -23,8 +25,12 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
         if let Err(why) = &cluster.deployments {
             findings.push(not_checked(format!("deployments with {GATEWAY_SELECTOR}"), why));
         }
+        if let Err(why) = &cluster.replaced {
+            findings.push(not_checked("objects of inference.networking.x-k8s.io".into(), why));
+        }
     }
-    findings.extend(installation.snapshot.problems.iter().map(|problem| {
+    let replaced = installation.cluster.iter().flat_map(|cluster| cluster.replaced.iter().flatten());
+    findings.extend(installation.snapshot.problems.iter().chain(replaced).map(|problem| {
         let object = Object::all(problem.object.as_deref().unwrap_or(&problem.place));
         let message = format!("is invalid and ignored: {} ({})", problem.message, problem.place);
         Finding::error(object, message, "correct the named field")
@@ -50,12 +56,13 @@ fn check_kind(selection: &Selection, outcome: &Listed) -> Option<Finding> {
 /// `None` for kinds that every cluster has.
 fn not_installed(kind: Kind) -> Option<Finding> {
     let needed = |name: &str, fix: &str| {
+        let fix = Advice::Command(fix.into());
         Some(Finding::error(Object::named(CRD, name), "is not installed, and is required", fix))
     };
     // Optional kinds.
-    let optional = |name: &str, what: &str, fix: &str| {
+    let optional = |name: &str, what: &str, plural: &str| {
         Some(Finding {
-            fix: Some(fix.into()),
+            fix: Some(Advice::Command(format!("forebay crds {plural} | kubectl create -f -"))),
             ..Finding::ok(Object::named(CRD, name), format!("is not installed; needed only for {what}"))
         })
     };
@@ -68,18 +75,14 @@ fn not_installed(kind: Kind) -> Option<Finding> {
         Kind::AgentgatewayPolicy => optional(
             "agentgatewaypolicies.agentgateway.dev",
             "a map of model names as an AgentgatewayPolicy",
-            "forebay crds agentgatewaypolicies | kubectl apply --server-side -f -",
+            "agentgatewaypolicies",
         ),
-        Kind::InferenceObjective => optional(
-            "inferenceobjectives.llm-d.ai",
-            "priorities of requests",
-            "forebay crds inferenceobjectives | kubectl apply --server-side -f -",
-        ),
-        Kind::InferenceModelRewrite => optional(
-            "inferencemodelrewrites.llm-d.ai",
-            "model rewrites",
-            "forebay crds inferencemodelrewrites | kubectl apply --server-side -f -",
-        ),
+        Kind::InferenceObjective => {
+            optional("inferenceobjectives.llm-d.ai", "priorities of requests", "inferenceobjectives")
+        }
+        Kind::InferenceModelRewrite => {
+            optional("inferencemodelrewrites.llm-d.ai", "model rewrites", "inferencemodelrewrites")
+        }
         Kind::Pod
         | Kind::Service
         | Kind::EndpointSlice

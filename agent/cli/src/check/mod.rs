@@ -3,6 +3,7 @@
 //! Routing is judged by [`forebay_routing`], the code that the gateway serves and writes statuses with. Checks run in
 //! the order in which the parts depend on each other: the first error is the most likely cause of later ones.
 
+mod advice;
 mod agents;
 mod class;
 mod condition;

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_resources::{HttpRoute, Kind, ObjectKey};
-use forebay_routing::{BASE_MODEL_NAME_HEADER, ListenerModels, gateway_parents, listener_models, reason};
+use forebay_routing::{
+    BASE_MODEL_NAME_HEADER, GATEWAY_GROUP, HTTP_ROUTE, ListenerModels, POOL_GROUP, POOL_KIND, PolicyEffect,
+    PolicyProblem, gateway_parents, listener_models, reason,
+};
 use gateway_api::experimental::httproutes::HttpRouteRulesMatchesHeadersType as MatchType;
 
 use super::{
-    finding::{Finding, Object, or_ok},
+    finding::{Finding, Level, Object, or_ok},
     installation::Installation,
     nearest::typo,
 };
@@ -18,7 +21,8 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
         return Vec::new();
     }
     let snapshot = &installation.snapshot;
-    let mut errors: BTreeMap<Object, String> = BTreeMap::new();
+    let mut config_maps: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    let mut problems_of: BTreeSet<(ObjectKey, PolicyProblem)> = BTreeSet::new();
     let mut findings = Vec::new();
     let mut has_closed_map = false;
     for (key, gateway) in installation.gateways() {
@@ -28,8 +32,10 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             .iter()
             .map(|listener| listener_models(snapshot, key, &listener.name))
             .collect();
-        for models in &listeners {
-            errors.extend(errors_of(models));
+        let problems = listeners.iter().flat_map(|models| &models.config_map_errors);
+        config_maps.extend(problems.map(|(key, why)| (key.clone(), why.clone())));
+        for (policy, of_policy) in listeners.iter().flat_map(|models| &models.policies) {
+            problems_of.extend(of_policy.iter().map(|problem| (policy.clone(), problem.clone())));
         }
         // Without a policy, every model name is its own base model.
         if listeners.is_empty() || !listeners.iter().all(|models| models.map.is_closed()) {
@@ -43,26 +49,17 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
             }
         }
     }
-    // Also policies of routes and pools.
-    for (key, gateways) in &installation.report.policies {
-        if let Some(status) = gateways.values().find(|status| !status.is_true) {
-            let object = Object::new("AgentgatewayPolicy", key);
-            errors.entry(object).or_insert_with(|| status.message.clone());
-        }
+    // Also policies of routes and backends.
+    for (policy, gateways) in &installation.report.policies {
+        let problems = gateways.values().flat_map(|report| &report.problems);
+        problems_of.extend(problems.map(|problem| (policy.clone(), problem.clone())));
     }
-    let mut all: Vec<Finding> = errors
-        .into_iter()
-        .map(|(object, why)| {
-            let fix = match object.kind.as_str() {
-                "ConfigMap" => "correct the field that is named (data.baseModel, data.adapters)",
-                _ if why.contains("is not supported") => {
-                    "remove the field from the policy; if it restricts access, protect the target in another way first"
-                }
-                _ => r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
-            };
-            Finding::error(object, why, fix).because(reason::INVALID)
-        })
-        .collect();
+    let mut all: Vec<Finding> =
+        problems_of.iter().map(|(policy, problem)| not_applied(policy, problem)).collect();
+    all.extend(config_maps.into_iter().map(|(key, why)| {
+        let fix = "correct the field that is named (data.baseModel, data.adapters)";
+        Finding::error(Object::new("ConfigMap", &key), why, fix).because(reason::INVALID)
+    }));
     all.extend(untargeted(installation));
     all.extend(findings);
     if has_closed_map {
@@ -73,26 +70,44 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     all
 }
 
-/// The first error of each policy and ConfigMap.
-fn errors_of(models: &ListenerModels) -> impl Iterator<Item = (Object, String)> {
-    let policies = models
-        .policies
-        .iter()
-        .filter_map(|(key, errors)| Some((Object::new("AgentgatewayPolicy", key), errors.first()?.clone())));
-    let config_maps =
-        models.config_map_errors.iter().map(|(key, why)| (Object::new("ConfigMap", key), why.clone()));
-    policies.chain(config_maps)
+/// A field of a policy that is not applied.
+fn not_applied(policy: &ObjectKey, problem: &PolicyProblem) -> Finding {
+    let (level, fix) = match problem.effect {
+        PolicyEffect::Closes => (
+            Level::Error,
+            "protect the target in another way, then remove the field from the policy: requests are rejected until then",
+        ),
+        PolicyEffect::NotSet => (
+            Level::Error,
+            r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
+        ),
+        PolicyEffect::Ignored => (Level::Warning, "remove the field from the policy, or do not rely on it"),
+    };
+    let object = Object::new("AgentgatewayPolicy", policy);
+    let finding = Finding::error(object, problem.message.clone(), fix).because(reason::INVALID);
+    Finding { level, ..finding }
 }
 
-/// Policies that target a Gateway which is not in their namespace.
+/// Policies that target an object which is not in their namespace.
 fn untargeted(installation: &Installation) -> Vec<Finding> {
     let snapshot = &installation.snapshot;
     let mut findings = Vec::new();
     for (key, policy) in &snapshot.agentgateway_policies {
-        for target in policy.spec.target_refs.iter().filter(|it| it.kind == "Gateway") {
-            if !snapshot.gateways.contains_key(&ObjectKey::new(&key.namespace, &target.name)) {
-                let message = format!("targets Gateway {}, which is not in its namespace", target.name);
-                let fix = "apply the policy in the Gateway's namespace";
+        for target in &policy.spec.target_refs {
+            let named = ObjectKey::new(&key.namespace, &target.name);
+            let is_known = installation.knows(Kind::InferencePool, None);
+            let exists = match (target.group.as_str(), target.kind.as_str()) {
+                (GATEWAY_GROUP, "Gateway") => snapshot.gateways.contains_key(&named),
+                (GATEWAY_GROUP, HTTP_ROUTE) => snapshot.http_routes.contains_key(&named),
+                (POOL_GROUP, POOL_KIND) => snapshot.inference_pools.contains_key(&named) || !is_known,
+                // Services are known only where routes refer to them.
+                _ => true,
+            };
+            if !exists {
+                let message =
+                    format!("targets {} {}, which is not in its namespace", target.kind, target.name);
+                let fix =
+                    format!("apply the policy in the namespace of the {}, or correct the name", target.kind);
                 findings.push(Finding::warning(Object::new("AgentgatewayPolicy", key), message, fix));
             }
         }

@@ -3,6 +3,9 @@
 use forebay_resources::{HttpRoute, ObjectKey};
 use forebay_routing::{POOL_GROUP, POOL_KIND};
 use gateway_api::experimental::httproutes::HttpRouteRulesBackendRefs;
+use serde_json::json;
+
+use super::advice::{Advice, quote};
 
 /// A backendRef of a rule.
 pub(super) struct BackendRef<'a> {
@@ -28,10 +31,14 @@ pub(super) fn backends<'a>(key: &'a ObjectKey, route: &'a HttpRoute) -> impl Ite
     })
 }
 
-/// The command that sets the namespace of `spec.parentRefs[index]`.
-pub(super) fn patch_namespace(route: &ObjectKey, index: usize, namespace: &str) -> String {
-    let ObjectKey { namespace: of_route, name } = route;
-    format!(
-        r#"kubectl patch httproute {name} -n {of_route} --type=json -p='[{{"op":"add","path":"/spec/parentRefs/{index}/namespace","value":"{namespace}"}}]'"#
-    )
+/// Sets the namespace of `spec.parentRefs[index]`. Fails if the entry has another name by then.
+pub(super) fn patch_namespace(route: &ObjectKey, index: usize, gateway: &ObjectKey) -> Advice {
+    let entry = format!("/spec/parentRefs/{index}");
+    let patch = json!([
+        { "op": "test", "path": format!("{entry}/name"), "value": gateway.name },
+        { "op": "add", "path": format!("{entry}/namespace"), "value": gateway.namespace },
+    ]);
+    let (namespace, name) = (quote(&route.namespace), quote(&route.name));
+    let patch = quote(&patch.to_string());
+    Advice::Command(format!("kubectl patch httproute {name} -n {namespace} --type=json -p={patch}"))
 }

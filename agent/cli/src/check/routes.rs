@@ -2,12 +2,15 @@
 
 use forebay_resources::{HttpRoute, Kind, ObjectKey};
 use forebay_routing::{CONTROLLER_NAME, ParentReport, gateway_parents, reason};
-use gateway_api::experimental::httproutes::HttpRouteParentRefs;
+use gateway_api::experimental::httproutes::{HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesMatches};
 
 use super::{
+    advice::Advice,
+    class::gateway_log,
     condition::{BadCondition, computed, written},
     finding::{Finding, Object, or_ok},
-    installation::{GATEWAY_SELECTOR, Installation},
+    gateways::allow_namespace,
+    installation::Installation,
     nearest::nearest,
     references::{backends, patch_namespace},
 };
@@ -40,7 +43,7 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
         }
         for (index, gateway, spec) in gateway_parents(key, route) {
             let parent = Parent { index, gateway, spec };
-            findings.extend(at_parent(installation, key, route, &parent, has_missing_pools));
+            findings.extend(at_parent(installation, (key, route), &parent, has_missing_pools));
         }
     }
     or_ok(findings, || {
@@ -75,13 +78,12 @@ fn missing_pools(installation: &Installation, key: &ObjectKey, route: &HttpRoute
 
 fn at_parent(
     installation: &Installation,
-    key: &ObjectKey,
-    route: &HttpRoute,
+    (key, route): (&ObjectKey, &HttpRoute),
     parent: &Parent<'_>,
     has_missing_pools: bool,
 ) -> Vec<Finding> {
     if !installation.snapshot.gateways.contains_key(&parent.gateway) {
-        return vec![missing_gateway(installation, key, parent)];
+        return vec![missing_gateway(installation, key, route, parent)];
     }
     // Another controller writes the status for a Gateway of another class.
     if !installation.serves(&parent.gateway) {
@@ -90,7 +92,7 @@ fn at_parent(
     let gateway = &parent.gateway;
     let finding = |why: BadCondition| {
         let message = format!("at Gateway {gateway}: {why}");
-        let fix = fix(&why.reason, gateway);
+        let fix = fix(&why.reason, key, gateway);
         Finding::error(Object::new("HTTPRoute", key), message, fix).because(why.reason)
     };
     let bad = computed_conditions(installation, key, parent);
@@ -115,8 +117,7 @@ fn at_parent(
     });
     let Some(status) = ours.next() else {
         let message = format!("has no status of {CONTROLLER_NAME} for Gateway {gateway} yet");
-        let fix = format!("read the gateway's log for the cause: kubectl logs -A -l {GATEWAY_SELECTOR}");
-        return vec![Finding::error(Object::new("HTTPRoute", key), message, fix)];
+        return vec![Finding::error(Object::new("HTTPRoute", key), message, gateway_log(installation))];
     };
     let names = ["Accepted", "ResolvedRefs"];
     names.iter().filter_map(|name| written(&status.conditions, name)).map(finding).collect()
@@ -142,11 +143,9 @@ fn computed_conditions(
     bad
 }
 
-fn fix(reason: &str, gateway: &ObjectKey) -> String {
+fn fix(reason: &str, route: &ObjectKey, gateway: &ObjectKey) -> String {
     match reason {
-        reason::NOT_ALLOWED_BY_LISTENERS => {
-            format!("set allowedRoutes.namespaces.from: All on the listener of Gateway {gateway}")
-        }
+        reason::NOT_ALLOWED_BY_LISTENERS => allow_namespace(&route.namespace, gateway),
         reason::NO_MATCHING_PARENT => {
             format!(
                 "name a listener and port of Gateway {gateway} in parentRefs, or remove sectionName and port"
@@ -164,17 +163,32 @@ fn fix(reason: &str, gateway: &ObjectKey) -> String {
     }
 }
 
-fn missing_gateway(installation: &Installation, key: &ObjectKey, parent: &Parent<'_>) -> Finding {
+fn missing_gateway(
+    installation: &Installation,
+    key: &ObjectKey,
+    route: &HttpRoute,
+    parent: &Parent<'_>,
+) -> Finding {
     let object = Object::new("HTTPRoute", key);
     let gateways = &installation.snapshot.gateways;
     let missing = format!("names Gateway {}, which does not exist", parent.gateway);
-    let mut same_name: Vec<&ObjectKey> =
+    let same_name: Vec<&ObjectKey> =
         gateways.keys().filter(|gateway| gateway.name == parent.gateway.name).collect();
-    // A Gateway of the class is the most likely one.
-    same_name.sort_by_key(|gateway| !installation.serves(gateway));
-    if let Some(gateway) = same_name.first() {
-        let message = format!("{missing}; {gateway} does");
-        return Finding::error(object, message, patch_namespace(key, parent.index, &gateway.namespace));
+    match same_name.as_slice() {
+        [] => {}
+        [gateway] => {
+            let message = format!("{missing}; {gateway} does");
+            return Finding::error(
+                object,
+                message,
+                attach(installation, (key, route), parent.index, gateway),
+            );
+        }
+        several => {
+            let names = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let fix = "set the namespace of the one that is meant in the route's parentRefs";
+            return Finding::error(object, format!("{missing}; Gateways of that name: {names}"), fix);
+        }
     }
     let names: Vec<String> = gateways.keys().map(ToString::to_string).collect();
     let fix = match nearest(&parent.gateway.to_string(), names.iter().map(String::as_str)) {
@@ -182,4 +196,41 @@ fn missing_gateway(installation: &Installation, key: &ObjectKey, parent: &Parent
         None => "apply the Gateway; no Gateway exists".to_owned(),
     };
     Finding::error(object, missing, fix)
+}
+
+/// Attaches a route to the only Gateway of that name: a command, unless another route there matches the same requests,
+/// which it could lose to this one (Gateway API: the older route wins).
+fn attach(
+    installation: &Installation,
+    (key, route): (&ObjectKey, &HttpRoute),
+    index: usize,
+    gateway: &ObjectKey,
+) -> Advice {
+    let attached = installation.snapshot.http_routes.iter().filter(|(other, object)| {
+        *other != key && gateway_parents(other, object).any(|(_, parent, _)| parent == *gateway)
+    });
+    let mut rivals = attached.filter(|(_, other)| matches_same(route, other));
+    if let Some((rival, _)) = rivals.next() {
+        let fix = format!(
+            "HTTPRoute {rival} at Gateway {gateway} matches the same requests: decide which one shall serve them, then set \
+             namespace: {} in the route's parentRefs",
+            gateway.namespace
+        );
+        return fix.into();
+    }
+    patch_namespace(key, index, gateway)
+}
+
+/// Whether two routes have a match in common. Without matches, a rule matches everything.
+fn matches_same(one: &HttpRoute, other: &HttpRoute) -> bool {
+    let rules = |route: &HttpRoute| route.spec.rules.clone().unwrap_or_default();
+    let matches = |route: &HttpRoute| -> Vec<_> {
+        let of_rule = |rule: HttpRouteRules| match rule.matches {
+            Some(matches) if !matches.is_empty() => matches,
+            _ => vec![HttpRouteRulesMatches::default()],
+        };
+        rules(route).into_iter().flat_map(of_rule).collect()
+    };
+    let others = matches(other);
+    matches(one).iter().any(|it| others.contains(it))
 }

@@ -10,6 +10,7 @@ mod list;
 mod outage;
 mod prune;
 mod rbac;
+mod replaced;
 mod selection;
 mod statuses;
 mod watch;
@@ -27,6 +28,7 @@ pub use self::{
     client::{Error, config, connect},
     list::{Listed, Listing},
     rbac::{FOLLOW, Rule},
+    replaced::replaced_objects,
     selection::{Interest, Selection},
     statuses::{ObjectStatus, Statuses},
 };

@@ -315,3 +315,21 @@ metadata: { name: gateways, labels: { team: ml } }
         assert!(!shown.contains(hidden), "{hidden} in {shown}");
     }
 }
+
+#[tokio::test]
+async fn objects_of_a_replaced_api_group_are_problems() {
+    let manifest = |kind: &str| {
+        format!(
+            "apiVersion: inference.networking.x-k8s.io/v1alpha2\nkind: {kind}\nmetadata: {{name: qwen, namespace: llm-d}}\n"
+        )
+    };
+    for (kind, instead) in [
+        ("InferencePool", "use InferencePool of inference.networking.k8s.io/v1"),
+        ("InferenceModel", "use an HTTPRoute that matches the model"),
+    ] {
+        let snapshot = snapshot_of(&manifest(kind)).await;
+        let problem = snapshot.problems.first().map(ToString::to_string).unwrap_or_default();
+        assert!(problem.contains(&format!("{kind} llm-d/qwen: objects of the API group")), "{problem}");
+        assert!(problem.contains(instead), "{problem}");
+    }
+}

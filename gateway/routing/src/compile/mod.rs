@@ -11,6 +11,9 @@ mod grants;
 mod listener;
 mod models;
 mod parents;
+mod picker;
+mod policies;
+mod pools;
 mod reference;
 mod report;
 mod resolve;
@@ -32,6 +35,8 @@ pub use self::grants::is_granted;
 use self::listener::{Listener, listeners};
 pub use self::models::{ListenerModels, listener_models};
 pub use self::parents::gateway_parents;
+pub use self::policies::{PolicyEffect, PolicyProblem, PolicyReport};
+pub use self::pools::{Overlaps, PoolProblem, overlaps, pool_problems, without_picker};
 pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
 use self::resolve::Resolver;
 use self::restrictions::Restrictions;
@@ -76,15 +81,20 @@ pub fn compile(
             .map(|(_, gateway, parent)| attach(snapshot, route, gateway, parent, &listeners, &mut attached))
             .collect();
         report_pools(&mut report, route, &parents, &resolver);
-        for (policy, why) in &route.closed_by {
-            problems.insert(format!("AgentgatewayPolicy {policy}: {why}"));
+        for (policy, of_policy) in &route.policies {
+            problems
+                .extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
             for parent in &parents {
-                report_policy(&mut report, policy, &parent.gateway, std::slice::from_ref(why));
+                report_policy(&mut report, policy, &parent.gateway, of_policy);
             }
         }
         report.routes.insert(route.key.clone(), parents);
     }
     report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
+    let overlaps = overlaps(snapshot);
+    for (pool, of_pool) in &mut report.pools {
+        of_pool.problems = pool_problems(snapshot, pool, &overlaps);
+    }
     report.rewrites = rewrites::conditions(snapshot, &report.pools);
     report.gateways = gateways.iter().map(|key| ((*key).clone(), Vec::new())).collect();
 
@@ -107,6 +117,7 @@ fn report_pools(
         let of_pool = report.pools.entry(pool.clone()).or_insert_with(|| PoolReport {
             parents: BTreeMap::new(),
             resolved_refs: resolver.pool_refs(pool),
+            problems: Vec::new(),
         });
         for parent in parents {
             let accepted = of_pool.parents.entry(parent.gateway.clone()).or_insert_with(|| {
@@ -163,19 +174,15 @@ fn report_models(
     problems: &mut BTreeSet<String>,
 ) {
     problems.extend(models.config_map_errors.iter().map(|(key, why)| format!("ConfigMap {key}: {why}")));
-    for (policy, errors) in &models.policies {
-        problems.extend(errors.iter().map(|why| format!("AgentgatewayPolicy {policy}: {why}")));
-        report_policy(report, policy, gateway, errors);
+    for (policy, of_policy) in &models.policies {
+        problems.extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
+        report_policy(report, policy, gateway, of_policy);
     }
 }
 
-/// Condition `Accepted` of a policy at a Gateway. The first error counts.
-fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, errors: &[String]) {
+fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, problems: &[PolicyProblem]) {
     let at_gateways = report.policies.entry(policy.clone()).or_default();
-    let status = at_gateways.entry(gateway.clone()).or_insert_with(|| ConditionStatus::met(reason::ACCEPTED));
-    if let Some(why) = errors.first().filter(|_| status.is_true) {
-        *status = ConditionStatus::unmet(reason::INVALID, why);
-    }
+    at_gateways.entry(gateway.clone()).or_default().add(problems);
 }
 
 fn listener_routes(

@@ -5,6 +5,7 @@ use forebay_resources::{
     AgentgatewayPolicy, HeaderTransformation, ObjectKey, Snapshot, TrafficPhase, base_model, parse_model_map,
 };
 
+use super::policies::{PolicyEffect, PolicyProblem};
 use super::restrictions::{Unsupported, targets_listener};
 use crate::table::ModelMap;
 
@@ -14,7 +15,7 @@ pub struct ListenerModels {
     /// Base models of model names.
     pub map: ModelMap,
     /// AgentgatewayPolicies that target the listener, with what is invalid or not supported in them.
-    pub policies: Vec<(ObjectKey, Vec<String>)>,
+    pub policies: Vec<(ObjectKey, Vec<PolicyProblem>)>,
     /// Errors in ConfigMaps.
     pub config_map_errors: Vec<(ObjectKey, String)>,
 }
@@ -24,9 +25,9 @@ pub fn listener_models(snapshot: &Snapshot, gateway: &ObjectKey, listener: &str)
     let mut models = ListenerModels::default();
     for (key, policy) in &snapshot.agentgateway_policies {
         if targets_listener(snapshot, policy, key, gateway, listener) {
-            let mut errors: Vec<String> = Unsupported::of(policy).messages().collect();
-            errors.extend(add_policy(&mut models.map, key, policy));
-            models.policies.push((key.clone(), errors));
+            let mut problems: Vec<PolicyProblem> = Unsupported::of(policy).problems().collect();
+            problems.extend(add_policy(&mut models.map, key, policy));
+            models.policies.push((key.clone(), problems));
         }
     }
     add_config_maps(&mut models, snapshot);
@@ -34,18 +35,21 @@ pub fn listener_models(snapshot: &Snapshot, gateway: &ObjectKey, listener: &str)
 }
 
 /// Returns what is invalid or not supported.
-fn add_policy(map: &mut ModelMap, key: &ObjectKey, policy: &AgentgatewayPolicy) -> Vec<String> {
-    let mut errors = Vec::new();
-    let Some(traffic) = &policy.spec.traffic else { return errors };
+fn add_policy(map: &mut ModelMap, key: &ObjectKey, policy: &AgentgatewayPolicy) -> Vec<PolicyProblem> {
+    let mut problems = Vec::new();
+    let Some(traffic) = &policy.spec.traffic else { return problems };
     let request = traffic.transformation.as_ref().and_then(|it| it.request.as_ref());
     for set in request.into_iter().flat_map(|request| &request.set) {
         let failed = match add_header(map, key, traffic.phase, set) {
             Ok(failed) => failed,
             Err(why) => vec![why],
         };
-        errors.extend(failed.into_iter().map(|why| format!("header {} is not set: {why}", set.name)));
+        problems.extend(failed.into_iter().map(|why| PolicyProblem {
+            effect: PolicyEffect::NotSet,
+            message: format!("header {} is not set: {why}", set.name),
+        }));
     }
-    errors
+    problems
 }
 
 /// Returns the entries that cannot be added; fails if the header cannot be set at all.

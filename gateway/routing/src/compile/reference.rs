@@ -8,6 +8,9 @@ use super::grants::is_granted;
 use crate::condition::reason;
 use crate::names::{GATEWAY_GROUP, HTTP_ROUTE, POOL_GROUP, POOL_KIND};
 
+/// API group of InferencePools before v1.0 of the Inference Extension.
+const OLD_POOL_GROUP: &str = "inference.networking.x-k8s.io";
+
 /// A backend reference, as HTTPRoutes have it in several types.
 #[derive(Clone, Copy)]
 pub(super) struct Reference<'a> {
@@ -52,10 +55,12 @@ impl<'a> Reference<'a> {
     pub(super) fn find<'s>(self, snapshot: &'s Snapshot, namespace: &str) -> Result<Found<'s>, Unresolved> {
         let key = self.key(namespace);
         if !self.is_to_pool() && !self.is_to_service() {
-            return Err(Unresolved::new(
-                reason::INVALID_KIND,
-                "only Services and InferencePools can be backends",
-            ));
+            let message = if (self.group(), self.kind()) == (OLD_POOL_GROUP, POOL_KIND) {
+                "InferencePools of the group inference.networking.x-k8s.io are not served; use inference.networking.k8s.io"
+            } else {
+                "only Services and InferencePools can be backends"
+            };
+            return Err(Unresolved::new(reason::INVALID_KIND, message));
         }
         let from = (GATEWAY_GROUP, HTTP_ROUTE, namespace);
         if key.namespace != namespace && !is_granted(snapshot, from, (self.group(), self.kind()), &key) {

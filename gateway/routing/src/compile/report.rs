@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_resources::ObjectKey;
 use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 
+use super::policies::PolicyReport;
+use super::pools::PoolProblem;
 use crate::condition::ConditionStatus;
 use crate::table::ListenerPort;
 
@@ -17,8 +19,8 @@ pub struct Report {
     pub routes: BTreeMap<ObjectKey, Vec<ParentReport>>,
     /// Existing InferencePools that HTTPRoutes of these Gateways refer to.
     pub pools: BTreeMap<ObjectKey, PoolReport>,
-    /// AgentgatewayPolicies that target served listeners: condition `Accepted` by Gateway.
-    pub policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, ConditionStatus>>,
+    /// AgentgatewayPolicies that target these Gateways, their routes, or backends of these, by Gateway.
+    pub policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
     /// InferenceModelRewrites of these pools and of pools that do not exist: condition `Accepted`.
     pub rewrites: BTreeMap<ObjectKey, ConditionStatus>,
 }
@@ -67,6 +69,8 @@ pub struct PoolReport {
     pub parents: BTreeMap<ObjectKey, ConditionStatus>,
     /// Condition `ResolvedRefs`, the same for all parents.
     pub resolved_refs: ConditionStatus,
+    /// Conditions of this controller's own types, the same for all parents.
+    pub problems: Vec<PoolProblem>,
 }
 
 impl Report {

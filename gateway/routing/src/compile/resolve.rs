@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use forebay_resources::{AppProtocol, EndpointPickerRef, InferencePool, ObjectKey, Snapshot};
+use forebay_resources::{AppProtocol, InferencePool, ObjectKey, Snapshot};
 use k8s_openapi::api::core::v1::ServicePort;
 
+use super::picker::picker_service;
 use super::reference::{Found, Reference, Unresolved};
 use super::{credential, rewrites};
 use crate::condition::{ConditionStatus, reason};
@@ -131,13 +132,5 @@ impl<'a> Resolver<'a> {
         self.pools.push(pool.clone());
         self.pool_indexes.insert(key, index);
         Backend::Pool(pool)
-    }
-}
-
-/// Service and port of a pool's endpoint picker.
-fn picker_service(namespace: &str, picker: &EndpointPickerRef) -> Result<(ObjectKey, u16), &'static str> {
-    match (picker.group.is_empty(), picker.kind.as_str(), picker.port) {
-        (true, "Service", Some(port)) => Ok((ObjectKey::new(namespace, &picker.name), port.number.get())),
-        _ => Err("the pool's endpointPickerRef is not a Service with a port"),
     }
 }

@@ -1,4 +1,5 @@
-//! AgentgatewayPolicies that restrict access in a way that this gateway does not enforce: what they target is closed.
+//! AgentgatewayPolicies with fields that this gateway does not apply. What a policy targets is closed if one of these
+//! fields restricts access.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use forebay_resources::{
 use gateway_api::experimental::httproutes as api;
 use serde_json::Value;
 
+use super::policies::{PolicyEffect, PolicyProblem};
 use super::reference::Reference;
 use crate::names::{GATEWAY_GROUP, POOL_GROUP, POOL_KIND};
 
@@ -64,17 +66,22 @@ impl Unsupported {
         }
     }
 
-    /// One message per field, for the status and the log. Restricting fields come first.
-    pub(super) fn messages(&self) -> impl Iterator<Item = String> {
-        let restricting = self.restricting.iter().map(|field| {
-            format!("{field} is not supported; what the policy targets is closed: requests get status 403")
+    /// One problem per field. Restricting fields come first.
+    pub(super) fn problems(&self) -> impl Iterator<Item = PolicyProblem> {
+        let restricting = self.restricting.iter().map(|field| PolicyProblem {
+            effect: PolicyEffect::Closes,
+            message: format!(
+                "{field} is not supported; what the policy targets is closed: requests get status 403"
+            ),
         });
-        restricting
-            .chain(self.decorating.iter().map(|field| format!("{field} is not supported and has no effect")))
+        restricting.chain(self.decorating.iter().map(|field| PolicyProblem {
+            effect: PolicyEffect::Ignored,
+            message: format!("{field} is not supported and has no effect"),
+        }))
     }
 }
 
-/// A policy with restricting fields.
+/// A policy with fields that are not applied.
 #[derive(Debug)]
 pub(super) struct Restriction<'a> {
     pub(super) key: &'a ObjectKey,
@@ -82,15 +89,15 @@ pub(super) struct Restriction<'a> {
     unsupported: Unsupported,
 }
 
-/// All policies with restricting fields.
+/// All policies with fields that are not applied to some of their targets.
 #[derive(Debug, Default)]
 pub(super) struct Restrictions<'a>(Vec<Restriction<'a>>);
 
 impl<'a> Restrictions<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let restrictions = snapshot.agentgateway_policies.iter().filter_map(|(key, policy)| {
-            let unsupported = Unsupported::of(policy);
-            (!unsupported.restricting.is_empty()).then_some(Restriction { key, policy, unsupported })
+            let restriction = Restriction { key, policy, unsupported: Unsupported::of(policy) };
+            (!restriction.problems_of_rule().is_empty()).then_some(restriction)
         });
         Self(restrictions.collect())
     }
@@ -104,18 +111,18 @@ impl<'a> Restrictions<'a> {
     ) -> Option<Arc<str>> {
         let targets =
             |it: &&Restriction<'_>| targets_listener(snapshot, it.policy, it.key, gateway, listener);
-        self.0.iter().find(targets).map(Restriction::reason)
+        self.0.iter().filter(|it| it.closes()).find(targets).map(Restriction::reason)
     }
 
-    /// The policy that closes the rule: one that targets the route, or one of the rule's backends.
+    /// The policies that target the rule: its route, or one of the rule's backends.
     pub(super) fn of_rule(
         &self,
         snapshot: &Snapshot,
         key: &ObjectKey,
         route: &HttpRoute,
         rule: &api::HttpRouteRules,
-    ) -> Option<&Restriction<'a>> {
-        self.0.iter().find(|it| {
+    ) -> impl Iterator<Item = &Restriction<'a>> {
+        self.0.iter().filter(|it| {
             let of_route = it.key.namespace == key.namespace
                 && targets(
                     it.policy,
@@ -140,9 +147,19 @@ impl Restriction<'_> {
         format!("AgentgatewayPolicy {}: {}", self.key, self.unsupported.restricting.join(", ")).into()
     }
 
-    /// For the status and the log, one message per field.
-    pub(super) fn messages(&self) -> impl Iterator<Item = String> {
-        self.unsupported.messages()
+    /// Whether what the policy targets is closed.
+    pub(super) fn closes(&self) -> bool {
+        !self.unsupported.restricting.is_empty()
+    }
+
+    /// What is not applied to a route or a backend.
+    pub(super) fn problems_of_rule(&self) -> Vec<PolicyProblem> {
+        let transforms = self.policy.spec.traffic.as_ref().is_some_and(|it| it.transformation.is_some());
+        let transformation = transforms.then(|| PolicyProblem {
+            effect: PolicyEffect::Ignored,
+            message: "traffic.transformation is supported on Gateways only and has no effect here".into(),
+        });
+        self.unsupported.problems().chain(transformation).collect()
     }
 
     fn targets_backend(&self, snapshot: &Snapshot, route: &ObjectKey, reference: Reference<'_>) -> bool {

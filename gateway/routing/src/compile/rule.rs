@@ -1,12 +1,13 @@
 //! HTTPRoutes compiled to rules, before they attach to listeners.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use forebay_resources::{HttpRoute, ObjectKey};
 use gateway_api::experimental::httproutes as api;
 
 use super::filters;
+use super::policies::PolicyProblem;
 use super::reference::Reference;
 use super::resolve::{Resolver, Scope};
 use super::restrictions::Restrictions;
@@ -25,8 +26,8 @@ pub(super) struct CompiledRoute<'a> {
     /// Why rules are dropped.
     dropped: Vec<String>,
     pub(super) resolved_refs: ConditionStatus,
-    /// Policies that close rules, with the reason.
-    pub(super) closed_by: Vec<(ObjectKey, String)>,
+    /// Policies that target the route or its backends, with what is not applied.
+    pub(super) policies: BTreeMap<ObjectKey, Vec<PolicyProblem>>,
 }
 
 impl<'a> CompiledRoute<'a> {
@@ -43,7 +44,7 @@ impl<'a> CompiledRoute<'a> {
             pools: BTreeSet::new(),
             dropped: Vec::new(),
             resolved_refs: ConditionStatus::met(reason::RESOLVED_REFS),
-            closed_by: Vec::new(),
+            policies: BTreeMap::new(),
         };
         for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
             // The first reference that does not resolve is reported.
@@ -58,9 +59,11 @@ impl<'a> CompiledRoute<'a> {
             let origin = format!("{key} rule {index}");
             match compile(rule, origin, resolver, &mut scope) {
                 Ok((matches, mut compiled)) => {
-                    if let Some(policy) = restrictions.of_rule(resolver.snapshot(), key, object, rule) {
-                        compiled.closed_by = Some(policy.reason());
-                        route.closed_by.extend(policy.messages().map(|why| (policy.key.clone(), why)));
+                    for policy in restrictions.of_rule(resolver.snapshot(), key, object, rule) {
+                        if policy.closes() && compiled.closed_by.is_none() {
+                            compiled.closed_by = Some(policy.reason());
+                        }
+                        route.policies.entry(policy.key.clone()).or_insert_with(|| policy.problems_of_rule());
                     }
                     route.rules.push((index, matches, Arc::new(compiled)));
                 }

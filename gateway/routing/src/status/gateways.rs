@@ -68,6 +68,8 @@ pub fn class_status(class: &GatewayClass, current: &Value) -> Option<Value> {
 pub struct Reach<'a> {
     /// The Service with the Gateway's addresses; `None` before it exists.
     pub service: Option<&'a Service>,
+    /// Whether a pod of the gateway is ready behind the Service.
+    pub has_endpoints: bool,
     /// Why the Gateway has no Service.
     pub refused: Option<&'a str>,
     /// Whether this replica has opened the listener's port.
@@ -81,7 +83,13 @@ pub fn gateway_status(
     reach: &Reach<'_>,
     current: &Value,
 ) -> Value {
-    let addresses = reach.service.map(addresses).unwrap_or_default();
+    let assigned = reach.service.map(addresses).unwrap_or_default();
+    let is_assigned = !assigned.is_empty();
+    // An address is announced when a gateway is ready behind it. Clients may know it already: it is not withdrawn while
+    // the gateway's pods restart.
+    let known = current.get("addresses").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let addresses: Vec<Value> =
+        assigned.into_iter().filter(|address| reach.has_endpoints || known.contains(address)).collect();
     let is_valid =
         |it: &ListenerReport| it.accepted.is_true && it.resolved_refs.is_true && !it.conflicted.is_true;
     let accepted = match listeners.iter().filter(|it| !is_valid(it)).count() {
@@ -98,8 +106,10 @@ pub fn gateway_status(
         ConditionStatus::unmet("Invalid", "the Gateway is not accepted")
     } else if let Some(reason) = reach.refused {
         ConditionStatus::unmet("NoResources", reason)
-    } else if addresses.is_empty() {
+    } else if !is_assigned {
         ConditionStatus::unmet("AddressNotAssigned", "its Service has no address yet")
+    } else if !reach.has_endpoints {
+        ConditionStatus::unmet("Pending", "no pod of the gateway is ready behind its Service")
     } else if listeners.iter().any(|it| it.port.is_some() && !(reach.is_open)(it)) {
         ConditionStatus::unmet("Pending", "the ports of its listeners are being opened")
     } else {
@@ -174,4 +184,40 @@ fn addresses(service: &Service) -> Vec<Value> {
         .map(|ip| json!({ "type": "IPAddress", "value": ip }))
         .into_iter()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announces_an_address_only_with_a_ready_gateway_behind_it() {
+        let service: Service =
+            serde_json::from_value(json!({ "spec": { "clusterIP": "10.96.0.7" } })).unwrap();
+        let is_open = |_: &ListenerReport| true;
+        let status = |has_endpoints: bool, service: Option<&Service>, known: &Value| {
+            let reach = Reach { service, has_endpoints, refused: None, is_open: &is_open };
+            let status = gateway_status(Some(1), &[], &reach, &json!({ "addresses": known }));
+            let programmed = status["conditions"][1].clone();
+            assert_eq!(programmed["type"], "Programmed");
+            let addresses = status["addresses"].as_array().unwrap().len();
+            (addresses, programmed["status"] == "True", programmed["reason"].as_str().unwrap().to_owned())
+        };
+        let address = |value: &str| json!([{ "type": "IPAddress", "value": value }]);
+        let (same, of_an_older_service) = (address("10.96.0.7"), address("10.96.0.1"));
+        for (has_endpoints, service, known, expected) in [
+            (true, Some(&service), &json!([]), (1, true, "Programmed")),
+            (false, Some(&service), &json!([]), (0, false, "Pending")),
+            (false, Some(&service), &same, (1, false, "Pending")),
+            (false, Some(&service), &of_an_older_service, (0, false, "Pending")),
+            (false, None, &of_an_older_service, (0, false, "AddressNotAssigned")),
+        ] {
+            let (count, programmed, reason) = expected;
+            assert_eq!(
+                status(has_endpoints, service, known),
+                (count, programmed, reason.to_owned()),
+                "{known}"
+            );
+        }
+    }
 }

@@ -7,8 +7,8 @@ use forebay_resources::ObjectKey;
 use serde_json::{Value, json};
 
 use super::conditions::{Condition, merge};
-use crate::compile::{ParentReport, PoolReport};
-use crate::condition::ConditionStatus;
+use crate::compile::{ParentReport, PolicyReport, PoolReport};
+use crate::condition::{ConditionStatus, kind};
 use crate::names::CONTROLLER_NAME;
 
 /// Names and maximum length of such a list.
@@ -22,7 +22,14 @@ const PARENTS: List = List { name: "parents", parent: "parentRef", max_entries: 
 const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", max_entries: 16 };
 
 /// Condition types that this controller writes.
-const CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
+const CONDITIONS: [&str; 6] = [
+    "Accepted",
+    "PartiallyInvalid",
+    "ResolvedRefs",
+    kind::NO_READY_PODS,
+    kind::PICKER_UNAVAILABLE,
+    kind::SELECTOR_OVERLAP,
+];
 
 /// The entry for one parent.
 struct Entry<'a> {
@@ -43,9 +50,10 @@ pub fn route_status(generation: Option<i64>, parents: &[ParentReport], current: 
 /// Status of an InferencePool. `report` is `None` if no Gateway of this controller uses the pool.
 pub fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current: &Value) -> Value {
     let entries = report.into_iter().flat_map(|report| {
-        report.parents.iter().map(|(gateway, accepted)| Entry {
-            parent: reference(gateway),
-            conditions: vec![("Accepted", accepted), ("ResolvedRefs", &report.resolved_refs)],
+        report.parents.iter().map(|(gateway, accepted)| {
+            let mut conditions = vec![("Accepted", accepted), ("ResolvedRefs", &report.resolved_refs)];
+            conditions.extend(report.problems.iter().map(|problem| (problem.kind, &problem.status)));
+            Entry { parent: reference(gateway), conditions }
         })
     });
     with_entries(&PARENTS, entries.collect(), generation, current)
@@ -54,10 +62,12 @@ pub fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current
 /// Status of an AgentgatewayPolicy: condition `Accepted` by Gateway.
 pub fn policy_status(
     generation: Option<i64>,
-    gateways: Option<&BTreeMap<ObjectKey, ConditionStatus>>,
+    gateways: Option<&BTreeMap<ObjectKey, PolicyReport>>,
     current: &Value,
 ) -> Value {
-    let entries = gateways.into_iter().flatten().map(|(gateway, accepted)| Entry {
+    let accepted: Vec<(&ObjectKey, ConditionStatus)> =
+        gateways.into_iter().flatten().map(|(gateway, report)| (gateway, report.accepted())).collect();
+    let entries = accepted.iter().map(|(gateway, accepted)| Entry {
         parent: reference(gateway),
         conditions: vec![("Accepted", accepted)],
     });
@@ -152,6 +162,7 @@ mod tests {
         let report = PoolReport {
             parents: BTreeMap::from([(ObjectKey::new("infra", "public"), ConditionStatus::met("Accepted"))]),
             resolved_refs: ConditionStatus::met("ResolvedRefs"),
+            problems: Vec::new(),
         };
         let current = json!({ "parents": [stale, theirs, known] });
         let status = pool_status(Some(2), Some(&report), &current);

@@ -74,8 +74,9 @@ async fn what_restricts_and_is_not_enforced_closes() {
         assert_eq!((is_closed, closed_paths), (listener, paths.clone()), "{name}");
         if listener || !paths.is_empty() {
             let problem = table.problems.iter().find(|it| it.contains("apiKeyAuthentication")).unwrap();
-            let status =
-                &report.policies.values().next().unwrap()[&forebay_resources::ObjectKey::new("infra", "gw")];
+            let status = report.policies.values().next().unwrap()
+                [&forebay_resources::ObjectKey::new("infra", "gw")]
+                .accepted();
             assert_eq!((status.is_true, status.reason), (false, reason::INVALID), "{name}");
             assert!(problem.ends_with(&status.message), "{name}: {problem}");
         }
@@ -120,5 +121,41 @@ async fn each_field_either_closes_or_is_reported_without_effect() {
     let supported = r#"traffic: {phase: PreRouting, transformation: {request: {set: [{name: X-Gateway-Base-Model-Name, value: '{"m": "p"}[json(request.body).model]'}]}}}"#;
     let (is_closed, _, table, report) = closed(&policy("infra", TO_GATEWAY, supported)).await;
     assert_eq!((is_closed, table.problems.len()), (false, 0), "{:?}", table.problems);
-    assert!(report.policies.values().flat_map(|it| it.values()).all(|status| status.is_true));
+    assert!(report.policies.values().flat_map(|it| it.values()).all(|it| it.problems.is_empty()));
+}
+
+#[tokio::test]
+async fn fields_without_effect_on_routes_and_backends_are_reported() {
+    let gw = forebay_resources::ObjectKey::new("infra", "gw");
+    let to_pool = "targetRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: q}]";
+    let to_route = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]";
+    let transformation =
+        r#"traffic: {phase: PreRouting, transformation: {request: {set: [{name: x, value: '"y"'}]}}}"#;
+    for (target, field, what) in [
+        (
+            to_pool,
+            "traffic: {timeouts: {request: 1s}}",
+            "traffic.timeouts is not supported and has no effect",
+        ),
+        (
+            to_route,
+            "traffic: {headerModifiers: {}}",
+            "traffic.headerModifiers is not supported and has no effect",
+        ),
+        (to_route, transformation, "traffic.transformation is supported on Gateways only"),
+    ] {
+        let (is_closed, closed, table, report) = closed(&policy("models", target, field)).await;
+        assert_eq!((is_closed, closed), (false, vec![]), "{field}");
+        let of_policy = &report.policies[&forebay_resources::ObjectKey::new("models", "keys")][&gw];
+        assert_eq!(of_policy.problems[0].effect, PolicyEffect::Ignored, "{field}");
+        assert!(of_policy.accepted().message.contains(what), "{field}: {of_policy:?}");
+        assert!(table.problems.iter().any(|it| it.contains(what)), "{field}: {:?}", table.problems);
+    }
+    // The status names every field, also when one of them closes.
+    let both = "traffic: {jwtAuthentication: {mode: Strict}, cors: {}}";
+    let (_, closed, _, report) = closed(&policy("models", to_pool, both)).await;
+    assert_eq!(closed, ["/two"]);
+    let status = report.policies[&forebay_resources::ObjectKey::new("models", "keys")][&gw].accepted();
+    let named = ["jwtAuthentication", "cors"].iter().all(|field| status.message.contains(field));
+    assert!(named, "{}", status.message);
 }

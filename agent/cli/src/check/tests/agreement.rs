@@ -30,7 +30,7 @@ fn with_statuses(mut snapshot: Snapshot, is_cluster: bool) -> (Snapshot, Bad) {
     let mut bad = Bad::new();
     let service: Service = serde_json::from_value(json!({ "spec": { "clusterIP": "10.96.0.7" } })).unwrap();
     let is_open = |_: &forebay_routing::ListenerReport| true;
-    let reach = Reach { service: Some(&service), refused: None, is_open: &is_open };
+    let reach = Reach { service: Some(&service), has_endpoints: true, refused: None, is_open: &is_open };
 
     for (key, class) in snapshot.gateway_classes.clone().iter() {
         if let Some(status) = class_status(class, &Value::Null) {
@@ -87,6 +87,7 @@ fn collect(bad: &mut Bad, kind: &str, key: &ObjectKey, conditions: &Value) {
             // Follows from the other conditions.
             "Programmed" => false,
             "Conflicted" | "PartiallyInvalid" => condition["status"] == "True",
+            kind if kind.starts_with("forebay.dev/") => condition["status"] == "True",
             _ => condition["status"] == "False",
         };
         if is_bad {
@@ -141,6 +142,7 @@ fn of_folder(snapshot: Snapshot) -> Installation {
         agent_selector: "app.kubernetes.io/name=forebay-agent".parse().unwrap(),
         cluster: None,
         agents: None,
+        endpoints: BTreeMap::new(),
     }
 }
 
@@ -148,7 +150,11 @@ fn of_cluster(snapshot: Snapshot) -> Installation {
     let outcomes = Kind::ALL.map(|kind| (Selection::all(kind), Listed::All)).to_vec();
     Installation {
         report: report(&snapshot, CLASS, true),
-        cluster: Some(Cluster { outcomes, deployments: Ok(vec![deployment(1, 1)]) }),
+        cluster: Some(Cluster {
+            outcomes,
+            deployments: Ok(vec![deployment(1, 1)]),
+            replaced: Ok(Vec::new()),
+        }),
         ..of_folder(snapshot)
     }
 }

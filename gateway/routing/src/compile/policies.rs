@@ -1,0 +1,57 @@
+//! What is not supported or invalid in AgentgatewayPolicies, and their condition.
+
+use crate::condition::{ConditionStatus, reason};
+
+/// Maximum problems in the message of a condition.
+const MAX_IN_MESSAGE: usize = 16;
+
+/// What happens because of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyEffect {
+    /// The field restricts access and is not enforced: what the policy targets is closed.
+    Closes,
+    /// The value is invalid: what it would set is not set.
+    NotSet,
+    /// The field is not supported and has no effect.
+    Ignored,
+}
+
+/// One problem of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyProblem {
+    /// What happens because of it.
+    pub effect: PolicyEffect,
+    /// Names the field.
+    pub message: String,
+}
+
+/// A policy at a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyReport {
+    /// In the order of the fields, each once.
+    pub problems: Vec<PolicyProblem>,
+}
+
+impl PolicyReport {
+    pub(super) fn add(&mut self, problems: &[PolicyProblem]) {
+        for problem in problems {
+            if !self.problems.contains(problem) {
+                self.problems.push(problem.clone());
+            }
+        }
+    }
+
+    /// Condition `Accepted`. Its message has all problems.
+    pub fn accepted(&self) -> ConditionStatus {
+        if self.problems.is_empty() {
+            return ConditionStatus::met(reason::ACCEPTED);
+        }
+        let mut messages: Vec<&str> =
+            self.problems.iter().take(MAX_IN_MESSAGE).map(|problem| problem.message.as_str()).collect();
+        let more = format!("and {} more", self.problems.len().saturating_sub(MAX_IN_MESSAGE));
+        if self.problems.len() > MAX_IN_MESSAGE {
+            messages.push(&more);
+        }
+        ConditionStatus::unmet(reason::INVALID, messages.join("; "))
+    }
+}
