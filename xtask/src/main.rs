@@ -5,6 +5,7 @@ mod build;
 mod cluster;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod image;
 mod lint;
 mod release;
@@ -45,6 +46,8 @@ enum Task {
     Cluster(cluster::Options),
     /// Run the Gateway API conformance suite in the cluster.
     Conformance(cluster::conformance::Options),
+    /// Run fuzz targets with libFuzzer (`fuzz list` lists them).
+    Fuzz(fuzz::Options),
     /// Run benchmarks against named baselines (`bench list` lists them).
     Bench(bench::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),
         Task::Conformance(options) => cluster::conformance::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match result {

@@ -28,4 +28,5 @@ mod received;
 mod rewrite;
 mod routed;
 
+pub(crate) use path::normalise;
 pub(crate) use proxy::{Proxy, Routes};
