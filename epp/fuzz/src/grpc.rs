@@ -11,7 +11,7 @@ use tonic::Code;
 
 const PREFIX_BYTES: usize = 5;
 /// Messages from 1 KiB are counted in a budget.
-const LIMIT_BYTES: usize = 1200;
+const LIMIT_BYTES: usize = 1100;
 
 /// Receives messages. The first byte selects a split.
 pub fn grpc(data: &[u8]) {

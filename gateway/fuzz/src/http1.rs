@@ -14,6 +14,8 @@ const STRICTER: &[&str] = &[
     "it switches protocols without an upgrade request",
     // hyper allows spaces behind the size.
     "the size of a chunk is not a number",
+    // hyper drops what follows two line feeds.
+    "a trailer line does not end with CRLF",
     // hyper ignores it where the response has no body.
     "invalid Content-Length",
     "conflicting Content-Length headers",

@@ -5,7 +5,11 @@ pub fn seed(data: &[u8]) -> (u8, &[u8]) {
     data.split_first().map_or((0, data), |(seed, rest)| (*seed, rest))
 }
 
-/// Pieces of 1 to 64 bytes, mostly short. Seed 0 gives single bytes. The same seed gives the same pieces.
+/// Bytes that seed 0 gives one by one.
+const SINGLE_BYTES: usize = 200;
+
+/// Pieces of 1 to 64 bytes, mostly short. Seed 0 gives single bytes, and longer pieces at the end of a long input. The same
+/// seed gives the same pieces.
 ///
 /// # Examples
 ///
@@ -15,11 +19,13 @@ pub fn seed(data: &[u8]) -> (u8, &[u8]) {
 /// ```
 pub fn pieces(mut bytes: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
     let mut state = u32::from(seed);
+    let end_of_single = bytes.len().saturating_sub(SINGLE_BYTES);
     std::iter::from_fn(move || {
-        // A linear congruential generator (Numerical Recipes). From state 0, the first size is 1.
-        state = if seed == 0 { 0 } else { state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) };
+        // A linear congruential generator (Numerical Recipes).
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let (range, value) = (state >> 30, state >> 16);
         let size = match range {
+            _ if seed == 0 && bytes.len() > end_of_single => 1,
             0 => 1,
             1 => 1 + value as usize % 4,
             2 => 1 + value as usize % 16,

@@ -12,7 +12,7 @@ use super::{build::folder, targets::Target};
 use crate::run;
 
 /// Inputs up to this size. Longer ones rarely reach more code, and take more time.
-const MAX_INPUT_BYTES: &str = "-max_len=4096";
+const MAX_INPUT_BYTES: &str = "-max_len=1536";
 /// An input that takes longer than this many seconds is a fault, as is one that needs more than 2 GiB.
 const BOUNDS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=2048"];
 
