@@ -13,15 +13,15 @@ pub(crate) struct Sample {
 pub(crate) fn sample(line: &str) -> Option<Sample> {
     let mut parser = Parser(line);
     let name = parser.name(|c| c.is_ascii_alphabetic() || matches!(c, '_' | ':'))?;
+    let is_separate = parser.0.starts_with([' ', '\t', '{']);
     parser.blanks();
     let labels = if parser.take('{') { parser.labels()? } else { Vec::new() };
-    // Directly behind the name, a digit would belong to it.
     parser.blanks();
     let mut fields = parser.0.split([' ', '\t']).filter(|field| !field.is_empty());
     let value = fields.next()?.parse().ok()?;
     let is_complete =
         fields.next().is_none_or(|timestamp| timestamp.parse::<i64>().is_ok()) && fields.next().is_none();
-    is_complete.then_some(Sample { name, labels, value })
+    (is_separate && is_complete).then_some(Sample { name, labels, value })
 }
 
 struct Parser<'a>(&'a str);
