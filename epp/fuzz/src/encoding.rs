@@ -13,7 +13,7 @@ const NAMES: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
 /// Upper bound of what one input of the fuzzer decodes to: 200 times its size, or 1 MiB.
 const MAX_DECODED_BYTES: u64 = 2 << 20;
 
-/// Reads a compressed body, and one that is compressed here.
+/// Reads a compressed body, or one that is compressed here.
 pub fn encoding(data: &[u8]) {
     let (seed, body) = forebay_fuzz::seed(data);
     let name = NAMES[usize::from(seed % 4)];
@@ -21,8 +21,18 @@ pub fn encoding(data: &[u8]) {
     let mut encoded = plain.clone();
     encoded.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
 
+    if seed & 4 != 0
+        && let Some(compressed) = compress(name, body)
+    {
+        agrees(&plain, body, scan_split(&encoded, &compressed, seed));
+        let behind = [&compressed[..], b"x"].concat();
+        assert!(scan(&encoded, std::iter::once(&behind[..])).is_err(), "a byte behind the stream");
+        let cut = &compressed[..compressed.len() - 1];
+        assert!(scan(&encoded, std::iter::once(cut)).is_err(), "a stream without its end");
+        return;
+    }
     let model = scan(&encoded, std::iter::once(body)).ok();
-    for seed in [0, seed | 1] {
+    for seed in [0, seed] {
         // Whether the scanner or the decoder finds the fault may depend on the split.
         let split = scan(&encoded, forebay_fuzz::pieces(body, seed));
         assert_eq!(split.as_ref().ok(), model.as_ref(), "the split matters: {split:?}, {model:?}");
@@ -30,13 +40,6 @@ pub fn encoding(data: &[u8]) {
     if let Some(model) = model {
         let decoded = decode(name, body).expect("only the scanner can decode it");
         assert_eq!(scan(&plain, std::iter::once(&decoded[..])), Ok(model));
-    }
-    if let Some(compressed) = compress(name, body) {
-        agrees(&plain, body, scan_split(&encoded, &compressed, seed | 1));
-        let behind = [&compressed[..], b"x"].concat();
-        assert!(scan(&encoded, std::iter::once(&behind[..])).is_err(), "a byte behind the stream");
-        let cut = &compressed[..compressed.len() - 1];
-        assert!(scan(&encoded, std::iter::once(cut)).is_err(), "a stream without its end");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use memchr::memmem;
+
 /// All values that a server could read as the field `model`.
 pub(crate) fn models(content_type: &[u8], body: &[u8]) -> BTreeSet<Vec<u8>> {
     let boundaries = parameter_values(content_type, b"boundary");
@@ -15,7 +17,7 @@ fn models_between(boundary: &[u8], body: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut found = BTreeSet::new();
     let mut rest = after(&text, &delimiter);
     while let Some(part) = rest.filter(|part| !part.starts_with(b"--")) {
-        let end = position(part, &delimiter).unwrap_or(part.len());
+        let end = memmem::find(part, &delimiter).unwrap_or(part.len());
         if let Some((headers, content)) = split_headers(&part[..end])
             && headers.split(|byte| matches!(byte, b'\r' | b'\n')).any(is_model)
         {
@@ -28,7 +30,7 @@ fn models_between(boundary: &[u8], body: &[u8]) -> BTreeSet<Vec<u8>> {
 
 /// The headers of a part, which follow the rest of the boundary's line, and its content.
 fn split_headers(part: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = position(part, b"\r\n\r\n")?;
+    let end = memmem::find(part, b"\r\n\r\n")?;
     Some((&part[..end], &part[end + 4..]))
 }
 
@@ -73,10 +75,6 @@ fn split_parameters(header: &[u8], knows_escapes: bool) -> Vec<&[u8]> {
         .collect()
 }
 
-fn position(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
-}
-
 fn after<'a>(text: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
-    position(text, wanted).map(|at| &text[at + wanted.len()..])
+    memmem::find(text, wanted).map(|at| &text[at + wanted.len()..])
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use forebay_openai::{Finding, ModelName, ResponseScanner, Restore, Usage};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::outcome::headers;
@@ -95,7 +96,7 @@ fn with_client_model(mut document: Value, looks_into_envelope: bool) -> Value {
 
 /// Compares the usage of a document that has one, in the form that engines write.
 fn check_usage(body: &[u8], document: &Value, found: &[Finding]) {
-    let count = |name: &str| body.windows(name.len()).filter(|window| *window == name.as_bytes()).count();
+    let count = |name: &str| memmem::find_iter(body, name).count();
     let names = [["prompt_tokens", "input_tokens"], ["completion_tokens", "output_tokens"]];
     // `prompt_tokens_details` is counted, too: without the quotes, an escaped quote cannot hide a name.
     let has_one_reading = names.iter().all(|[one, other]| count(one) + count(other) <= 1);

@@ -1,6 +1,6 @@
 //! Scans `multipart/form-data` (RFC 7578), the format of transcriptions and image edits.
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::parameters::{self, Parameter};
 use super::scanner::{Progress, Region};
@@ -191,6 +191,10 @@ impl FormScanner {
             return Err(BodyError::InvalidForm("the headers of a part are too long"));
         }
         if headers == b"\r\n" || headers.ends_with(b"\r\n\r\n") {
+            // Parsers that split at boundaries first would see the end of the part.
+            if headers.starts_with(&self.delimiter[2..]) || memmem::find(headers, &self.delimiter).is_some() {
+                return Err(BodyError::InvalidForm("the headers of a part contain the boundary"));
+            }
             let name = is_model(headers)?.then(Vec::new);
             self.state = State::Content { matched: 0, name, begin: Some(0) };
         }
