@@ -16,6 +16,9 @@ const MAX_INPUT_BYTES: &str = "-max_len=1536";
 /// An input that takes longer than this many seconds is a fault, as is one that needs more than 2 GiB.
 const BOUNDS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=2048"];
 
+/// Keeps small inputs that reach new code. How often they reach it and what they compare does not count.
+const MERGE: [&str; 4] = ["-set_cover_merge=1", "-use_counters=0", "-use_cmp=0", "-max_len=512"];
+
 /// When fuzzing ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
@@ -73,7 +76,7 @@ pub(super) fn reproduce(programs: &Path, target: &Target, input: &Path) -> Resul
 /// Adds the inputs that reach more code than the committed ones, as few as possible.
 pub(super) fn merge(programs: &Path, target: &Target) -> Result<()> {
     let mut command = program(programs, target);
-    command.args(["-set_cover_merge=1", MAX_INPUT_BYTES]).arg(run::root().join(target.corpus()));
+    command.args(MERGE).arg(run::root().join(target.corpus()));
     run::quiet(command.arg(subfolder("corpus", target)?))
 }
 
