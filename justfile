@@ -24,6 +24,10 @@ test *args:
 lint *args:
     cargo xtask lint {{ args }}
 
+# Run fuzz targets; without arguments, all of them for a minute each.
+fuzz *args:
+    cargo xtask fuzz {{ args }}
+
 # Run a benchmark against its baselines; without arguments, list all benchmarks.
 bench *args="list":
     cargo xtask bench {{ args }}

@@ -24,6 +24,8 @@ mod accept;
 mod config;
 mod error;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod headers;
 mod hold;

@@ -5,6 +5,7 @@ mod build;
 mod cluster;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod image;
 mod lint;
 mod readme;
@@ -48,6 +49,8 @@ enum Task {
     Conformance(cluster::conformance::Options),
     /// Run every command of the README in a fresh clone, long ones with their shortest option.
     Readme(readme::Options),
+    /// Run fuzz targets with libFuzzer (`fuzz list` lists them).
+    Fuzz(fuzz::Options),
     /// Run benchmarks against named baselines (`bench list` lists them).
     Bench(bench::Options),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Cluster(options) => cluster::run(&options),
         Task::Conformance(options) => cluster::conformance::run(&options),
         Task::Readme(options) => readme::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match result {

@@ -35,6 +35,11 @@ pub(crate) fn for_benches() -> Result<()> {
     install(&["nginx-light"])
 }
 
+/// Installs a C++ compiler, which builds libFuzzer.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    if run::succeeds(Command::new("c++").arg("--version")) { Ok(()) } else { install(&["g++"]) }
+}
+
 /// Installs what building the Dockerfile in a test needs.
 pub(crate) fn for_dockerfile() -> Result<()> {
     install(&["buildah", "debootstrap"])?;

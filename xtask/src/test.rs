@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, cluster, ebpf, image, lint, run, setup};
+use crate::{build, cluster, ebpf, fuzz, image, lint, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -37,6 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "the tests",
         run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
     )?;
+    fuzz::run_briefly()?;
     image::dockerfile::test()?;
     in_cluster(why_unavailable, options)
 }

@@ -15,8 +15,9 @@ use crate::{
 /// Namespace of objects without one, as kubectl applies them.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Adds the objects of `text` to `snapshot`; invalid ones become problems. `file` is its name in problems.
-pub(super) fn read_file(file: &str, text: &str, snapshot: &mut Snapshot) {
+/// Adds the objects of a manifest to `snapshot`; invalid ones become problems. `file` is its name in problems. The manifest
+/// is JSON if the name ends with `.json`, otherwise YAML.
+pub fn read_manifest(file: &str, text: &str, snapshot: &mut Snapshot) {
     if file.ends_with(".json") {
         match serde_json::from_str::<Value>(text) {
             Ok(value) => read_value(file, value, snapshot),

@@ -144,7 +144,7 @@ impl Folder {
         let mut snapshot = Snapshot::default();
         for (file, text) in files {
             match text {
-                Ok(text) => document::read_file(file, text, &mut snapshot),
+                Ok(text) => document::read_manifest(file, text, &mut snapshot),
                 Err(message) => {
                     let (place, message) = (file.clone(), message.clone());
                     snapshot.problems.push(Problem { place, object: None, message });

@@ -42,6 +42,7 @@ pub use k8s_openapi::api::{
 };
 
 pub use self::{
+    document::read_manifest,
     endpoints::{PoolEndpoint, pod_ip, takes_requests},
     key::ObjectKey,
     kind::Kind,

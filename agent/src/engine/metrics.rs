@@ -69,11 +69,12 @@ fn add(counter: &mut u64, value: f64) {
     *counter = counter.saturating_add(value as u64);
 }
 
-/// `name{labels} value [timestamp]`; labels without their braces.
+/// `name{labels} value [timestamp]`; labels without their braces. Blanks and tabs may separate the parts.
 fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
-    let name_end = line.find(['{', ' '])?;
+    let is_blank = |c| matches!(c, ' ' | '\t');
+    let name_end = line.find(|c| c == '{' || is_blank(c))?;
     let (name, rest) = line.split_at(name_end);
-    let (labels, rest) = match rest.strip_prefix('{') {
+    let (labels, rest) = match rest.trim_start_matches(is_blank).strip_prefix('{') {
         // A label value may contain a brace, so the last one ends the labels.
         Some(rest) => rest.rsplit_once('}')?,
         None => ("", rest),
@@ -82,17 +83,31 @@ fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
     (value.is_finite() && value >= 0.0).then_some((name, labels, value))
 }
 
-/// Returns the value of a label without escapes (the labels used here are numbers).
+/// Returns the value of a label without resolving escapes (the labels used here are numbers).
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = labels;
     loop {
-        let (key, after) = rest.split_once("=\"")?;
-        let (value, after) = after.split_once('"')?;
-        if key.trim_start_matches(',').trim() == name {
+        let (key, after) = rest.split_once('=')?;
+        let quoted = after.trim_start().strip_prefix('"')?;
+        let (value, after) = quoted.split_at(string_end(quoted)?);
+        if key.trim_start_matches([',', ' ', '\t']).trim_end() == name {
             return Some(value);
         }
-        rest = after;
+        rest = &after[1..];
     }
+}
+
+/// Position of the quote that ends a string. A backslash escapes the next character.
+fn string_end(quoted: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    quoted.bytes().position(|byte| match byte {
+        _ if std::mem::take(&mut is_escaped) => false,
+        b'\\' => {
+            is_escaped = true;
+            false
+        }
+        byte => byte == b'"',
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +177,22 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
         assert_eq!(values(older), (Some(0.5), 10, 4));
         assert_eq!(values(&format!("{older}{current}")), (Some(0.4), 10, 0));
         assert_eq!(values(&format!("{current}{older}")), (Some(0.4), 10, 0));
+    }
+
+    #[test]
+    fn escaped_quotes_in_one_label_do_not_hide_another() {
+        let text = r#"vllm:num_requests_running 1
+vllm:cache_config_info{odd="a\",block_size=\"7",block_size="16", num_gpu_blocks = "8"} 1
+"#;
+        let load = parse(text, 0).unwrap();
+        assert_eq!((load.block_size_tokens, load.num_gpu_blocks), (Some(16), Some(8)));
+    }
+
+    #[test]
+    fn blanks_and_tabs_separate_the_parts_of_a_sample() {
+        let load =
+            parse("vllm:num_requests_running\t2\nvllm:num_requests_waiting {a=\"b\"}\t3 7\n", 0).unwrap();
+        assert_eq!((load.running, load.waiting), (2, 3));
     }
 
     #[test]

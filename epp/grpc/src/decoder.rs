@@ -58,7 +58,7 @@ impl Drop for Charge {
 ///
 /// It keeps at most one message of the maximum length, its prefix, and one piece.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     /// The last piece, as far as it is not consumed.
     input: Bytes,
     /// The start of an incomplete message, including its prefix. `input` follows it.
@@ -71,7 +71,8 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(max_message_bytes: usize) -> Self {
+    /// A message longer than `max_message_bytes` is an error.
+    pub fn new(max_message_bytes: usize) -> Self {
         Self {
             input: Bytes::new(),
             partial: BytesMut::new(),
@@ -81,24 +82,35 @@ impl Decoder {
         }
     }
 
-    pub(crate) fn with_budget(mut self, budget: Arc<dyn MessageBudget>) -> Self {
+    /// Counts messages in `budget`, each until the next one is asked for. A message over the budget is an error.
+    #[must_use]
+    pub fn with_budget(mut self, budget: Arc<dyn MessageBudget>) -> Self {
         self.charge = Some(Charge { budget, bytes: 0 });
         self
     }
 
-    /// Adds a piece. Call it only after [`Decoder::next`] has returned `None`.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    /// Adds a piece. Call it only after [`Decoder::next_message`] has returned `None`.
+    pub fn push(&mut self, piece: Bytes) {
         debug_assert!(self.input.is_empty(), "the last piece is not consumed");
         self.input = piece;
     }
 
-    /// Whether a message has begun and is not complete, after [`Decoder::next`] has returned `None`.
-    pub(crate) fn is_inside_message(&self) -> bool {
+    /// Whether a message has begun and is not complete, after [`Decoder::next_message`] has returned `None`.
+    pub fn is_inside_message(&self) -> bool {
         !self.partial.is_empty()
     }
 
+    /// Bytes that are allocated for an incomplete message.
+    pub fn buffered_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// The next message without its prefix. `None` if a piece is missing.
-    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    ///
+    /// # Errors
+    ///
+    /// A compressed message (`UNIMPLEMENTED`), or one over the limit (`OUT_OF_RANGE`) or the budget (`RESOURCE_EXHAUSTED`).
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         if !self.is_counted
             && let Some(charge) = &mut self.charge
         {
@@ -193,7 +205,7 @@ mod tests {
     fn all(decoder: &mut Decoder, piece: Bytes) -> Result<Vec<Bytes>, Status> {
         decoder.push(piece);
         let mut messages = Vec::new();
-        while let Some(message) = decoder.next()? {
+        while let Some(message) = decoder.next_message()? {
             messages.push(message);
         }
         Ok(messages)
@@ -210,7 +222,7 @@ mod tests {
                 let error = results.filter_map(Result::err).next();
                 let error = error.unwrap_or_else(|| panic!("{announced} bytes in {sizes:?} were accepted"));
                 assert_eq!(error.code(), Code::OutOfRange, "{sizes:?}");
-                assert!(decoder.partial.capacity() <= LIMIT, "{sizes:?}");
+                assert!(decoder.buffered_bytes() <= LIMIT, "{sizes:?}");
             }
         }
     }
@@ -238,7 +250,7 @@ mod tests {
             let mut count = 0;
             for piece in stream.chunks(piece_bytes) {
                 count += all(&mut decoder, Bytes::copy_from_slice(piece)).unwrap().len();
-                assert!(decoder.partial.capacity() <= PREFIX_BYTES + LIMIT, "{piece_bytes}");
+                assert!(decoder.buffered_bytes() <= PREFIX_BYTES + LIMIT, "{piece_bytes}");
                 assert!(decoder.input.is_empty());
             }
             assert_eq!((count, decoder.is_inside_message()), (3, false));
@@ -274,19 +286,19 @@ mod tests {
         let taken = || *budget.0.lock().unwrap();
         let mut first = decoder();
         first.push(Bytes::from(framed(&[0; 6000])).slice(..PREFIX_BYTES));
-        assert!(first.next().unwrap().is_none());
+        assert!(first.next_message().unwrap().is_none());
         assert_eq!(taken(), 6000);
         let mut second = decoder();
         second.push(Bytes::from(framed(&[0; 6000])));
-        assert_eq!(second.next().unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(second.next_message().unwrap_err().code(), Code::ResourceExhausted);
         first.push(Bytes::from(vec![0; 6000]));
-        assert_eq!(first.next().unwrap().unwrap().len(), 6000);
+        assert_eq!(first.next_message().unwrap().unwrap().len(), 6000);
         assert_eq!(taken(), 6000, "the message is in use");
-        assert!(first.next().unwrap().is_none());
+        assert!(first.next_message().unwrap().is_none());
         assert_eq!(taken(), 0);
         assert_eq!(all(&mut first, Bytes::from(framed(&[0; 10_000]))).unwrap().len(), 1);
         first.push(Bytes::from(framed(&[0; 9000])).slice(..PREFIX_BYTES + 10));
-        assert!(first.next().unwrap().is_none());
+        assert!(first.next_message().unwrap().is_none());
         drop(first);
         assert_eq!(taken(), 0);
     }

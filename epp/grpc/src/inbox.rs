@@ -51,7 +51,7 @@ impl<M: Message + Default> Inbox<M> {
     /// message over the limit (`OUT_OF_RANGE`) or the budget (`RESOURCE_EXHAUSTED`), an incomplete or undecodable message (`INTERNAL`), no status (`UNKNOWN`).
     pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<M>, Status>> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.next_message()? {
                 let message = M::decode(message);
                 return Poll::Ready(
                     message

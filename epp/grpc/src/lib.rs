@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-pub use self::decoder::MessageBudget;
+pub use self::decoder::{Decoder, MessageBudget};
 pub use self::inbox::Inbox;
 pub use self::outbox::Outbox;
 pub use self::status::{STATUS, status_in, status_of};

@@ -1,6 +1,6 @@
 //! Scans `multipart/form-data` (RFC 7578), the format of transcriptions and image edits.
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::parameters::{self, Parameter};
 use super::scanner::{Progress, Region};
@@ -35,6 +35,8 @@ enum State {
         matched: usize,
         /// The content so far, if the part is the model.
         name: Option<Vec<u8>>,
+        /// Bytes of the boundary that the content begins with. `None` after another byte.
+        begin: Option<usize>,
     },
     /// After a boundary. Expects CRLF, or two hyphens after the last boundary.
     AfterBoundary {
@@ -73,7 +75,7 @@ impl FormScanner {
         let mut region = None;
         while let Some(byte) = bytes.get(used) {
             // A model name cannot contain a carriage return: one starts a delimiter, or is an error.
-            let is_content = matches!(self.state, State::Content { matched: 0, name: Some(_) });
+            let is_content = matches!(self.state, State::Content { matched: 0, name: Some(_), .. });
             let next = if is_content && *byte != b'\r' { Region::Model } else { Region::Other };
             if *region.get_or_insert(next) != next {
                 break;
@@ -125,16 +127,17 @@ impl FormScanner {
                 }
                 Ok(1)
             }
-            State::Content { matched: 0, name } => {
+            State::Content { matched: 0, name, begin } => {
                 let used = memchr(b'\r', bytes).unwrap_or(bytes.len());
+                check_begin(begin, &self.delimiter[2..], &bytes[..used])?;
                 append(name, &bytes[..used])?;
                 if used == bytes.len() {
                     return Ok(used);
                 }
-                self.state = State::Content { matched: 1, name: name.take() };
+                self.state = State::Content { matched: 1, name: name.take(), begin: None };
                 Ok(used + 1)
             }
-            State::Content { matched, name } => {
+            State::Content { matched, name, .. } => {
                 if bytes[0] == self.delimiter[*matched] {
                     *matched += 1;
                     if *matched == self.delimiter.len() {
@@ -188,8 +191,12 @@ impl FormScanner {
             return Err(BodyError::InvalidForm("the headers of a part are too long"));
         }
         if headers == b"\r\n" || headers.ends_with(b"\r\n\r\n") {
+            // Parsers that split at boundaries first would see the end of the part.
+            if headers.starts_with(&self.delimiter[2..]) || memmem::find(headers, &self.delimiter).is_some() {
+                return Err(BodyError::InvalidForm("the headers of a part contain the boundary"));
+            }
             let name = is_model(headers)?.then(Vec::new);
-            self.state = State::Content { matched: 0, name };
+            self.state = State::Content { matched: 0, name, begin: Some(0) };
         }
         Ok(())
     }
@@ -204,6 +211,19 @@ impl FormScanner {
             }
         }
     }
+}
+
+/// Checks that the content of a part does not begin with two hyphens and the boundary. The line break of the headers could
+/// be read as the one of the boundary (RFC 2046 §5.1.1): Go reads an empty part, Python content.
+fn check_begin(begin: &mut Option<usize>, boundary: &[u8], content: &[u8]) -> Result<(), BodyError> {
+    let Some(matched) = *begin else { return Ok(()) };
+    let rest = &boundary[matched..];
+    let length = rest.len().min(content.len());
+    *begin = (rest[..length] == content[..length]).then_some(matched + length);
+    if *begin == Some(boundary.len()) {
+        return Err(BodyError::InvalidForm("the content of a part begins with the boundary"));
+    }
+    Ok(())
 }
 
 /// Appends content to the model name, if the part is the model.

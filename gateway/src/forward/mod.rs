@@ -11,6 +11,7 @@ mod send;
 pub(crate) use connection_pool::ConnectionPool;
 pub(crate) use error::{Error, ExchangeError};
 pub(crate) use h2::H2Connections;
+pub(crate) use http1::{Decoded, Incoming};
 pub(crate) use mirror::Mirrors;
 pub(crate) use pooled_body::PooledBody;
 pub(crate) use send::{Forwarded, Forwarder, SendPlan};

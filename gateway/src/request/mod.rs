@@ -29,4 +29,5 @@ mod received;
 mod rewrite;
 mod routed;
 
+pub(crate) use path::normalise;
 pub(crate) use proxy::{Proxy, Routes};

@@ -19,7 +19,7 @@ const MODEL_IDS: &str = "/v1/models/";
 ///   In the id of `/v1/models/{id}` an encoded slash is decoded.
 ///
 /// A trailing slash is kept: Gateway API's `Exact` distinguishes it, and engines redirect it.
-pub(super) fn normalise(uri: &mut Uri) -> Result<(), Error> {
+pub(crate) fn normalise(uri: &mut Uri) -> Result<(), Error> {
     let path = uri.path();
     if is_normal(path) {
         return Ok(());

@@ -105,7 +105,7 @@ fn forms_have_the_expected_outcome_for_any_order_and_split() {
     }
 }
 
-/// Each of these is read in two ways by released versions of python-multipart, `email.message`, werkzeug or busboy.
+/// Each of these is read in two ways by released versions of python-multipart, `email.message`, werkzeug, busboy or Go.
 #[test]
 fn forms_with_two_readings_are_rejected() {
     let end = "--XX--\r\n";
@@ -133,6 +133,13 @@ fn forms_with_two_readings_are_rejected() {
         ("a preamble", format!("before\r\n{model}{end}")),
         ("a line break first", format!("\r\n{model}{end}")),
         ("whitespace after a boundary", model.replace("--XX\r\n", "--XX \t\r\n") + end),
+        ("the boundary before a header", with_header("--XX: y") + end),
+        (
+            "the boundary before the first header",
+            model.replace("\r\ncontent", "\r\n--XX: y\r\ncontent") + end,
+        ),
+        ("a model that begins with the boundary", part("name=\"model\"", "--XXalpha") + end),
+        ("a file that begins with a part", part("name=\"x\"; filename=y", &model) + &model + end),
         ("a longer boundary", part("name=\"x\"", "a\r\n--XXY") + &model + end),
     ] {
         for piece_bytes in [1, 2, 3, 7, 1_000_000] {

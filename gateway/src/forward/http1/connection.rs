@@ -9,23 +9,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, Bytes};
-use http::{Method, StatusCode, request, response};
+use bytes::Bytes;
+use http::{Method, request, response};
 use http_body::{Frame, SizeHint};
-use memchr::memmem;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::decode::{Decoded, Decoder};
-use super::head::{Head, decode};
+use super::decode::Decoded;
+use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use crate::forward::error::{Error, ExchangeError};
 use crate::hold::UpstreamBody;
 use crate::runtime::LazyDeadline;
 
-/// Maximum size of a response head.
-const MAX_HEAD_BYTES: usize = 256 << 10;
 /// Maximum size of one read.
 const READ_BYTES: usize = 64 << 10;
 
@@ -53,15 +50,9 @@ struct Inner {
     is_written: bool,
     /// Why writing the request stopped. The endpoint may have responded anyway.
     write_error: Option<io::Error>,
-    /// The start of an incomplete head.
-    partial: Vec<u8>,
-    /// Bytes that were read and not decoded yet.
-    input: Bytes,
-    /// Decoder of the response body.
-    body: Decoder,
+    incoming: Incoming,
     /// At least one byte of the response has arrived.
     has_received: bool,
-    keeps_alive: bool,
     /// The endpoint closed the connection.
     is_closed: bool,
     is_head: bool,
@@ -101,11 +92,8 @@ impl Connection {
             outgoing: None,
             is_written: false,
             write_error: None,
-            partial: Vec::new(),
-            input: Bytes::new(),
-            body: Decoder::empty(),
+            incoming: Incoming::default(),
             has_received: false,
-            keeps_alive: true,
             is_closed: false,
             is_head: false,
             head_deadline: LazyDeadline::default(),
@@ -158,11 +146,11 @@ impl Connection {
 
     /// The response has been returned completely.
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.0.body.is_ended()
+        self.0.incoming.is_ended()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.0.body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact)
+        self.0.incoming.remaining().map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 
     /// The exchange is complete.
@@ -178,8 +166,8 @@ impl Connection {
     /// its response are complete.
     pub(crate) fn is_usable(&self) -> bool {
         let inner = &*self.0;
-        let is_complete = inner.body.is_ended() && inner.outgoing.is_none() && inner.write_error.is_none();
-        is_complete && inner.keeps_alive && !inner.is_closed && inner.input.is_empty() && inner.is_silent()
+        let is_sent = inner.outgoing.is_none() && inner.write_error.is_none();
+        is_sent && inner.incoming.is_reusable() && !inner.is_closed && inner.is_silent()
     }
 }
 
@@ -187,23 +175,8 @@ impl Inner {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, ExchangeError>> {
         self.poll_send(cx)?;
         loop {
-            while !self.input.is_empty() {
-                let Some(Head { parts, body, keeps_alive, bytes }) = decode(&self.input, self.is_head)?
-                else {
-                    self.keep_partial()?;
-                    break;
-                };
-                self.input.advance(bytes);
-                if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Err(ExchangeError::Malformed(
-                        "it switches protocols without an upgrade request",
-                    )));
-                }
-                if !parts.status.is_informational() {
-                    self.body = body;
-                    self.keeps_alive = keeps_alive;
-                    return Poll::Ready(Ok(parts));
-                }
+            if let Some(head) = self.incoming.head(self.is_head)? {
+                return Poll::Ready(Ok(head));
             }
             ready!(self.poll_read(cx))?;
             if self.is_closed {
@@ -212,37 +185,13 @@ impl Inner {
                     .take()
                     .map_or(ExchangeError::Closed, ExchangeError::Io)));
             }
-            self.complete_partial();
-        }
-    }
-
-    /// Keeps the start of an incomplete head.
-    fn keep_partial(&mut self) -> Result<(), ExchangeError> {
-        if self.input.len() > MAX_HEAD_BYTES {
-            return Err(ExchangeError::Malformed("its head is too large"));
-        }
-        self.partial.extend_from_slice(&std::mem::take(&mut self.input));
-        Ok(())
-    }
-
-    /// Appends new input to an incomplete head. It is parsed again only when its end may have arrived.
-    fn complete_partial(&mut self) {
-        if self.partial.is_empty() {
-            return;
-        }
-        let from = self.partial.len().saturating_sub(3);
-        self.partial.extend_from_slice(&std::mem::take(&mut self.input));
-        let new = &self.partial[from..];
-        let may_end = memmem::find(new, b"\n\r\n").is_some() || memmem::find(new, b"\n\n").is_some();
-        if may_end || self.partial.len() > MAX_HEAD_BYTES {
-            self.input = std::mem::take(&mut self.partial).into();
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.poll_send(cx)?;
         loop {
-            match self.body.next(&mut self.input)? {
+            match self.incoming.frame()? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Decoded::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Decoded::End => return Poll::Ready(None),
@@ -250,7 +199,7 @@ impl Inner {
             }
             ready!(self.poll_read(cx))?;
             if self.is_closed {
-                self.body.closed()?;
+                self.incoming.closed()?;
             }
         }
     }
@@ -268,15 +217,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads into `input`, which must be empty, or detects the end of the connection.
+    /// Reads the next bytes of the response, or detects the end of the connection.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         READ.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let read = buffer.filled();
-            self.input = Bytes::copy_from_slice(read);
             self.is_closed = read.is_empty();
             self.has_received |= !read.is_empty();
+            self.incoming.push(Bytes::copy_from_slice(read));
             Poll::Ready(Ok(()))
         })
     }

@@ -59,7 +59,7 @@ enum Position {
 
 /// Result of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
+pub(crate) enum Decoded {
     Data(Bytes),
     Trailers(HeaderMap),
     /// The input is consumed and the body has not ended.
@@ -234,6 +234,10 @@ impl Chunked {
 
     /// Adds a byte of the trailer section. Returns the next state at its end.
     fn trailer_byte(&mut self, byte: u8) -> Result<Option<State>, ExchangeError> {
+        // The end of the section must not depend on whether a parser accepts a bare line feed (RFC 9112 §2.2, §7.1.2).
+        if byte == b'\n' && self.trailers.last() != Some(&b'\r') {
+            return Err(ExchangeError::Malformed("a trailer line does not end with CRLF"));
+        }
         self.trailers.push(byte);
         if self.trailers == b"\r\n" {
             return Ok(Some(State::Ended));
@@ -380,6 +384,8 @@ mod tests {
             "\r1\r\n",
             "10000000000000000\r\n",
             "0\r\nx y\r\n\r\n",
+            "0\r\nx: 1\ny: 2\r\n\r\n",
+            "0\r\nx: 1\n\r\n",
         ] {
             let ended = decoded(Decoder::chunked(), bytes.as_bytes(), 100);
             assert!(matches!(ended, Err(ExchangeError::Malformed(_))), "{bytes:?}: {ended:?}");

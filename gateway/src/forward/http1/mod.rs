@@ -4,7 +4,10 @@
 mod connection;
 mod decode;
 mod head;
+mod incoming;
 mod outgoing;
 
 pub(crate) use connection::Connection;
 pub(super) use connection::{OpenConnection, connect};
+pub(crate) use decode::Decoded;
+pub(crate) use incoming::Incoming;
