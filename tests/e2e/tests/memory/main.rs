@@ -14,13 +14,40 @@ mod client_heads;
 mod gateway;
 mod picker;
 
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use forebay_e2e::harness::{Harness, HarnessOptions, Limited, PoolOptions, QWEN};
 
 /// Pool of all tests here.
 const POOL: &str = "vllm-qwen3-06b";
 
+/// The programs of one test. Tests run one after the other: each uses all cores and a large part of the memory.
+struct Attacked {
+    harness: Harness,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Deref for Attacked {
+    type Target = Harness;
+
+    fn deref(&self) -> &Harness {
+        &self.harness
+    }
+}
+
+impl DerefMut for Attacked {
+    fn deref_mut(&mut self) -> &mut Harness {
+        &mut self.harness
+    }
+}
+
 /// All programs with limited memory, and this many simulators. `None` if memory cannot be limited here.
-fn start(pods: u32) -> Option<Harness> {
+fn start(pods: u32) -> Option<Attacked> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let options = HarnessOptions {
         memory_limits: true,
         kernel: false,
@@ -28,7 +55,7 @@ fn start(pods: u32) -> Option<Harness> {
         ..HarnessOptions::default()
     };
     match Harness::start(options) {
-        Ok(harness) => Some(harness),
+        Ok(harness) => Some(Attacked { harness, _alone: alone }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => {
             println!("skipped: memory cannot be limited: {error:#}");
             None
