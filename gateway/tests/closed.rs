@@ -49,3 +49,29 @@ async fn a_pool_with_an_unsupported_restriction_closes_its_rules_only() {
     let (open, _) = tokio::join!(exchange(running.address(), request), qwen.answer_one("ok"));
     assert_eq!((open.status, open.text()), (200, "ok"));
 }
+
+#[tokio::test]
+async fn copies_to_a_closed_service_are_not_sent() {
+    let (web, shadow) = (Upstream::bind().await, Upstream::bind().await);
+    let mirror =
+        |name| format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}}}}}");
+    let rule = format!(
+        "{{filters: [{}, {}], backendRefs: [{{name: web, port: 80}}]}}",
+        mirror("shadow"),
+        mirror("open")
+    );
+    let open = Upstream::bind().await;
+    let running = Harness::new()
+        .service("web", web.port(), "")
+        .service("shadow", shadow.port(), "")
+        .service("open", open.port(), "")
+        .route("r", &rule)
+        .with(&policy("llm-d", "{group: '', kind: Service, name: shadow}", "authorization"))
+        .start()
+        .await;
+    let (response, _) = tokio::join!(get(running.address(), "/"), web.answer_one("ok"));
+    assert_eq!((response.status, response.text()), (200, "ok"));
+    open.answer_one("a copy").await;
+    running.until_metric(r#"forebay_gateway_mirrors_total{result="closed"}"#, 1.0).await;
+    running.until_metric(r#"forebay_gateway_mirrors_total{result="sent"}"#, 1.0).await;
+}

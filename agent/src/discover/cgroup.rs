@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Maximum depth of a pod's cgroup below the root. The kubelet's paths have at most 3 levels; a nested node (kind, k3s in
-/// a container) adds a few.
-const MAX_DEPTH: usize = 8;
+/// Maximum depth of a pod's cgroup below the root, and in the kernel programs. The kubelet's paths have at most 4 levels;
+/// a nested node (kind in a user's session) adds 5.
+const MAX_DEPTH: usize = 9;
 
 /// A file that every folder of a cgroup2 hierarchy has, and no other.
 const CGROUP2_FILE: &str = "cgroup.controllers";
@@ -60,15 +60,21 @@ impl CgroupRoot {
 /// Cgroups by pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodCgroups {
-    by_uid: HashMap<String, PathBuf>,
+    by_uid: HashMap<String, Vec<PathBuf>>,
     /// A container's cgroup outside of its pod's cgroup, by pod.
     outside: HashMap<String, PathBuf>,
 }
 
 impl PodCgroups {
-    /// Returns the folder of a pod's cgroup. `cgroup_uid` is the uid in the path.
-    pub fn get(&self, cgroup_uid: &str) -> Option<&Path> {
-        self.by_uid.get(cgroup_uid).map(PathBuf::as_path)
+    /// Returns the folders of a pod's cgroup: one, unless another cgroup driver left its own. `cgroup_uid` is the uid in
+    /// the path.
+    pub fn all(&self, cgroup_uid: &str) -> &[PathBuf] {
+        self.by_uid.get(cgroup_uid).map_or(&[], Vec::as_slice)
+    }
+
+    /// The number of pods.
+    pub fn count(&self) -> usize {
+        self.by_uid.len()
     }
 
     /// Returns the folder of a container that is not in the cgroup of its pod. Sockets of such a container cannot be
@@ -89,7 +95,7 @@ fn walk(folder: &Path, depth: usize, in_kubepods: bool, found: &mut PodCgroups) 
         let Some(name) = name.to_str() else { continue };
         let path = entry.path();
         if in_kubepods && let Some(uid) = pod_uid(name) {
-            found.by_uid.insert(uid, path);
+            found.by_uid.entry(uid).or_default().push(path);
         } else if let Some(uid) = pod_uid_of_container(name) {
             found.outside.insert(uid, path);
         } else if depth > 1 {
@@ -109,14 +115,18 @@ pub fn pod_uid_in_path(path: &str) -> Option<String> {
     path.split('/').find_map(|name| {
         let uid = if in_kubepods { pod_uid(name) } else { None };
         in_kubepods |= name.contains("kubepods");
-        uid
+        uid.or_else(|| pod_uid_of_container(name))
     })
 }
 
 /// Returns the pod uid in `<slice of the pod>:<runtime>:<container>`. containerd and CRI-O create such a folder when the
 /// kubelet uses the systemd driver and they do not (`SystemdCgroup = false`).
 fn pod_uid_of_container(name: &str) -> Option<String> {
-    let (slice, _) = name.split_once(':')?;
+    let (slice, container) = name.split_once(':')?;
+    // CRI-O's monitor of a container, which has no sockets of the pod.
+    if container.starts_with("crio-conmon") {
+        return None;
+    }
     if slice.contains("kubepods") { pod_uid(slice) } else { None }
 }
 
@@ -168,68 +178,117 @@ mod tests {
         }
     }
 
+    const UID: &str = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
+
+    /// Layouts: the folder of the pod, and those of its containers below. `S` is the uid in a slice name, `U` the uid as
+    /// it is, `C` the id of a container.
+    const LAYOUTS: [(&str, &str, &[&str]); 13] = [
+        ("cgroupfs, containerd or cri-dockerd", "kubepods/besteffort/podU", &["C"]),
+        ("cgroupfs, guaranteed", "kubepods/podU", &["C"]),
+        (
+            "systemd, containerd",
+            "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podS.slice",
+            &["cri-containerd-C.scope"],
+        ),
+        (
+            "systemd, CRI-O with conmon in the pod",
+            "kubepods.slice/kubepods-podS.slice",
+            &["crio-C.scope/container", "crio-conmon-C.scope"],
+        ),
+        ("cgroupfs, CRI-O", "kubepods/burstable/podU", &["crio-C", "crio-conmon-C"]),
+        (
+            "systemd, cri-dockerd",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podS.slice",
+            &["docker-C.scope"],
+        ),
+        ("systemd, Podman", "kubepods.slice/kubepods-podS.slice", &["libpod-C.scope/container"]),
+        (
+            "kind, as its nodes see it",
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podS.slice",
+            &["cri-containerd-C.scope"],
+        ),
+        (
+            "kind, as the host sees it",
+            "docker.slice/docker-C.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podS.slice",
+            &["cri-containerd-C.scope"],
+        ),
+        (
+            "kind in a user's session",
+            "user.slice/user-1000.slice/user@1000.service/user.slice/docker-C.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podS.slice",
+            &["cri-containerd-C.scope"],
+        ),
+        (
+            "k3s in its own slice",
+            "k3s.slice/k3s-kubepods.slice/k3s-kubepods-podS.slice",
+            &["cri-containerd-C.scope"],
+        ),
+        (
+            "k3s in a user's session",
+            "user.slice/user-1000.slice/user@1000.service/app.slice/k3s-rootless.service/kubepods/burstable/podU",
+            &["C"],
+        ),
+        ("Docker in Docker", "docker/C/kubelet/kubepods/besteffort/podU", &["C"]),
+    ];
+
     #[test]
-    fn finds_pods_in_every_layout() {
-        let root = tempfile::tempdir().unwrap();
-        let uid = |n: u32| format!("00000000-0000-4000-8000-{n:012}");
-        let slice = |n: u32| uid(n).replace('-', "_");
-        let layouts = [
-            (1, format!("kubepods/burstable/pod{}/{}", uid(1), "a".repeat(64))),
-            (2, format!("kubepods/pod{}/{}", uid(2), "b".repeat(64))),
-            (
-                3,
-                format!(
-                    "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice/cri-containerd-{}.scope",
-                    slice(3),
-                    "c".repeat(64)
-                ),
-            ),
-            (
-                4,
-                format!(
-                    "kubepods.slice/kubepods-pod{}.slice/crio-{}.scope/container",
-                    slice(4),
-                    "d".repeat(64)
-                ),
-            ),
-            (
-                5,
-                format!(
-                    "docker.slice/node.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{}.slice",
-                    slice(5)
-                ),
-            ),
-            (6, format!("system.slice/pod{}", uid(6))),
-        ];
-        for (_, path) in &layouts {
-            fs::create_dir_all(root.path().join(path)).unwrap();
+    fn finds_the_pod_in_every_layout() {
+        let fill = |path: &str| {
+            path.replace("podU", &format!("pod{UID}"))
+                .replace("podS", &format!("pod{}", UID.replace('-', "_")))
+                .split('/')
+                .map(|name| match name {
+                    "C" => "c".repeat(64),
+                    name => name.replace("-C", &format!("-{}", "c".repeat(64))),
+                })
+                .collect::<Vec<_>>()
+                .join("/")
+        };
+        for (layout, pod, containers) in LAYOUTS {
+            let root = tempfile::tempdir().unwrap();
+            let pod = root.path().join(fill(pod));
+            for container in containers {
+                fs::create_dir_all(pod.join(fill(container))).unwrap();
+            }
+            // What is beside the pods is not taken for one.
+            for other in [
+                "podruntime/kubelet",
+                "system.slice/crio-conmon-0a1b.scope",
+                &format!("system.slice/pod{UID}"),
+            ] {
+                fs::create_dir_all(root.path().join(other)).unwrap();
+            }
+            let pods = CgroupRoot::at(root.path()).pods().unwrap();
+            assert_eq!(pods.all(UID), std::slice::from_ref(&pod), "{layout}");
+            assert_eq!((pods.count(), pods.outside(UID)), (1, None), "{layout}");
+            for container in containers {
+                let process = pod.join(fill(container)).display().to_string();
+                assert_eq!(pod_uid_in_path(&process).as_deref(), Some(UID), "{layout}: {process}");
+            }
         }
-        let pods = CgroupRoot::at(root.path()).pods().unwrap();
-        for (n, path) in &layouts[..5] {
-            let found = pods.get(&uid(*n)).unwrap_or_else(|| panic!("{path} not found"));
-            assert!(root.path().join(path).starts_with(found), "{path}: found {}", found.display());
-        }
-        assert_eq!(pods.get(&uid(6)), None, "not below kubepods");
-        assert_eq!(pods.by_uid.len(), 5);
     }
 
     #[test]
     fn finds_containers_outside_of_their_pod() {
         let root = tempfile::tempdir().unwrap();
-        let uid = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
-        let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+        let slice = format!("kubepods-burstable-pod{}.slice", UID.replace('-', "_"));
         let pod = root.path().join("kubepods.slice/kubepods-burstable.slice").join(&slice);
         fs::create_dir_all(&pod).unwrap();
-        let pods = CgroupRoot::at(root.path()).pods().unwrap();
-        assert_eq!((pods.get(uid), pods.outside(uid)), (Some(&*pod), None));
-        for parent in ["", "system.slice"] {
-            let container =
-                root.path().join(parent).join(format!("{slice}:cri-containerd:{}", "a".repeat(64)));
-            fs::create_dir_all(&container).unwrap();
+        let found = || {
             let pods = CgroupRoot::at(root.path()).pods().unwrap();
-            assert_eq!((pods.get(uid), pods.outside(uid)), (Some(&*pod), Some(&*container)));
+            assert_eq!(pods.all(UID), std::slice::from_ref(&pod));
+            pods.outside(UID).map(Path::to_owned)
+        };
+        assert_eq!(found(), None);
+        for (parent, runtime) in [("", "cri-containerd"), ("system.slice", "cri-containerd"), ("", "crio")] {
+            let name = format!("{slice}:{runtime}:{}", "a".repeat(64));
+            let container = root.path().join(parent).join(&name);
+            fs::create_dir_all(&container).unwrap();
+            assert_eq!(found(), Some(container.clone()));
+            assert_eq!(pod_uid_in_path(&format!("/{parent}/{name}")).as_deref(), Some(UID));
             fs::remove_dir(&container).unwrap();
         }
+        fs::create_dir(root.path().join(format!("{slice}:crio-conmon:{}", "a".repeat(64)))).unwrap();
+        assert_eq!(found(), None, "the monitor of a container has no sockets of the pod");
     }
 
     #[test]

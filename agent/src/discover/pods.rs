@@ -25,6 +25,8 @@ pub struct LocalPod {
     pub uid: String,
     /// The uid in the path of its cgroup, or why it is not known.
     pub cgroup_uid: Result<String, String>,
+    /// `spec.runtimeClassName`
+    pub runtime_class: Option<String>,
     /// `status.podIP`
     pub ip: Option<IpAddr>,
     /// Target ports of all pools that select it, ascending.
@@ -50,6 +52,7 @@ pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
                 key: key.clone(),
                 cgroup_uid: Ok(cgroup_uid(pod, node_name).unwrap_or(&uid).to_owned()),
                 uid,
+                runtime_class: pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()),
                 ip: pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
                 ports: Vec::new(),
             });

@@ -4,6 +4,7 @@ mod health;
 mod library;
 mod monitor;
 mod owners;
+mod recovery;
 mod sample;
 
 pub use library::{GpuOff, default_paths};

@@ -7,7 +7,10 @@ use nvml_wrapper::{
     error::NvmlError,
 };
 
-use super::health::{History, Lost, names};
+use super::{
+    health::{History, Lost, Observed, names},
+    recovery::Recovery,
+};
 use forebay_telemetry::v1::Gpu;
 
 /// Ids of the processes on a GPU, in the host's PID namespace.
@@ -76,6 +79,7 @@ pub(super) fn read(
     let sm_clock = query.value(|device| device.clock_info(Clock::SM));
     let sm_clock_max = query.value(|device| device.max_clock_info(Clock::SM));
     let throttling: Option<ThrottleReasons> = query.value(Device::current_throttle_reasons);
+    let recovery = query.value(Recovery::of);
     if let Some(processes) = query.value(Device::running_compute_processes) {
         identity.processes = processes.into_iter().map(|process| process.pid).collect();
     }
@@ -83,7 +87,7 @@ pub(super) fn read(
     if let Some(end) = query.end {
         return Err(end);
     }
-    let (health, health_reason) = history.judge(query.lost, throttling, now_ns);
+    let (health, health_reason) = history.judge(Observed { lost: query.lost, recovery, throttling }, now_ns);
     let gpu = Gpu {
         measured_boottime_ns: now_ns,
         uuid: identity.uuid.clone(),

@@ -96,6 +96,8 @@ pub(crate) enum MirrorResult {
     Failed,
     /// No endpoint, too many copies in flight, or the body was too large.
     Skipped,
+    /// A policy closes the backend.
+    Closed,
 }
 
 impl EncodeLabelValue for MirrorResult {
@@ -104,6 +106,7 @@ impl EncodeLabelValue for MirrorResult {
             Self::Sent => "sent",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Closed => "closed",
         })
     }
 }

@@ -70,6 +70,10 @@ async fn send_mirror(
     body: &mut HeldBody,
 ) -> Result<(), Error> {
     let proxy = context.proxy;
+    if mirror.closed_by.is_some() {
+        proxy.metrics.mirrored(MirrorResult::Closed);
+        return Ok(());
+    }
     if !body.is_replayable() {
         proxy.metrics.mirrored(MirrorResult::Skipped);
         return Ok(());

@@ -318,6 +318,37 @@ async fn finds_recreated_cgroup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_in_a_sandbox_is_not_reported_as_idle() {
+    let node = Node::new("sandbox");
+    if !node.counts {
+        return println!("skipped: kernel measurement is not available");
+    }
+    let agent = node.agent(1, &[]);
+    for (class, is_sandbox) in [("gvisor", true), ("nvidia", false)] {
+        let uid = format!("00000000-0000-4000-8000-00000000000{}", u8::from(is_sandbox));
+        let cgroup = PodCgroup::new(&node.cgroup_root(), &uid).unwrap();
+        let manifest = pod(&node.name, &uid, node.ip(0));
+        node.write("pod.yaml", &manifest.replace("spec: {", &format!("spec: {{runtimeClassName: {class}, ")));
+        // The cgroup of a sandbox exists too, without the sockets.
+        let (cgroup, beside) = if is_sandbox { (None, Some(cgroup)) } else { (Some(cgroup), None) };
+        let mut pod = Pod { cgroup, model: "m".into(), address: node.pod_address(), server: None };
+        pod.start();
+        if is_sandbox {
+            let report = agent.until("the reason", |pod| {
+                pod["kernelOff"].as_str().is_some_and(|off| off.contains("runs the pod in a sandbox"))
+            });
+            assert!(report["kernelOff"].as_str().unwrap().contains("runtime class gvisor"), "{report}");
+            assert!(report["kernel"].is_null(), "{report}");
+        } else {
+            agent.until("the pod is measured", |pod| pod["kernel"]["started"].is_u64());
+            pod.serve();
+            agent.until("its request", |pod| pod["kernel"]["finished"] == 1);
+        }
+        drop((pod, beside));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn second_agent_with_the_same_pins_counts_separately() {
     let node = Node::new("second");
     if !node.counts {

@@ -313,6 +313,24 @@ fn recoverable_xid_degrades_and_application_xid_does_not() {
 }
 
 #[test]
+fn the_recovery_action_decides_about_a_fatal_xid() {
+    in_own_process("the_recovery_action_decides_about_a_fatal_xid", |harness| {
+        let gpus = |changes: &Value| json!([with(full(), changes)]);
+        harness.write_scenario(&gpus(&json!({"recovery_action": 0})));
+        let mut watch = harness.watch(OFTEN);
+        assert_eq!(health(&watch.measurements(|_| true)[0]), OK);
+        harness.write_scenario(&gpus(&json!({"recovery_action": 1, "xids": [95, 154]})));
+        let measurements = watch.measurements(|it| it[0].gpu.last_xid == Some(154));
+        let reset = "the driver's recovery action is GPU reset (XID 95)";
+        assert_eq!(health(&measurements[0]), (GpuHealth::Lost, reset));
+        // After the reset. The error itself is still recent.
+        harness.write_scenario(&gpus(&json!({"recovery_action": 0, "xids": [95, 154, 154]})));
+        let measurements = watch.measurements(|it| it[0].gpu.health() != GpuHealth::Lost);
+        assert_eq!(health(&measurements[0]), (GpuHealth::Degraded, "XID 95"));
+    });
+}
+
+#[test]
 fn thermal_throttling_degrades_until_it_ends() {
     in_own_process("thermal_throttling_degrades_until_it_ends", |harness| {
         harness.write_scenario(&json!([full()]));

@@ -4,16 +4,17 @@
 //! pointer for a required value returns `NVML_ERROR_INVALID_ARGUMENT`. Panics do not cross the C boundary.
 
 use std::{
-    ffi::{CStr, c_char, c_uint, c_ulonglong},
+    ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
     panic::{AssertUnwindSafe, catch_unwind},
     ptr,
     time::Duration,
 };
 
 use nvml_wrapper_sys::bindings as nvml;
+use nvml_wrapper_sys::bindings::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
 use nvml_wrapper_sys::bindings::{
-    nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlMemory_v2_t, nvmlProcessInfo_t, nvmlReturn_t,
-    nvmlUtilization_t,
+    nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlFieldValue_t, nvmlMemory_v2_t, nvmlProcessInfo_t,
+    nvmlReturn_t, nvmlUtilization_t, nvmlValue_t,
 };
 
 use crate::{
@@ -253,6 +254,31 @@ unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
 ) -> nvmlReturn_t {
     // SAFETY: NVML contract (see the module).
     unsafe { run_with_value(device, out, |gpu| gpu.throttle_reason_bits) }
+}
+
+/// Scenarios contain only the recovery action. Every field has its own error.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetFieldValues(
+    device: nvmlDevice_t,
+    count: c_int,
+    values: *mut nvmlFieldValue_t,
+) -> nvmlReturn_t {
+    run(|| {
+        let action = session::with_session(|session| Ok(session.gpu(handle(device))?.recovery_action))?;
+        let count = usize::try_from(count).map_err(|_| INVALID_ARGUMENT)?;
+        if values.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        for place in 0..count {
+            // SAFETY: by the NVML contract `values` has `count` elements.
+            let value = unsafe { &mut *values.add(place) };
+            let known = action.filter(|_| value.fieldId == NVML_FI_DEV_GET_GPU_RECOVERY_ACTION);
+            value.nvmlReturn = known.map_or(NOT_SUPPORTED.0, |_| nvml::nvmlReturn_enum_NVML_SUCCESS);
+            value.valueType = nvml::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
+            value.value = nvmlValue_t { uiVal: known.unwrap_or_default() };
+        }
+        Ok(())
+    })
 }
 
 /// Sets the required length and returns `NVML_ERROR_INSUFFICIENT_SIZE` if `infos` is null or too short.

@@ -8,7 +8,7 @@
 //!   "uuid": "GPU-5a1f…", "name": "NVIDIA H100 80GB HBM3",
 //!   "utilization_percent": 87, "memory_used_bytes": 64000000000, "memory_total_bytes": 85520809984,
 //!   "temperature_celsius": 61, "power_mw": 412000, "power_limit_mw": 700000,
-//!   "sm_clock_mhz": 1755, "sm_clock_max_mhz": 1980, "throttle_reason_bits": 4,
+//!   "sm_clock_mhz": 1755, "sm_clock_max_mhz": 1980, "throttle_reason_bits": 4, "recovery_action": 0,
 //!   "processes": [4711], "xids": [79], "lost": false
 //! }]
 //! ```

@@ -24,6 +24,7 @@ pub(crate) struct Gpu {
     pub(crate) sm_clock_mhz: Option<u32>,
     pub(crate) sm_clock_max_mhz: Option<u32>,
     pub(crate) throttle_reason_bits: Option<u64>,
+    pub(crate) recovery_action: Option<u32>,
     pub(crate) processes: Option<Vec<u32>>,
     pub(crate) xids: Option<Vec<u64>>,
     #[serde(default)]

@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Cluster, NAMESPACES_BEFORE, network};
+use super::{
+    BPFFS_MOUNTED, Cluster, NAMESPACES_BEFORE, OUTSIDE_BEFORE, bpffs, mounts, network, outside::Outside,
+};
 use crate::run;
 
 const CONTROL: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
@@ -36,6 +38,10 @@ impl Cluster {
         remove_cgroups();
         let before = fs::read_to_string(self.path(NAMESPACES_BEFORE)).unwrap_or_default();
         network::remove(&before.lines().map(String::from).collect::<Vec<_>>());
+        bpffs::remove(&self.path(BPFFS_MOUNTED))?;
+        if let Some(outside) = Outside::load(Path::new("/"), &self.path(OUTSIDE_BEFORE))? {
+            outside.restore()?;
+        }
         fs::remove_dir_all(&self.state).with_context(|| format!("cannot remove {}", self.state.display()))?;
         run::say(&format!("cluster stopped after {:.1} s", started.elapsed().as_secs_f64()));
         Ok(())
@@ -82,15 +88,7 @@ impl Cluster {
     }
 
     fn mounts(&self) -> Result<Vec<String>> {
-        let mounts = fs::read_to_string("/proc/mounts")?;
-        let mut below: Vec<String> = mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(1))
-            .filter(|mount| Path::new(mount).starts_with(&self.state))
-            .map(String::from)
-            .collect();
-        below.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(below)
+        mounts::below(&self.state)
     }
 }
 

@@ -4,13 +4,16 @@
 //! a network namespace without a route to the host. Only root of this host can enter it.
 
 mod binaries;
+mod bpffs;
 pub(crate) mod conformance;
 mod containers;
 mod crds;
 mod down;
 mod files;
 mod identity;
+mod mounts;
 mod network;
+mod outside;
 mod services;
 mod test;
 mod up;
@@ -76,6 +79,10 @@ const NAMESPACE: &str = "forebay";
 
 /// File with the network namespaces that existed before the cluster.
 const NAMESPACES_BEFORE: &str = "namespaces.before";
+/// File with what was outside of the cluster's folder before it (see [`outside`]).
+const OUTSIDE_BEFORE: &str = "outside.before";
+/// File that exists if the bpffs of the machine was mounted for the cluster.
+const BPFFS_MOUNTED: &str = "bpffs.mounted";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let cluster = Cluster { state: options.state.clone() };

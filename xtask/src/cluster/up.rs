@@ -10,8 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Cluster, NAMESPACES_BEFORE, binaries, containers, down, files, identity,
+    BPFFS_MOUNTED, Cluster, NAMESPACES_BEFORE, OUTSIDE_BEFORE, binaries, bpffs, containers, down, files,
+    identity,
     network::{self, NODE, SERVICES},
+    outside::Outside,
 };
 use crate::{run, setup};
 
@@ -43,6 +45,7 @@ impl Cluster {
             fs::create_dir_all(self.path(folder))
                 .with_context(|| format!("cannot make {}", self.state.display()))?;
         }
+        Outside::now(Path::new("/"))?.save(&self.path(OUTSIDE_BEFORE))?;
         fs::write(self.path(NAMESPACES_BEFORE), network::namespaces().join("\n"))?;
         let result = self.start_all(&binaries);
         if result.is_err() {
@@ -60,9 +63,7 @@ impl Cluster {
 
     fn start_all(&self, binaries: &binaries::Binaries) -> Result<()> {
         network::make()?;
-        if !run::succeeds(Command::new("mountpoint").args(["-q", "/sys/fs/bpf"])) {
-            run::quiet(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))?;
-        }
+        bpffs::mount(&self.path(BPFFS_MOUNTED))?;
         identity::make(&self.state)?;
         files::write(&self.state, &which("runc")?)?;
         let s = self.state.display();

@@ -6,9 +6,14 @@ use crate::Kind;
 
 /// Annotation of kubectl with a copy of the manifest.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Pod annotations that are read: the cgroup of static pods, and the active ports of the pool.
-const POD_ANNOTATIONS: [&str; 3] =
-    ["kubernetes.io/config.hash", "llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"];
+/// Pod annotations that are read: those of mirror pods of static pods, and the active ports of the pool.
+const POD_ANNOTATIONS: [&str; 5] = [
+    "kubernetes.io/config.hash",
+    "kubernetes.io/config.mirror",
+    "kubernetes.io/config.source",
+    "llm-d.ai/active-ports",
+    "inference.networking.k8s.io/active-ports",
+];
 
 /// Keeps the fields that readers of a [`Snapshot`](crate::Snapshot) need. Returns the status of kinds whose status is
 /// kept apart, else null.
@@ -27,7 +32,7 @@ pub(super) fn prune(kind: Kind, object: &mut Value) -> Value {
         | Kind::InferenceModelRewrite
         | Kind::AgentgatewayPolicy => object.remove("status").unwrap_or_default(),
         Kind::Pod => {
-            keep(object.entry("spec"), &["nodeName"]);
+            keep(object.entry("spec"), &["nodeName", "runtimeClassName"]);
             keep(object.entry("status"), &["conditions", "phase", "podIP"]);
             if let Some(Value::Array(conditions)) =
                 object.get_mut("status").and_then(|it| it.get_mut("conditions"))
@@ -78,9 +83,10 @@ fn prune_metadata(kind: Kind, metadata: &mut Map<String, Value>) {
     match kind {
         // These change without a change that matters to readers.
         Kind::Pod => {
-            for name in ["finalizers", "generateName", "generation", "ownerReferences"] {
+            for name in ["finalizers", "generateName", "generation"] {
                 metadata.remove(name);
             }
+            prune_owners(metadata);
         }
         Kind::EndpointSlice => {
             for name in ["annotations", "generateName", "generation", "ownerReferences"] {
@@ -98,6 +104,18 @@ fn prune_metadata(kind: Kind, metadata: &mut Map<String, Value>) {
         if annotations.is_empty() {
             metadata.remove("annotations");
         }
+    }
+}
+
+/// Keeps owners of the kind Node: they identify mirror pods.
+fn prune_owners(metadata: &mut Map<String, Value>) {
+    let Some(owners) = metadata.get_mut("ownerReferences") else { return };
+    let has_some = owners.as_array_mut().is_some_and(|owners| {
+        owners.retain(|owner| owner.get("kind").is_some_and(|kind| kind == "Node"));
+        !owners.is_empty()
+    });
+    if !has_some {
+        metadata.remove("ownerReferences");
     }
 }
 
@@ -120,10 +138,10 @@ mod tests {
         let mut pod = json!({
             "metadata": {
                 "name": "qwen-0", "namespace": "llm-d", "uid": "u", "resourceVersion": "7", "generation": 1,
-                "labels": { "app": "qwen" }, "ownerReferences": [{}], "managedFields": [{}],
+                "labels": { "app": "qwen" }, "ownerReferences": [{ "kind": "ReplicaSet" }], "managedFields": [{}],
                 "annotations": { "kubernetes.io/config.hash": "h", "example.com/big": "x" },
             },
-            "spec": { "nodeName": "a", "containers": [{ "name": "vllm" }] },
+            "spec": { "nodeName": "a", "runtimeClassName": "gvisor", "containers": [{ "name": "vllm" }] },
             "status": {
                 "podIP": "10.0.0.1", "phase": "Running", "containerStatuses": [{}],
                 "conditions": [
@@ -140,12 +158,25 @@ mod tests {
                     "name": "qwen-0", "namespace": "llm-d", "uid": "u",
                     "labels": { "app": "qwen" }, "annotations": { "kubernetes.io/config.hash": "h" },
                 },
-                "spec": { "nodeName": "a" },
+                "spec": { "nodeName": "a", "runtimeClassName": "gvisor" },
                 "status": {
                     "podIP": "10.0.0.1", "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
                 },
             })
         );
+    }
+
+    #[test]
+    fn keeps_what_identifies_mirror_pods() {
+        let metadata = json!({
+            "annotations": {
+                "kubernetes.io/config.hash": "h", "kubernetes.io/config.mirror": "h", "kubernetes.io/config.source": "file",
+            },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u", "controller": true }],
+        });
+        let mut pod = json!({ "metadata": metadata });
+        prune(Kind::Pod, &mut pod);
+        assert_eq!(pod["metadata"], metadata);
     }
 
     #[test]

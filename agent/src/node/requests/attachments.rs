@@ -116,7 +116,7 @@ impl Attachments {
             Ok(Some(path)) => {
                 kernel.watch(path, &pod.ports).map(|watched| (path, watched)).map_err(|it| it.to_string())
             }
-            Ok(None) => Err(format!("no cgroup of the pod under {}", self.root.path().display())),
+            Ok(None) => Err(missing(cgroups, self.root.path())),
             Err(reason) => Err(reason),
         };
         match watched {
@@ -147,11 +147,111 @@ impl Attachments {
 /// The cgroup in which the pod's sockets are. `None` if it does not exist yet. Fails if its requests cannot be counted.
 fn cgroup_of<'a>(pod: &LocalPod, cgroups: &'a PodCgroups, root: &Path) -> Result<Option<&'a Path>, String> {
     let uid = pod.cgroup_uid.as_ref().map_err(Clone::clone)?;
+    let shown = |path: &'a Path| path.strip_prefix(root).unwrap_or(path).display();
     if let Some(outside) = cgroups.outside(uid) {
-        let shown = outside.strip_prefix(root).unwrap_or(outside).display();
         return Err(format!(
-            "a container is in {shown}, not in the cgroup of its pod: set SystemdCgroup = true in the container runtime"
+            "a container is in {}, not in the cgroup of its pod: let the container runtime use the systemd cgroup driver, as the kubelet does ({})",
+            shown(outside),
+            if outside.to_string_lossy().contains(":crio:") {
+                "CRI-O: cgroup_manager = \"systemd\""
+            } else {
+                "containerd: SystemdCgroup = true"
+            }
         ));
     }
-    Ok(cgroups.get(uid))
+    match cgroups.all(uid) {
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        // One may be a leftover of another cgroup driver.
+        [first, second, ..] => match populated(cgroups.all(uid)).as_slice() {
+            [only] => Ok(Some(*only)),
+            _ => Err(format!("the pod has several cgroups: {} and {}", shown(first), shown(second))),
+        },
+    }
+}
+
+/// Cgroups with processes in them or below them (cgroup-v2, `cgroup.events`).
+fn populated(cgroups: &[PathBuf]) -> Vec<&Path> {
+    let has_processes = |path: &&PathBuf| {
+        fs::read_to_string(path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    };
+    cgroups.iter().filter(has_processes).map(PathBuf::as_path).collect()
+}
+
+fn missing(cgroups: &PodCgroups, root: &Path) -> String {
+    let root = root.display();
+    match cgroups.count() {
+        0 => format!(
+            "no cgroup of any pod under {root}: --cgroup-root is not the cgroup2 hierarchy of the node, or the layout is not known"
+        ),
+        pods => format!("no cgroup of the pod under {root}, which has those of {pods} pods"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_resources::ObjectKey;
+
+    use super::*;
+
+    const UID: &str = "6b3b1f2e-7a0c-4a57-9d0e-0123456789ab";
+
+    fn pod() -> LocalPod {
+        LocalPod {
+            key: ObjectKey { namespace: "a".into(), name: "p".into() },
+            uid: UID.into(),
+            cgroup_uid: Ok(UID.into()),
+            runtime_class: None,
+            ip: None,
+            ports: Vec::new(),
+        }
+    }
+
+    fn found(root: &Path) -> Result<Option<PathBuf>, String> {
+        let cgroups = CgroupRoot::at(root).pods().unwrap();
+        cgroup_of(&pod(), &cgroups, root).map(|path| path.map(Path::to_owned))
+    }
+
+    #[test]
+    fn the_cgroup_with_processes_is_chosen() {
+        let root = tempfile::tempdir().unwrap();
+        let old = root.path().join("kubepods/burstable").join(format!("pod{UID}"));
+        let slice = format!("kubepods-burstable-pod{}.slice", UID.replace('-', "_"));
+        let new = root.path().join("kubepods.slice/kubepods-burstable.slice").join(slice);
+        for (cgroup, populated) in [(&old, 0), (&new, 1)] {
+            fs::create_dir_all(cgroup).unwrap();
+            fs::write(cgroup.join("cgroup.events"), format!("populated {populated}\nfrozen 0\n")).unwrap();
+        }
+        assert_eq!(found(root.path()), Ok(Some(new)));
+        fs::write(old.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        let reason = found(root.path()).unwrap_err();
+        assert!(reason.starts_with("the pod has several cgroups: kubepods"), "{reason}");
+    }
+
+    #[test]
+    fn a_container_outside_of_its_pod_is_reported_with_the_setting_of_its_runtime() {
+        for (runtime, setting) in [("cri-containerd", "SystemdCgroup = true"), ("crio", "cgroup_manager")] {
+            let root = tempfile::tempdir().unwrap();
+            let slice = format!("kubepods-pod{}.slice", UID.replace('-', "_"));
+            fs::create_dir_all(root.path().join("kubepods.slice").join(&slice)).unwrap();
+            fs::create_dir_all(root.path().join("system.slice").join(format!("{slice}:{runtime}:0a1b")))
+                .unwrap();
+            let reason = found(root.path()).unwrap_err();
+            assert!(
+                reason.contains(setting) && reason.contains("a container is in system.slice"),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_layout_is_said_to_be_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        let reason = |root: &Path| missing(&CgroupRoot::at(root).pods().unwrap(), root);
+        fs::create_dir_all(root.path().join("machine.slice/pods").join(UID)).unwrap();
+        assert!(reason(root.path()).contains("the layout is not known"), "{}", reason(root.path()));
+        fs::create_dir_all(root.path().join("kubepods/podother")).unwrap();
+        assert!(reason(root.path()).contains("has those of 1 pods"), "{}", reason(root.path()));
+    }
 }

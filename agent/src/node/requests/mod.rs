@@ -2,6 +2,7 @@
 //! endpoints every second.
 
 mod attachments;
+mod blind;
 mod sampler;
 mod window;
 
@@ -25,15 +26,11 @@ use crate::{
     publish::{LoadReport, Publisher, Readiness},
 };
 use attachments::Attachments;
+use blind::Sight;
 use window::{Histograms, LatencyWindow, STEP};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-/// Time after which the agent's own scrapes of an engine must be visible in the kernel.
-const BLIND_AFTER: Duration = Duration::from_secs(10);
-/// Why a load without any byte is not reported as zero.
-const BLIND: &str = "the engine responds, but the cgroup of the pod has no traffic: its sockets are elsewhere, as with gVisor or Kata";
-
 /// Reads the kernel's maps and publishes the load of each endpoint.
 pub(super) struct RequestCounter {
     kernel: Kernel,
@@ -51,16 +48,7 @@ struct WatchedEndpoint {
     /// Of its pod.
     uid: String,
     window: LatencyWindow,
-    /// CLOCK_BOOTTIME since which it is watched.
-    watched_since_ns: u64,
-}
-
-impl WatchedEndpoint {
-    /// Whether the kernel cannot see the endpoint: it counted nothing, although the agent's own scrapes were answered.
-    fn is_blind(&self, bytes: u64, scraped_ns: Option<u64>) -> bool {
-        let blind_at = self.watched_since_ns.saturating_add(BLIND_AFTER.as_nanos() as u64);
-        bytes == 0 && scraped_ns.is_some_and(|at| at > blind_at)
-    }
+    sight: Sight,
 }
 
 impl RequestCounter {
@@ -174,7 +162,7 @@ impl RequestCounter {
                 address,
                 uid: pod.uid.clone(),
                 window: LatencyWindow::new(self.histograms(slot)),
-                watched_since_ns: boottime_ns(),
+                sight: Sight { watched_since_ns: boottime_ns(), runtime_class: pod.runtime_class.clone() },
             });
             self.endpoints.insert(slot, endpoint);
             self.publish(slot);
@@ -194,10 +182,14 @@ impl RequestCounter {
         let measured_ns = boottime_ns();
         let scraped_ns = self.publisher.scraped_ns(endpoint.address, &endpoint.uid);
         let report = match self.kernel.load_of(slot) {
-            Ok(load) if endpoint.is_blind(load.bytes_in, scraped_ns) => LoadReport::Off(BLIND.into()),
-            Ok(load) => {
-                LoadReport::Measured(sampler::kernel_load(&load, endpoint.window.latencies(), measured_ns))
-            }
+            Ok(load) => match endpoint.sight.blindness(load.bytes_in, scraped_ns) {
+                Some(reason) => LoadReport::Off(reason),
+                None => LoadReport::Measured(sampler::kernel_load(
+                    &load,
+                    endpoint.window.latencies(),
+                    measured_ns,
+                )),
+            },
             Err(error) => LoadReport::Off(format!("cannot read the counters: {error}")),
         };
         self.publisher.set_kernel(endpoint.address, &endpoint.uid, report);
@@ -247,24 +239,5 @@ impl RequestCounter {
                 tracing::warn!(%error, gpu = index, "cannot write the sample of a GPU to its BPF map");
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answered_scrape_that_the_kernel_did_not_see_makes_an_endpoint_blind() {
-        let endpoint = WatchedEndpoint {
-            address: ([10, 0, 0, 1], 8000).into(),
-            uid: String::new(),
-            window: LatencyWindow::new(None),
-            watched_since_ns: 1_000_000_000,
-        };
-        assert!(!endpoint.is_blind(0, None), "the engine is not scraped");
-        assert!(!endpoint.is_blind(0, Some(2_000_000_000)), "the connection may be older");
-        assert!(endpoint.is_blind(0, Some(12_000_000_000)));
-        assert!(!endpoint.is_blind(1, Some(12_000_000_000)));
     }
 }

@@ -109,6 +109,7 @@ fn mirror(
         name: &it.backend_ref.name,
         port: it.backend_ref.port,
     };
+    let closed_by = (scope.mirror)(reference);
     let backend = resolver.backend(reference, scope);
     let (numerator, denominator) = match (&it.fraction, it.percent) {
         (Some(fraction), _) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
@@ -116,5 +117,5 @@ fn mirror(
         (None, None) => (1, 1),
     };
     let number = |number: i32| u64::try_from(number).unwrap_or(0);
-    Mirror { backend, numerator: number(numerator), denominator: number(denominator).max(1) }
+    Mirror { backend, closed_by, numerator: number(numerator), denominator: number(denominator).max(1) }
 }

@@ -33,6 +33,8 @@ pub(super) struct Scope<'c> {
     pub(super) unresolved: &'c mut dyn FnMut(ConditionStatus),
     /// Receives the InferencePools that are named, whether they exist or not.
     pub(super) pools: &'c mut BTreeSet<ObjectKey>,
+    /// Receives the target of each mirror. Returns the policy that closes it.
+    pub(super) mirror: &'c mut dyn FnMut(Reference<'_>) -> Option<Arc<str>>,
 }
 
 impl<'a> Resolver<'a> {

@@ -139,6 +139,16 @@ impl<'a> Restrictions<'a> {
                     .any(|reference| it.targets_backend(snapshot, key, Reference::of_backend(reference)))
         })
     }
+
+    /// The policies that target a backend which the route names.
+    pub(super) fn of_backend(
+        &self,
+        snapshot: &Snapshot,
+        route: &ObjectKey,
+        reference: Reference<'_>,
+    ) -> impl Iterator<Item = &Restriction<'a>> {
+        self.0.iter().filter(move |it| it.targets_backend(snapshot, route, reference))
+    }
 }
 
 impl Restriction<'_> {
@@ -160,6 +170,12 @@ impl Restriction<'_> {
             message: "traffic.transformation is supported on Gateways only and has no effect here".into(),
         });
         self.unsupported.problems().chain(transformation).collect()
+    }
+
+    /// What a policy that [closes](Self::closes) a backend means for copies to it.
+    pub(super) fn problem_of_mirror(rule: &str) -> PolicyProblem {
+        let message = format!("copies of the requests of HTTPRoute {rule} (RequestMirror) are not sent");
+        PolicyProblem { effect: PolicyEffect::Closes, message }
     }
 
     fn targets_backend(&self, snapshot: &Snapshot, route: &ObjectKey, reference: Reference<'_>) -> bool {

@@ -10,7 +10,7 @@ use super::filters;
 use super::policies::PolicyProblem;
 use super::reference::Reference;
 use super::resolve::{Resolver, Scope};
-use super::restrictions::Restrictions;
+use super::restrictions::{Restriction, Restrictions};
 use crate::condition::{ConditionStatus, reason};
 use crate::table::{Backends, Match, RetryPolicy, Rule, Timeouts, Weighted};
 
@@ -54,16 +54,32 @@ impl<'a> CompiledRoute<'a> {
                     route.resolved_refs = ConditionStatus { message, ..status };
                 }
             };
-            let mut scope =
-                Scope { namespace: &key.namespace, unresolved: &mut unresolved, pools: &mut route.pools };
             let origin = format!("{key} rule {index}");
-            match compile(rule, origin, resolver, &mut scope) {
+            let snapshot = resolver.snapshot();
+            let mut mirror = |reference: Reference<'_>| {
+                let mut closed_by = None;
+                for policy in restrictions.of_backend(snapshot, key, reference) {
+                    let problems = policies_entry(&mut route.policies, policy);
+                    if policy.closes() {
+                        problems.push(Restriction::problem_of_mirror(&origin));
+                        closed_by.get_or_insert_with(|| policy.reason());
+                    }
+                }
+                closed_by
+            };
+            let mut scope = Scope {
+                namespace: &key.namespace,
+                unresolved: &mut unresolved,
+                pools: &mut route.pools,
+                mirror: &mut mirror,
+            };
+            match compile(rule, &origin, resolver, &mut scope) {
                 Ok((matches, mut compiled)) => {
                     for policy in restrictions.of_rule(resolver.snapshot(), key, object, rule) {
                         if policy.closes() && compiled.closed_by.is_none() {
                             compiled.closed_by = Some(policy.reason());
                         }
-                        route.policies.entry(policy.key.clone()).or_insert_with(|| policy.problems_of_rule());
+                        policies_entry(&mut route.policies, policy);
                     }
                     route.rules.push((index, matches, Arc::new(compiled)));
                 }
@@ -88,10 +104,18 @@ impl<'a> CompiledRoute<'a> {
     }
 }
 
+/// The problems of the policy at a route.
+fn policies_entry<'p>(
+    policies: &'p mut BTreeMap<ObjectKey, Vec<PolicyProblem>>,
+    policy: &Restriction<'_>,
+) -> &'p mut Vec<PolicyProblem> {
+    policies.entry(policy.key.clone()).or_insert_with(|| policy.problems_of_rule())
+}
+
 /// A rule with anything unsupported is dropped as a whole: half of it would misroute requests.
 fn compile(
     rule: &api::HttpRouteRules,
-    origin: String,
+    origin: &str,
     resolver: &mut Resolver<'_>,
     scope: &mut Scope<'_>,
 ) -> Result<(Vec<Match>, Rule), String> {
@@ -106,7 +130,7 @@ fn compile(
     let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
     let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
     let backends = backends(rule, resolver, scope)?;
-    Ok((matches, Rule { origin, filters, backends, timeouts, retry, closed_by: None }))
+    Ok((matches, Rule { origin: origin.to_owned(), filters, backends, timeouts, retry, closed_by: None }))
 }
 
 fn backends(

@@ -83,6 +83,37 @@ async fn what_restricts_and_is_not_enforced_closes() {
     }
 }
 
+#[tokio::test]
+async fn a_mirror_to_a_closed_pool_is_closed_and_reported() {
+    let to_q = "targetRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: q}]";
+    let mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {group: inference.networking.k8s.io, kind: InferencePool, name: q}}}]";
+    let of_rule = format!("rules: [{{{mirror}, {}}}]", to("p"));
+    let of_backend =
+        format!("rules: [{{{}}}]", to("p").replace("namespace: models}", &format!("{mirror}}}")));
+    for (rules, is_of_rule) in [(of_rule, true), (of_backend, false)] {
+        for (field, is_closed) in [(KEYS, true), ("traffic: {cors: {}}", false)] {
+            let manifests =
+                gateway(OPEN) + &pools(&["p", "q"]) + &route("r", &rules) + &policy("models", to_q, field);
+            let (table, report) = compiled(&manifests).await;
+            let matched = of_port(&table).listener("x").unwrap().route("x", &head("POST", "/", &[])).unwrap();
+            assert_eq!(matched.rule.closed_by, None, "{rules}");
+            let backend = matched.rule.backends.choose();
+            let filters = if is_of_rule { &matched.rule.filters } else { &backend.filters };
+            let reason = filters.as_ref().unwrap().mirrors[0].closed_by.as_deref();
+            let expected = "AgentgatewayPolicy models/keys: traffic.apiKeyAuthentication";
+            assert_eq!(reason, is_closed.then_some(expected), "{rules}");
+            let gw = forebay_resources::ObjectKey::new("infra", "gw");
+            let status =
+                report.policies[&forebay_resources::ObjectKey::new("models", "keys")][&gw].accepted();
+            let not_sent = "copies of the requests of HTTPRoute models/r rule 0 (RequestMirror) are not sent";
+            assert_eq!(status.message.contains(not_sent), is_closed, "{}", status.message);
+            assert!(!status.is_true, "{field}");
+            let in_table = table.problems.iter().any(|it| it.contains(not_sent));
+            assert_eq!(in_table, is_closed, "{:?}", table.problems);
+        }
+    }
+}
+
 /// Every field of `agentgateway.dev/v1alpha1`, and fields that later versions may add.
 #[tokio::test]
 async fn each_field_either_closes_or_is_reported_without_effect() {

@@ -1,5 +1,7 @@
 //! Filters of HTTPRoutes, ready to be applied.
 
+use std::sync::Arc;
+
 mod cors;
 mod headers;
 mod path;
@@ -33,6 +35,8 @@ pub struct Filters {
 pub struct Mirror {
     /// Receives the copies. Its responses are ignored.
     pub backend: Backend,
+    /// The policy that closes the backend: no copy is sent.
+    pub closed_by: Option<Arc<str>>,
     pub(crate) numerator: u64,
     pub(crate) denominator: u64,
 }
