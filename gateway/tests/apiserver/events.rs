@@ -91,7 +91,10 @@ async fn a_change_of_a_condition_is_one_event() {
         .await;
     let reasons: Vec<String> =
         events(&harness, "models", "InferencePool", "qwen").await.into_iter().map(|it| it.1).collect();
-    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    // The pod is created before its status is written, so there may be a moment in which it is not ready.
+    let reasons: Vec<&str> =
+        reasons.iter().map(String::as_str).filter(|reason| *reason != "PodsNotReady").collect();
+    assert_eq!(reasons, ["NoPods", "Resolved"]);
     assert_eq!(events(&harness, "infra", "AgentgatewayPolicy", "jwt").await.len(), 1);
     second.shutdown().await;
 }
