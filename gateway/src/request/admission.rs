@@ -14,28 +14,33 @@ const COPIES: usize = 2;
 
 impl Context<'_> {
     /// Fails if too many requests are in flight, or the head is large and the hold budget is exhausted.
-    pub(super) fn admit(&mut self, head: &request::Parts) -> Result<(), Error> {
+    pub(super) fn admit(&mut self, head: HeadSize) -> Result<(), Error> {
         let limit = self.proxy.max_requests;
         // The request itself is counted already.
         if self.proxy.metrics.active_requests.get() > limit as i64 {
             return Err(Error::TooManyRequests { limit });
         }
-        let bytes = size(head);
-        if bytes > UNCOUNTED_BYTES {
+        if head.0 > UNCOUNTED_BYTES {
             let mut held = self.proxy.budget.open();
-            held.grow(COPIES * bytes)?;
+            held.grow(COPIES * head.0)?;
             self.record.hold_head(held);
         }
         Ok(())
     }
 }
 
-/// Whether an HTTP/1 connection must be closed after the request.
-pub(super) fn is_large(head: &request::Parts) -> bool {
-    size(head) > KEPT_BYTES
-}
+/// Bytes of the path and of all headers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadSize(usize);
 
-fn size(head: &request::Parts) -> usize {
-    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    head.headers.iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len())
+impl HeadSize {
+    pub(super) fn of(head: &request::Parts) -> Self {
+        let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+        Self(head.headers.iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len()))
+    }
+
+    /// Whether an HTTP/1 connection must be closed after the request.
+    pub(super) fn is_large(self) -> bool {
+        self.0 > KEPT_BYTES
+    }
 }

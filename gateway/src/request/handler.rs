@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, header, request};
 use rustls::ServerConfig;
 use tracing::Instrument as _;
 
-use super::admission::is_large;
+use super::admission::HeadSize;
 use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
@@ -50,14 +50,14 @@ impl Handler for Proxy {
                 self.routes.load().table.ports.get(&*via.port).is_some_and(|port| port.is_trusted());
             record.trace(traces.begin(&head, is_trusted));
         }
-        let is_large = is_large(&head);
+        let size = HeadSize::of(&head);
         let (is_head, is_http1) = (head.method == Method::HEAD, head.version < http::Version::HTTP_2);
         // Disabled by default: then it is one atomic load.
         let span = tracing::debug_span!("request", method = %head.method, path = head.uri.path());
-        let outcome = self.run(via, head, body, &mut record).instrument(span).await;
+        let outcome = self.run(via, head, size, body, &mut record).instrument(span).await;
         let mut response = self.respond(outcome, is_head, record);
         // The drain is checked last, because it may have begun meanwhile.
-        if is_http1 && (is_large || self.draining.load(Ordering::Relaxed)) {
+        if is_http1 && (size.is_large() || self.draining.load(Ordering::Relaxed)) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -77,11 +77,13 @@ impl Proxy {
         &self,
         via: &Via,
         head: Box<request::Parts>,
+        size: HeadSize,
         body: ClientBody,
         record: &mut Record,
     ) -> Result<Outcome, Error> {
         let routes = self.routes.load_full();
-        let context = Context { proxy: self, routes: &routes, via, record };
+        let mut context = Context { proxy: self, routes: &routes, via, record };
+        context.admit(size)?;
         let received = match answer_models(Received::new(context, head, body)?).await? {
             ControlFlow::Continue(received) => received,
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),

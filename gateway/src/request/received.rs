@@ -32,7 +32,6 @@ impl<'a> Received<'a> {
         mut head: Box<request::Parts>,
         body: ClientBody,
     ) -> Result<Self, Error> {
-        context.admit(&head)?;
         if head.method == Method::CONNECT {
             return Err(headers::Error::UpgradeUnsupported.into());
         }

@@ -50,8 +50,8 @@ impl Selection {
         self
     }
 
-    /// Works without these objects if the role does not allow to list them. Without this mark, there is no snapshot
-    /// until they are listed: a part that cannot read what it needs is not ready.
+    /// Works without these objects if the role does not allow to list them. Otherwise the first snapshot
+    /// is made after they are listed: a part that cannot read what it needs is not ready.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.is_optional = true;

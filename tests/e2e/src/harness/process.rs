@@ -67,7 +67,7 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
-    /// Stops the process (SIGSTOP) until it is continued: its sockets stay open and nobody answers.
+    /// Stops the process (SIGSTOP) until it is continued: its sockets stay open, and it does not reply.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
