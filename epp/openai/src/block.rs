@@ -18,6 +18,15 @@ pub(super) struct Masks {
     pub(super) brackets: u64,
 }
 
+/// Masks of the characters that matter for strings, and of blanks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TextMasks {
+    pub(super) quotes: u64,
+    pub(super) backslashes: u64,
+    /// Spaces and control characters. Outside strings, those are whitespace, or invalid.
+    pub(super) blanks: u64,
+}
+
 /// The only bit in which `{` and `[` differ, and `}` and `]`. Setting it maps only these bytes to `{` or `}`.
 const BRACKET_BIT: u8 = b'{' ^ b'[';
 
@@ -36,17 +45,33 @@ pub(super) fn quotes(block: &Block) -> u64 {
 #[inline]
 pub(super) fn masks(block: &Block) -> Masks {
     let lanes = load(block);
-    let backslashes = lanes.map(|lane| lane.simd_eq(u8x16::splat(b'\\')));
-    let [a, b, c, d] = backslashes;
     Masks {
         quotes: mask(lanes.map(|lane| lane.simd_eq(u8x16::splat(b'"')))),
-        // Fast path: most blocks have none.
-        backslashes: if (a | b | c | d).to_bitmask() == 0 { 0 } else { mask(backslashes) },
+        backslashes: backslashes(lanes),
         brackets: mask(lanes.map(|lane| {
             let curly = lane | u8x16::splat(BRACKET_BIT);
             curly.simd_eq(u8x16::splat(b'{')) | curly.simd_eq(u8x16::splat(b'}'))
         })),
     }
+}
+
+/// Masks of quotes, backslashes and blanks.
+#[inline]
+pub(super) fn text_masks(block: &Block) -> TextMasks {
+    let lanes = load(block);
+    TextMasks {
+        quotes: mask(lanes.map(|lane| lane.simd_eq(u8x16::splat(b'"')))),
+        backslashes: backslashes(lanes),
+        blanks: mask(lanes.map(|lane| lane.min(u8x16::splat(b' ')).simd_eq(lane))),
+    }
+}
+
+#[inline]
+fn backslashes(lanes: Lanes) -> u64 {
+    let found = lanes.map(|lane| lane.simd_eq(u8x16::splat(b'\\')));
+    let [a, b, c, d] = found;
+    // Fast path: most blocks have none.
+    if (a | b | c | d).to_bitmask() == 0 { 0 } else { mask(found) }
 }
 
 #[inline]
@@ -115,6 +140,12 @@ mod tests {
             };
             prop_assert_eq!(found, expected);
             prop_assert_eq!(quotes(block[..].try_into().unwrap()), expected.quotes);
+            let expected = TextMasks {
+                quotes: expected.quotes,
+                backslashes: expected.backslashes,
+                blanks: mask_of(&block, |byte| byte <= b' '),
+            };
+            prop_assert_eq!(text_masks(block[..].try_into().unwrap()), expected);
         }
 
         #[test]

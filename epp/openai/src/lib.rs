@@ -1,6 +1,7 @@
 //! Reads and rewrites the `model` of OpenAI request and response bodies while they stream.
 //!
 //! - [`BodyScanner`] finds the model of a request, [`Splicer`] replaces it.
+//! - [`PromptScanner`] hashes the prompt of a request and reads what else matters for scheduling.
 //! - [`ResponseScanner`] finds token usage and events of a response, [`Restore`] replaces its model.
 //!
 //! The scanner knows the model before the body ends, but reads the root object to its end: the engines' parsers use the
@@ -18,6 +19,7 @@ mod model_name;
 mod nested;
 mod parameters;
 mod plain;
+mod prompt;
 mod response;
 mod scanner;
 mod splice;
@@ -29,6 +31,10 @@ pub use form::FormScanner;
 pub use limits::{MAX_DEPTH, MAX_MODEL_NAME_BYTES};
 pub use model_name::ModelName;
 pub use plain::PlainScanner;
+pub use prompt::{
+    MAX_CACHE_SALT_BYTES, MAX_PROMPT_BLOCKS, PROMPT_BLOCK_BYTES, PromptScanner, RequestKind, prompt_seed,
+    seeded_block,
+};
 pub use response::{EventScanner, Finding, JsonScanner, ResponseFormat, ResponseScanner, Restore, Usage};
 pub use scanner::{ModelScanner, Progress};
 pub use splice::Splicer;

@@ -177,8 +177,10 @@ impl ModelScanner {
             }
             State::Finished => return Ok(bytes.len()),
             State::Start { seen } => {
-                let seen = *seen;
-                self.start(byte, seen)?;
+                self.state = match before_root(byte, *seen)? {
+                    Some(seen) => State::Start { seen },
+                    None => State::FirstKeyOrEnd,
+                };
             }
             _ if is_whitespace(byte) => {
                 if matches!(self.state, State::Scalar) {
@@ -237,30 +239,6 @@ impl ModelScanner {
         Ok(1)
     }
 
-    /// Before the root: whitespace and one UTF-8 byte order mark. Rejects UTF-16 and UTF-32, which engines detect by a byte
-    /// order mark or a zero in the first bytes.
-    fn start(&mut self, byte: u8, seen: u8) -> Result<(), BodyError> {
-        const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
-        /// No byte order mark may follow.
-        const PAST_MARK: u8 = 3;
-        if let Some(expected) = (seen > 0).then(|| BOM.get(usize::from(seen))).flatten() {
-            return if byte == *expected {
-                self.state = State::Start { seen: seen + 1 };
-                Ok(())
-            } else {
-                Err(BodyError::NotAnObject)
-            };
-        }
-        match byte {
-            0xef if seen == 0 => self.state = State::Start { seen: 1 },
-            0xff | 0xfe | 0x00 => return Err(BodyError::WideEncoding),
-            b'{' => self.state = State::FirstKeyOrEnd,
-            _ if is_whitespace(byte) => self.state = State::Start { seen: PAST_MARK },
-            _ => return Err(BodyError::NotAnObject),
-        }
-        Ok(())
-    }
-
     fn set_model(&mut self, name: ModelName) -> Result<(), BodyError> {
         match &self.model {
             Some(first) if *first != name => Err(BodyError::ModelConflict),
@@ -277,11 +255,31 @@ impl ModelScanner {
     }
 }
 
-fn is_whitespace(byte: u8) -> bool {
+/// Reads a byte before the root object: whitespace and one UTF-8 byte order mark, of which `seen` bytes were read. Returns
+/// the new `seen`, or `None` after the opening bracket.
+///
+/// Rejects UTF-16 and UTF-32, which engines detect by a byte order mark or a zero in the first bytes.
+pub(crate) fn before_root(byte: u8, seen: u8) -> Result<Option<u8>, BodyError> {
+    const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
+    /// No byte order mark may follow.
+    const PAST_MARK: u8 = 3;
+    if let Some(expected) = (seen > 0).then(|| BOM.get(usize::from(seen))).flatten() {
+        return if byte == *expected { Ok(Some(seen + 1)) } else { Err(BodyError::NotAnObject) };
+    }
+    match byte {
+        0xef if seen == 0 => Ok(Some(1)),
+        0xff | 0xfe | 0x00 => Err(BodyError::WideEncoding),
+        b'{' => Ok(None),
+        _ if is_whitespace(byte) => Ok(Some(PAST_MARK)),
+        _ => Err(BodyError::NotAnObject),
+    }
+}
+
+pub(crate) fn is_whitespace(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 /// Whether the byte may be part of a number, or of `true`, `false`, `null`, `NaN`, `-Infinity`.
-fn is_scalar(byte: u8) -> bool {
+pub(crate) fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
 }

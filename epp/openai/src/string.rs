@@ -118,6 +118,51 @@ impl KeyMatcher {
     }
 }
 
+/// Reads the name of a member, to compare it with known ones of at most `BYTES` bytes of ASCII.
+#[derive(Debug)]
+pub(crate) struct Name<const BYTES: usize> {
+    unescape: Unescape,
+    content: [u8; BYTES],
+    length: usize,
+    is_other: bool,
+}
+
+pub(crate) enum NameStep<'a> {
+    More,
+    /// None of the known names, and no escape is pending. The rest can be skipped with [`skip_string`].
+    Other,
+    /// The whole name without escapes. Empty if it is none of the known ones.
+    End(&'a [u8]),
+}
+
+impl<const BYTES: usize> Default for Name<BYTES> {
+    fn default() -> Self {
+        Self { unescape: Unescape::default(), content: [0; BYTES], length: 0, is_other: false }
+    }
+}
+
+impl<const BYTES: usize> Name<BYTES> {
+    /// Reads the next byte after the opening quote.
+    pub(crate) fn push(&mut self, byte: u8) -> Result<NameStep<'_>, BodyError> {
+        let content = match self.unescape.push(byte)? {
+            Unescaped::Incomplete => return Ok(NameStep::More),
+            Unescaped::End if self.is_other => return Ok(NameStep::End(&[])),
+            Unescaped::End => return Ok(NameStep::End(&self.content[..self.length])),
+            Unescaped::Byte(byte) => Some(byte),
+            Unescaped::Unit(unit) => u8::try_from(unit).ok(),
+        };
+        match (content, self.content.get_mut(self.length)) {
+            (Some(content), Some(next)) => {
+                *next = content;
+                self.length += 1;
+            }
+            _ => self.is_other = true,
+        }
+        let may_skip = self.is_other && self.unescape.is_between_escapes();
+        Ok(if may_skip { NameStep::Other } else { NameStep::More })
+    }
+}
+
 /// Decodes the value of `model`.
 #[derive(Debug, Default)]
 pub(super) struct ValueDecoder {

@@ -1,6 +1,6 @@
 use crate::nested::NestedValue;
 use crate::scanner::Region;
-use crate::string::{StringState, Unescape, Unescaped, skip_string};
+use crate::string::{Name, NameStep, StringState, skip_string};
 
 /// Finds the `model` member of a JSON root object. Input may be split at any byte. Input that is not valid JSON is
 /// passed through unchanged to its end.
@@ -18,11 +18,11 @@ enum State {
     Start,
     FirstKeyOrEnd,
     Key,
-    InKey(Key),
+    InKey(Name<KEY_BYTES>),
     /// In any other key.
     SkipKey(StringState),
-    Colon(Name),
-    Value(Name),
+    Colon(Member),
+    Value(Member),
     InModel(StringState),
     SkipValue(StringState),
     /// In a number, `true`, `false` or `null`.
@@ -34,11 +34,24 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
+enum Member {
     Model,
     Envelope,
     Other,
 }
+
+impl Member {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"model" => Self::Model,
+            b"response" | b"message" => Self::Envelope,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Length of the longest key, `response`.
+const KEY_BYTES: usize = 8;
 
 impl ModelFinder {
     /// For a JSON response.
@@ -58,7 +71,7 @@ impl ModelFinder {
         while let Some(byte) = bytes.get(used) {
             let next = match self.state {
                 State::InModel(_) => Region::Model,
-                State::Value(Name::Model) if *byte == b'"' => Region::Model,
+                State::Value(Member::Model) if *byte == b'"' => Region::Model,
                 _ => Region::Other,
             };
             if *region.get_or_insert(next) != next {
@@ -87,7 +100,7 @@ impl ModelFinder {
                 let (used, end) = skip_string(bytes, *at);
                 *at = end;
                 if end == StringState::Ended {
-                    self.state = State::Colon(Name::Other);
+                    self.state = State::Colon(Member::Other);
                 }
                 return used;
             }
@@ -100,10 +113,10 @@ impl ModelFinder {
                 return used;
             }
             State::InKey(key) => match key.push(byte) {
-                None => self.state = State::Done,
-                Some(KeyStep::More) => {}
-                Some(KeyStep::Other) => self.state = State::SkipKey(StringState::Inside),
-                Some(KeyStep::End(name)) => self.state = State::Colon(name),
+                Err(_) => self.state = State::Done,
+                Ok(NameStep::More) => {}
+                Ok(NameStep::Other) => self.state = State::SkipKey(StringState::Inside),
+                Ok(NameStep::End(name)) => self.state = State::Colon(Member::of(name)),
             },
             _ if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') => {
                 if matches!(self.state, State::Scalar) {
@@ -113,15 +126,16 @@ impl ModelFinder {
             State::Start => self.state = if byte == b'{' { State::FirstKeyOrEnd } else { State::Done },
             State::FirstKeyOrEnd if byte == b'}' => self.close(),
             State::FirstKeyOrEnd | State::Key => {
-                self.state = if byte == b'"' { State::InKey(Key::default()) } else { State::Done };
+                self.state = if byte == b'"' { State::InKey(Name::default()) } else { State::Done };
             }
-            State::Colon(name) => {
-                self.state = if byte == b':' { State::Value(*name) } else { State::Done };
+            State::Colon(member) => {
+                self.state = if byte == b':' { State::Value(*member) } else { State::Done };
             }
-            State::Value(name) => {
-                let may_enter = *name == Name::Envelope && self.looks_into_envelope && !self.is_in_envelope;
+            State::Value(member) => {
+                let may_enter =
+                    *member == Member::Envelope && self.looks_into_envelope && !self.is_in_envelope;
                 self.state = match byte {
-                    b'"' if *name == Name::Model => State::InModel(StringState::Inside),
+                    b'"' if *member == Member::Model => State::InModel(StringState::Inside),
                     b'"' => State::SkipValue(StringState::Inside),
                     b'{' if may_enter => {
                         self.is_in_envelope = true;
@@ -145,51 +159,5 @@ impl ModelFinder {
     fn close(&mut self) {
         self.state = if self.is_in_envelope { State::AfterValue } else { State::Done };
         self.is_in_envelope = false;
-    }
-}
-
-/// Length of the longest key, `response`.
-const KEY_BYTES: usize = 8;
-
-/// Compares a key with `model`, `response` and `message`.
-#[derive(Debug, Default)]
-struct Key {
-    unescape: Unescape,
-    content: [u8; KEY_BYTES],
-    length: usize,
-    is_other: bool,
-}
-
-enum KeyStep {
-    More,
-    /// Another key, and no escape is pending. The rest can be skipped with [`skip_string`].
-    Other,
-    End(Name),
-}
-
-impl Key {
-    /// `None` if an escape is invalid.
-    fn push(&mut self, byte: u8) -> Option<KeyStep> {
-        let content = match self.unescape.push(byte).ok()? {
-            Unescaped::Incomplete => return Some(KeyStep::More),
-            Unescaped::End => {
-                return Some(KeyStep::End(match &self.content[..self.length] {
-                    _ if self.is_other => Name::Other,
-                    b"model" => Name::Model,
-                    b"response" | b"message" => Name::Envelope,
-                    _ => Name::Other,
-                }));
-            }
-            Unescaped::Byte(byte) => Some(byte),
-            Unescaped::Unit(unit) => u8::try_from(unit).ok(),
-        };
-        match (content, self.content.get_mut(self.length)) {
-            (Some(content), Some(next)) => {
-                *next = content;
-                self.length += 1;
-            }
-            _ => self.is_other = true,
-        }
-        Some(if self.is_other && self.unescape.is_between_escapes() { KeyStep::Other } else { KeyStep::More })
     }
 }
