@@ -49,7 +49,7 @@ enum Which {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum HotPath {
-    /// Find the model in a body.
+    /// Find the model in a body, and hash its prompt.
     Extract,
     /// Find the route of a request.
     Route,
@@ -78,7 +78,7 @@ const BENCHES: [[&str; 3]; 6] = [
     ["freshness", "age of a load change at the pick", "the scrape of the engine's metrics"],
     [
         "micro extract",
-        "time to find the model in a body",
+        "time to find the model in a body, and to hash its prompt",
         "memchr over the same bytes, serde_json, simd-json",
     ],
     ["micro route", "time to find the route among 1, 100 and 5,000", "the table with one route"],

@@ -8,6 +8,7 @@ mod grpc;
 mod json;
 mod json_reference;
 mod outcome;
+mod prompt;
 mod response;
 mod sse_reference;
 
@@ -15,4 +16,5 @@ pub use encoding::encoding;
 pub use form::form;
 pub use grpc::grpc;
 pub use json::json;
+pub use prompt::prompt;
 pub use response::response;

@@ -27,6 +27,11 @@ fn json() {
 }
 
 #[test]
+fn prompt() {
+    replay("prompt", forebay_epp_fuzz::prompt);
+}
+
+#[test]
 fn response() {
     replay("response", forebay_epp_fuzz::response);
 }

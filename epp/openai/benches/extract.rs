@@ -1,4 +1,5 @@
-//! Time to find the model, compared with one memchr over the same bytes (lower bound), serde_json and simd-json.
+//! Time to find the model, compared with one memchr over the same bytes (lower bound), serde_json and simd-json. Time to
+//! find the model and hash the prompt, compared with the model alone.
 #![allow(clippy::unwrap_used, reason = "a failure ends the test or benchmark that it is in")]
 
 use std::borrow::Cow;
@@ -6,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use forebay_openai::ModelScanner;
+use forebay_openai::{ModelScanner, PromptScanner, RequestKind};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -97,6 +98,44 @@ fn extract(criterion: &mut Criterion) {
     compare(criterion, "tools", "pretty", &tools(true));
 }
 
+fn prompt(criterion: &mut Criterion) {
+    for (size, bytes) in [("1KiB", 1 << 10), ("100KiB", 100 << 10), ("2MiB", 2 << 20)] {
+        compare_prompt(criterion, size, "one_line", &body(bytes, false, false));
+        compare_prompt(criterion, size, "lines", &body(bytes, false, true));
+    }
+    compare_prompt(criterion, "chat", "many_small_messages", &many_small_messages());
+    compare_prompt(criterion, "tools", "compact", &tools(false));
+    compare_prompt(criterion, "tools", "pretty", &tools(true));
+}
+
+fn compare_prompt(criterion: &mut Criterion, size: &str, name: &str, body: &[u8]) {
+    let mut group = criterion.benchmark_group(format!("prompt_{size}"));
+    group
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+        .throughput(Throughput::Bytes(body.len() as u64));
+    for (scanners, has_prompt) in [("model", false), ("model_and_prompt", true)] {
+        group.bench_with_input(BenchmarkId::new(scanners, name), body, |bencher, body| {
+            bencher.iter(|| {
+                let mut model = ModelScanner::default();
+                let mut prompt = has_prompt.then(|| PromptScanner::new(RequestKind::ChatCompletions));
+                for piece in black_box(body).chunks(64 << 10) {
+                    model.feed(piece).unwrap();
+                    if let Some(prompt) = &mut prompt {
+                        prompt.feed(piece);
+                    }
+                }
+                if let Some(prompt) = &mut prompt {
+                    prompt.finish();
+                    assert!(prompt.is_complete() && black_box(&prompt).prompt_bytes() > 0);
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 fn compare(criterion: &mut Criterion, group: &str, name: &str, body: &[u8]) {
     let mut group = criterion.benchmark_group(group);
     group
@@ -135,5 +174,5 @@ fn compare(criterion: &mut Criterion, group: &str, name: &str, body: &[u8]) {
     group.finish();
 }
 
-criterion_group!(benches, extract);
+criterion_group!(benches, extract, prompt);
 criterion_main!(benches);

@@ -145,15 +145,7 @@ fn tokens(json: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = json;
     while let Some(first) = rest.chars().next() {
-        let mut end = first.len_utf8();
-        if first == '"' {
-            while !rest[end..].starts_with('"') {
-                let escape = usize::from(rest[end..].starts_with('\\'));
-                end += escape;
-                end += rest[end..].chars().next().map_or(0, char::len_utf8);
-            }
-            end += 1;
-        }
+        let end = if first == '"' { string_length(rest) } else { first.len_utf8() };
         let (token, after) = rest.split_at(end);
         if !first.is_ascii_whitespace() {
             tokens.push(token);
@@ -161,6 +153,16 @@ fn tokens(json: &str) -> Vec<&str> {
         rest = after;
     }
     tokens
+}
+
+/// Length of the string that a valid JSON text begins with, including its quotes.
+pub(crate) fn string_length(json: &str) -> usize {
+    let mut end = 1;
+    while !json[end..].starts_with('"') {
+        end += usize::from(json[end..].starts_with('\\'));
+        end += json[end..].chars().next().map_or(0, char::len_utf8);
+    }
+    end + 1
 }
 
 /// The hashes of all whole blocks, and the digest.
