@@ -1,4 +1,4 @@
-use super::scanner::Member;
+use super::member::Member;
 
 /// The API of a request, which decides what of the body is the prompt.
 ///

@@ -1,5 +1,5 @@
 //! Features of a request that are known from its JSON body alone, computed while the body streams: hashes of the prompt,
-//! its size, and members that matter for scheduling.
+//! its size, and members that a scheduler needs.
 //!
 //! # Canonical bytes
 //!
@@ -30,11 +30,14 @@
 mod canonical;
 mod chain;
 mod kind;
+mod member;
 mod scanner;
+mod settings;
 
 pub use chain::{MAX_PROMPT_BLOCKS, PROMPT_BLOCK_BYTES, prompt_seed, seeded_block};
 pub use kind::RequestKind;
-pub use scanner::{MAX_CACHE_SALT_BYTES, PromptScanner};
+pub use scanner::PromptScanner;
+pub use settings::MAX_CACHE_SALT_BYTES;
 
 #[cfg(test)]
 mod tests;

@@ -1,26 +1,21 @@
-use super::RequestKind;
 use super::canonical::Canonical;
 use super::chain::{Chain, MAX_PROMPT_BLOCKS, seeded_block};
+use super::kind::RequestKind;
+use super::member::{Member, NAME_BYTES};
+use super::settings::{MAX_CACHE_SALT_BYTES, Scalar, Settings};
 use crate::BodyError;
 use crate::nested::NestedValue;
 use crate::scanner::{before_root, is_scalar, is_whitespace};
 use crate::string::{Name, NameStep, StringState, plain_string, skip_string};
 
-/// Maximum length of a `cache_salt`, in bytes of JSON. Engines accept 1,024 characters (vLLM). More bytes are ignored.
-pub const MAX_CACHE_SALT_BYTES: usize = 4096;
-
-/// Longest number that is read.
-const NUMBER_BYTES: usize = 20;
-
-/// Length of the longest known name, `max_completion_tokens`.
-const NAME_BYTES: usize = 21;
-
 /// Reads the features of a request from its JSON body. The body may be split at any byte.
 ///
 /// It never fails: [`ModelScanner`](crate::ModelScanner) reads the same bytes and rejects a bad body. On malformed JSON it
-/// stops and keeps what it had, without the member that it was reading. It does not recurse. Its memory is at most 8 bytes
-/// for each [`PROMPT_BLOCK_BYTES`](super::PROMPT_BLOCK_BYTES) of the body, at most [`MAX_PROMPT_BLOCKS`] hashes for each of the members that
-/// [`RequestKind`] lists, and about 1 KiB more.
+/// stops and keeps what it had, without the member that it was reading. It checks the syntax of the root object and the depth
+/// of its members, not the syntax of nested values. It does not recurse.
+///
+/// Memory: 8 bytes of hash for each [block](super::PROMPT_BLOCK_BYTES) of the body (16 while the list grows), at most
+/// [`MAX_PROMPT_BLOCKS`] hashes for each member that [`RequestKind`] lists, and about 6 KiB.
 ///
 /// Of several members with one name the last one counts, as in the engines.
 ///
@@ -49,17 +44,6 @@ pub struct PromptScanner {
     settings: Settings,
 }
 
-#[derive(Debug, Default)]
-struct Settings {
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
-    max_output_tokens: Option<u32>,
-    priority: Option<i64>,
-    stream: Option<bool>,
-    n: Option<u32>,
-    cache_salt: Option<Vec<u8>>,
-}
-
 #[derive(Debug)]
 enum State {
     /// Before the root object. `seen`: bytes of a byte order mark so far.
@@ -80,58 +64,6 @@ enum State {
     Finished,
     /// After a syntax error.
     Stopped,
-}
-
-/// A root member. The order is part of the hashes of the context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Member {
-    ChatTemplate,
-    ChatTemplateKwargs,
-    ReasoningEffort,
-    Reasoning,
-    System,
-    Instructions,
-    Tools,
-    Functions,
-    Documents,
-    Messages,
-    Input,
-    Prompt,
-    MaxTokens,
-    MaxCompletionTokens,
-    MaxOutputTokens,
-    Priority,
-    Stream,
-    N,
-    CacheSalt,
-    Other,
-}
-
-impl Member {
-    fn of(name: &[u8]) -> Self {
-        match name {
-            b"chat_template" => Self::ChatTemplate,
-            b"chat_template_kwargs" => Self::ChatTemplateKwargs,
-            b"reasoning_effort" => Self::ReasoningEffort,
-            b"reasoning" => Self::Reasoning,
-            b"system" => Self::System,
-            b"instructions" => Self::Instructions,
-            b"tools" => Self::Tools,
-            b"functions" => Self::Functions,
-            b"documents" => Self::Documents,
-            b"messages" => Self::Messages,
-            b"input" => Self::Input,
-            b"prompt" => Self::Prompt,
-            b"max_tokens" => Self::MaxTokens,
-            b"max_completion_tokens" => Self::MaxCompletionTokens,
-            b"max_output_tokens" => Self::MaxOutputTokens,
-            b"priority" => Self::Priority,
-            b"stream" => Self::Stream,
-            b"n" => Self::N,
-            b"cache_salt" => Self::CacheSalt,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// Where a string, object or array ends.
@@ -155,26 +87,6 @@ impl Extent {
                 Ok((end.unwrap_or(bytes.len()), end.is_some()))
             }
         }
-    }
-}
-
-/// A number or literal. Longer ones are of no interest.
-#[derive(Clone, Copy, Debug, Default)]
-struct Scalar {
-    bytes: [u8; NUMBER_BYTES],
-    length: usize,
-}
-
-impl Scalar {
-    fn push(&mut self, byte: u8) {
-        if let Some(next) = self.bytes.get_mut(self.length) {
-            *next = byte;
-        }
-        self.length = self.length.saturating_add(1);
-    }
-
-    fn parse<T: std::str::FromStr>(&self) -> Option<T> {
-        str::from_utf8(self.bytes.get(..self.length)?).ok()?.parse().ok()
     }
 }
 
@@ -425,26 +337,5 @@ impl PromptScanner {
             self.chains.retain(|(other, _)| *other != member);
         }
         self.state = State::Stopped;
-    }
-}
-
-impl Settings {
-    fn set(&mut self, member: Member, scalar: &Scalar) {
-        match member {
-            Member::MaxTokens => self.max_tokens = scalar.parse(),
-            Member::MaxCompletionTokens => self.max_completion_tokens = scalar.parse(),
-            Member::MaxOutputTokens => self.max_output_tokens = scalar.parse(),
-            Member::Priority => self.priority = scalar.parse(),
-            Member::Stream => self.stream = scalar.parse(),
-            Member::N => self.n = scalar.parse(),
-            _ => {}
-        }
-    }
-
-    fn clear(&mut self, member: Member) {
-        self.set(member, &Scalar::default());
-        if member == Member::CacheSalt {
-            self.cache_salt = None;
-        }
     }
 }
