@@ -231,6 +231,19 @@ fn media_counts_by_content() {
 }
 
 #[test]
+fn media_is_found_at_any_position_and_split() {
+    for before in 0..70 {
+        let (name, base64) = ("n".repeat(before), text(70));
+        let content = json!([{ "key": name }, "data:x", { "data": base64 }]);
+        let body = json!({ "messages": content }).to_string();
+        for cut in 0..body.len() {
+            let found = scan_split(Messages, body.as_bytes(), &[cut]);
+            assert_eq!((found.media_items, found.media_bytes), (2, 76), "{body} at {cut}");
+        }
+    }
+}
+
+#[test]
 fn base64_under_the_name_data_is_media() {
     let base64 = text(64);
     for (content, items) in [
