@@ -18,7 +18,8 @@ pub enum RequestKind {
     ChatCompletions,
     /// `POST /v1/completions` (OpenAI).
     Completions,
-    /// `POST /v1/responses` (OpenAI). A `previous_response_id` stands for turns that the body does not have.
+    /// `POST /v1/responses` (OpenAI). Earlier turns that a `previous_response_id` (or `previous_response` of vLLM) adds are not
+    /// read.
     Responses,
     /// `POST /v1/messages` (Anthropic).
     Messages,
