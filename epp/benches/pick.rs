@@ -58,7 +58,13 @@ fn scheduler(size: u16) -> Scheduler {
     let agent = SocketAddr::from(([10, 1, 0, 0], 9550));
     endpoints.add_agent(agent);
     endpoints.apply(agent, &Received { frame, at: Instant::now() });
-    Scheduler::new(ObjectKey::new("llm-d", "qwen"), endpoints, Metrics::new(), MAX_ENDPOINTS_PER_PICK)
+    Scheduler::new(
+        ObjectKey::new("llm-d", "qwen"),
+        endpoints,
+        Arc::default(),
+        Metrics::new(),
+        MAX_ENDPOINTS_PER_PICK,
+    )
 }
 
 struct NaiveEndpoint {

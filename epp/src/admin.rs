@@ -50,7 +50,7 @@ impl Admin {
                 "node": view.endpoint.node_name,
                 "load": view.load,
                 "source": view.source.name(),
-                "score": view.score,
+                "added_waiting_seconds": view.added_waiting,
                 "gpu_lost": view.gpu_lost,
                 "open_picks": view.open_picks,
                 "picks_not_in_kernel": view.picks_not_in_kernel,

@@ -11,9 +11,10 @@
 //! | `protocol` | the ext_proc service |
 //! | `interest` | what is watched in the cluster, RBAC rules |
 //! | `picker` | a scheduler with the tasks that update it |
-//! | `schedule` | compares endpoints and picks |
+//! | `schedule` | compares endpoints and picks: filters, scorers, the default policy |
 //! | `metrics` | Prometheus metrics |
 //! | `endpoints` | members of the pool and their load |
+//! | `signals` | what is learned of endpoints: speeds, cached prefixes, failures |
 //! | `error`, `agent_tls` | errors; TLS flags for the agents |
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ mod picker;
 pub mod protocol;
 pub mod schedule;
 mod serve;
+mod signals;
 
 pub use agent_tls::AgentTlsFlags;
 pub use error::{Error, ErrorSource};

@@ -105,6 +105,7 @@ impl TryFrom<Flags> for ServerOptions {
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
                 agent_tls: flags.agent_tls.load()?,
                 endpoints_per_pick: flags.endpoints_per_pick.into(),
+                ..PickerOptions::default()
             },
             max_message_bytes: flags.grpc_max_recv_msg_size,
             max_streams: flags.max_streams,

@@ -11,7 +11,7 @@ use crate::{
     Error,
     endpoints::{AgentOptions, Endpoints, follow_agents, follow_members, parse_selector},
     metrics::Metrics,
-    schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Scheduler},
+    schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Pipeline, Scheduler},
 };
 
 /// Default labels of the agents' pods.
@@ -36,6 +36,8 @@ pub struct PickerOptions {
     pub agent_tls: Option<Arc<Identity>>,
     /// Maximum endpoints of a decision for gateways that accept a list, 1 to 3.
     pub endpoints_per_pick: usize,
+    /// What decides the picks.
+    pub pipeline: Arc<Pipeline>,
 }
 
 impl Default for PickerOptions {
@@ -47,6 +49,7 @@ impl Default for PickerOptions {
             agent_heartbeat: DEFAULT_AGENT_HEARTBEAT,
             agent_tls: None,
             endpoints_per_pick: MAX_ENDPOINTS_PER_PICK,
+            pipeline: Arc::default(),
         }
     }
 }
@@ -113,7 +116,8 @@ impl Picker {
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_agents(store, agents, endpoints.clone()));
         metrics.watch(endpoints.clone());
-        let scheduler = Arc::new(Scheduler::new(pool, endpoints, metrics, options.endpoints_per_pick));
+        let scheduler =
+            Arc::new(Scheduler::new(pool, endpoints, options.pipeline, metrics, options.endpoints_per_pick));
         Ok(Self { scheduler, tasks })
     }
 

@@ -1,4 +1,4 @@
-//! Own open picks of one endpoint, and which of them the kernel's and the engine's counts contain already.
+//! Own open picks of one endpoint, and which of them the kernel's count contains already.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,40 +13,88 @@ pub(crate) struct PickId(pub(crate) u64);
 /// the pick, or its request never arrived.
 pub(super) const VISIBILITY_GRACE: Duration = Duration::from_millis(250);
 
+/// What a request costs the engine, as far as the picker knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Work {
+    /// Bytes of the request's body.
+    pub(crate) body_bytes: u64,
+    /// Bytes of the prompt that the engine is believed to have in its cache.
+    pub(crate) cached_bytes: u64,
+    /// Other bytes of the prompt.
+    pub(crate) uncached_bytes: u64,
+    /// The first byte of the response follows the prefill: the response is a stream, and its first byte is reported.
+    pub(crate) reports_first_byte: bool,
+}
+
+/// An own pick whose request has not ended.
+#[derive(Clone, Copy, Debug)]
+struct OpenPick {
+    at: Instant,
+    work: Work,
+}
+
 /// The open picks of one endpoint. Bounded by the requests in flight.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<PickId, Instant>,
+    open: BTreeMap<PickId, OpenPick>,
     not_yet_in_kernel: BTreeSet<PickId>,
     /// Open when the kernel's count restarted at zero. The count will never contain them.
     lost_by_kernel: BTreeSet<PickId>,
-    not_yet_in_engine: BTreeSet<PickId>,
+    /// Without a first byte.
+    waiting: BTreeSet<PickId>,
+    waiting_body_bytes: u64,
+    waiting_uncached_bytes: u64,
+    /// Of all open picks.
+    prompt_bytes: u64,
+}
+
+impl Work {
+    fn prompt_bytes(&self) -> u64 {
+        self.cached_bytes + self.uncached_bytes
+    }
 }
 
 impl Ledger {
-    pub(super) fn add(&mut self, pick: PickId, at: Instant) {
-        self.open.insert(pick, at);
+    pub(super) fn add(&mut self, pick: PickId, at: Instant, work: Work) {
+        self.prompt_bytes += work.prompt_bytes();
+        self.open.insert(pick, OpenPick { at, work });
         self.not_yet_in_kernel.insert(pick);
-        self.not_yet_in_engine.insert(pick);
+        self.waiting.insert(pick);
+        self.waiting_body_bytes += work.body_bytes;
+        self.waiting_uncached_bytes += work.uncached_bytes;
     }
 
     /// Adds a pick of another endpoint whose request this endpoint served. The counts contain it already.
-    pub(super) fn add_served(&mut self, pick: PickId, at: Instant) {
-        self.open.insert(pick, at);
+    pub(super) fn add_served(&mut self, pick: PickId, at: Instant, work: Work) {
+        self.prompt_bytes += work.prompt_bytes();
+        self.open.insert(pick, OpenPick { at, work });
     }
 
-    pub(super) fn remove(&mut self, pick: PickId) -> Option<Instant> {
+    pub(super) fn remove(&mut self, pick: PickId) -> Option<(Instant, Work)> {
         self.not_yet_in_kernel.remove(&pick);
         self.lost_by_kernel.remove(&pick);
-        self.not_yet_in_engine.remove(&pick);
-        self.open.remove(&pick)
+        self.stop_waiting(pick);
+        let OpenPick { at, work } = self.open.remove(&pick)?;
+        self.prompt_bytes -= work.prompt_bytes();
+        Some((at, work))
+    }
+
+    /// The first byte of the response is there. Returns the work if the request was waiting for it.
+    pub(super) fn stop_waiting(&mut self, pick: PickId) -> Option<Work> {
+        if !self.waiting.remove(&pick) {
+            return None;
+        }
+        let work = self.open.get(&pick)?.work;
+        self.waiting_body_bytes -= work.body_bytes;
+        self.waiting_uncached_bytes -= work.uncached_bytes;
+        Some(work)
     }
 
     /// The kernel counted `arrived` more requests until `measured`. The oldest picks are assumed to be those.
     pub(super) fn kernel_counted(&mut self, arrived: u64, measured: Instant) {
         for _ in 0..arrived {
             match self.not_yet_in_kernel.first() {
-                Some(oldest) if self.open.get(oldest).is_none_or(|at| *at <= measured) => {
+                Some(oldest) if self.open.get(oldest).is_none_or(|pick| pick.at <= measured) => {
                     self.not_yet_in_kernel.pop_first();
                 }
                 _ => break,
@@ -59,11 +107,6 @@ impl Ledger {
     pub(super) fn kernel_restarted(&mut self) {
         self.lost_by_kernel =
             self.open.keys().copied().filter(|it| !self.not_yet_in_kernel.contains(it)).collect();
-    }
-
-    /// The engine's gauges were read at `measured`.
-    pub(super) fn engine_counted(&mut self, measured: Instant) {
-        retire_until(&mut self.not_yet_in_engine, &self.open, measured);
     }
 
     pub(super) fn open(&self) -> u64 {
@@ -80,17 +123,42 @@ impl Ledger {
         (self.not_yet_in_kernel.len() + self.lost_by_kernel.len()) as u64
     }
 
-    /// Picks that the engine's gauges do not contain.
-    pub(super) fn not_in_engine(&self) -> u64 {
-        self.not_yet_in_engine.len() as u64
+    /// Requests without a first byte.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// The request that has waited longest for its first byte.
+    pub(super) fn oldest_waiting(&self) -> Option<(PickId, Instant, Work)> {
+        let oldest = self.waiting.first()?;
+        self.open.get(oldest).map(|pick| (*oldest, pick.at, pick.work))
+    }
+
+    /// Bytes of the bodies of requests without a first byte.
+    pub(super) fn waiting_body_bytes(&self) -> u64 {
+        self.waiting_body_bytes
+    }
+
+    /// Bytes of the prompts of all open picks.
+    pub(super) fn prompt_bytes(&self) -> u64 {
+        self.prompt_bytes
+    }
+
+    /// Uncached bytes of the prompts of requests without a first byte.
+    pub(super) fn waiting_uncached_bytes(&self) -> u64 {
+        self.waiting_uncached_bytes
     }
 }
 
 /// Removes the picks that a count measured at `measured` contains (see [`VISIBILITY_GRACE`]).
-fn retire_until(not_yet_counted: &mut BTreeSet<PickId>, open: &BTreeMap<PickId, Instant>, measured: Instant) {
+fn retire_until(
+    not_yet_counted: &mut BTreeSet<PickId>,
+    open: &BTreeMap<PickId, OpenPick>,
+    measured: Instant,
+) {
     while let Some(oldest) = not_yet_counted.first() {
         match open.get(oldest) {
-            Some(at) if *at + VISIBILITY_GRACE >= measured => break,
+            Some(pick) if pick.at + VISIBILITY_GRACE >= measured => break,
             _ => not_yet_counted.pop_first(),
         };
     }
@@ -107,7 +175,7 @@ mod tests {
         let start = Instant::now();
         let mut ledger = Ledger::default();
         for id in 0..3 {
-            ledger.add(PickId(id), start);
+            ledger.add(PickId(id), start, Work::default());
         }
         assert_eq!(ledger.not_in_kernel(), 3);
         ledger.kernel_counted(1, start + MS);
@@ -122,7 +190,7 @@ mod tests {
     fn requests_counted_before_a_pick_do_not_retire_it() {
         let start = Instant::now();
         let mut ledger = Ledger::default();
-        ledger.add(PickId(0), start + 10 * MS);
+        ledger.add(PickId(0), start + 10 * MS, Work::default());
         ledger.kernel_counted(5, start + 9 * MS);
         assert_eq!(ledger.not_in_kernel(), 1);
         ledger.kernel_counted(5, start + 10 * MS);
@@ -133,19 +201,38 @@ mod tests {
     fn removes_an_ended_pick_from_all_counts() {
         let start = Instant::now();
         let mut ledger = Ledger::default();
-        ledger.add(PickId(0), start);
-        assert_eq!(ledger.remove(PickId(0)), Some(start));
-        assert_eq!((ledger.open(), ledger.not_in_kernel(), ledger.not_in_engine()), (0, 0, 0));
+        ledger.add(PickId(0), start, Work::default());
+        assert_eq!(ledger.remove(PickId(0)), Some((start, Work::default())));
+        assert_eq!((ledger.open(), ledger.not_in_kernel(), ledger.waiting()), (0, 0, 0));
         assert_eq!(ledger.remove(PickId(0)), None);
+    }
+
+    #[test]
+    fn work_waits_until_the_first_byte_or_the_end() {
+        let start = Instant::now();
+        let mut ledger = Ledger::default();
+        let work = Work { body_bytes: 100, uncached_bytes: 60, ..Work::default() };
+        for id in 0..3 {
+            ledger.add(PickId(id), start, work);
+        }
+        assert_eq!((ledger.waiting_body_bytes(), ledger.waiting_uncached_bytes()), (300, 180));
+        assert_eq!(ledger.stop_waiting(PickId(0)), Some(work));
+        assert_eq!(ledger.stop_waiting(PickId(0)), None, "only once");
+        assert_eq!(ledger.oldest_waiting().map(|(id, ..)| id), Some(PickId(1)));
+        ledger.remove(PickId(1));
+        assert_eq!((ledger.waiting(), ledger.waiting_uncached_bytes()), (1, 60));
+        ledger.remove(PickId(0));
+        ledger.remove(PickId(2));
+        assert_eq!((ledger.waiting(), ledger.waiting_body_bytes(), ledger.open()), (0, 0, 0));
     }
 
     #[test]
     fn adds_earlier_picks_to_a_restarted_count_until_they_end() {
         let start = Instant::now();
         let mut ledger = Ledger::default();
-        ledger.add(PickId(0), start);
+        ledger.add(PickId(0), start, Work::default());
         ledger.kernel_counted(1, start + MS);
-        ledger.add(PickId(1), start + 2 * MS);
+        ledger.add(PickId(1), start + 2 * MS, Work::default());
         ledger.kernel_restarted();
         assert_eq!(ledger.not_in_kernel(), 2);
         ledger.kernel_counted(1, start + 3 * MS);

@@ -10,19 +10,26 @@
 //! traffic.
 
 mod agents;
+mod cell;
+mod engine;
 mod ledger;
 mod membership;
 mod pool;
+mod snapshot;
 mod state;
 mod view;
+mod waiting;
 
 pub(crate) use self::{
     agents::{AgentOptions, follow_agents},
-    ledger::PickId,
+    cell::Cell,
+    ledger::{PickId, Work},
     membership::{follow_members, parse_selector},
-    pool::PoolState,
+    snapshot::Snapshot,
+    waiting::{Prompt, added_waiting},
 };
 pub use self::{
     pool::Endpoints,
+    state::Outcome,
     view::{AgentView, EndpointView, LoadSource},
 };

@@ -35,8 +35,8 @@ pub struct EndpointView {
     pub load: u64,
     /// Where `load` comes from.
     pub source: LoadSource,
-    /// What picks compare; the lowest score wins.
-    pub score: u64,
+    /// Seconds that a request with an empty prompt would add to the waiting of all (`added-waiting-scorer`).
+    pub added_waiting: f32,
     /// A GPU of the pod is lost. Such an endpoint is not picked.
     pub gpu_lost: bool,
     /// Own picks whose requests have not ended.

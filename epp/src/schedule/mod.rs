@@ -1,8 +1,16 @@
-//! Picks endpoints: the eligible endpoints with the lowest scores.
+//! Picks endpoints: a [`Pipeline`] of filters and scorers compares a snapshot of the pool without a lock, and the
+//! reservation compares the best few again under it.
 
+pub mod filter;
+mod pipeline;
+mod plugin;
+mod prompt;
+pub mod score;
 mod subset;
+mod view;
 
 use std::{
+    cell::RefCell,
     fmt::{self, Write as _},
     net::SocketAddr,
     sync::Arc,
@@ -11,11 +19,20 @@ use std::{
 
 use forebay_resources::ObjectKey;
 
-pub use self::subset::Subset;
+use self::pipeline::Scratch;
+pub use self::{
+    pipeline::{Order, Pipeline},
+    plugin::{Filter, Needs, Scorer},
+    prompt::Prompt,
+    subset::Subset,
+    view::View,
+};
+pub use crate::endpoints::Outcome;
 use crate::{
     Error,
-    endpoints::{Endpoints, PickId, PoolState},
+    endpoints::{Endpoints, PickId, Snapshot, Work},
     metrics::Metrics,
+    signals::Lookup,
 };
 
 /// Maximum endpoints of one decision: the best one and fallbacks.
@@ -28,6 +45,8 @@ pub struct PickRequest<'a> {
     pub subset: Option<&'a Subset>,
     /// The gateway accepts a list of endpoints, to try the next one when one fails. Otherwise the decision has one endpoint.
     pub takes_list: bool,
+    /// The prompt. `None` if it is not known.
+    pub prompt: Option<&'a Prompt>,
 }
 
 /// Picks endpoints of one pool.
@@ -35,8 +54,20 @@ pub struct PickRequest<'a> {
 pub struct Scheduler {
     pool: ObjectKey,
     endpoints: Arc<Endpoints>,
+    pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
     endpoints_per_pick: usize,
+}
+
+/// Reused memory of a decision.
+#[derive(Debug, Default)]
+struct Memory {
+    lookup: Lookup,
+    scratch: Scratch,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 impl Scheduler {
@@ -45,11 +76,12 @@ impl Scheduler {
     pub fn new(
         pool: ObjectKey,
         endpoints: Arc<Endpoints>,
+        pipeline: Arc<Pipeline>,
         metrics: Arc<Metrics>,
         endpoints_per_pick: usize,
     ) -> Self {
         let endpoints_per_pick = endpoints_per_pick.clamp(1, MAX_ENDPOINTS_PER_PICK);
-        Self { pool, endpoints, metrics, endpoints_per_pick }
+        Self { pool, endpoints, pipeline, metrics, endpoints_per_pick }
     }
 
     /// The pool whose endpoints are picked.
@@ -62,6 +94,11 @@ impl Scheduler {
         &self.endpoints
     }
 
+    /// What the decision depends on.
+    pub fn needs(&self) -> Needs {
+        self.pipeline.needs()
+    }
+
     /// Picks endpoints. The request counts as load of the best endpoint until the returned pick is dropped.
     ///
     /// # Errors
@@ -69,68 +106,151 @@ impl Scheduler {
     /// The pool does not exist, or it has no eligible endpoint.
     pub fn pick(&self, request: &PickRequest<'_>) -> Result<Pick, Error> {
         let now = Instant::now();
-        let picked = self.reserve(request, now);
+        let picked = self.pick_at(request, now);
         self.metrics.count_pick(picked.as_ref().err().map(Error::code), now.elapsed());
         picked
     }
 
-    fn reserve(&self, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
-        let state = &mut *self.endpoints.lock();
-        let ranked = self.rank(state, request, now)?;
-        let addresses: Vec<SocketAddr> = ranked.iter().filter_map(|best| state.address(best.index)).collect();
-        let (Some(best), Some(address)) = (ranked.first(), addresses.first()) else {
+    /// Like [`Scheduler::pick`], at another time than now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::pick`].
+    pub fn pick_at(&self, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
+        MEMORY.with_borrow_mut(|memory| self.pick_with(memory, request, now))
+    }
+
+    fn pick_with(&self, memory: &mut Memory, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
+        let Memory { lookup, scratch } = memory;
+        let snapshot = Arc::clone(&self.endpoints.snapshot());
+        let seconds = self.endpoints.seconds(now);
+        self.collect_eligible(&snapshot, request, seconds, &mut scratch.candidates)?;
+        let blocks = request.prompt.map_or(&[][..], |prompt| &prompt.blocks);
+        self.endpoints.prefixes().look_up(blocks.iter().copied(), lookup);
+        let view = View { snapshot: &snapshot, prompt: request.prompt, lookup, now: seconds };
+        self.pipeline.filter(&view, &mut scratch.candidates);
+        self.pipeline.score(&view, scratch);
+        let turn = Turn { cursor: self.endpoints.cursor(), members: snapshot.len() };
+        keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
+        let mut addresses = Vec::with_capacity(scratch.candidates.len());
+        let reserved = self.endpoints.reserve(
+            &snapshot,
+            now,
+            |_| {
+                // Other picks may have changed the best few since they were compared.
+                if scratch.candidates.len() > 1 && self.pipeline.is_repeatable() {
+                    self.pipeline.score(&view, scratch);
+                    keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
+                }
+                scratch.candidates[0] as usize
+            },
+            |best| work(&view, best as u32),
+        );
+        let Some((best, id, load_age)) = reserved else {
             return Err(Error::NoReadyEndpoint(self.pool.clone()));
         };
-        let id = state.reserve(best.index, now);
-        let reservation = Reservation { endpoints: self.endpoints.clone(), address: *address, id };
+        if let Some(age) = load_age {
+            self.metrics.record_load_age(age);
+        }
+        let limit = if request.takes_list { self.endpoints_per_pick } else { 1 };
+        addresses
+            .extend(scratch.candidates.iter().take(limit).filter_map(|it| snapshot.address(*it as usize)));
+        let Some(address) = addresses.first().copied() else {
+            return Err(Error::NoReadyEndpoint(self.pool.clone()));
+        };
+        self.endpoints.prefixes().insert(snapshot.slot(best), blocks);
+        let reservation =
+            Reservation { endpoints: self.endpoints.clone(), address, id, outcome: Outcome::Unknown };
         Ok(Pick { addresses, reservation })
     }
 
-    /// The endpoints with the lowest scores, in order. Equal scores keep the round-robin order.
-    fn rank(
+    /// The endpoints that may be picked. Those whose requests fail are left out, unless all fail.
+    fn collect_eligible(
         &self,
-        state: &mut PoolState,
+        snapshot: &Snapshot,
         request: &PickRequest<'_>,
-        now: Instant,
-    ) -> Result<Vec<Ranked>, Error> {
-        if !state.pool_exists() {
+        now: f64,
+        candidates: &mut Vec<u32>,
+    ) -> Result<(), Error> {
+        if !snapshot.pool_exists() {
             return Err(Error::NoPool(self.pool.clone()));
         }
-        let stale_after = self.endpoints.stale_after();
-        let (mut any, mut any_in_subset) = (false, false);
-        let limit = if request.takes_list { self.endpoints_per_pick } else { 1 };
-        let mut ranked: Vec<Ranked> = Vec::with_capacity(limit + 1);
-        for (index, endpoint) in state.round_robin() {
-            any = true;
-            if request.subset.is_some_and(|subset| !subset.contains(endpoint.endpoint().address)) {
-                continue;
-            }
-            any_in_subset = true;
-            if endpoint.gpu_lost(now) {
-                continue;
-            }
-            if let Some(age) = endpoint.use_kernel_count(now, stale_after) {
-                self.metrics.record_load_age(age);
-            }
-            let score = endpoint.score(now, stale_after);
-            let rank = ranked.iter().position(|other| score < other.score).unwrap_or(ranked.len());
-            if rank < limit {
-                ranked.insert(rank, Ranked { score, index });
-                ranked.truncate(limit);
-            }
+        if snapshot.len() == 0 {
+            return Err(Error::NoReadyEndpoint(self.pool.clone()));
         }
-        match ranked.is_empty() {
-            false => Ok(ranked),
-            true if any_in_subset => Err(Error::GpusLost(self.pool.clone())),
-            true if any => Err(Error::OutsideSubset(self.pool.clone())),
-            true => Err(Error::NoReadyEndpoint(self.pool.clone())),
+        let is_allowed = |index: usize| {
+            let allows = |subset: &Subset| snapshot.address(index).is_some_and(|it| subset.contains(it));
+            request.subset.is_none_or(allows)
+        };
+        let mut collect = |is_eligible: &dyn Fn(usize) -> bool| {
+            candidates.clear();
+            let indexes = (0..snapshot.len()).filter(|index| is_eligible(*index));
+            candidates.extend(indexes.map(|index| index as u32));
+            !candidates.is_empty()
+        };
+        let has_gpus = |index: usize| now > snapshot.cell(index).lost_until();
+        let works = |index: usize| now >= snapshot.cell(index).failing_until();
+        if collect(&|index| is_allowed(index) && has_gpus(index) && works(index))
+            || collect(&|index| is_allowed(index) && has_gpus(index))
+        {
+            Ok(())
+        } else if collect(&is_allowed) {
+            Err(Error::GpusLost(self.pool.clone()))
+        } else {
+            Err(Error::OutsideSubset(self.pool.clone()))
         }
     }
 }
 
-struct Ranked {
-    score: u64,
-    index: usize,
+/// Whose turn it is among endpoints with equal scores.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    cursor: usize,
+    members: usize,
+}
+
+impl Turn {
+    /// Picks until it is the endpoint's turn.
+    fn distance(self, candidate: u32) -> usize {
+        let last = self.cursor % self.members;
+        (candidate as usize + self.members - last - 1) % self.members
+    }
+}
+
+/// Keeps the best candidates, best first.
+fn keep_best(scratch: &mut Scratch, limit: usize, turn: Turn) {
+    let Scratch { candidates, totals, .. } = scratch;
+    let mut best = [(f32::NEG_INFINITY, usize::MAX, 0_u32); MAX_ENDPOINTS_PER_PICK];
+    let mut kept = 0;
+    for (candidate, total) in candidates.iter().zip(&*totals) {
+        let is_worse = |other: &(f32, usize, u32)| other.0 < *total;
+        let is_equal = |other: &(f32, usize, u32)| other.0 == *total;
+        let last = best[limit - 1];
+        if kept == limit && !is_worse(&last) && !is_equal(&last) {
+            continue;
+        }
+        let distance = turn.distance(*candidate);
+        let follows = |other: &(f32, usize, u32)| is_worse(other) || (is_equal(other) && distance < other.1);
+        let rank = best[..kept].iter().position(follows).unwrap_or(kept);
+        if rank < limit {
+            kept = (kept + 1).min(limit);
+            best[rank..kept].rotate_right(1);
+            best[rank] = (*total, distance, *candidate);
+        }
+    }
+    candidates.clear();
+    candidates.extend(best[..kept].iter().map(|(_, _, candidate)| *candidate));
+}
+
+fn work(view: &View<'_>, candidate: u32) -> Work {
+    let Some(prompt) = view.prompt else { return Work::default() };
+    let cached_bytes = view.matched_bytes(candidate);
+    Work {
+        body_bytes: prompt.body_bytes,
+        cached_bytes,
+        uncached_bytes: prompt.bytes - cached_bytes,
+        reports_first_byte: prompt.is_streamed,
+    }
 }
 
 /// A decision. The request counts as load of its endpoint until the pick is dropped.
@@ -161,6 +281,28 @@ impl Pick {
     pub fn served_by(&mut self, address: SocketAddr) {
         self.reservation.move_to(address);
     }
+
+    /// The first byte of the response's content is there.
+    pub fn first_byte(&self) {
+        self.first_byte_at(Instant::now());
+    }
+
+    /// Like [`Pick::first_byte`], at another time than now.
+    pub fn first_byte_at(&self, now: Instant) {
+        let Reservation { endpoints, address, id, .. } = &self.reservation;
+        endpoints.first_byte(*address, *id, now);
+    }
+
+    /// How the request ends, if nothing else is said before the pick is dropped.
+    pub fn set_outcome(&mut self, outcome: Outcome) {
+        self.reservation.outcome = outcome;
+    }
+
+    /// The request ended, at another time than now.
+    pub fn end_at(mut self, outcome: Outcome, now: Instant) {
+        self.reservation.outcome = outcome;
+        self.reservation.release(now);
+    }
 }
 
 /// One request in the load of one endpoint.
@@ -168,20 +310,26 @@ struct Reservation {
     endpoints: Arc<Endpoints>,
     address: SocketAddr,
     id: PickId,
+    outcome: Outcome,
 }
 
 impl Reservation {
     fn move_to(&mut self, address: SocketAddr) {
         if address != self.address {
-            self.endpoints.move_pick(self.id, self.address, address);
+            self.endpoints.move_pick(self.id, self.address, address, Instant::now());
             self.address = address;
         }
+    }
+
+    fn release(&self, now: Instant) {
+        self.endpoints.release(self.address, self.id, self.outcome, now);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.endpoints.release(self.address, self.id);
+        // A second release of the same pick changes nothing.
+        self.release(Instant::now());
     }
 }
 

@@ -206,7 +206,11 @@ impl Picker {
         scheduler: &Scheduler,
         hint: Option<&SubsetHint>,
     ) -> Result<Decision, Error> {
-        match scheduler.pick(&PickRequest { subset: hint.map(|hint| &hint.subset), takes_list: true }) {
+        match scheduler.pick(&PickRequest {
+            subset: hint.map(|hint| &hint.subset),
+            takes_list: true,
+            prompt: None,
+        }) {
             Ok(pick) => {
                 self.metrics.picked(&pool.label, PickResult::Picked);
                 let endpoints = pick.addresses().to_vec();

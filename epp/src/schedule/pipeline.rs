@@ -1,0 +1,112 @@
+//! A scheduling profile: filters, weighted scorers, and the choice among the best.
+
+use super::{
+    plugin::{Filter, Needs, Scorer},
+    score::AddedWaiting,
+    view::View,
+};
+
+/// What decides a pick.
+#[derive(Debug)]
+pub struct Pipeline {
+    filters: Vec<Box<dyn Filter>>,
+    scorers: Vec<Weighted>,
+    order: Order,
+}
+
+#[derive(Debug)]
+struct Weighted {
+    name: String,
+    scorer: Box<dyn Scorer>,
+    weight: f32,
+}
+
+/// How endpoints are chosen by their scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The highest scores (`max-score-picker`). Equal ones take turns.
+    #[default]
+    MaxScore,
+    /// Any endpoint (`random-picker`).
+    Random,
+    /// Any endpoint, with a probability in proportion to its score (`weighted-random-picker`).
+    WeightedRandom,
+}
+
+/// Reused memory of a decision.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) candidates: Vec<u32>,
+    /// Of each candidate.
+    pub(super) totals: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+impl Default for Pipeline {
+    /// The endpoint where the request adds the least waiting.
+    fn default() -> Self {
+        let scorer: Box<dyn Scorer> = Box::new(AddedWaiting);
+        Self::new(Vec::new(), vec![("added-waiting-scorer".to_owned(), scorer, 1.0)], Order::MaxScore)
+    }
+}
+
+impl Pipeline {
+    /// `scorers`: name, plugin and weight.
+    pub fn new(
+        filters: Vec<Box<dyn Filter>>,
+        scorers: Vec<(String, Box<dyn Scorer>, f32)>,
+        order: Order,
+    ) -> Self {
+        let weighted = |(name, scorer, weight)| Weighted { name, scorer, weight };
+        Self { filters, scorers: scorers.into_iter().map(weighted).collect(), order }
+    }
+
+    /// What the plugins read.
+    pub fn needs(&self) -> Needs {
+        let filters = self.filters.iter().map(|filter| filter.needs());
+        let scorers = self.scorers.iter().map(|weighted| weighted.scorer.needs());
+        Needs { prompt: filters.chain(scorers).any(|needs| needs.prompt) }
+    }
+
+    /// Removes candidates.
+    pub(super) fn filter(&self, view: &View<'_>, candidates: &mut Vec<u32>) {
+        for filter in &self.filters {
+            filter.filter(view, candidates);
+        }
+    }
+
+    /// Writes the sum of the weighted scores of each candidate.
+    pub(super) fn score(&self, view: &View<'_>, scratch: &mut Scratch) {
+        let Scratch { candidates, totals, scores } = scratch;
+        totals.clear();
+        totals.resize(candidates.len(), 0.0);
+        for Weighted { scorer, weight, .. } in &self.scorers {
+            scores.clear();
+            scores.resize(candidates.len(), 0.0);
+            scorer.score(view, candidates, scores);
+            for (total, score) in totals.iter_mut().zip(&*scores) {
+                *total += weight * score.clamp(0.0, 1.0);
+            }
+        }
+        match self.order {
+            Order::MaxScore => {}
+            Order::Random => totals.fill_with(fastrand::f32),
+            // A-Res (Efraimidis and Spirakis, 2006).
+            Order::WeightedRandom => {
+                for total in totals {
+                    *total = fastrand::f32().powf(1.0 / total.max(f32::MIN_POSITIVE));
+                }
+            }
+        }
+    }
+
+    /// Whether the same numbers give the same scores again.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.order == Order::MaxScore
+    }
+
+    /// Names and weights of the scorers.
+    pub fn scorers(&self) -> impl Iterator<Item = (&str, f32)> {
+        self.scorers.iter().map(|it| (it.name.as_str(), it.weight))
+    }
+}

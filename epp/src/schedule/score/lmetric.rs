@@ -1,0 +1,30 @@
+//! `lmetric-scorer` (LMetric, arXiv 2603.15202).
+
+use super::{
+    super::{
+        plugin::{Needs, Scorer},
+        view::View,
+    },
+    lowest_is_best,
+    token_load::BYTES_PER_TOKEN,
+};
+
+/// Prefers a small product of new prefill tokens and requests in flight:
+/// `(blocks - matched blocks) * block tokens * (requests + 1)`, scaled to the candidates.
+#[derive(Debug)]
+pub struct LMetric;
+
+impl Scorer for LMetric {
+    fn needs(&self) -> Needs {
+        Needs { prompt: true }
+    }
+
+    fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
+        let prompt = view.prompt_bytes();
+        for (candidate, score) in candidates.iter().zip(&mut *scores) {
+            let tokens = (prompt - view.matched_bytes(*candidate)) as f32 / BYTES_PER_TOKEN;
+            *score = tokens * (view.own_in_flight(*candidate) + 1.0);
+        }
+        lowest_is_best(scores);
+    }
+}

@@ -1,0 +1,33 @@
+//! Scorers. Each is one file and one line in the [registry](crate::config).
+
+mod added_waiting;
+mod block_load;
+mod in_flight;
+mod kv_cache;
+mod lmetric;
+mod prefix_cache;
+mod queue;
+mod token_load;
+
+pub use self::{
+    added_waiting::AddedWaiting,
+    block_load::BlockLoad,
+    in_flight::{ActiveRequests, RunningRequests},
+    kv_cache::KvCacheUtilization,
+    lmetric::LMetric,
+    prefix_cache::PrefixCache,
+    queue::{LoadAware, Queue},
+    token_load::TokenLoad,
+};
+
+/// Maps the values of all candidates to scores: the lowest to 1, the highest to 0. All are 1 if they are equal.
+fn lowest_is_best(scores: &mut [f32]) {
+    let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+    for score in scores.iter() {
+        (min, max) = (min.min(*score), max.max(*score));
+    }
+    let range = max - min;
+    for score in scores {
+        *score = if range > 0.0 { (max - *score) / range } else { 1.0 };
+    }
+}

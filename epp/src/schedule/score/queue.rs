@@ -1,0 +1,36 @@
+//! `queue-scorer` and `load-aware-scorer`: the engine's queue.
+
+use super::{
+    super::{plugin::Scorer, view::View},
+    lowest_is_best,
+};
+
+/// Prefers short queues (`queue-scorer`): `(max - queue) / (max - min)` over the candidates. An unknown queue counts as
+/// empty.
+#[derive(Debug)]
+pub struct Queue;
+
+impl Scorer for Queue {
+    fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
+        for (candidate, score) in candidates.iter().zip(&mut *scores) {
+            *score = view.queued(*candidate).unwrap_or(0.0);
+        }
+        lowest_is_best(scores);
+    }
+}
+
+/// Prefers short queues on a fixed scale (`load-aware-scorer`): `0.5 * (1 - queue / threshold)`.
+#[derive(Debug)]
+pub struct LoadAware {
+    /// Queue with the score 0. Default 128.
+    pub threshold: f32,
+}
+
+impl Scorer for LoadAware {
+    fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
+        for (candidate, score) in candidates.iter().zip(scores) {
+            let queued = view.queued(*candidate).unwrap_or(0.0);
+            *score = 0.5 * (1.0 - (queued / self.threshold).clamp(0.0, 1.0));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What plugins see: the request and the endpoints at one time.
+
+use super::prompt::Prompt;
+use crate::{
+    endpoints::{self, Cell, Snapshot, added_waiting},
+    signals::{BLOCK_BYTES, Lookup},
+};
+
+/// The request, the endpoints and the time of a decision.
+#[derive(Debug)]
+pub struct View<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) prompt: Option<&'a Prompt>,
+    pub(super) lookup: &'a Lookup,
+    pub(super) now: f64,
+}
+
+impl View<'_> {
+    pub(super) fn cell(&self, candidate: u32) -> &Cell {
+        self.snapshot.cell(candidate as usize)
+    }
+
+    /// Bytes of the prompt. 0 if it is not known.
+    pub fn prompt_bytes(&self) -> u64 {
+        self.prompt.map_or(0, |prompt| prompt.bytes)
+    }
+
+    /// Number of blocks of the prompt.
+    pub fn prompt_blocks(&self) -> usize {
+        self.prompt.map_or(0, |prompt| prompt.blocks.len())
+    }
+
+    /// Leading blocks of the prompt that the endpoint is believed to have in its cache.
+    pub fn matched_blocks(&self, candidate: u32) -> u32 {
+        self.lookup.matched(self.snapshot.slot(candidate as usize))
+    }
+
+    /// Bytes of the prompt that the endpoint is believed to have in its cache.
+    pub fn matched_bytes(&self, candidate: u32) -> u64 {
+        (u64::from(self.matched_blocks(candidate)) * BLOCK_BYTES).min(self.prompt_bytes())
+    }
+
+    /// Requests in flight of all clients, as far as known.
+    pub fn in_flight(&self, candidate: u32) -> f32 {
+        self.cell(candidate).in_flight(self.now)
+    }
+
+    /// Requests in flight that this process picked the endpoint for.
+    pub fn own_in_flight(&self, candidate: u32) -> f32 {
+        self.cell(candidate).own_in_flight()
+    }
+
+    /// Uncached bytes of own requests without a first byte.
+    pub fn own_backlog_bytes(&self, candidate: u32) -> f32 {
+        self.cell(candidate).own_backlog_bytes()
+    }
+
+    /// Bytes of the prompts of own requests in flight.
+    pub fn own_prompt_bytes(&self, candidate: u32) -> f32 {
+        self.cell(candidate).own_prompt_bytes()
+    }
+
+    /// Requests in the engine's queue. `None` if not known.
+    pub fn queued(&self, candidate: u32) -> Option<f32> {
+        let cell = self.cell(candidate);
+        cell.engine(cell.queued(), self.now)
+    }
+
+    /// Requests that the engine runs. `None` if not known.
+    pub fn running(&self, candidate: u32) -> Option<f32> {
+        let cell = self.cell(candidate);
+        cell.engine(cell.running(), self.now)
+    }
+
+    /// Used share of the KV cache, 0 to 1. `None` if not known.
+    pub fn kv_usage(&self, candidate: u32) -> Option<f32> {
+        let cell = self.cell(candidate);
+        cell.engine(cell.kv_usage(), self.now)
+    }
+
+    /// Seconds of waiting that the request adds for itself and all others at the endpoint.
+    pub fn added_waiting(&self, candidate: u32) -> f32 {
+        let bytes = self.prompt_bytes() as f32;
+        let prompt = endpoints::Prompt { bytes, matched_bytes: self.matched_bytes(candidate) as f32 };
+        added_waiting(self.cell(candidate), prompt, self.now)
+    }
+}

@@ -1,0 +1,13 @@
+//! What is learned about endpoints: speeds, believed prefixes, failures.
+
+mod failures;
+mod line;
+mod prefix;
+mod speed;
+
+pub(crate) use self::{
+    failures::Failures,
+    line::Prior,
+    prefix::{BLOCK_BYTES, IndexBudget, Lookup, PrefixIndex, Slot},
+    speed::{DEFAULT_PREFILL, DEFAULT_TOKEN, PrefillSpeed, TokenSpeed, median},
+};

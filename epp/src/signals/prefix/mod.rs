@@ -1,0 +1,247 @@
+//! Which endpoint is believed to have which prompt prefixes in its KV cache.
+//!
+//! The belief is approximate: a block is held from the pick that sends it to an endpoint until the endpoint's share is
+//! full of newer blocks. Its capacity is what the engine reports, and engines evict in the same order: least recently used
+//! first, and of one prompt the last blocks first.
+//!
+//! A block is known by a hash over itself and all blocks before it, so two prompts that share a block share its prefix.
+//! All lookups of one prompt are therefore one walk that ends at the first block that no endpoint holds.
+
+mod holders;
+mod lru;
+
+use std::{
+    collections::hash_map::Entry,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use self::{holders::Holders, lru::Lru};
+
+/// Number of an endpoint in the index. Reused after the endpoint is gone.
+pub(crate) type Slot = u32;
+
+/// Bytes of prompt in a block.
+pub const BLOCK_BYTES: u64 = 256;
+/// Capacity of an endpoint whose engine does not report its cache: 8 MiB of prompt, about two million tokens.
+const DEFAULT_CAPACITY: usize = 32 << 10;
+/// About the memory of one block of one endpoint: its node, and its share of the map.
+const BYTES_PER_BLOCK: usize = 72;
+
+/// An index may hold this many times as many blocks as are free, so one index alone holds three quarters of the budget.
+const SHARE_WEIGHT: usize = 3;
+
+/// Bounds the blocks of all indexes that share it.
+#[derive(Debug)]
+pub(crate) struct IndexBudget {
+    left: AtomicUsize,
+}
+
+impl IndexBudget {
+    /// `bytes`: memory of all indexes, about.
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(bytes / BYTES_PER_BLOCK) })
+    }
+
+    /// Takes one block for an index that holds `held`, if the index stays within its share.
+    fn take(&self, held: usize) -> bool {
+        let within_share = |left: usize| (held < SHARE_WEIGHT * left).then(|| left.saturating_sub(1));
+        self.left.fetch_update(Relaxed, Relaxed, within_share).is_ok()
+    }
+
+    fn is_over_share(&self, held: usize) -> bool {
+        held > SHARE_WEIGHT * self.left.load(Relaxed)
+    }
+
+    fn release(&self, blocks: usize) {
+        self.left.fetch_add(blocks, Relaxed);
+    }
+}
+
+/// The prefix index of one pool.
+#[derive(Debug)]
+pub(crate) struct PrefixIndex {
+    state: RwLock<State>,
+    budget: Arc<IndexBudget>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: foldhash::HashMap<u64, Holders>,
+    /// By slot.
+    endpoints: Vec<Cache>,
+    /// Blocks of all endpoints.
+    held: usize,
+}
+
+/// The believed cache of one endpoint.
+#[derive(Debug)]
+struct Cache {
+    lru: Lru,
+    capacity: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { lru: Lru::default(), capacity: DEFAULT_CAPACITY }
+    }
+}
+
+/// Reused memory of a lookup.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup {
+    active: Vec<u64>,
+    kept: Vec<u64>,
+    /// By slot: the number of leading blocks that the endpoint holds.
+    matched: Vec<u32>,
+}
+
+impl Lookup {
+    /// The number of leading blocks that the endpoint holds.
+    pub(crate) fn matched(&self, slot: Slot) -> u32 {
+        self.matched.get(slot as usize).copied().unwrap_or(0)
+    }
+}
+
+impl PrefixIndex {
+    pub(crate) fn new(budget: Arc<IndexBudget>) -> Self {
+        Self { state: RwLock::default(), budget }
+    }
+
+    /// Finds the longest prefix that each endpoint holds. `keys`: the blocks of the prompt in order.
+    pub(crate) fn look_up(&self, keys: impl IntoIterator<Item = u64>, lookup: &mut Lookup) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = state.endpoints.len();
+        lookup.matched.clear();
+        lookup.matched.resize(slots, 0);
+        lookup.active.clear();
+        lookup.active.resize(slots.div_ceil(u64::BITS as usize), u64::MAX);
+        lookup.kept.clear();
+        lookup.kept.resize(lookup.active.len(), 0);
+        let mut walked = 0;
+        for key in keys {
+            let Some(holders) = state.blocks.get(&key) else { break };
+            let any = holders.intersect(&lookup.active, &mut lookup.kept);
+            record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
+            std::mem::swap(&mut lookup.active, &mut lookup.kept);
+            if !any {
+                return;
+            }
+            walked += 1;
+        }
+        lookup.kept.fill(0);
+        record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
+    }
+
+    /// The endpoint gets a prompt with these blocks.
+    pub(crate) fn insert(&self, slot: Slot, keys: &[u64]) {
+        let state = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let cache = endpoint(&mut state.endpoints, slot);
+        // Last blocks first: they are the first to be evicted.
+        for key in keys.iter().take(cache.capacity).rev() {
+            if let Some(node) = state.blocks.get(key).and_then(|holders| holders.node(slot)) {
+                cache.lru.touch(node);
+                continue;
+            }
+            let may_grow = cache.lru.len() < cache.capacity && self.budget.take(state.held);
+            if may_grow {
+                state.held += 1;
+            } else {
+                // The endpoint's oldest block makes room.
+                if !evict_oldest(cache, &mut state.blocks, slot) {
+                    return;
+                }
+                if self.budget.is_over_share(state.held) && evict_oldest(cache, &mut state.blocks, slot) {
+                    state.held -= 1;
+                    self.budget.release(1);
+                }
+            }
+            let node = cache.lru.add(*key);
+            match state.blocks.entry(*key) {
+                Entry::Occupied(mut holders) => holders.get_mut().add(slot, node),
+                Entry::Vacant(place) => {
+                    place.insert(Holders::one(slot, node));
+                }
+            }
+        }
+    }
+
+    /// Sets the number of blocks that the endpoint's engine can hold. `None`: not known.
+    pub(crate) fn set_capacity(&self, slot: Slot, blocks: Option<usize>) {
+        let state = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let cache = endpoint(&mut state.endpoints, slot);
+        cache.capacity = blocks.unwrap_or(DEFAULT_CAPACITY);
+        while cache.lru.len() > cache.capacity {
+            evict_oldest(cache, &mut state.blocks, slot);
+            state.held -= 1;
+            self.budget.release(1);
+        }
+    }
+
+    /// The engine restarted, or the endpoint is gone: it holds nothing.
+    pub(crate) fn clear(&self, slot: Slot) {
+        let state = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(cache) = state.endpoints.get_mut(slot as usize) else { return };
+        state.held -= cache.lru.len();
+        self.budget.release(cache.lru.len());
+        while cache.lru.len() > 0 {
+            evict_oldest(cache, &mut state.blocks, slot);
+        }
+        *cache = Cache::default();
+    }
+
+    /// Number of blocks that the endpoint is believed to hold.
+    #[cfg(test)]
+    pub(crate) fn blocks(&self, slot: Slot) -> usize {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.endpoints.get(slot as usize).map_or(0, |cache| cache.lru.len())
+    }
+}
+
+impl Drop for PrefixIndex {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.budget.release(state.held);
+    }
+}
+
+/// Removes the block that the endpoint used least recently. Returns whether there was one.
+fn evict_oldest(cache: &mut Cache, blocks: &mut foldhash::HashMap<u64, Holders>, slot: Slot) -> bool {
+    let Some(key) = cache.lru.pop_oldest() else { return false };
+    if let Some(holders) = blocks.get_mut(&key)
+        && !holders.remove(slot)
+    {
+        blocks.remove(&key);
+    }
+    true
+}
+
+fn endpoint(endpoints: &mut Vec<Cache>, slot: Slot) -> &mut Cache {
+    let index = slot as usize;
+    if endpoints.len() <= index {
+        endpoints.resize_with(index + 1, Cache::default);
+    }
+    &mut endpoints[index]
+}
+
+/// The endpoints in `active` that are not in `kept` hold `walked` blocks.
+fn record(active: &[u64], kept: &[u64], walked: u32, matched: &mut [u32]) {
+    if walked == 0 {
+        return;
+    }
+    for (word, (active, kept)) in active.iter().zip(kept).enumerate() {
+        let mut ended = active & !kept;
+        while ended != 0 {
+            let slot = word * u64::BITS as usize + ended.trailing_zeros() as usize;
+            if let Some(matched) = matched.get_mut(slot) {
+                *matched = walked;
+            }
+            ended &= ended - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
