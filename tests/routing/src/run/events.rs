@@ -9,8 +9,8 @@ use crate::router::Time;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    /// A client sends the request of this entry.
-    Arrival(usize),
+    /// The client of a session sends its next request.
+    NextTurn(usize),
     /// The engine of a pod may have finished a step. Stale if its step ends at another time.
     StepEnd(usize),
     /// Index in the conditions' changes.
@@ -21,9 +21,11 @@ pub(super) enum Event {
     StalledStreams(usize, u32),
 }
 
-/// What happens after a constant delay, so that it is queued in order of time.
+/// What is known in order of time, mostly because it happens after a constant delay.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Delayed {
+pub(super) enum Ordered {
+    /// A client sends the request of this entry.
+    Arrival(usize),
     /// A request reaches its pod.
     Dispatch(usize),
     FirstByteTimeout(usize),
@@ -61,17 +63,18 @@ impl Ord for Timed {
 
 pub(super) enum Next {
     Event(Event),
-    Delayed(Delayed),
+    Ordered(Ordered),
 }
 
-/// A binary heap, and one FIFO queue per constant delay, which is cheaper than the heap.
+/// A binary heap, and one FIFO queue per kind of ordered events, which is cheaper than the heap.
 #[derive(Default)]
 pub(super) struct Events {
     heap: BinaryHeap<Reverse<Timed>>,
-    dispatches: VecDeque<(Time, Delayed)>,
-    deliveries: VecDeque<(Time, Delayed)>,
-    timeouts: VecDeque<(Time, Delayed)>,
-    reports: VecDeque<(Time, Delayed)>,
+    arrivals: VecDeque<(Time, Ordered)>,
+    dispatches: VecDeque<(Time, Ordered)>,
+    deliveries: VecDeque<(Time, Ordered)>,
+    timeouts: VecDeque<(Time, Ordered)>,
+    reports: VecDeque<(Time, Ordered)>,
     serial: u64,
 }
 
@@ -82,24 +85,31 @@ impl Events {
     }
 
     /// Adds at the end of the queue of this kind. Times of one kind never decrease.
-    pub(super) fn delay(&mut self, at: Time, delayed: Delayed) {
-        let queue = match delayed {
-            Delayed::Dispatch(_) => &mut self.dispatches,
-            Delayed::Delivery(_) => &mut self.deliveries,
-            Delayed::FirstByteTimeout(_) => &mut self.timeouts,
-            Delayed::Report(_) => &mut self.reports,
+    pub(super) fn append(&mut self, at: Time, ordered: Ordered) {
+        let queue = match ordered {
+            Ordered::Arrival(_) => &mut self.arrivals,
+            Ordered::Dispatch(_) => &mut self.dispatches,
+            Ordered::Delivery(_) => &mut self.deliveries,
+            Ordered::FirstByteTimeout(_) => &mut self.timeouts,
+            Ordered::Report(_) => &mut self.reports,
         };
         debug_assert!(queue.back().is_none_or(|(last, _)| *last <= at));
-        queue.push_back((at, delayed));
+        queue.push_back((at, ordered));
     }
 
     pub(super) fn pop(&mut self) -> Option<(Time, Next)> {
-        let queues = [&mut self.deliveries, &mut self.dispatches, &mut self.timeouts, &mut self.reports];
+        let queues = [
+            &mut self.deliveries,
+            &mut self.dispatches,
+            &mut self.arrivals,
+            &mut self.timeouts,
+            &mut self.reports,
+        ];
         let queue = queues.into_iter().filter(|queue| !queue.is_empty()).min_by_key(|queue| queue[0].0);
         let heap_at = self.heap.peek().map(|Reverse(timed)| timed.at);
         match queue {
             Some(queue) if heap_at.is_none_or(|at| queue[0].0 < at) => {
-                queue.pop_front().map(|(at, delayed)| (at, Next::Delayed(delayed)))
+                queue.pop_front().map(|(at, ordered)| (at, Next::Ordered(ordered)))
             }
             _ => self.heap.pop().map(|Reverse(timed)| (timed.at, Next::Event(timed.event))),
         }

@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::{
     ChangeKind, Conditions, RunError, RunResult,
     agents::Agents,
-    events::{Delayed, Event, Events, Next},
+    events::{Event, Events, Next, Ordered},
     replicas::Replicas,
     requests::{Open, Requests},
 };
@@ -79,12 +79,16 @@ impl<'a> Simulation<'a> {
             self.events.add(restart.at, Event::ReplicaRestart(restart.replica));
         }
         for pod in 0..self.pods.len() {
-            self.events.delay(Agents::first_report(conditions, pod), Delayed::Report(pod));
+            self.events.append(Agents::first_report(conditions, pod), Ordered::Report(pod));
         }
-        for (index, entry) in self.trace.entries.iter().enumerate() {
-            if let Start::At(at) = entry.start {
-                self.events.add(at, Event::Arrival(index));
-            }
+        let starts = self.trace.entries.iter().enumerate().filter_map(|(index, entry)| match entry.start {
+            Start::At(at) => Some((at, index)),
+            Start::After { .. } => None,
+        });
+        let mut starts: Vec<_> = starts.collect();
+        starts.sort_unstable();
+        for (at, entry) in starts {
+            self.events.append(at, Ordered::Arrival(entry));
         }
     }
 
@@ -95,7 +99,7 @@ impl<'a> Simulation<'a> {
         {
             match next {
                 Next::Event(event) => self.handle(now, event)?,
-                Next::Delayed(delayed) => self.handle_delayed(now, delayed),
+                Next::Ordered(event) => self.handle_ordered(now, event)?,
             }
         }
         for pod in &self.pods {
@@ -107,7 +111,7 @@ impl<'a> Simulation<'a> {
 
     fn handle(&mut self, now: Time, event: Event) -> Result<(), RunError> {
         match event {
-            Event::Arrival(entry) => self.arrive(now, entry)?,
+            Event::NextTurn(entry) => self.arrive(now, entry)?,
             Event::StepEnd(pod) => self.step(now, pod),
             Event::Change(index) => self.change(now, index),
             Event::PodBack(pod) => {
@@ -126,30 +130,32 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    fn handle_delayed(&mut self, now: Time, delayed: Delayed) {
-        match delayed {
-            Delayed::Dispatch(entry) => self.dispatch(now, entry),
-            Delayed::FirstByteTimeout(entry) => {
+    fn handle_ordered(&mut self, now: Time, event: Ordered) -> Result<(), RunError> {
+        match event {
+            Ordered::Arrival(entry) => self.arrive(now, entry)?,
+            Ordered::Dispatch(entry) => self.dispatch(now, entry),
+            Ordered::FirstByteTimeout(entry) => {
                 if self.requests.get(entry).is_some_and(|open| open.first_byte_at.is_none()) {
                     self.time_out(now, entry);
                 }
             }
-            Delayed::Report(pod) => {
+            Ordered::Report(pod) => {
                 let state = &mut self.pods[pod];
                 if state.up
                     && let Some(signals) = self.agents.report(now, pod, &mut state.engine, self.conditions)
                 {
-                    self.events.delay(now + self.conditions.network_delay, Delayed::Delivery(pod));
+                    self.events.append(now + self.conditions.network_delay, Ordered::Delivery(pod));
                     self.in_transit.push_back(signals);
                 }
-                self.events.delay(now + self.conditions.report_interval, Delayed::Report(pod));
+                self.events.append(now + self.conditions.report_interval, Ordered::Report(pod));
             }
-            Delayed::Delivery(pod) => {
+            Ordered::Delivery(pod) => {
                 if let Some(signals) = self.in_transit.pop_front() {
                     self.replicas.observe(now, pod, &signals);
                 }
             }
         }
+        Ok(())
     }
 
     fn arrive(&mut self, now: Time, entry: usize) -> Result<(), RunError> {
@@ -162,8 +168,8 @@ impl<'a> Simulation<'a> {
         };
         let open = Open { pod, replica, sent_at: now, first_byte_at: None, cached_tokens: 0 };
         self.requests.open(entry, open);
-        self.events.delay(now + self.conditions.network_delay, Delayed::Dispatch(entry));
-        self.events.delay(now + self.conditions.client_timeout, Delayed::FirstByteTimeout(entry));
+        self.events.append(now + self.conditions.network_delay, Ordered::Dispatch(entry));
+        self.events.append(now + self.conditions.client_timeout, Ordered::FirstByteTimeout(entry));
         Ok(())
     }
 
@@ -267,7 +273,7 @@ impl<'a> Simulation<'a> {
             self.replicas.end(now, replica, self.trace.entries[entry].request.id, outcome);
         }
         if let Some((at, next)) = next {
-            self.events.add(at, Event::Arrival(next));
+            self.events.add(at, Event::NextTurn(next));
         }
     }
 

@@ -10,50 +10,77 @@ use super::{
 };
 use crate::{hashing::mix, router::Time};
 
-/// Tenants with their own system prompts, and short questions: the shape of llm-d's `b2b-saas` workload.
+/// Tenants with their own system prompts, and questions.
 #[derive(Clone, Debug)]
 pub struct SharedPrompts {
     pub prefixes: usize,
-    /// Exponent of the Zipf distribution over the prefixes.
+    /// Exponent of the Zipf distribution over the prefixes. Zero: all are equally likely.
     pub skew: f64,
     pub prefix_tokens: u32,
     pub question_tokens: u32,
+    /// Different questions per prefix. `None`: every question is new.
+    pub questions_per_prefix: Option<usize>,
     pub output_tokens: u32,
+    /// All sizes are exact instead of spread around these means.
+    pub exact_sizes: bool,
     pub requests: usize,
     pub requests_per_s: f64,
 }
 
 impl Default for SharedPrompts {
-    /// 150 prefixes; prefix and question together have the 2,500 tokens that the published knee implies (45k tokens/s at
-    /// 18 requests/s). The split, the output, and the skew are assumptions.
+    /// The sizes of [`SharedPrompts::published`], spread; the skew and new questions are assumptions.
     fn default() -> Self {
-        Self {
-            prefixes: 150,
-            skew: 1.0,
-            prefix_tokens: 2_000,
-            question_tokens: 500,
-            output_tokens: 200,
-            requests: 10_000,
-            requests_per_s: 18.0,
-        }
+        Self { skew: 1.0, questions_per_prefix: None, exact_sizes: false, ..Self::published(10_000, 18.0) }
     }
 }
 
 impl SharedPrompts {
+    /// The workload of llm-d's benchmarks with Qwen3-32B: `inference-perf`, `shared_prefix` with 150 groups of 5 prompts,
+    /// `system_prompt_len` 6000, `question_len` 1200, `output_len` 1000, `ignore_eos`.
+    pub fn published(requests: usize, requests_per_s: f64) -> Self {
+        Self {
+            prefixes: 150,
+            skew: 0.0,
+            prefix_tokens: 6_000,
+            question_tokens: 1_200,
+            questions_per_prefix: Some(5),
+            output_tokens: 1_000,
+            exact_sizes: true,
+            requests,
+            requests_per_s,
+        }
+    }
+
     pub fn generate(&self, seed: u64) -> Trace {
         let mut writer = Writer::new("shared-prompts", seed);
+        writer.exact_sizes = self.exact_sizes;
         let weights = zipf(self.prefixes, self.skew);
         let prefixes: Vec<_> = (0..self.prefixes)
             .map(|_| {
-                let tokens = around(&mut writer.rng, self.prefix_tokens);
+                let tokens = writer.size(self.prefix_tokens);
                 writer.fresh(Content::default(), tokens)
+            })
+            .collect();
+        let question = |writer: &mut Writer, prefix: &Content| {
+            let tokens = writer.size(self.question_tokens);
+            writer.fresh(prefix.clone(), tokens)
+        };
+        let repeated: Vec<Vec<Content>> = prefixes
+            .iter()
+            .map(|prefix| {
+                let count = self.questions_per_prefix.unwrap_or_default();
+                (0..count).map(|_| question(&mut writer, prefix)).collect()
             })
             .collect();
         let mut at = Time::ZERO;
         for _ in 0..self.requests {
             at = at + exponential(&mut writer.rng, 1.0 / self.requests_per_s);
-            let prefix = prefixes[by_weight(&mut writer.rng, &weights)].clone();
-            writer.single(at, prefix, self.question_tokens, self.output_tokens);
+            let group = by_weight(&mut writer.rng, &weights);
+            let content = match repeated[group].len() {
+                0 => question(&mut writer, &prefixes[group]),
+                count => repeated[group][writer.rng.usize(..count)].clone(),
+            };
+            writer.single(at, &content, self.output_tokens);
         }
         writer.finish()
     }
@@ -101,9 +128,9 @@ impl Agents {
         for session in 0..self.sessions {
             at = at + exponential(&mut writer.rng, 1.0 / self.sessions_per_s);
             let system = systems[writer.rng.usize(..systems.len())].clone();
-            let task_tokens = around(&mut writer.rng, self.task_tokens);
+            let task_tokens = writer.size(self.task_tokens);
             let content = writer.fresh(system, task_tokens);
-            let turns = around(&mut writer.rng, self.turns);
+            let turns = writer.size(self.turns);
             let more = Turns {
                 turns,
                 tokens: self.tool_result_tokens,
@@ -156,10 +183,10 @@ impl CodeGeneration {
         for session in 0..self.sessions {
             at = at + exponential(&mut writer.rng, 1.0 / self.sessions_per_s);
             let repository = repositories[writer.rng.usize(..repositories.len())].clone();
-            let question_tokens = around(&mut writer.rng, self.question_tokens);
+            let question_tokens = writer.size(self.question_tokens);
             let content = writer.fresh(repository, question_tokens);
             let more = Turns {
-                turns: around(&mut writer.rng, self.turns),
+                turns: writer.size(self.turns),
                 tokens: self.question_tokens,
                 output: self.output_tokens,
                 pause: self.pause,
@@ -191,7 +218,9 @@ impl Reasoning {
         let mut at = Time::ZERO;
         for _ in 0..self.requests {
             at = at + exponential(&mut writer.rng, 1.0 / self.requests_per_s);
-            writer.single(at, Content::default(), self.prompt_tokens, self.output_tokens);
+            let tokens = writer.size(self.prompt_tokens);
+            let content = writer.fresh(Content::default(), tokens);
+            writer.single(at, &content, self.output_tokens);
         }
         writer.finish()
     }
@@ -229,8 +258,9 @@ impl Bursts {
             let prefix = writer.fresh(Content::default(), self.background.prefix_tokens);
             for _ in 0..self.requests {
                 let start = at + self.spread.mul_f64(writer.rng.f64());
-                let (question, output) = (self.background.question_tokens, self.background.output_tokens);
-                writer.single(start, prefix.clone(), question, output);
+                let tokens = writer.size(self.background.question_tokens);
+                let content = writer.fresh(prefix.clone(), tokens);
+                writer.single(start, &content, self.background.output_tokens);
             }
             at = at + self.every;
         }
@@ -251,13 +281,14 @@ struct Writer {
     trace: Trace,
     rng: Rng,
     next_piece: u64,
+    exact_sizes: bool,
 }
 
 impl Writer {
     fn new(name: &str, seed: u64) -> Self {
         let next_piece = mix(seed, name.len() as u64);
         let trace = Trace { name: name.to_owned(), entries: Vec::new() };
-        Self { trace, rng: Rng::with_seed(seed), next_piece }
+        Self { trace, rng: Rng::with_seed(seed), next_piece, exact_sizes: false }
     }
 
     /// Appends text that occurs nowhere else.
@@ -267,10 +298,12 @@ impl Writer {
         content
     }
 
-    fn single(&mut self, at: Time, prefix: Content, input: u32, output: u32) {
-        let tokens = around(&mut self.rng, input);
-        let content = self.fresh(prefix, tokens);
-        let output_tokens = around(&mut self.rng, output);
+    fn size(&mut self, mean: u32) -> u32 {
+        if self.exact_sizes { mean } else { around(&mut self.rng, mean) }
+    }
+
+    fn single(&mut self, at: Time, content: &Content, output: u32) {
+        let output_tokens = self.size(output);
         self.trace.push(NewEntry {
             start: Start::At(at),
             session: None,
@@ -286,7 +319,7 @@ impl Writer {
         let mut start = Start::At(at);
         for _ in 0..more.turns {
             let (prompt, prompt_tokens) = (content.prompt(), content.tokens());
-            let output_tokens = around(&mut self.rng, more.output);
+            let output_tokens = self.size(more.output);
             content = self.fresh(content, output_tokens);
             let previous = self.trace.push(NewEntry {
                 start,
@@ -299,7 +332,7 @@ impl Writer {
             });
             let pause = exponential(&mut self.rng, more.pause.as_secs_f64());
             start = Start::After { previous, pause };
-            let tokens = around(&mut self.rng, more.tokens);
+            let tokens = self.size(more.tokens);
             content = self.fresh(content, tokens);
         }
     }

@@ -17,7 +17,13 @@ use forebay_routing_sim::{
 use crate::routers::{LeastInFlight, RoundRobin};
 
 fn trace() -> Trace {
-    SharedPrompts { requests: 2_000, requests_per_s: 8.0, ..SharedPrompts::default() }.generate(1)
+    let short = SharedPrompts {
+        prefix_tokens: 2_000,
+        question_tokens: 500,
+        output_tokens: 200,
+        ..Default::default()
+    };
+    SharedPrompts { requests: 2_000, requests_per_s: 8.0, ..short }.generate(1)
 }
 
 fn middle() -> Time {
@@ -25,7 +31,7 @@ fn middle() -> Time {
 }
 
 fn simulate(trace: &Trace, conditions: &Conditions, seed: u64) -> RunResult {
-    run(trace, conditions, seed, &mut |_| Box::<LeastInFlight>::default()).unwrap()
+    run(trace, conditions, seed, &mut |_| Box::<LeastInFlight>::default()).expect("a run")
 }
 
 fn mean_ttft_ms<'a>(records: impl Iterator<Item = &'a RequestRecord>) -> f64 {
@@ -153,7 +159,7 @@ fn watch(trace: &Trace, conditions: &Conditions) -> (RunResult, Vec<Rc<RefCell<S
         all.push(Rc::clone(&seen));
         Box::new(Watching { inner: RoundRobin::default(), seen })
     });
-    (result.unwrap(), all)
+    (result.expect("a run"), all)
 }
 
 #[test]

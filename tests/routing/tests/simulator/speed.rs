@@ -11,7 +11,13 @@ fn an_hour_of_trace() {
     for pods in [8_usize, 64, 256] {
         let per_s = 4.0 * pods as f64;
         let requests = (per_s * 3600.0) as usize;
-        let trace = SharedPrompts { requests, requests_per_s: per_s, ..SharedPrompts::default() }.generate(1);
+        let short = SharedPrompts {
+            prefix_tokens: 2_000,
+            question_tokens: 500,
+            output_tokens: 200,
+            ..Default::default()
+        };
+        let trace = SharedPrompts { requests, requests_per_s: per_s, ..short }.generate(1);
         let spec = EngineSpec::qwen3_32b_2xh100();
         for scenario in [Scenario::Plain, Scenario::FourReplicas] {
             let conditions = scenario.conditions(&spec, pods, Time::from_s(1800));
