@@ -16,17 +16,17 @@ fn lines<T: serde::Serialize>(items: &[T]) -> String {
 
 #[test]
 fn recorded_run_gives_the_same_picks_over_the_wire() {
-    let trace = SharedPrompts { requests: 400, ..SharedPrompts::default() }.generate(3);
+    let trace = SharedPrompts { requests: 400, output_tokens: 100, ..SharedPrompts::default() }.generate(3);
     let conditions =
         Scenario::EngineRestarted.conditions(&EngineSpec::qwen3_32b_2xh100(), 3, Time::from_s(10));
     let recording = Rc::<RefCell<Recording>>::default();
     run(&trace, &conditions, 3, &mut |_| {
-        Box::new(Recorder::new(LeastInFlight::with_affinity(), Rc::clone(&recording)))
+        Box::new(Recorder::new(LeastInFlight::default(), Rc::clone(&recording)))
     })
     .unwrap();
     let recording = recording.borrow();
     let mut output = Vec::new();
-    serve(&mut LeastInFlight::with_affinity(), lines(&recording.input).as_bytes(), &mut output).unwrap();
+    serve(&mut LeastInFlight::default(), lines(&recording.input).as_bytes(), &mut output).unwrap();
     assert_eq!(recording.picks.len(), 400);
     assert_eq!(String::from_utf8(output).unwrap(), lines(&recording.picks));
     let mut other = Vec::new();
