@@ -1,0 +1,115 @@
+//! Drives the picker's own code with simulated engines and traffic in virtual time, and compares it with other policies.
+
+mod picker;
+mod policies;
+mod traces;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use clap::{Parser, ValueEnum};
+use forebay_routing_sim::{
+    EngineSpec, Report, Scenario, Summary, Time, Trace,
+    report::{PolicyRow, table},
+    run,
+};
+
+use crate::{picker::PickerRouter, policies::Policy};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Compares routing policies in virtual time: simulated engines and traffic, the picker's own code
+#[derive(Debug, Parser)]
+struct Flags {
+    /// Folder with mooncake_conversation.jsonl and azure_2023_conv.csv. Without it, these traces are skipped
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
+    /// Traces to run
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    trace: Vec<traces::Name>,
+    /// Scenarios to run, by name. Without it, all
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// Policies to run, by name. Without it, all
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Number of pods
+    #[arg(long, default_value_t = 8)]
+    pods: usize,
+    /// Requests per run
+    #[arg(long, default_value_t = 3000)]
+    requests: usize,
+    /// Load as a multiple of each trace's own for 8 pods
+    #[arg(long, value_name = "FACTOR,…", value_delimiter = ',', default_values_t = [1.0])]
+    load: Vec<f64>,
+    /// Runs per cell, each with its own seed
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match compare(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(flags: &Flags) -> Result<(), String> {
+    let engine = EngineSpec::qwen3_32b_2xh100();
+    let is_wanted = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|it| it == name);
+    let names = if flags.trace.is_empty() { traces::Name::value_variants() } else { &flags.trace };
+    for name in names {
+        for load in &flags.load {
+            let load = load * flags.pods as f64 / 8.0;
+            let seeded: Result<Vec<Trace>, String> = (0..flags.seeds)
+                .map(|seed| name.load(flags.traces.as_deref(), flags.requests, load, seed))
+                .collect();
+            let traces = match seeded {
+                Ok(traces) => traces,
+                Err(reason) => {
+                    println!("{name:?}: skipped: {reason}\n");
+                    continue;
+                }
+            };
+            for scenario in Scenario::ALL.into_iter().filter(|it| is_wanted(&flags.scenario, it.name())) {
+                let policies = policies::all(&engine);
+                let rows = policies
+                    .iter()
+                    .filter(|policy| is_wanted(&flags.policy, policy.name))
+                    .map(|policy| row(policy, scenario, &engine, flags.pods, &traces))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let title =
+                    format!("{} · {} · {} pods · load {load}", traces[0].name, scenario.name(), flags.pods);
+                println!("{}", table(&title, policies::FOREBAY, &rows));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs one policy with each seed.
+fn row(
+    policy: &Policy,
+    scenario: Scenario,
+    engine: &EngineSpec,
+    pods: usize,
+    traces: &[Trace],
+) -> Result<PolicyRow, String> {
+    let started = Instant::now();
+    let mut reports = Vec::new();
+    for (seed, trace) in (0..).zip(traces) {
+        let middle = Time::from_ns(trace.last_start().as_ns() / 2);
+        let conditions = scenario.conditions(engine, pods, middle);
+        let mut make = |_replica| -> Box<dyn forebay_routing_sim::Router> {
+            Box::new(PickerRouter::new(policy.pipeline.clone()))
+        };
+        let result = run(trace, &conditions, seed, &mut make).map_err(|error| error.to_string())?;
+        reports.push(Report::of(&result));
+    }
+    eprintln!("{}: {:.1} s", policy.name, started.elapsed().as_secs_f64());
+    Ok(PolicyRow { policy: policy.name.to_owned(), summary: Summary::of(&reports) })
+}
