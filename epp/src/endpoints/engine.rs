@@ -106,11 +106,18 @@ impl EngineView {
         }
     }
 
+    /// Whether the values are those of an earlier reading: a report on the pod repeats them.
+    pub(super) fn has_read(&self, gauges: &EngineGauges) -> bool {
+        self.gauges.as_ref().is_some_and(|last| gauges.measured <= last.measured)
+    }
+
     /// Takes new values. `bytes_in`: bytes of requests that the kernel counted.
     pub(super) fn read(&mut self, gauges: EngineGauges, bytes_in: Option<u64>) -> Reading {
         let before = self.gauges.replace(gauges);
-        let bytes_before = std::mem::replace(&mut self.bytes_in, bytes_in);
-        let Some(before) = before else { return Reading::default() };
+        let Some(before) = before else {
+            self.bytes_in = bytes_in;
+            return Reading::default();
+        };
         if gauges.prompt_tokens < before.prompt_tokens {
             *self = Self {
                 gauges: Some(gauges),
@@ -121,10 +128,11 @@ impl EngineView {
             return Reading { has_restarted: true, ..Reading::default() };
         }
         let tokens = (gauges.prompt_tokens - before.prompt_tokens) as f64;
-        if tokens > 0.0
-            && let (Some(bytes), Some(bytes_before)) = (bytes_in, bytes_before)
-        {
-            self.bytes_per_token.add(bytes.saturating_sub(bytes_before) as f64, tokens);
+        if tokens > 0.0 {
+            let bytes_before = std::mem::replace(&mut self.bytes_in, bytes_in);
+            if let (Some(bytes), Some(bytes_before)) = (bytes_in, bytes_before) {
+                self.bytes_per_token.add(bytes.saturating_sub(bytes_before) as f64, tokens);
+            }
         }
         let queries = gauges.prefix_queries.saturating_sub(before.prefix_queries) as f64;
         let hits = gauges.prefix_hits.saturating_sub(before.prefix_hits) as f64;

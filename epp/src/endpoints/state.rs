@@ -10,7 +10,9 @@ use super::{
     ledger::{Ledger, PickId, Work},
     view::{EndpointView, LoadSource},
 };
-use crate::signals::{DEFAULT_PREFILL, DEFAULT_TOKEN, Failures, PrefillSpeed, Prior, Slot, TokenSpeed};
+use crate::signals::{
+    DEFAULT_PREFILL, DEFAULT_TOKEN, Failures, PrefillSpeed, Prior, Slot, TokenCount, TokenSpeed,
+};
 
 pub(super) use super::engine::EngineGauges;
 
@@ -161,8 +163,11 @@ impl EndpointState {
         let got_first_byte = arrived.saturating_sub(new.waiting_bytes);
         let foreign = got_first_byte.saturating_sub(std::mem::take(&mut self.finished_body_bytes));
         self.prefill.foreign_finished(foreign as f64 * self.engine.uncached_share());
-        let decoding = new.in_flight as f64 - self.foreign.waiting - self.ledger.waiting() as f64;
-        self.token.counted(new.chunks, decoding, priors.token, new.measured);
+        let waiting =
+            if new.waiting_bytes > 0 { self.foreign.waiting + self.ledger.waiting() as f64 } else { 0.0 };
+        let decoding = new.in_flight as f64 - waiting;
+        let count = TokenCount { tokens: new.chunks, started: new.started, decoding, waiting };
+        self.token.counted(count, priors.token, new.measured);
         // Own requests whose first byte nobody reports: the kernel does, in the order of arrival.
         while self.ledger.waiting_body_bytes() > new.waiting_bytes
             && let Some((oldest, at, work)) = self.ledger.oldest_waiting()
@@ -207,6 +212,9 @@ impl EndpointState {
             self.engine.forget();
             return Reading::default();
         };
+        if self.engine.has_read(&gauges) {
+            return Reading::default();
+        }
         let bytes_in = self.kernel.map(|kernel| kernel.bytes_in);
         let is_first = self.engine.gauges().is_none() || self.doubted_since.is_some();
         let reading = self.engine.read(gauges, bytes_in);

@@ -1,6 +1,6 @@
 //! The waiting that one more request causes at an endpoint.
 //!
-//! All terms are seconds, from speeds that were learned from this endpoint's own responses, so they need no weights.
+//! All terms are seconds, from speeds that were learned from this endpoint's own responses.
 //! With
 //!
 //! - `u`: uncached bytes of the request's prompt, `b`: uncached bytes of all prompts before it that are not yet computed;
@@ -13,6 +13,9 @@
 //! 1. waits for the prompts before it and its own: `s·b + f + s·u`;
 //! 2. delays every request that is being decoded by its prefill: `d·s·u`;
 //! 3. takes `n·(i + j·(c+1))` for its tokens, and makes those of the others slower: `n·j·c`;
+//!
+//!    2 and 3 delay later tokens, not the first one, and count a twentieth ([`LATER_WEIGHT`]);
+//!
 //! 4. waits for space in the KV cache, if all prompts need more than is free: the missing bytes over the rate at which
 //!    ended requests free theirs;
 //! 5. waits as long as the engine has been silent for longer than it should be. A frozen engine becomes more expensive
@@ -39,6 +42,11 @@ pub(crate) struct Prompt {
     pub(crate) matched_bytes: f32,
 }
 
+/// A second of delay between two tokens, in seconds of delay before the first. Readers notice less of it, because it is
+/// spread over the response. Chosen by `cargo xtask bench routing`: with 0, conversations leave their caches for small gains;
+/// with 1, responses in progress count more than first tokens.
+const LATER_WEIGHT: f32 = 0.05;
+
 /// Silence up to this multiple of the expected one is no sign of a stall.
 const SILENCE_TOLERANCE: f32 = 2.0;
 
@@ -60,7 +68,9 @@ pub(crate) fn added_waiting(cell: &Cell, prompt: Prompt, now: f64) -> f32 {
     let delay = decoding * uncached * per_byte;
     let tokens =
         cell.output_tokens() * (cell.token_base() + cell.token_per_request() * (2.0 * in_flight + 1.0));
-    own + delay + tokens + kv_wait(cell, backlog + uncached, in_flight, now) + stall(cell, in_flight, now)
+    own + LATER_WEIGHT * (delay + tokens)
+        + kv_wait(cell, backlog + uncached, in_flight, now)
+        + stall(cell, in_flight, now)
 }
 
 fn kv_wait(cell: &Cell, needed: f32, in_flight: f32, now: f64) -> f32 {
@@ -118,7 +128,7 @@ mod tests {
 
     #[test]
     fn an_idle_endpoint_costs_the_uncached_prefill_and_the_tokens() {
-        let alone = 100.0 * 0.011;
+        let alone = LATER_WEIGHT * 100.0 * 0.011;
         assert_near(cost(numbers(), 2000.0, 0.0), 2.0 + alone);
         assert_near(cost(numbers(), 2000.0, 1500.0), 0.5 + alone);
         assert_near(cost(Numbers { belief: 0.5, ..numbers() }, 2000.0, 1500.0), 1.25 + alone);
@@ -134,9 +144,9 @@ mod tests {
     #[test]
     fn a_prefill_delays_all_requests_that_are_decoded() {
         let busy = Numbers { own_in_flight: 3.0, foreign_in_flight: 2.0, foreign_waiting: 1.0, ..numbers() };
-        assert_near(cost(busy, 1000.0, 0.0), 1.0 + 4.0 + 100.0 * (0.01 + 0.001 * 11.0));
+        assert_near(cost(busy, 1000.0, 0.0), 1.0 + LATER_WEIGHT * (4.0 + 100.0 * (0.01 + 0.001 * 11.0)));
         let stale = Numbers { foreign_until: 9.0, ..busy };
-        assert_near(cost(stale, 1000.0, 0.0), 1.0 + 3.0 + 100.0 * (0.01 + 0.001 * 7.0));
+        assert_near(cost(stale, 1000.0, 0.0), 1.0 + LATER_WEIGHT * (3.0 + 100.0 * (0.01 + 0.001 * 7.0)));
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Scheduler {
         self.endpoints.prefixes().insert(snapshot.slot(best), blocks);
         let reservation =
             Reservation { endpoints: self.endpoints.clone(), address, id, outcome: Outcome::Unknown };
-        Ok(Pick { addresses, reservation })
+        Ok(Pick { addresses, matched_bytes: view.matched_bytes(best as u32), reservation })
     }
 
     /// The endpoints that may be picked. Those whose requests fail are left out, unless all fail.
@@ -258,6 +258,7 @@ fn work(view: &View<'_>, candidate: u32) -> Work {
 pub struct Pick {
     /// Never empty.
     addresses: Vec<SocketAddr>,
+    matched_bytes: u64,
     reservation: Reservation,
 }
 
@@ -265,6 +266,11 @@ impl Pick {
     /// The picked endpoints, best first. Never empty.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Bytes of the prompt that the best endpoint is believed to have in its cache.
+    pub fn matched_bytes(&self) -> u64 {
+        self.matched_bytes
     }
 
     /// The endpoints in the format of the Endpoint Picker Protocol: `ip:port[,ip:port…]`.

@@ -9,5 +9,5 @@ pub(crate) use self::{
     failures::Failures,
     line::Prior,
     prefix::{BLOCK_BYTES, IndexBudget, Lookup, PrefixIndex, Slot},
-    speed::{DEFAULT_PREFILL, DEFAULT_TOKEN, PrefillSpeed, TokenSpeed, median},
+    speed::{DEFAULT_PREFILL, DEFAULT_TOKEN, PrefillSpeed, TokenCount, TokenSpeed, median},
 };

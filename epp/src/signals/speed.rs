@@ -96,7 +96,17 @@ pub(crate) struct TokenSpeed {
 struct Sample {
     at: Instant,
     tokens: u64,
+    started: u64,
     decoding: f64,
+}
+
+/// Counters of an engine at one time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenCount {
+    pub(crate) tokens: u64,
+    pub(crate) started: u64,
+    pub(crate) decoding: f64,
+    pub(crate) waiting: f64,
 }
 
 /// Time between two readings of a counter. Shorter ones have too few tokens.
@@ -108,9 +118,18 @@ impl TokenSpeed {
         Self { line: Line::new(SAMPLES), last: None }
     }
 
-    /// `tokens`: cumulative. `decoding`: requests between their first and last byte.
-    pub(crate) fn counted(&mut self, tokens: u64, decoding: f64, prior: Prior, now: Instant) {
-        let sample = Sample { at: now, tokens, decoding };
+    /// `tokens` and `started` requests: cumulative. `decoding`: requests between their first and last byte. `waiting`: others
+    /// in flight.
+    pub(crate) fn counted(&mut self, counted: TokenCount, prior: Prior, now: Instant) {
+        let TokenCount { tokens, started, decoding, waiting } = counted;
+        if waiting > 0.0 || self.last.is_some_and(|last| last.started != started) {
+            // A prefill delays tokens. What that costs is not part of the pace.
+            self.last = None;
+            if waiting > 0.0 {
+                return;
+            }
+        }
+        let sample = Sample { at: now, tokens, started, decoding };
         let Some(last) = self.last else {
             self.last = Some(sample);
             return;
@@ -198,7 +217,8 @@ mod tests {
             let decoding = 1 + n / 4 % 8;
             // 10 ms per token, and 1 ms more per request.
             tokens += u64::from(decoding) * 1000 / u64::from(10 + decoding);
-            speed.counted(tokens, decoding.into(), DEFAULT_TOKEN, start + SECOND * n);
+            let count = TokenCount { tokens, started: 0, decoding: decoding.into(), waiting: 0.0 };
+            speed.counted(count, DEFAULT_TOKEN, start + SECOND * n);
         }
         let line = speed.measured(DEFAULT_TOKEN).unwrap();
         assert!((line.at(5.0) - 0.015).abs() < 0.002, "{line:?}");
