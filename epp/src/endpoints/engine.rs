@@ -27,6 +27,8 @@ pub(super) struct EngineGauges {
 pub(super) struct Reading {
     /// The counters started again: the cache is empty.
     pub(super) has_restarted: bool,
+    /// It computed tokens.
+    pub(super) has_progressed: bool,
     pub(super) generated_tokens: f64,
     pub(super) ended_requests: f64,
 }
@@ -142,6 +144,7 @@ impl EngineView {
         }
         Reading {
             has_restarted: false,
+            has_progressed: tokens > 0.0 || gauges.generated_tokens > before.generated_tokens,
             generated_tokens: gauges.generated_tokens.saturating_sub(before.generated_tokens) as f64,
             ended_requests: gauges.ended_requests.saturating_sub(before.ended_requests) as f64,
         }

@@ -11,7 +11,7 @@ use super::{
     view::{EndpointView, LoadSource},
 };
 use crate::signals::{
-    DEFAULT_PREFILL, DEFAULT_TOKEN, Failures, PrefillSpeed, Prior, Slot, TokenCount, TokenSpeed,
+    DEFAULT_PREFILL, DEFAULT_TOKEN, Failures, Mean, PrefillSpeed, Prior, Slot, TokenCount, TokenSpeed,
 };
 
 pub(super) use super::engine::EngineGauges;
@@ -79,6 +79,7 @@ pub(crate) struct EndpointState {
     gpu_lost_until: Option<Instant>,
     ledger: Ledger,
     foreign: Foreign,
+    gauged: Gauged,
     prefill: PrefillSpeed,
     token: TokenSpeed,
     failures: Failures,
@@ -98,8 +99,13 @@ struct Foreign {
     backlog_bytes: f64,
 }
 
-/// Weight of a new reading of the engine's gauges. They lag, and contain own requests at some unknown time.
-const GAUGE_WEIGHT: f64 = 0.3;
+/// What the engine's gauges contain beyond own requests. They lag, and contain own requests at some unknown time: single
+/// readings mislead.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gauged {
+    in_flight: Mean,
+    waiting: Mean,
+}
 
 impl EndpointState {
     pub(super) fn new(endpoint: PoolEndpoint, slot: Slot, now: Instant) -> Self {
@@ -113,6 +119,7 @@ impl EndpointState {
             gpu_lost_until: None,
             ledger: Ledger::default(),
             foreign: Foreign::default(),
+            gauged: Gauged::default(),
             prefill: PrefillSpeed::new(),
             token: TokenSpeed::new(),
             failures: Failures::default(),
@@ -218,21 +225,27 @@ impl EndpointState {
         let bytes_in = self.kernel.map(|kernel| kernel.bytes_in);
         let is_first = self.engine.gauges().is_none() || self.doubted_since.is_some();
         let reading = self.engine.read(gauges, bytes_in);
+        if reading.has_progressed {
+            self.progress_at = self.progress_at.max(gauges.measured);
+        }
         if reading.has_restarted {
             self.prefill = PrefillSpeed::new();
             self.token = TokenSpeed::new();
         }
         self.doubt_kernel(&gauges);
         if self.fresh_kernel(gauges.measured, Duration::MAX).is_none() {
-            let weight = if is_first { 1.0 } else { GAUGE_WEIGHT };
-            let mix = |old: f64, new: f64| old + weight * (new.max(0.0) - old);
+            if is_first {
+                self.gauged = Gauged::default();
+            }
             let engine_in_flight = f64::from(gauges.running) + f64::from(gauges.waiting);
-            let waiting = f64::from(gauges.waiting) - self.ledger.waiting() as f64;
-            self.foreign.in_flight =
-                mix(self.foreign.in_flight, engine_in_flight - self.ledger.open() as f64);
-            self.foreign.waiting = mix(self.foreign.waiting, waiting);
-            self.foreign.backlog_bytes =
-                self.foreign.waiting * self.engine.mean_body_bytes() * self.engine.uncached_share();
+            self.gauged.in_flight.add(engine_in_flight - self.ledger.open() as f64);
+            self.gauged.waiting.add(f64::from(gauges.waiting) - self.ledger.waiting() as f64);
+            let waiting = self.gauged.waiting.at_least();
+            self.foreign = Foreign {
+                in_flight: self.gauged.in_flight.at_least().max(waiting),
+                waiting,
+                backlog_bytes: waiting * self.engine.mean_body_bytes() * self.engine.uncached_share(),
+            };
         }
         reading
     }
@@ -363,7 +376,8 @@ impl EndpointState {
         let engine = self.engine.gauges();
         let kernel = self.fresh_kernel(self.progress_at, Duration::MAX);
         let in_flight = self.ledger.open() as f64 + self.foreign.in_flight;
-        let decode = if self.silent_picks > 0 || self.foreign.in_flight >= 1.0 {
+        // Without the kernel nobody sees the tokens of a response.
+        let decode = if self.silent_picks > 0 || self.foreign.in_flight >= 1.0 || kernel.is_none() {
             priors.output_tokens * token.at(in_flight)
         } else {
             2.0 * token.at(in_flight)

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command},
@@ -37,12 +38,10 @@ impl Demo {
         loop {
             let text = fs::read_to_string(&log)?;
             if text.contains("Serving until Ctrl-C") {
-                let after = |name: &str| {
-                    let (_, rest) = text.split_once(name)?;
-                    rest.split_whitespace().next().map(str::to_owned)
-                };
-                demo.agent = after("agent ").context("the demo names no agent")?;
-                demo.gateway = after("gateway ").context("the demo names no gateway")?;
+                demo.agent =
+                    address_after("agent ", &text).context("the demo prints no address of the agent")?;
+                demo.gateway =
+                    address_after("gateway ", &text).context("the demo prints no address of the gateway")?;
                 return Ok(demo);
             }
             if let Some(status) = demo.process.try_wait()? {
@@ -65,5 +64,25 @@ impl Drop for Demo {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-INT", "--", &format!("-{}", self.process.id())]).status();
         let _ = self.process.wait();
+    }
+}
+
+/// The first address that directly follows `name`.
+fn address_after(name: &str, text: &str) -> Option<String> {
+    let words = text.split(name).skip(1).filter_map(|rest| rest.split_whitespace().next());
+    words.map(str::to_owned).find(|word| word.parse::<SocketAddr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_addresses_behind_names_that_also_stand_in_sentences() {
+        let text =
+            "Starting the agent, and the gateway …\n  agent 10.0.0.1:9550   gateway 10.0.0.2:8080   ready";
+        assert_eq!(address_after("gateway ", text).as_deref(), Some("10.0.0.2:8080"));
+        assert_eq!(address_after("agent ", text).as_deref(), Some("10.0.0.1:9550"));
+        assert_eq!(address_after("gateway ", "the gateway …"), None);
     }
 }
