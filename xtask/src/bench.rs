@@ -43,6 +43,12 @@ enum Which {
         #[arg(value_enum)]
         path: HotPath,
     },
+    /// The picker's policy against others, in virtual time: simulated engines and traffic, the picker's own code.
+    Routing {
+        /// Options of the bench program (`-- --help` lists them).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Cost of the resource store: memory per pod, time from a write to the snapshot. Needs a kube-apiserver.
     Resources,
 }
@@ -69,7 +75,7 @@ impl HotPath {
 }
 
 /// Command, what is measured, baseline of the same run.
-const BENCHES: [[&str; 3]; 6] = [
+const BENCHES: [[&str; 3]; 7] = [
     [
         "gateway",
         "requests per core-second, latency, streams, memory",
@@ -83,6 +89,11 @@ const BENCHES: [[&str; 3]; 6] = [
     ],
     ["micro route", "time to find the route among 1, 100 and 5,000", "the table with one route"],
     ["micro pick", "time to pick among endpoints", "a plain minimum over an array"],
+    [
+        "routing",
+        "time to first token, throughput and prefix hits of whole traces, in virtual time",
+        "round robin, least request, llm-d's, Dynamo's and LMetric's policies",
+    ],
     ["resources", "memory per pod, time from a write to the snapshot", "none: absolute figures"],
 ];
 
@@ -108,6 +119,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Which::Micro { path } => {
             let (package, bench) = path.target();
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
+        }
+        Which::Routing { options } => {
+            build(&["forebay-routing-bench"])?;
+            run::step("routing policies", Command::new(released("forebay-routing-bench")).args(options))
         }
         Which::Resources => {
             let bench = ["bench", "--package", "forebay-resources", "--bench", "resources"];

@@ -1,19 +1,22 @@
 //! Drives the picker's own code with simulated engines and traffic in virtual time, and compares it with other policies.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the tables are the result")]
+
 mod picker;
 mod policies;
+mod summary;
 mod traces;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{io, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use forebay_routing_sim::{
     EngineSpec, Report, Scenario, Summary, Time, Trace,
     report::{PolicyRow, table},
-    run,
+    run, wire,
 };
 
-use crate::{picker::PickerRouter, policies::Policy};
+use crate::{picker::PickerRouter, policies::Policy, summary::Comparison};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,6 +24,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Compares routing policies in virtual time: simulated engines and traffic, the picker's own code
 #[derive(Debug, Parser)]
 struct Flags {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    cells: Cells,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read events as JSON lines from standard input, and write decisions to standard output: for other simulators. The
+    /// documentation of the package forebay-routing-sim, module wire, describes the lines
+    Serve {
+        /// The policy that decides
+        #[arg(long, value_name = "NAME", default_value = policies::FOREBAY)]
+        policy: String,
+    },
+}
+
+/// Which cells are run, and how.
+#[derive(Debug, clap::Args)]
+struct Cells {
     /// Folder with mooncake_conversation.jsonl and azure_2023_conv.csv. Without it, these traces are skipped
     #[arg(long, value_name = "DIR")]
     traces: Option<PathBuf>,
@@ -49,7 +72,11 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    match compare(&flags) {
+    let result = match &flags.command {
+        Some(Command::Serve { policy }) => serve(policy),
+        None => compare(&flags.cells),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -58,8 +85,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(flags: &Flags) -> Result<(), String> {
+fn serve(policy: &str) -> Result<(), String> {
+    let policies = policies::all(&EngineSpec::qwen3_32b_2xh100());
+    let Some(policy) = policies.iter().find(|it| it.name == policy) else {
+        let names: Vec<&str> = policies.iter().map(|it| it.name).collect();
+        return Err(format!("there is no policy {policy:?}; use one of {}", names.join(", ")));
+    };
+    let mut router = PickerRouter::new(policy.pipeline.clone());
+    wire::serve(&mut router, io::stdin().lock(), io::stdout().lock()).map_err(|error| error.to_string())
+}
+
+fn compare(flags: &Cells) -> Result<(), String> {
     let engine = EngineSpec::qwen3_32b_2xh100();
+    let mut comparisons = Vec::new();
     let is_wanted = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|it| it == name);
     let names = if flags.trace.is_empty() { traces::Name::value_variants() } else { &flags.trace };
     for name in names {
@@ -85,9 +123,11 @@ fn compare(flags: &Flags) -> Result<(), String> {
                 let title =
                     format!("{} · {} · {} pods · load {load}", traces[0].name, scenario.name(), flags.pods);
                 println!("{}", table(&title, policies::FOREBAY, &rows));
+                comparisons.extend(Comparison::of(title, &rows));
             }
         }
     }
+    print!("{}", summary::table(&comparisons));
     Ok(())
 }
 
@@ -99,7 +139,6 @@ fn row(
     pods: usize,
     traces: &[Trace],
 ) -> Result<PolicyRow, String> {
-    let started = Instant::now();
     let mut reports = Vec::new();
     for (seed, trace) in (0..).zip(traces) {
         let middle = Time::from_ns(trace.last_start().as_ns() / 2);
@@ -110,6 +149,5 @@ fn row(
         let result = run(trace, &conditions, seed, &mut make).map_err(|error| error.to_string())?;
         reports.push(Report::of(&result));
     }
-    eprintln!("{}: {:.1} s", policy.name, started.elapsed().as_secs_f64());
     Ok(PolicyRow { policy: policy.name.to_owned(), summary: Summary::of(&reports) })
 }

@@ -49,10 +49,19 @@ impl Name {
             Self::Reasoning => Reasoning { requests, ..Reasoning::default() }.generate(seed),
             Self::Bursts => {
                 let bursts = Bursts::default();
-                let background = SharedPrompts { requests, ..bursts.background.clone() };
+                let background = SharedPrompts { requests, ..bursts.background };
                 Bursts { background, ..bursts }.generate(seed)
             }
         };
-        Ok(trace.at_rate(load))
+        Ok(trace.at_rate(load * self.near_the_knee()))
+    }
+
+    /// Rate at which 8 engines are well used and not overloaded, by the trace's own.
+    fn near_the_knee(self) -> f64 {
+        match self {
+            Self::SharedPrompts => 0.5,
+            Self::Bursts => 0.4,
+            Self::Mooncake | Self::Azure | Self::Agents | Self::CodeGeneration | Self::Reasoning => 1.0,
+        }
     }
 }
