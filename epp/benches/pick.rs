@@ -1,5 +1,6 @@
-//! Time of a pick and its release, in pools of 10, 100 and 1000 endpoints. Compared with a naive implementation: one lock
-//! per endpoint, all scores collected and sorted.
+//! Time of a pick and its release, in pools of 100, 1,000 and 10,000 endpoints, without and with a prompt of 8,192 tokens whose
+//! first half all endpoints have in their caches. Compared with a naive implementation: one lock per endpoint, all scores
+//! collected and sorted, no prompts.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark's fixture")]
 
@@ -14,13 +15,15 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use forebay_epp::{
     Metrics,
     endpoints::Endpoints,
-    schedule::{MAX_ENDPOINTS_PER_PICK, PickRequest, Scheduler},
+    schedule::{MAX_ENDPOINTS_PER_PICK, PickRequest, Prompt, Scheduler},
 };
 use forebay_resources::{ObjectKey, PoolEndpoint};
 use forebay_telemetry::client::Received;
 use forebay_telemetry::v1::{Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Snapshot, frame::Body};
 
-const SIZES: [u16; 3] = [10, 100, 1000];
+const SIZES: [u16; 3] = [100, 1000, 10_000];
+/// Blocks of a prompt of 8,192 tokens of 4 bytes.
+const PROMPT_BLOCKS: u64 = 8192 * 4 / Prompt::BLOCK_BYTES;
 const NEVER_STALE: Duration = Duration::from_secs(3600);
 
 fn address(n: u16) -> SocketAddr {
@@ -65,6 +68,17 @@ fn scheduler(size: u16) -> Scheduler {
         Metrics::new(),
         MAX_ENDPOINTS_PER_PICK,
     )
+}
+
+/// A prompt of which the first half is the same for every `n`.
+fn prompt(n: u64) -> Prompt {
+    let block = |at: u64| if at < PROMPT_BLOCKS / 2 { at + 1 } else { n << 32 | at };
+    Prompt {
+        blocks: (0..PROMPT_BLOCKS).map(block).collect(),
+        bytes: PROMPT_BLOCKS * Prompt::BLOCK_BYTES,
+        body_bytes: PROMPT_BLOCKS * Prompt::BLOCK_BYTES,
+        is_streamed: true,
+    }
 }
 
 struct NaiveEndpoint {
@@ -114,6 +128,24 @@ fn pick(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("forebay", size), |bencher| {
             let request = PickRequest { takes_list: true, ..PickRequest::default() };
             bencher.iter(|| black_box(scheduler.pick(&request).unwrap().destination()));
+        });
+        let prompts: Vec<Prompt> = (1..=64).map(prompt).collect();
+        // Every endpoint gets the first half at least once.
+        for n in 0..u64::from(size) * 4 {
+            let request = PickRequest { prompt: Some(&prompts[n as usize % 64]), ..PickRequest::default() };
+            std::mem::forget(scheduler.pick(&request));
+        }
+        group.bench_function(BenchmarkId::new("forebay_prompt", size), |bencher| {
+            let mut n = 0;
+            bencher.iter(|| {
+                n += 1;
+                let request = PickRequest {
+                    takes_list: true,
+                    prompt: Some(&prompts[n % prompts.len()]),
+                    ..PickRequest::default()
+                };
+                black_box(scheduler.pick(&request).unwrap().destination())
+            });
         });
         let endpoints = naive_endpoints(size);
         group.bench_function(BenchmarkId::new("naive", size), |bencher| {
