@@ -6,6 +6,8 @@ use forebay_resources::ObjectKey;
 use forebay_service::tls;
 use http::StatusCode;
 
+use crate::config;
+
 /// Which side caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorSource {
@@ -32,6 +34,9 @@ pub enum Error {
     /// All eligible endpoints are on lost GPUs.
     #[error("every eligible pod of InferencePool {0} has lost a GPU")]
     GpusLost(ObjectKey),
+    /// The filters of the pipeline left no endpoint.
+    #[error("the filters of the picker's configuration leave no endpoint of InferencePool {0}")]
+    FilteredOut(ObjectKey),
     /// The limit of concurrent ext_proc streams is reached.
     #[error("the limit of {0} concurrent requests is reached")]
     TooManyStreams(usize),
@@ -55,6 +60,9 @@ pub enum Error {
     /// The agent selector is invalid.
     #[error("{0:?} is not a label selector; use name=value[,name=value…]")]
     Selector(String),
+    /// The configuration of the plugins is invalid.
+    #[error(transparent)]
+    Config(#[from] config::Error),
     /// Signal handlers cannot be installed.
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
@@ -64,7 +72,7 @@ impl Error {
     /// Which side caused the error.
     pub fn error_source(&self) -> ErrorSource {
         match self {
-            Self::NoPool(_) | Self::NoReadyEndpoint(_) | Self::OutsideSubset(_) | Self::GpusLost(_) => {
+            Self::NoPool(_) | Self::NoReadyEndpoint(_) | Self::OutsideSubset(_) | Self::GpusLost(_) | Self::FilteredOut(_) => {
                 ErrorSource::Pool
             }
             Self::TooManyStreams(_) => ErrorSource::Picker,
@@ -72,6 +80,7 @@ impl Error {
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
+            | Self::Config(_)
             | Self::Signals(_) => ErrorSource::Setup,
         }
     }
@@ -96,11 +105,13 @@ impl Error {
             Self::NoReadyEndpoint(_) => "no_ready_endpoint",
             Self::OutsideSubset(_) => "no_endpoint_in_subset",
             Self::GpusLost(_) => "gpus_lost",
+            Self::FilteredOut(_) => "no_endpoint_after_filters",
             Self::TooManyStreams(_) => "too_many_requests_in_flight",
             Self::Listen { .. }
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
+            | Self::Config(_)
             | Self::Signals(_) => "internal_error",
         }
     }
