@@ -72,9 +72,11 @@ impl Error {
     /// Which side caused the error.
     pub fn error_source(&self) -> ErrorSource {
         match self {
-            Self::NoPool(_) | Self::NoReadyEndpoint(_) | Self::OutsideSubset(_) | Self::GpusLost(_) | Self::FilteredOut(_) => {
-                ErrorSource::Pool
-            }
+            Self::NoPool(_)
+            | Self::NoReadyEndpoint(_)
+            | Self::OutsideSubset(_)
+            | Self::GpusLost(_)
+            | Self::FilteredOut(_) => ErrorSource::Pool,
             Self::TooManyStreams(_) => ErrorSource::Picker,
             Self::Listen { .. }
             | Self::Resources(_)

@@ -180,7 +180,10 @@ impl Document {
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let value: Value = serde_yaml_ng::from_str(text).map_err(Error::Syntax)?;
         if value.is_null() {
-            return Err(Error::field("document", format_args!("is empty; it needs `apiVersion` and `kind: {KIND}`")));
+            return Err(Error::field(
+                "document",
+                format_args!("is empty; it needs `apiVersion` and `kind: {KIND}`"),
+            ));
         }
         read("", value)
     }

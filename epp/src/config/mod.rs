@@ -22,7 +22,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-
 pub use self::{
     error::Error,
     pipeline::{Config, Notice, Options},

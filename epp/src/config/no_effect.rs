@@ -2,7 +2,8 @@
 //! happens.
 
 const AGENTS: &str = "Forebay's agents deliver metrics, and the picker watches the cluster itself";
-const BYTES: &str = "prompts are compared in blocks of 256 bytes, and capacities are those that engines report";
+const BYTES: &str =
+    "prompts are compared in blocks of 256 bytes, and capacities are those that engines report";
 const LEDGER: &str = "the picker always counts its requests; uncached bytes of the prompt count until the first byte of the response";
 const PARSER: &str = "the APIs of OpenAI, Anthropic and vLLM are always read";
 const FLOW: &str = "requests are neither queued nor rejected by saturation";
@@ -57,10 +58,7 @@ pub(super) const PARAMETERS: &[(&str, &[&str])] = &[
     ("active-request-scorer", &["requestTimeout", "inFlightLoadProducerName"]),
     ("token-load-scorer", &["inFlightLoadProducerName"]),
     ("prefix-cache-scorer", &["prefixMatchInfoProducerName"]),
-    (
-        "no-hit-lru-scorer",
-        &["prefixPluginType", "prefixPluginName", "prefixMatchInfoProducerName"],
-    ),
+    ("no-hit-lru-scorer", &["prefixPluginType", "prefixPluginName", "prefixMatchInfoProducerName"]),
     ("utilization-filter", &["inFlightLoadProducerName"]),
     ("prefix-cache-affinity-filter", &["prefixMatchInfoProducerName", "inFlightLoadProducerName"]),
     ("session-affinity-scorer", &["profileName"]),

@@ -81,7 +81,8 @@ impl Config {
         check_gates(&document.feature_gates)?;
         let mut references = Vec::new();
         collect_references(&document, &mut references)?;
-        let Document { plugins, mut scheduling_profiles, data_layer, flow_control, request_handler, .. } = document;
+        let Document { plugins, mut scheduling_profiles, data_layer, flow_control, request_handler, .. } =
+            document;
         let order: Vec<String> = plugins.iter().map(|spec| spec.name().to_owned()).collect();
         let mut plugins = Plugins::build(plugins, options)?;
         for (path, name) in references {
@@ -98,7 +99,8 @@ impl Config {
         note(flow_control.is_some(), "flowControl", no_effect::FIELD_FLOW_CONTROL);
         note(request_handler.is_some(), "requestHandler", no_effect::FIELD_PARSERS);
         if let [_, second, ..] = &scheduling_profiles[..] {
-            let reason = format!("profile {:?} would never be used; only one profile is supported", second.name);
+            let reason =
+                format!("profile {:?} would never be used; only one profile is supported", second.name);
             return Err(Error::field("schedulingProfiles[1]", reason));
         }
         let references = scheduling_profiles.pop().map_or_else(
@@ -107,7 +109,10 @@ impl Config {
         );
         let pipeline = plugins.take_profile(references)?;
         let notices = plugins.without_effect.into_iter();
-        Ok(Self { pipeline, notices: notices.map(|(reason, subjects)| Notice { subjects, reason }).collect() })
+        Ok(Self {
+            pipeline,
+            notices: notices.map(|(reason, subjects)| Notice { subjects, reason }).collect(),
+        })
     }
 }
 
@@ -116,7 +121,8 @@ impl Plugins {
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         for (index, spec) in specs.iter().enumerate() {
             if let Some(first) = names.insert(spec.name().to_owned(), index) {
-                let reason = format!("{:?} is already the name of plugins[{first}]; set another `name`", spec.name());
+                let reason =
+                    format!("{:?} is already the name of plugins[{first}]; set another `name`", spec.name());
                 return Err(Error::field(format_args!("plugins[{index}].name"), reason));
             }
         }
@@ -203,7 +209,8 @@ fn check_gates(gates: &[String]) -> Result<(), Error> {
         };
         match name {
             "flowControl" if is_on => {
-                let reason = "flowControl is not supported: requests are neither queued nor rejected by saturation";
+                let reason =
+                    "flowControl is not supported: requests are neither queued nor rejected by saturation";
                 return Err(Error::field(path, reason));
             }
             "flowControl" => {}
@@ -223,13 +230,18 @@ fn collect_references(document: &Document, references: &mut Vec<(String, String)
     let mut push = |path: String, name: &str| references.push((path, name.to_owned()));
     if let Some(layer) = &document.data_layer {
         if layer.discovery.is_some() {
-            let reason = "is not supported: endpoints come from the cluster, or from the folder of --resources";
+            let reason =
+                "is not supported: endpoints come from the cluster, or from the folder of --resources";
             return Err(Error::field("dataLayer.discovery", reason));
         }
         for field in [layer.peer_discovery.is_some(), layer.cross_replica.is_some()] {
             if field || layer.cross_replica_syncer_plugin_ref.is_some() {
-                let reason = "replicas do not exchange state: the agents' counts contain the requests of all replicas";
-                return Err(Error::field("dataLayer", format_args!("leave out peers and crossReplica: {reason}")));
+                let reason =
+                    "replicas do not exchange state: the agents' counts contain the requests of all replicas";
+                return Err(Error::field(
+                    "dataLayer",
+                    format_args!("leave out peers and crossReplica: {reason}"),
+                ));
             }
         }
         for (index, source) in layer.sources.iter().enumerate() {
@@ -263,12 +275,14 @@ fn collect_policies(flow: &FlowControl, push: &mut impl FnMut(String, &str)) {
         ("defaultNegativePriorityBand".to_owned(), flow.default_negative_priority_band.as_ref()),
     ];
     let listed = flow.priority_bands.iter().enumerate();
-    let bands = named.into_iter().chain(listed.map(|(index, it)| (format!("priorityBands[{index}]"), Some(it))));
+    let bands =
+        named.into_iter().chain(listed.map(|(index, it)| (format!("priorityBands[{index}]"), Some(it))));
     for (path, band) in bands {
         let Some(band) = band else { continue };
-        for (field, policy) in
-            [("fairnessPolicyRef", &band.fairness_policy_ref), ("orderingPolicyRef", &band.ordering_policy_ref)]
-        {
+        for (field, policy) in [
+            ("fairnessPolicyRef", &band.fairness_policy_ref),
+            ("orderingPolicyRef", &band.ordering_policy_ref),
+        ] {
             if let Some(policy) = policy {
                 push(format!("flowControl.{path}.{field}"), policy);
             }

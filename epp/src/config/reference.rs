@@ -77,7 +77,7 @@ fn write_entry(text: &mut String, entry: &Entry) {
 fn one_line(schema: &schemars::Schema, pointer: &str) -> String {
     let description = schema.pointer(&format!("{pointer}/description")).and_then(Value::as_str);
     let description = description.unwrap_or_else(|| panic!("{pointer} of {schema:?} is not documented"));
-    description.replace('\n', " ").replace("[`", "`").replace("`]", "`")
+    description.replace("\n\n", " ").replace('\n', " ").replace("[`", "`").replace("`]", "`")
 }
 
 fn write_reasons(text: &mut String, title: &str, reasons: &[(&str, &str)]) {

@@ -1,9 +1,10 @@
 //! Types of plugins of the ecosystem that are refused, because a request would be handled differently than the document says.
 
-const DISAGGREGATED: &str = "disaggregated prefill and decode is not supported: one endpoint serves a request";
-const PRECISE: &str =
-    "KV cache events of engines are not read; use approx-prefix-cache-producer, or no producer, with prefix-cache-scorer";
-const PREDICTED: &str = "there is no latency predictor; added-waiting-scorer estimates the waiting from measured speeds";
+const DISAGGREGATED: &str =
+    "disaggregated prefill and decode is not supported: one endpoint serves a request";
+const PRECISE: &str = "KV cache events of engines are not read; use approx-prefix-cache-producer, or no producer, with prefix-cache-scorer";
+const PREDICTED: &str =
+    "there is no latency predictor; added-waiting-scorer estimates the waiting from measured speeds";
 const FLOW: &str = "requests are neither queued nor rejected by saturation";
 const CLUSTERS: &str = "endpoints of other clusters are not supported";
 const TOPOLOGY: &str = "the topology of nodes is not known to the picker; use label-selector-filter or header-label-affinity-scorer";
@@ -17,7 +18,10 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("pd-profile-handler", DISAGGREGATED),
     ("disagg-headers-handler", DISAGGREGATED),
     ("prefill-header-handler", DISAGGREGATED),
-    ("data-parallel-profile-handler", "list the ports of the ranks in the InferencePool's targetPorts instead"),
+    (
+        "data-parallel-profile-handler",
+        "list the ports of the ranks in the InferencePool's targetPorts instead",
+    ),
     ("header-profile-handler", "there is one scheduling profile for all requests"),
     ("prefix-based-pd-decider", DISAGGREGATED),
     ("always-disagg-pd-decider", DISAGGREGATED),
@@ -27,7 +31,10 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("p2p-source-producer", DISAGGREGATED),
     ("precise-prefix-cache-scorer", PRECISE),
     ("precise-prefix-cache-producer", PRECISE),
-    ("burst-prefix-cache-producer", "not needed: the prefix index contains a pick as soon as it is made; leave it out"),
+    (
+        "burst-prefix-cache-producer",
+        "not needed: the prefix index contains a pick as soon as it is made; leave it out",
+    ),
     ("predicted-latency-producer", PREDICTED),
     ("latency-scorer", PREDICTED),
     ("latency-observation-scorer", PREDICTED),

@@ -10,8 +10,9 @@ use crate::schedule::{
         ByLabel, EndpointAttributeFilter, HeaderBasedTesting, LabelSelector, PrefixCacheAffinity, Utilization,
     },
     score::{
-        ActiveRequests, AddedWaiting, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity, KvCacheUtilization,
-        LMetric, LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue, RunningRequests, TokenLoad,
+        ActiveRequests, AddedWaiting, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity,
+        KvCacheUtilization, LMetric, LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue,
+        RunningRequests, TokenLoad,
     },
 };
 
@@ -191,7 +192,10 @@ pub(super) fn build(
         _ => return Err(Error::field(parameters_path, "is not a map of names to values")),
     };
     if let Some((_, reason)) = REFUSED.iter().find(|(name, _)| *name == kind) {
-        return Err(Error::field(format_args!("{path}.type"), format_args!("{kind} is not supported: {reason}")));
+        return Err(Error::field(
+            format_args!("{path}.type"),
+            format_args!("{kind} is not supported: {reason}"),
+        ));
     }
     if let Some((_, reason)) = no_effect::NO_EFFECT.iter().find(|(name, _)| *name == kind) {
         check_producer(&parameters_path, kind, &values)?;
@@ -214,7 +218,8 @@ pub(super) fn build(
 
 /// Whether a type is accepted, with or without effect.
 pub(super) fn is_known(kind: &str) -> bool {
-    ENTRIES.iter().any(|entry| entry.name == kind) || no_effect::NO_EFFECT.iter().any(|(name, _)| *name == kind)
+    ENTRIES.iter().any(|entry| entry.name == kind)
+        || no_effect::NO_EFFECT.iter().any(|(name, _)| *name == kind)
 }
 
 fn check_producer(path: &str, kind: &str, values: &Mapping) -> Result<(), Error> {
@@ -251,7 +256,10 @@ fn remove_without_effect(
             return Err(Error::field(format_args!("{path}.{name}"), "is not a text"));
         };
         if name.ends_with("ProducerName") && !text.is_empty() && !is_plugin(text) && !is_known(text) {
-            return Err(Error::field(format_args!("{path}.{name}"), format_args!("no plugin has the name {text:?}")));
+            return Err(Error::field(
+                format_args!("{path}.{name}"),
+                format_args!("no plugin has the name {text:?}"),
+            ));
         }
     }
     check_constants(path, kind, values)

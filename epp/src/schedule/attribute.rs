@@ -6,6 +6,7 @@ use super::view::View;
 
 /// A number of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) enum Attribute {
     /// Own requests in flight.
     Active,

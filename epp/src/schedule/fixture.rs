@@ -45,7 +45,11 @@ impl Fixture {
             uid: String::new(),
             address: address(index),
             node_name: None,
-            labels: load.labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            labels: load
+                .labels
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         endpoints.set_members(Some(loads.iter().enumerate().map(member).collect()));
         let snapshot = Arc::clone(&endpoints.snapshot());

@@ -13,9 +13,9 @@ mod plugin;
 mod prompt;
 pub mod score;
 mod session;
+mod subset;
 #[cfg(test)]
 mod tests;
-mod subset;
 mod view;
 
 use std::{
@@ -94,7 +94,11 @@ impl Scheduler {
         metrics: Arc<Metrics>,
         endpoints_per_pick: usize,
     ) -> Self {
-        let endpoints_per_pick = pipeline.max_endpoints().unwrap_or(usize::MAX).min(endpoints_per_pick).clamp(1, MAX_ENDPOINTS_PER_PICK);
+        let endpoints_per_pick = pipeline
+            .max_endpoints()
+            .unwrap_or(usize::MAX)
+            .min(endpoints_per_pick)
+            .clamp(1, MAX_ENDPOINTS_PER_PICK);
         Self { pool, endpoints, pipeline, metrics, endpoints_per_pick }
     }
 

@@ -141,8 +141,20 @@ fn builds_every_policy() {
 
 #[test]
 fn experimental_plugins_need_the_option() {
-    let text = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: header-based-testing-filter}]";
+    let text =
+        "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: header-based-testing-filter}]";
     let error = Config::parse(text, Options::default()).unwrap_err().to_string();
     assert!(error.ends_with("header-based-testing-filter needs --allow-experimental-plugins"), "{error}");
     Config::parse(text, Options { allows_experimental: true }).unwrap();
+}
+
+#[test]
+fn the_chart_knows_every_policy() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/inferencepool/values.schema.json");
+    let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let known = schema.pointer("/properties/inferenceExtension/properties/policy/enum").unwrap();
+    let names =
+        Policy::value_variants().iter().map(|it| it.to_possible_value().unwrap().get_name().to_owned());
+    let expected: Vec<String> = [String::new()].into_iter().chain(names).collect();
+    assert_eq!(*known, serde_json::json!(expected));
 }

@@ -93,7 +93,10 @@ const FIELDS: &[(&str, &str)] = &[
         "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: 0}}]",
         "plugins[0].parameters.maxNumOfEndpoints: invalid value: integer `0`, expected a nonzero usize",
     ),
-    ("plugins: [{type: queue-scorer, parameters: 5}]", "plugins[0].parameters: is not a map of names to values"),
+    (
+        "plugins: [{type: queue-scorer, parameters: 5}]",
+        "plugins[0].parameters: is not a map of names to values",
+    ),
     (
         "plugins: [{type: approx-prefix-cache-producer, parameters: {block: 5}}]",
         "plugins[0].parameters.block: unknown field `block`, expected one of `autoTune`, `blockSizeTokens`, `blockSize`, \
@@ -173,7 +176,10 @@ fn errors_name_the_field_and_the_reason() {
 #[test]
 fn errors_of_the_document() {
     for (text, expected) in [
-        ("", "the configuration is invalid: document: is empty; it needs `apiVersion` and `kind: EndpointPickerConfig`"),
+        (
+            "",
+            "the configuration is invalid: document: is empty; it needs `apiVersion` and `kind: EndpointPickerConfig`",
+        ),
         ("kind: EndpointPickerConfig", "the configuration is invalid: document: missing field `apiVersion`"),
         (
             "apiVersion: llm-d.ai/v2\nkind: EndpointPickerConfig",
@@ -189,10 +195,7 @@ fn errors_of_the_document() {
             "the configuration is neither YAML nor JSON: did not find expected node content at line 2 column 1, while \
              parsing a flow node",
         ),
-        (
-            "kind: a\nkind: b",
-            "the configuration is neither YAML nor JSON: duplicate entry with key \"kind\"",
-        ),
+        ("kind: a\nkind: b", "the configuration is neither YAML nor JSON: duplicate entry with key \"kind\""),
     ] {
         assert_eq!(error(text), expected, "{text}");
     }
@@ -204,7 +207,9 @@ fn errors_of_the_document() {
 
 #[test]
 fn names_the_file_that_cannot_be_read() {
-    let error = Config::read("/nonexistent/plugins.yaml".as_ref(), Options::default()).unwrap_err().to_string();
-    let expected = "cannot read the configuration /nonexistent/plugins.yaml: No such file or directory (os error 2)";
+    let error =
+        Config::read("/nonexistent/plugins.yaml".as_ref(), Options::default()).unwrap_err().to_string();
+    let expected =
+        "cannot read the configuration /nonexistent/plugins.yaml: No such file or directory (os error 2)";
     assert_eq!(error, expected);
 }

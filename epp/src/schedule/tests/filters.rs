@@ -1,7 +1,8 @@
 use super::{
     super::{
         filter::{
-            ByLabel, EndpointAttributeFilter, HeaderBasedTesting, LabelSelector, PrefixCacheAffinity, Utilization,
+            ByLabel, EndpointAttributeFilter, HeaderBasedTesting, LabelSelector, PrefixCacheAffinity,
+            Utilization,
         },
         fixture::{Fixture, Load},
     },
@@ -14,7 +15,8 @@ fn labelled<const N: usize>(labels: [&'static [(&'static str, &'static str)]; N]
 
 #[test]
 fn label_selector_filter_keeps_pods_that_match() {
-    let fixture = labelled([&[("app", "a"), ("gpu", "h100")], &[("app", "a")], &[("app", "b"), ("gpu", "h200")], &[]]);
+    let fixture =
+        labelled([&[("app", "a"), ("gpu", "h100")], &[("app", "a")], &[("app", "b"), ("gpu", "h200")], &[]]);
     for (selector, expected) in [
         ("matchLabels: {app: a}", &[0, 1][..]),
         ("matchLabels: {app: a, gpu: h100}", &[0]),
@@ -40,15 +42,15 @@ fn by_label_keeps_pods_with_one_of_the_values() {
 
 #[test]
 fn filters_by_role_read_the_label_of_llm_d() {
-    let role = "llm-d.ai/role";
+    const ROLE: &str = "llm-d.ai/role";
     let fixture = Fixture::new(
         0,
         &[
-            &[(role, "decode")][..],
-            &[(role, "prefill")],
-            &[(role, "prefill-decode")],
-            &[(role, "encode")],
-            &[(role, "encode-prefill")],
+            &[(ROLE, "decode")][..],
+            &[(ROLE, "prefill")],
+            &[(ROLE, "prefill-decode")],
+            &[(ROLE, "encode")],
+            &[(ROLE, "encode-prefill")],
             &[],
         ]
         .map(|labels| Load { labels, ..Load::default() }),
@@ -67,7 +69,13 @@ fn utilization_filter_keeps_endpoints_that_meet_all_conditions() {
         own_in_flight: running + queued,
         ..Load::default()
     };
-    let endpoints = [load(40.0, 0.0, 0.8), load(41.0, 0.0, 0.5), load(1.0, 1.0, 0.5), load(1.0, 0.0, 0.9), Load::default()];
+    let endpoints = [
+        load(40.0, 0.0, 0.8),
+        load(41.0, 0.0, 0.5),
+        load(1.0, 1.0, 0.5),
+        load(1.0, 0.0, 0.9),
+        Load::default(),
+    ];
     let fixture = Fixture::new(0, &endpoints);
     let filter = |conditions: &str| plugin::<Utilization>(&format!("conditions: [{conditions}]"));
     let all = "{metric: running-requests, maxValue: 40}, {metric: waiting-queue, maxValue: 0}, \
@@ -112,7 +120,9 @@ fn endpoint_attribute_filter_compares_a_number() {
 fn header_based_testing_filter_keeps_what_the_header_names() {
     let fixture = || Fixture::new(0, &[Load::default(); 3]);
     assert!(fixture().filtered(&HeaderBasedTesting).is_empty());
-    for (value, expected) in [("10.0.0.1:8002, 10.0.0.1:8000", &[0, 2][..]), ("10.0.0.1", &[0, 1, 2]), ("10.0.0.2", &[])] {
+    for (value, expected) in
+        [("10.0.0.1:8002, 10.0.0.1:8000", &[0, 2][..]), ("10.0.0.1", &[0, 1, 2]), ("10.0.0.2", &[])]
+    {
         let fixture = fixture().with_header("test-epp-endpoint-selection", value);
         assert_eq!(fixture.filtered(&HeaderBasedTesting), expected, "{value}");
     }
@@ -132,7 +142,11 @@ fn prefix_cache_affinity_filter_is_sticky_until_saturated() {
     assert_eq!(filtered(&[lukewarm, lukewarm], &filter), [0, 1], "none is warm");
     // 15,928 tokens/s for 18 s.
     assert_eq!(filtered(&[lukewarm, warm(286_000.0)], &filter), [1]);
-    assert_eq!(filtered(&[lukewarm, warm(287_000.0)], &filter), [0, 1], "the wait is longer than the penalty");
+    assert_eq!(
+        filtered(&[lukewarm, warm(287_000.0)], &filter),
+        [0, 1],
+        "the wait is longer than the penalty"
+    );
     let always = plugin::<PrefixCacheAffinity>("maxTTFTPenaltyMs: 0");
     assert_eq!(filtered(&[lukewarm, warm(1e6)], &always), [1]);
     let explores = plugin::<PrefixCacheAffinity>("explorationProbability: 1");

@@ -1,5 +1,6 @@
 //! Each plugin's rule on endpoints with given numbers. Plugins are built from parameters, as configurations do.
 
+mod decisions;
 mod filters;
 mod scorers;
 mod sessions;

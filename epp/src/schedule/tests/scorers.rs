@@ -3,8 +3,8 @@ use super::{
         ContextLengthAware, Scorer,
         fixture::{Fixture, Load},
         score::{
-            ActiveRequests, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity, KvCacheUtilization, LMetric,
-            LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue, RunningRequests, TokenLoad,
+            ActiveRequests, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity, KvCacheUtilization,
+            LMetric, LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue, RunningRequests, TokenLoad,
         },
     },
     plugin,
@@ -55,7 +55,8 @@ fn active_request_scorer_prefers_idle_endpoints() {
     check(&ActiveRequests::default(), &requests, &[1.0, 0.75, 0.0]);
     check(&plugin::<ActiveRequests>("{idleThreshold: 2, maxBusyScore: 0.4}"), &requests, &[1.0, 1.0, 0.0]);
     check(&plugin::<ActiveRequests>("maxBusyScore: 0.4"), &requests, &[1.0, 0.3, 0.0]);
-    let others = loads([6.0, 0.0], |it| Load { own_in_flight: 2.0, foreign_in_flight: it, ..Load::default() });
+    let others =
+        loads([6.0, 0.0], |it| Load { own_in_flight: 2.0, foreign_in_flight: it, ..Load::default() });
     check(&plugin::<ActiveRequests>("ofAllClients: true"), &others, &[0.0, 0.75]);
 }
 
@@ -93,7 +94,8 @@ fn no_hit_lru_scorer_prefers_the_endpoint_with_the_oldest_cold_prompt() {
     assert_eq!(cold.scores(&scorer), [0.0, 1.0, 0.5]);
     scorer.picked(&cold.view(), 1);
     assert_eq!(cold.scores(&scorer), [0.5, 0.0, 1.0], "the third of two is forgotten");
-    let warm = Fixture::new(100, &[Load::default(), Load { matched_blocks: 1, ..Load::default() }, Load::default()]);
+    let warm =
+        Fixture::new(100, &[Load::default(), Load { matched_blocks: 1, ..Load::default() }, Load::default()]);
     assert_eq!(warm.scores(&scorer), [0.5, 0.5, 0.5]);
     scorer.picked(&warm.view(), 0);
     assert_eq!(cold.scores(&scorer), [0.5, 0.0, 1.0], "warm prompts do not count");
@@ -149,7 +151,8 @@ fn context_length_aware_prefers_narrow_ranges_with_headroom() {
 
 #[test]
 fn endpoint_attribute_scorer_scales_to_the_candidates_or_to_a_range() {
-    let usages = loads([Some(0.2), Some(0.6), None, Some(0.4)], |kv_usage| Load { kv_usage, ..Load::default() });
+    let usages =
+        loads([Some(0.2), Some(0.6), None, Some(0.4)], |kv_usage| Load { kv_usage, ..Load::default() });
     let scorer = |algorithm: &str| {
         plugin::<EndpointAttributeScorer>(&format!(
             "{{attributeKey: 'vllm:kv_cache_usage_perc', algorithm: {algorithm}}}"

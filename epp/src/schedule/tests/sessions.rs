@@ -31,7 +31,12 @@ fn requests_without_a_valid_token_have_no_preference() {
     let plugin = affinity("encodedEndpointHeaderConfig: {header: X-Mine}");
     let gone = "bW9kZWxzL3ZsbG0tOQ==";
     let other_header = endpoints().with_header("x-session-token", "bW9kZWxzL3ZsbG0tMQ==");
-    for request in [endpoints(), other_header, endpoints().with_header("x-mine", gone), endpoints().with_header("x-mine", "%")] {
+    for request in [
+        endpoints(),
+        other_header,
+        endpoints().with_header("x-mine", gone),
+        endpoints().with_header("x-mine", "%"),
+    ] {
         assert_eq!(request.scores(&plugin), [0.0, 0.0, 0.0]);
         assert_eq!(request.filtered(&plugin), [0, 1, 2]);
     }
@@ -39,7 +44,9 @@ fn requests_without_a_valid_token_have_no_preference() {
 
 #[test]
 fn an_identifier_stays_at_the_endpoint_that_was_picked() {
-    let plugin = affinity("{strategy: session_id, sessionIdConfig: {sources: [{header: x-a}, {header: x-b}], evictionTtlSeconds: 60}}");
+    let plugin = affinity(
+        "{strategy: session_id, sessionIdConfig: {sources: [{header: x-a}, {header: x-b}], evictionTtlSeconds: 60}}",
+    );
     let request = |header, id| endpoints().with_header(header, id);
     assert_eq!(request("x-b", "s").filtered(&plugin), [0, 1, 2], "a new session");
     Filter::picked(&plugin, &request("x-b", "s").view(), 2);
