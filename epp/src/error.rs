@@ -6,8 +6,6 @@ use forebay_resources::ObjectKey;
 use forebay_service::tls;
 use http::StatusCode;
 
-use crate::config;
-
 /// Which side caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorSource {
@@ -60,9 +58,6 @@ pub enum Error {
     /// The agent selector is invalid.
     #[error("{0:?} is not a label selector; use name=value[,name=value…]")]
     Selector(String),
-    /// The configuration of the plugins is invalid.
-    #[error(transparent)]
-    Config(#[from] config::Error),
     /// Signal handlers cannot be installed.
     #[error("cannot watch for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
@@ -82,7 +77,6 @@ impl Error {
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
-            | Self::Config(_)
             | Self::Signals(_) => ErrorSource::Setup,
         }
     }
@@ -113,7 +107,6 @@ impl Error {
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
-            | Self::Config(_)
             | Self::Signals(_) => "internal_error",
         }
     }

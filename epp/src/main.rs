@@ -93,6 +93,15 @@ struct Flags {
     drain_timeout: u64,
 }
 
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Server(#[from] Error),
+}
+
 impl Flags {
     /// What decides picks. Logs what of the configuration has no effect.
     fn pipeline(&self) -> Result<Arc<Pipeline>, config::Error> {
@@ -110,9 +119,9 @@ impl Flags {
 }
 
 impl TryFrom<Flags> for ServerOptions {
-    type Error = Error;
+    type Error = Failure;
 
-    fn try_from(flags: Flags) -> Result<Self, Error> {
+    fn try_from(flags: Flags) -> Result<Self, Failure> {
         let pipeline = flags.pipeline()?;
         let flag_names = "--tls-cert and --tls-key (and --tls-client-ca)";
         let tls = Identity::from_flags(
@@ -121,7 +130,8 @@ impl TryFrom<Flags> for ServerOptions {
             flags.tls_client_ca,
             &flags.tls_client_name,
             flag_names,
-        )?;
+        )
+        .map_err(Error::from)?;
         Ok(Self {
             resources: ResourceSource::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
@@ -134,7 +144,7 @@ impl TryFrom<Flags> for ServerOptions {
                 agent_namespace: flags.agent_namespace,
                 agent_port: flags.agent_port,
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
-                agent_tls: flags.agent_tls.load()?,
+                agent_tls: flags.agent_tls.load().map_err(Error::from)?,
                 endpoints_per_pick: flags.endpoints_per_pick.into(),
                 pipeline,
             },
@@ -165,7 +175,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(options: ServerOptions) -> Result<(), Error> {
+async fn run(options: ServerOptions) -> Result<(), Failure> {
     let signalled = shutdown::on_signal().map_err(Error::Signals)?;
     let pool = options.pool.clone();
     let server = Server::start(options).await?;
