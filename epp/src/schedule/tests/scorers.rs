@@ -93,13 +93,25 @@ fn no_hit_lru_scorer_prefers_the_endpoint_with_the_oldest_cold_prompt() {
     scorer.picked(&cold.view(), 0);
     assert_eq!(cold.scores(&scorer), [0.0, 1.0, 0.5]);
     scorer.picked(&cold.view(), 1);
-    assert_eq!(cold.scores(&scorer), [0.5, 0.0, 1.0], "the third of two is forgotten");
+    assert_eq!(cold.scores(&scorer), [0.5, 0.0, 1.0]);
     let warm =
         Fixture::new(100, &[Load::default(), Load { matched_blocks: 1, ..Load::default() }, Load::default()]);
     assert_eq!(warm.scores(&scorer), [0.5, 0.5, 0.5]);
     scorer.picked(&warm.view(), 0);
     assert_eq!(cold.scores(&scorer), [0.5, 0.0, 1.0], "warm prompts do not count");
     assert_eq!(Fixture::new(100, &[Load::default()]).scores(&scorer), [1.0], "a single candidate");
+}
+
+#[test]
+fn no_hit_lru_scorer_forgets_the_oldest_endpoint() {
+    let cold = Fixture::new(100, &[Load::default(); 3]);
+    for (size, expected) in [(1, [1.0, 0.5, 0.0]), (2, [0.5, 1.0, 0.0])] {
+        let scorer = NoHitLru::from(plugin::<NoHitLruSettings>(&format!("lruSize: {size}")));
+        for candidate in [1, 0, 2] {
+            scorer.picked(&cold.view(), candidate);
+        }
+        assert_eq!(cold.scores(&scorer), expected, "{size}");
+    }
 }
 
 #[test]
