@@ -32,6 +32,11 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "plugins: [{type: queue-scorer}]\nschedulingProfiles:\n\
+         - {name: default, plugins: [{pluginRef: queue-scorer, weight: .inf}]}",
+        "schedulingProfiles[0].plugins[0].weight: inf is not a number of at least 0",
+    ),
+    (
+        "plugins: [{type: queue-scorer}]\nschedulingProfiles:\n\
          - {name: default, plugins: [{pluginRef: queue-scorer, weight: two}]}",
         "schedulingProfiles[0].plugins[0].weight: invalid type: string \"two\", expected f64",
     ),
