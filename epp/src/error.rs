@@ -32,6 +32,9 @@ pub enum Error {
     /// All eligible endpoints are on lost GPUs.
     #[error("every eligible pod of InferencePool {0} has lost a GPU")]
     GpusLost(ObjectKey),
+    /// The filters of the pipeline left no endpoint.
+    #[error("the filters of the picker's configuration leave no endpoint of InferencePool {0}")]
+    FilteredOut(ObjectKey),
     /// The limit of concurrent ext_proc streams is reached.
     #[error("the limit of {0} concurrent requests is reached")]
     TooManyStreams(usize),
@@ -64,9 +67,11 @@ impl Error {
     /// Which side caused the error.
     pub fn error_source(&self) -> ErrorSource {
         match self {
-            Self::NoPool(_) | Self::NoReadyEndpoint(_) | Self::OutsideSubset(_) | Self::GpusLost(_) => {
-                ErrorSource::Pool
-            }
+            Self::NoPool(_)
+            | Self::NoReadyEndpoint(_)
+            | Self::OutsideSubset(_)
+            | Self::GpusLost(_)
+            | Self::FilteredOut(_) => ErrorSource::Pool,
             Self::TooManyStreams(_) => ErrorSource::Picker,
             Self::Listen { .. }
             | Self::Resources(_)
@@ -96,6 +101,7 @@ impl Error {
             Self::NoReadyEndpoint(_) => "no_ready_endpoint",
             Self::OutsideSubset(_) => "no_endpoint_in_subset",
             Self::GpusLost(_) => "gpus_lost",
+            Self::FilteredOut(_) => "no_endpoint_after_filters",
             Self::TooManyStreams(_) => "too_many_requests_in_flight",
             Self::Listen { .. }
             | Self::Resources(_)

@@ -11,6 +11,7 @@
 //! | `protocol` | the ext_proc service |
 //! | `interest` | what is watched in the cluster, RBAC rules |
 //! | `picker` | a scheduler with the tasks that update it |
+//! | `config` | `EndpointPickerConfig` documents, the registry of plugins, presets |
 //! | `schedule` | compares endpoints and picks: filters, scorers, the default policy |
 //! | `metrics` | Prometheus metrics |
 //! | `endpoints` | members of the pool and their load |
@@ -22,6 +23,7 @@
 
 mod admin;
 mod agent_tls;
+pub mod config;
 pub mod endpoints;
 mod error;
 mod health;

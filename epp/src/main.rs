@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use forebay_epp::{
     AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, Error, PickerOptions, Server, ServerOptions,
-    schedule,
+    config::{self, Config, Policy},
+    schedule::{self, Pipeline},
 };
 use forebay_resources::{ObjectKey, ResourceSource};
 use forebay_service::tls::{self, Identity};
@@ -64,6 +65,19 @@ struct Flags {
     /// Maximum time between two frames of a healthy agent, in milliseconds. Its data is stale after three times this
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(50..=60_000))]
     agent_heartbeat_ms: u32,
+    /// What decides picks, by name
+    #[arg(long, value_enum, value_name = "NAME", default_value_t)]
+    policy: Policy,
+    /// What decides picks: a file with an EndpointPickerConfig of llm-d or of the Gateway API Inference Extension, in YAML or
+    /// JSON. Read once
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    config_file: Option<PathBuf>,
+    /// The text of an EndpointPickerConfig instead of a file
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["policy", "config_file"])]
+    config_text: Option<String>,
+    /// Accept experimental plugins in the configuration: header-based-testing-filter
+    #[arg(long)]
+    allow_experimental_plugins: bool,
     /// Maximum endpoints of a decision for gateways that accept a list (Forebay's does): the best one and fallbacks. Other gateways get one endpoint
     #[arg(long, value_name = "COUNT", default_value_t = schedule::MAX_ENDPOINTS_PER_PICK as u8,
           value_parser = clap::value_parser!(u8).range(1..=schedule::MAX_ENDPOINTS_PER_PICK as i64))]
@@ -79,10 +93,36 @@ struct Flags {
     drain_timeout: u64,
 }
 
-impl TryFrom<Flags> for ServerOptions {
-    type Error = Error;
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Server(#[from] Error),
+}
 
-    fn try_from(flags: Flags) -> Result<Self, Error> {
+impl Flags {
+    /// What decides picks. Logs what of the configuration has no effect.
+    fn pipeline(&self) -> Result<Arc<Pipeline>, config::Error> {
+        let options = config::Options { allows_experimental: self.allow_experimental_plugins };
+        let config = match (&self.config_file, &self.config_text) {
+            (Some(file), _) => Config::read(file, options)?,
+            (None, Some(text)) => Config::parse(text, options)?,
+            (None, None) => self.policy.config()?,
+        };
+        for notice in &config.notices {
+            tracing::info!("configuration: {notice}");
+        }
+        Ok(Arc::new(config.pipeline))
+    }
+}
+
+impl TryFrom<Flags> for ServerOptions {
+    type Error = Failure;
+
+    fn try_from(flags: Flags) -> Result<Self, Failure> {
+        let pipeline = flags.pipeline()?;
         let flag_names = "--tls-cert and --tls-key (and --tls-client-ca)";
         let tls = Identity::from_flags(
             flags.tls_cert,
@@ -90,7 +130,8 @@ impl TryFrom<Flags> for ServerOptions {
             flags.tls_client_ca,
             &flags.tls_client_name,
             flag_names,
-        )?;
+        )
+        .map_err(Error::from)?;
         Ok(Self {
             resources: ResourceSource::from_flags(flags.resources, flags.kubeconfig),
             pool: ObjectKey::new(flags.pool_namespace, flags.pool_name),
@@ -103,9 +144,9 @@ impl TryFrom<Flags> for ServerOptions {
                 agent_namespace: flags.agent_namespace,
                 agent_port: flags.agent_port,
                 agent_heartbeat: Duration::from_millis(flags.agent_heartbeat_ms.into()),
-                agent_tls: flags.agent_tls.load()?,
+                agent_tls: flags.agent_tls.load().map_err(Error::from)?,
                 endpoints_per_pick: flags.endpoints_per_pick.into(),
-                ..PickerOptions::default()
+                pipeline,
             },
             max_message_bytes: flags.grpc_max_recv_msg_size,
             max_streams: flags.max_streams,
@@ -134,7 +175,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(options: ServerOptions) -> Result<(), Error> {
+async fn run(options: ServerOptions) -> Result<(), Failure> {
     let signalled = shutdown::on_signal().map_err(Error::Signals)?;
     let pool = options.pool.clone();
     let server = Server::start(options).await?;
@@ -153,6 +194,25 @@ mod tests {
     #[test]
     fn the_options_are_consistent() {
         Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn one_flag_decides_what_picks() {
+        let parse = |flags: &[&str]| {
+            let required = ["forebay-epp", "--pool-name=pool"];
+            Flags::try_parse_from(required.iter().chain(flags)).map_err(|error| error.kind())
+        };
+        let (file, text, policy) = ("--config-file=plugins.yaml", "--config-text={}", "--policy=lmetric");
+        for flag in [file, text, policy] {
+            assert!(parse(&[flag]).is_ok(), "{flag}");
+        }
+        for flags in [[file, text], [file, policy], [text, policy]] {
+            assert_eq!(parse(&flags).unwrap_err(), clap::error::ErrorKind::ArgumentConflict, "{flags:?}");
+        }
+        let error = parse(&["--config-text=a: b"]).unwrap().pipeline().unwrap_err().to_string();
+        let expected =
+            "the configuration is invalid: a: unknown field `a`, expected one of `apiVersion`, `kind`";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -42,3 +42,16 @@ forebay-epp.{{ .Release.Namespace }}
 {{- define "inferencepool.extProcPort" -}}
 {{- .Values.inferenceExtension.extProcPort | default .Values.inferenceExtension.ports.extProc | int -}}
 {{- end -}}
+
+{{- /* File in pluginsCustomConfig with the picker's configuration. Empty: its policy. */ -}}
+{{- define "inferencepool.pluginsFile" -}}
+{{- $epp := .Values.inferenceExtension -}}
+{{- if hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile -}}
+{{- if $epp.policy -}}{{- fail "inferenceExtension.policy and inferenceExtension.pluginsCustomConfig exclude each other" -}}{{- end -}}
+{{- $epp.pluginsConfigFile -}}
+{{- else if $epp.pluginsCustomConfig -}}
+{{- fail (printf "inferenceExtension.pluginsConfigFile is %q; inferenceExtension.pluginsCustomConfig has %s" $epp.pluginsConfigFile (keys $epp.pluginsCustomConfig | sortAlpha | join ", ")) -}}
+{{- else if ne $epp.pluginsConfigFile "default-plugins.yaml" -}}
+{{- fail (printf "inferenceExtension.pluginsConfigFile is %q, which is not in inferenceExtension.pluginsCustomConfig; set that, or inferenceExtension.policy" $epp.pluginsConfigFile) -}}
+{{- end -}}
+{{- end -}}

@@ -20,6 +20,8 @@ mod state;
 mod view;
 mod waiting;
 
+#[cfg(test)]
+pub(crate) use self::cell::Numbers;
 pub(crate) use self::{
     agents::{AgentOptions, follow_agents},
     cell::Cell,

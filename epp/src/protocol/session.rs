@@ -134,7 +134,8 @@ impl Session {
             return Err(Status::invalid_argument("request headers were sent twice"));
         }
         let subset = metadata::subset(metadata);
-        let request = PickRequest { subset: subset.as_ref(), takes_list: self.takes_list, prompt: None };
+        let request =
+            PickRequest { subset: subset.as_ref(), takes_list: self.takes_list, ..PickRequest::default() };
         match self.scheduler.pick(&request) {
             Ok(pick) => {
                 replies.push_back(reply::picked(&pick));

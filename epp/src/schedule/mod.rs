@@ -1,12 +1,21 @@
 //! Picks endpoints: a [`Pipeline`] of filters and scorers compares a snapshot of the pool without a lock, and the
 //! reservation compares the best few again under it.
 
+mod attribute;
+mod context_length;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
+mod headers;
+mod parameter;
 mod pipeline;
 mod plugin;
 mod prompt;
 pub mod score;
+mod session;
 mod subset;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{
@@ -21,9 +30,12 @@ use forebay_resources::ObjectKey;
 
 use self::pipeline::Scratch;
 pub use self::{
+    context_length::ContextLengthAware,
+    headers::Headers,
     pipeline::{Order, Pipeline},
     plugin::{Filter, Needs, Scorer},
     prompt::Prompt,
+    session::{SessionAffinity, SessionSettings},
     subset::Subset,
     view::View,
 };
@@ -47,6 +59,8 @@ pub struct PickRequest<'a> {
     pub takes_list: bool,
     /// The prompt. `None` if it is not known.
     pub prompt: Option<&'a Prompt>,
+    /// The request headers. `None`: plugins that read headers see none.
+    pub headers: Option<&'a dyn Headers>,
 }
 
 /// Picks endpoints of one pool.
@@ -80,7 +94,11 @@ impl Scheduler {
         metrics: Arc<Metrics>,
         endpoints_per_pick: usize,
     ) -> Self {
-        let endpoints_per_pick = endpoints_per_pick.clamp(1, MAX_ENDPOINTS_PER_PICK);
+        let endpoints_per_pick = pipeline
+            .max_endpoints()
+            .unwrap_or(usize::MAX)
+            .min(endpoints_per_pick)
+            .clamp(1, MAX_ENDPOINTS_PER_PICK);
         Self { pool, endpoints, pipeline, metrics, endpoints_per_pick }
     }
 
@@ -127,8 +145,17 @@ impl Scheduler {
         self.collect_eligible(&snapshot, request, seconds, &mut scratch.candidates)?;
         let blocks = request.prompt.map_or(&[][..], |prompt| &prompt.blocks);
         self.endpoints.prefixes().look_up(blocks.iter().copied(), lookup);
-        let view = View { snapshot: &snapshot, prompt: request.prompt, lookup, now: seconds };
+        let view = View {
+            snapshot: &snapshot,
+            prompt: request.prompt,
+            headers: request.headers,
+            lookup,
+            now: seconds,
+        };
         self.pipeline.filter(&view, &mut scratch.candidates);
+        if scratch.candidates.is_empty() {
+            return Err(Error::FilteredOut(self.pool.clone()));
+        }
         self.pipeline.score(&view, scratch);
         let turn = Turn { cursor: self.endpoints.cursor(), members: snapshot.len() };
         keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
@@ -158,10 +185,12 @@ impl Scheduler {
         let Some(address) = addresses.first().copied() else {
             return Err(Error::NoReadyEndpoint(self.pool.clone()));
         };
+        self.pipeline.picked(&view, best as u32);
         self.endpoints.prefixes().insert(snapshot.slot(best), blocks);
         let reservation =
             Reservation { endpoints: self.endpoints.clone(), address, id, outcome: Outcome::Unknown };
-        Ok(Pick { addresses, matched_bytes: view.matched_bytes(best as u32), reservation })
+        let matched_bytes = view.matched_bytes(best as u32);
+        Ok(Pick { addresses, matched_bytes, reservation, pipeline: self.pipeline.clone() })
     }
 
     /// The endpoints that may be picked. Those whose requests fail are left out, unless all fail.
@@ -260,6 +289,7 @@ pub struct Pick {
     addresses: Vec<SocketAddr>,
     matched_bytes: u64,
     reservation: Reservation,
+    pipeline: Arc<Pipeline>,
 }
 
 impl Pick {
@@ -281,6 +311,20 @@ impl Pick {
             let _ = write!(text, "{}{address}", if index == 0 { "" } else { "," });
         }
         text
+    }
+
+    /// Headers for the response to the client: the tokens of sessions. They name the endpoint that serves the request.
+    pub fn response_headers(&self) -> Vec<(String, String)> {
+        let mut headers = Vec::new();
+        for name in self.pipeline.token_headers() {
+            let Reservation { endpoints, address, .. } = &self.reservation;
+            let snapshot = endpoints.snapshot();
+            let served = (0..snapshot.len()).find(|index| snapshot.address(*index) == Some(*address));
+            if let Some(endpoint) = served.and_then(|index| snapshot.endpoint(index)) {
+                headers.push((name.to_owned(), session::token(&endpoint.pod)));
+            }
+        }
+        headers
     }
 
     /// The endpoint at `address` served the request, for example after a retry. The request counts as its load from now on.

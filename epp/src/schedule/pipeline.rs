@@ -12,6 +12,7 @@ pub struct Pipeline {
     filters: Vec<Box<dyn Filter>>,
     scorers: Vec<Weighted>,
     order: Order,
+    max_endpoints: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -58,7 +59,34 @@ impl Pipeline {
         order: Order,
     ) -> Self {
         let weighted = |(name, scorer, weight)| Weighted { name, scorer, weight };
-        Self { filters, scorers: scorers.into_iter().map(weighted).collect(), order }
+        Self { filters, scorers: scorers.into_iter().map(weighted).collect(), order, max_endpoints: None }
+    }
+
+    /// Limits the endpoints of a decision (`maxNumOfEndpoints` of the picker).
+    #[must_use]
+    pub fn with_max_endpoints(self, max_endpoints: Option<usize>) -> Self {
+        Self { max_endpoints, ..self }
+    }
+
+    /// Maximum endpoints of a decision. `None`: the limit of the scheduler.
+    pub fn max_endpoints(&self) -> Option<usize> {
+        self.max_endpoints
+    }
+
+    /// Tells the plugins which candidate was picked.
+    pub(super) fn picked(&self, view: &View<'_>, candidate: u32) {
+        for filter in &self.filters {
+            filter.picked(view, candidate);
+        }
+        for Weighted { scorer, .. } in &self.scorers {
+            scorer.picked(view, candidate);
+        }
+    }
+
+    /// The response headers in which clients get the token of their session.
+    pub(super) fn token_headers(&self) -> impl Iterator<Item = &str> {
+        let of_filters = self.filters.iter().filter_map(|filter| filter.token_header());
+        of_filters.chain(self.scorers.iter().filter_map(|weighted| weighted.scorer.token_header()))
     }
 
     /// What the plugins read.

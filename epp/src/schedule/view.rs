@@ -1,6 +1,10 @@
 //! What plugins see: the request and the endpoints at one time.
 
-use super::prompt::Prompt;
+use std::net::SocketAddr;
+
+use forebay_resources::ObjectKey;
+
+use super::{headers::Headers, prompt::Prompt};
 use crate::{
     endpoints::{self, Cell, Snapshot, added_waiting},
     signals::{BLOCK_BYTES, Lookup},
@@ -11,6 +15,7 @@ use crate::{
 pub struct View<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) prompt: Option<&'a Prompt>,
+    pub(super) headers: Option<&'a dyn Headers>,
     pub(super) lookup: &'a Lookup,
     pub(super) now: f64,
 }
@@ -18,6 +23,36 @@ pub struct View<'a> {
 impl View<'_> {
     pub(super) fn cell(&self, candidate: u32) -> &Cell {
         self.snapshot.cell(candidate as usize)
+    }
+
+    /// Seconds since an arbitrary time.
+    pub fn now(&self) -> f64 {
+        self.now
+    }
+
+    /// A request header. `name`: in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.and_then(|headers| headers.get(name))
+    }
+
+    /// A label of the endpoint's pod.
+    pub fn label(&self, candidate: u32, name: &str) -> Option<&str> {
+        self.snapshot.endpoint(candidate as usize)?.labels.get(name).map(String::as_str)
+    }
+
+    /// The endpoint's pod.
+    pub fn pod(&self, candidate: u32) -> Option<&ObjectKey> {
+        self.snapshot.endpoint(candidate as usize).map(|endpoint| &endpoint.pod)
+    }
+
+    /// The endpoint's address.
+    pub fn address(&self, candidate: u32) -> Option<SocketAddr> {
+        self.snapshot.address(candidate as usize)
+    }
+
+    /// Whether no endpoint of the pool is believed to have a block of the prompt in its cache.
+    pub fn is_cold(&self) -> bool {
+        (0..self.snapshot.len()).all(|candidate| self.matched_blocks(candidate as u32) == 0)
     }
 
     /// Bytes of the prompt. 0 if it is not known.

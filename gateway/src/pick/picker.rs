@@ -209,7 +209,7 @@ impl Picker {
         match scheduler.pick(&PickRequest {
             subset: hint.map(|hint| &hint.subset),
             takes_list: true,
-            prompt: None,
+            ..PickRequest::default()
         }) {
             Ok(pick) => {
                 self.metrics.picked(&pool.label, PickResult::Picked);

@@ -392,3 +392,52 @@ fn values_of_gaies_chart_are_accepted() {
     assert!(texts(&container["args"]).any(|it| it == "--grpc-listen=0.0.0.0:9902"));
     assert_eq!(container["ports"][0]["containerPort"], 9902);
 }
+
+#[test]
+fn plugins_custom_config_is_mounted_into_the_picker() {
+    let Some(helm) = helm() else { return };
+    let labels = "inferencePool.modelServers.matchLabels.app=a";
+    let file = r"inferenceExtension.pluginsCustomConfig.custom\.yaml=kind: EndpointPickerConfig";
+    let chosen = "inferenceExtension.pluginsConfigFile=custom.yaml";
+    let picker =
+        |objects: &[Value]| of_kind(objects, "Deployment")["inferencepool-epp"]["spec"]["template"].clone();
+    let objects = helm.render("inferencepool", MODELS, &[labels, POOL_SECRET, file, chosen]);
+    let template = picker(&objects);
+    let container = &template["spec"]["containers"][0];
+    let argument = texts(&container["args"]).find_map(|it| it.strip_prefix("--config-file="));
+    let (folder, name) = argument.unwrap().rsplit_once('/').unwrap();
+    let mount = container["volumeMounts"].as_array().unwrap().iter().find(|it| it["mountPath"] == folder);
+    let volumes = template["spec"]["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|it| it["name"] == mount.unwrap()["name"]).unwrap();
+    let map = of_kind(&objects, "ConfigMap")[volume["configMap"]["name"].as_str().unwrap()];
+    assert_eq!(map["data"][name], "kind: EndpointPickerConfig");
+    let checksum = |template: &Value| template["metadata"]["annotations"]["checksum/plugins"].clone();
+    let changed = format!("{file}2");
+    let other = picker(&helm.render("inferencepool", MODELS, &[labels, POOL_SECRET, &changed, chosen]));
+    assert_ne!(checksum(&template), checksum(&other), "a change restarts the picker");
+
+    let policy = "inferenceExtension.policy=lmetric";
+    let plain = helm.render("inferencepool", MODELS, &[labels, "forebay.tls.enabled=false", policy]);
+    let container = &picker(&plain)["spec"]["containers"][0];
+    assert!(texts(&container["args"]).any(|it| it == "--policy=lmetric"));
+    assert!(container["volumeMounts"].is_null());
+    for (set, expected) in [
+        (
+            &[file][..],
+            r#"pluginsConfigFile is "default-plugins.yaml"; inferenceExtension.pluginsCustomConfig has custom.yaml"#,
+        ),
+        (
+            &[chosen],
+            r#"pluginsConfigFile is "custom.yaml", which is not in inferenceExtension.pluginsCustomConfig"#,
+        ),
+        (
+            &[file, chosen, policy],
+            "inferenceExtension.policy and inferenceExtension.pluginsCustomConfig exclude each other",
+        ),
+        (&["inferenceExtension.policy=best"], "value must be one of '', 'forebay', 'llm-d-default'"),
+    ] {
+        let set: Vec<&str> = set.iter().copied().chain([labels, POOL_SECRET]).collect();
+        let error = helm.attempt("inferencepool", MODELS, &set).unwrap_err();
+        assert!(error.contains(expected), "{set:?}: {error}");
+    }
+}

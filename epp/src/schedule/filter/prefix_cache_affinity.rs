@@ -1,6 +1,9 @@
 //! `prefix-cache-affinity-filter`: sticky until saturated.
 
+use serde::Deserialize;
+
 use super::super::{
+    parameter::{self, BYTES_PER_TOKEN},
     plugin::{Filter, Needs},
     view::View,
 };
@@ -10,15 +13,21 @@ use super::super::{
 /// Affinity breaks when the best warm endpoint would start `maxTTFTPenaltyMs` later than the best cold one. The start is
 /// estimated as uncached tokens in flight over `peakPrefillThroughput`, which belongs to model, GPU, engine and chunk size
 /// and must be measured by hand.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PrefixCacheAffinity {
     /// Default 0.8.
+    #[serde(deserialize_with = "parameter::fraction")]
     pub affinity_threshold: f32,
     /// Probability of ignoring the affinity for a request. Default 0.
+    #[serde(deserialize_with = "parameter::fraction")]
     pub exploration_probability: f32,
     /// Milliseconds. Default 18,000.
+    #[serde(rename = "maxTTFTPenaltyMs", deserialize_with = "parameter::not_negative")]
     pub max_ttft_penalty_ms: f32,
     /// Tokens per second. Default 15,928.
+    #[serde(deserialize_with = "parameter::positive")]
     pub peak_prefill_throughput: f32,
 }
 
@@ -32,9 +41,6 @@ impl Default for PrefixCacheAffinity {
         }
     }
 }
-
-/// Bytes of a token.
-const BYTES_PER_TOKEN: f32 = 4.0;
 
 impl Filter for PrefixCacheAffinity {
     fn needs(&self) -> Needs {

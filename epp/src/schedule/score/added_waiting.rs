@@ -8,7 +8,8 @@ use super::super::{
 /// Prefers the endpoint where the request adds the fewest seconds of waiting, for itself and for all others.
 ///
 /// Score: `1 / (1 + seconds)`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AddedWaiting;
 
 impl Scorer for AddedWaiting {

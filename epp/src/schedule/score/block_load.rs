@@ -1,12 +1,14 @@
 //! `block-load-scorer`: the cost function of NVIDIA Dynamo's router.
 
+use serde::Deserialize;
+
 use super::{
     super::{
+        parameter::{self, BYTES_PER_TOKEN},
         plugin::{Needs, Scorer},
         view::View,
     },
     lowest_is_best,
-    token_load::BYTES_PER_TOKEN,
 };
 
 /// Tokens of a block in the cost function.
@@ -16,13 +18,18 @@ const BLOCK_TOKENS: f32 = 16.0;
 /// `prefillScale * max(active + new prefill blocks - credit * matched blocks, 0) + active + new decode blocks`, and
 /// `perRequestBlocks` for each request in flight. The defaults are Dynamo's; `--agentic` there is `credit: 2`,
 /// `prefillScale: 4`, `perRequestBlocks: 64`.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BlockLoad {
     /// Credit of a matched block. Default 1.
+    #[serde(deserialize_with = "parameter::not_negative")]
     pub credit: f32,
     /// Weight of prefill. Default 1.
+    #[serde(deserialize_with = "parameter::not_negative")]
     pub prefill_scale: f32,
     /// Blocks that a request in flight counts in addition. Default 0.
+    #[serde(deserialize_with = "parameter::not_negative")]
     pub per_request_blocks: f32,
 }
 

@@ -1,13 +1,16 @@
 //! `running-requests-size-scorer` and `active-request-scorer`: requests in flight.
 
+use serde::Deserialize;
+
 use super::{
-    super::{plugin::Scorer, view::View},
+    super::{parameter, plugin::Scorer, view::View},
     lowest_is_best,
 };
 
 /// Prefers engines that run few requests (`running-requests-size-scorer`): `(max - running) / (max - min)`. An unknown
 /// number counts as 0.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunningRequests;
 
 impl Scorer for RunningRequests {
@@ -21,11 +24,15 @@ impl Scorer for RunningRequests {
 
 /// Prefers endpoints with few requests of this picker (`active-request-scorer`): `maxBusyScore` times
 /// `(max - requests) / max`, and 1 at or below `idleThreshold`.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ActiveRequests {
     /// Requests up to which an endpoint is idle. Default 0.
+    #[serde(deserialize_with = "parameter::not_negative")]
     pub idle_threshold: f32,
     /// Highest score of an endpoint that is not idle. Default 1.
+    #[serde(deserialize_with = "parameter::fraction")]
     pub max_busy_score: f32,
     /// Count the requests of all clients, as the kernel sees them. Not in the ecosystem; default false.
     pub of_all_clients: bool,

@@ -3,7 +3,8 @@
 use super::super::{plugin::Scorer, view::View};
 
 /// Prefers free KV caches: `1 - usage`. An unknown usage counts as 0.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KvCacheUtilization;
 
 impl Scorer for KvCacheUtilization {

@@ -2,16 +2,17 @@
 
 use super::{
     super::{
+        parameter::BYTES_PER_TOKEN,
         plugin::{Needs, Scorer},
         view::View,
     },
     lowest_is_best,
-    token_load::BYTES_PER_TOKEN,
 };
 
 /// Prefers a small product of new prefill tokens and requests in flight:
 /// `(blocks - matched blocks) * block tokens * (requests + 1)`, scaled to the candidates.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LMetric;
 
 impl Scorer for LMetric {

@@ -2,19 +2,26 @@
 
 mod added_waiting;
 mod block_load;
+mod endpoint_attribute;
+mod header_label_affinity;
 mod in_flight;
 mod kv_cache;
 mod lmetric;
+mod no_hit_lru;
 mod prefix_cache;
 mod queue;
+mod session_affinity;
 mod token_load;
 
 pub use self::{
     added_waiting::AddedWaiting,
     block_load::BlockLoad,
+    endpoint_attribute::EndpointAttributeScorer,
+    header_label_affinity::HeaderLabelAffinity,
     in_flight::{ActiveRequests, RunningRequests},
     kv_cache::KvCacheUtilization,
     lmetric::LMetric,
+    no_hit_lru::{NoHitLru, NoHitLruSettings},
     prefix_cache::PrefixCache,
     queue::{LoadAware, Queue},
     token_load::TokenLoad,

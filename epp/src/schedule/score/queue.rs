@@ -1,13 +1,16 @@
 //! `queue-scorer` and `load-aware-scorer`: the engine's queue.
 
+use serde::Deserialize;
+
 use super::{
-    super::{plugin::Scorer, view::View},
+    super::{parameter, plugin::Scorer, view::View},
     lowest_is_best,
 };
 
 /// Prefers short queues (`queue-scorer`): `(max - queue) / (max - min)` over the candidates. An unknown queue counts as
 /// empty.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Queue;
 
 impl Scorer for Queue {
@@ -20,10 +23,19 @@ impl Scorer for Queue {
 }
 
 /// Prefers short queues on a fixed scale (`load-aware-scorer`): `0.5 * (1 - queue / threshold)`.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LoadAware {
     /// Queue with the score 0. Default 128.
+    #[serde(deserialize_with = "parameter::positive")]
     pub threshold: f32,
+}
+
+impl Default for LoadAware {
+    fn default() -> Self {
+        Self { threshold: 128.0 }
+    }
 }
 
 impl Scorer for LoadAware {

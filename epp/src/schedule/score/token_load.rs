@@ -1,18 +1,21 @@
 //! `token-load-scorer`.
 
+use serde::Deserialize;
+
 use super::super::{
+    parameter::{self, BYTES_PER_TOKEN},
     plugin::{Needs, Scorer},
     view::View,
 };
 
-/// Bytes of a token where a plugin of the ecosystem counts tokens.
-pub(super) const BYTES_PER_TOKEN: f32 = 4.0;
-
 /// Prefers endpoints with few uncached prompt tokens in flight (`token-load-scorer`): those of this picker's requests
 /// without a first byte, and those of the request itself. `1 - min(1, tokens / queueThresholdTokens)`.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TokenLoad {
     /// Tokens with the score 0. Default 4,194,304.
+    #[serde(rename = "queueThresholdTokens", deserialize_with = "parameter::positive")]
     pub threshold_tokens: f32,
 }
 

@@ -43,7 +43,11 @@ pub(crate) fn all(engine: &EngineSpec) -> Vec<Policy> {
         policy(
             "llm-d blend",
             vec![],
-            vec![(Box::new(Queue), 2.0), (Box::new(KvCacheUtilization), 2.0), (Box::new(PrefixCache), 3.0)],
+            vec![
+                (Box::new(Queue), 2.0),
+                (Box::new(KvCacheUtilization), 2.0),
+                (Box::new(PrefixCache::default()), 3.0),
+            ],
         ),
         policy("llm-d sticky", vec![Box::new(affinity)], vec![(Box::new(TokenLoad::default()), 1.0)]),
         policy("LMetric", vec![], vec![(Box::new(LMetric), 1.0)]),
