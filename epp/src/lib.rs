@@ -11,7 +11,7 @@
 //! | `protocol` | the ext_proc service |
 //! | `interest` | what is watched in the cluster, RBAC rules |
 //! | `picker` | a scheduler with the tasks that update it |
-//! | `schedule` | compares endpoints and picks: filters, scorers, the default policy |
+//! | `schedule` | reads prompts, compares endpoints and picks: filters, scorers, the default policy |
 //! | `metrics` | Prometheus metrics |
 //! | `endpoints` | members of the pool and their load |
 //! | `signals` | what is learned of endpoints: speeds, cached prefixes, failures |
