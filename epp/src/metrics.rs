@@ -265,6 +265,17 @@ fn encode_endpoints(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt:
         let lost = endpoints.iter().filter(|view| view.gpu_lost).count();
         family.add(pool, Some(("state", "gpu_lost")), &gauge(lost as i64))?;
     }
+    let help =
+        "Own picks whose requests have not ended: waiting for the first byte of the response, or responding";
+    let mut family = Family::new(encoder, "open_picks", help, MetricType::Gauge)?;
+    for pool in pools {
+        let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
+        let endpoints = endpoints.endpoints();
+        let open: u64 = endpoints.iter().map(|view| view.open_picks).sum();
+        let waiting: u64 = endpoints.iter().map(|view| view.waiting_picks).sum();
+        family.add(pool, Some(("state", "waiting")), &gauge(waiting as i64))?;
+        family.add(pool, Some(("state", "responding")), &gauge(open.saturating_sub(waiting) as i64))?;
+    }
     Ok(())
 }
 
