@@ -187,6 +187,27 @@ async fn a_new_prompt_is_decided_after_its_first_blocks_and_known_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_stops_bodies_gets_no_early_decisions() {
+    let harness = Harness::with_pods(PODS).await;
+    let gateway = Gateway::connect(&harness).await;
+    let prompts = ["first", "second"].map(|seed| chat("qwen", &text(seed, 100_000), ""));
+    let length = prompts[0].len().to_string();
+    let mut request = gateway.open().await;
+    request.send(headers_before_body(&[("content-length", &length)])).await;
+    request.send_message(Request::RequestBody(body(prompts[0][..4096].to_owned(), false))).await;
+    destination(&request.reply().await);
+    chunk(&request.reply().await);
+    request.send(response_headers("200", None)).await;
+    request.reply().await;
+    request.finish();
+    request.ended().await.unwrap();
+    let had_it = complete(&gateway, &[("content-length", &length)], &prompts[1]).await;
+    assert_eq!(complete(&gateway, &[], &prompts[1]).await, had_it);
+    assert_eq!(harness.metric(r#"forebay_epp_body_share_at_pick_bucket{le="0.9"}"#).await, 1.0);
+    assert_eq!(harness.metric("forebay_epp_body_share_at_pick_count").await, 3.0);
+}
+
+#[tokio::test]
 async fn members_behind_the_messages_are_waited_for_once_they_were_seen() {
     let harness = Harness::with_pods(PODS).await;
     let gateway = Gateway::connect(&harness).await;

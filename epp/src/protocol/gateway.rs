@@ -16,11 +16,13 @@ pub(super) struct Gateway {
     message_bytes: Arc<Shares>,
     address: IpAddr,
     relays_responses: AtomicBool,
+    stops_bodies: AtomicBool,
 }
 
 impl Gateway {
     pub(super) fn new(message_bytes: Arc<Shares>, address: IpAddr) -> Self {
-        Self { message_bytes, address, relays_responses: AtomicBool::new(false) }
+        let [relays_responses, stops_bodies] = [false, false].map(AtomicBool::new);
+        Self { message_bytes, address, relays_responses, stops_bodies }
     }
 
     /// The gateway sent a response body, although the replies to request headers say that it need not.
@@ -31,6 +33,16 @@ impl Gateway {
     /// Whether the first byte of a response will be seen.
     pub(super) fn relays_responses(&self) -> bool {
         self.relays_responses.load(Relaxed)
+    }
+
+    /// The gateway did not send the rest of a body after the decision.
+    pub(super) fn stopped_body(&self) {
+        self.stops_bodies.store(true, Relaxed);
+    }
+
+    /// Whether blocks behind an early decision would never be known. A decision then waits for the end of the body.
+    pub(super) fn stops_bodies(&self) -> bool {
+        self.stops_bodies.load(Relaxed)
     }
 }
 

@@ -128,6 +128,7 @@ impl Session {
 
     /// The gateway ended the stream regularly.
     pub(super) fn on_end(&mut self) {
+        self.expect_no_body();
         if let Stage::Picked(pick) | Stage::PickedEarly(pick, ..) = &mut self.stage {
             self.response.on_end(pick);
         }
@@ -168,7 +169,9 @@ impl Session {
         if body.end_of_stream {
             reading.prompt.finish();
         }
-        if may_hold_more && !self.scheduler.can_decide(&mut reading.prompt) {
+        let can_decide = self.scheduler.can_decide(&mut reading.prompt)
+            && (body.end_of_stream || !self.gateway.stops_bodies());
+        if may_hold_more && !can_decide {
             return Next::Continue;
         }
         self.decide(body.end_of_stream, replies)
@@ -247,8 +250,18 @@ impl Session {
         }
     }
 
+    /// The request is over, so nothing of its body follows.
+    fn expect_no_body(&self) {
+        if let Stage::PickedEarly(_, prompt, _) = &self.stage
+            && !prompt.is_ended()
+        {
+            self.gateway.stopped_body();
+        }
+    }
+
     fn on_response_headers(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>) {
         self.metrics.count_response(metadata::status(headers));
+        self.expect_no_body();
         let (Stage::Picked(pick) | Stage::PickedEarly(pick, ..)) = &mut self.stage else { return };
         if let Some(served) = metadata::served(metadata) {
             pick.served_by(served);

@@ -1,7 +1,7 @@
 //! Decides before the end of the body.
 //!
 //! As soon as no endpoint holds the last block that was read, the blocks behind it cannot change the match: a block is
-//! known by a hash over all blocks before it.
+//! known by a hash over all blocks before it. A pool with one endpoint has no choice, so it waits for nothing.
 //!
 //! Members that change all keys (`tools`, `cache_salt`) may follow the messages. A pool whose clients write bodies in this
 //! order decides at the end of the body, until a number of bodies in a row had another order.
@@ -39,7 +39,7 @@ impl LateMembers {
 impl Scheduler {
     /// Whether more of the body cannot change the decision.
     pub fn can_decide(&self, reader: &mut PromptReader) -> bool {
-        if reader.is_ended() {
+        if reader.is_ended() || self.endpoints.snapshot().len() <= 1 {
             return true;
         }
         let Some(block) = reader.block_to_try() else { return false };

@@ -21,7 +21,7 @@ pub struct PromptReader {
     reports_first_byte: bool,
     /// Bytes of the body that were read.
     read_bytes: u64,
-    /// `Content-Length`.
+    /// Of the body.
     length: Option<u64>,
     is_ended: bool,
     next_try: u64,
@@ -75,6 +75,12 @@ impl PromptReader {
         Self { reports_first_byte, ..self }
     }
 
+    /// The size of the body, if it is known from elsewhere than a `Content-Length`.
+    #[must_use]
+    pub fn with_length(self, length: Option<u64>) -> Self {
+        Self { length: length.or(self.length), ..self }
+    }
+
     /// Reads the next bytes of the body, split anywhere.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.read_bytes += bytes.len() as u64;
@@ -106,7 +112,7 @@ impl PromptReader {
         }
     }
 
-    /// The prompt as far as it was read. The size of the rest is estimated from the `Content-Length`.
+    /// The prompt as far as it was read. The size of the rest is estimated from the size of the body.
     pub fn prompt(&self) -> Prompt {
         let body_bytes = self.length.unwrap_or(0).max(self.read_bytes);
         let mut prompt = Prompt::from_scanner(&self.scanner, self.model().unwrap_or_default(), body_bytes);

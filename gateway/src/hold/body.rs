@@ -101,6 +101,12 @@ impl HeldBody {
         Ok(Some(data))
     }
 
+    /// Maximum size of the whole body. `None` if unknown.
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        let left = self.remainder.as_ref().map_or(Some(0), Remainder::max_incoming_bytes);
+        left.map(|left| left + self.frames.iter().map(|frame| frame.len() as u64).sum::<u64>())
+    }
+
     /// Whether more of the body may be held for a decision that can do without it.
     pub(crate) fn may_hold_more(&self) -> bool {
         self.hold.has_room(MAX_OPTIONAL_BYTES, MAX_FRAME_BYTES)

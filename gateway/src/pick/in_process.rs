@@ -52,8 +52,10 @@ pub(crate) async fn read_prompt(
     if !scheduler.needs().prompt || (body.is_complete() && body.frames().is_empty()) {
         return Ok(None);
     }
-    let reader = PromptReader::new(head.uri.path(), &head.headers).map(Box::new);
-    let Some(mut reader) = reader else { return Ok(None) };
+    let reader = PromptReader::new(head.uri.path(), &head.headers);
+    let Some(mut reader) = reader.map(|reader| Box::new(reader.with_length(body.max_bytes()))) else {
+        return Ok(None);
+    };
     for frame in body.frames() {
         reader.feed(frame);
     }
