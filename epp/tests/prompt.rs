@@ -156,6 +156,16 @@ async fn the_body_comes_back_for_every_size_and_split() {
         let mode = decided.reply.mode_override.unwrap();
         assert_eq!(mode.request_body_mode(), BodySendMode::FullDuplexStreamed, "the body is still needed");
     }
+    let mut request = gateway.open().await;
+    request.send(headers_before_body(&[])).await;
+    let pieces = ["{", &"a".repeat(10_000), "b", &"c".repeat(10_000), "d"];
+    for (index, piece) in pieces.iter().enumerate() {
+        let is_last = index + 1 == pieces.len();
+        request.send_message(Request::RequestBody(body((*piece).to_owned(), is_last))).await;
+    }
+    destination(&request.reply().await);
+    assert!(echo(&mut request).await == pieces.concat().as_bytes(), "small and large pieces change places");
+    drop(request);
     harness.until("all ended", |endpoints| endpoints.iter().all(|it| it.open_picks == 0)).await;
 }
 
@@ -181,8 +191,10 @@ async fn a_new_prompt_is_decided_after_its_first_blocks_and_known_to_its_end() {
     assert_eq!(harness.metric(share).await, 1.0);
 
     // The same start, and another end: the end decides where the match ends, so it is read.
-    assert_eq!(complete(&gateway, &[("content-length", &length)], &prompt).await, first);
-    assert_eq!(harness.metric(share).await, 1.0);
+    let again = decide(&gateway, &[("content-length", &length)], prompt.as_bytes(), 4096).await;
+    assert_eq!(again.endpoint, first);
+    let share = r#"forebay_epp_body_share_at_pick_bucket{le="0.9"}"#;
+    assert_eq!(harness.metric(share).await, 1.0, "the match was known after a part of the body");
     assert_eq!(harness.metric("forebay_epp_body_share_at_pick_count").await, 2.0);
 }
 
