@@ -12,7 +12,7 @@
 //! | `interest` | what is watched in the cluster, RBAC rules |
 //! | `picker` | a scheduler with the tasks that update it |
 //! | `config` | `EndpointPickerConfig` documents, the registry of plugins, presets |
-//! | `schedule` | compares endpoints and picks: filters, scorers, the default policy |
+//! | `schedule` | reads prompts, compares endpoints and picks: filters, scorers, the default policy |
 //! | `metrics` | Prometheus metrics |
 //! | `endpoints` | members of the pool and their load |
 //! | `signals` | what is learned of endpoints: speeds, cached prefixes, failures |

@@ -24,6 +24,7 @@ const PREFIX: &str = "forebay_epp";
 const PICK_SECONDS: [f64; 10] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2];
 const AGE_SECONDS: [f64; 16] =
     [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const BODY_SHARES: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0];
 /// Values of the label `class`. `unknown`: the gateway reported no status.
 const STATUS_CLASSES: [&str; 6] = ["unknown", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -50,6 +51,7 @@ impl PoolMetrics {
             successful_picks: Counter::default(),
             pick_duration: Histogram::new(PICK_SECONDS),
             load_age_at_pick: Histogram::new(AGE_SECONDS),
+            body_share_at_pick: Histogram::new(BODY_SHARES),
             responses: Default::default(),
             open_streams: Gauge::default(),
             endpoints: OnceLock::new(),
@@ -75,6 +77,7 @@ pub struct Metrics {
     successful_picks: Counter,
     pick_duration: Histogram,
     load_age_at_pick: Histogram,
+    body_share_at_pick: Histogram,
     /// By [`STATUS_CLASSES`].
     responses: [Counter; STATUS_CLASSES.len()],
     open_streams: Gauge<i64, AtomicI64>,
@@ -119,6 +122,11 @@ impl Metrics {
     /// Records the age of a kernel count when a pick first uses it.
     pub(crate) fn record_load_age(&self, age: Duration) {
         self.load_age_at_pick.observe(age.as_secs_f64());
+    }
+
+    /// Records the share of a request's body that was read when its pick was made.
+    pub(crate) fn record_body_share(&self, share: f64) {
+        self.body_share_at_pick.observe(share);
     }
 
     /// Counts a response that the gateway reported. `None` if it reported no status.
@@ -221,6 +229,12 @@ fn encode_picks(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt::Res
     for pool in pools {
         family.add(pool, None, &pool.metrics.load_age_at_pick)?;
     }
+    let help =
+        "Share of the request's body that was read when the pick was made, of picks that read the prompt";
+    let mut family = Family::new(encoder, "body_share_at_pick", help, Histogram::TYPE)?;
+    for pool in pools {
+        family.add(pool, None, &pool.metrics.body_share_at_pick)?;
+    }
     let help = "Responses that gateways reported, by class of the status code";
     let mut family = Family::new(encoder, "responses", help, Counter::<u64>::TYPE)?;
     for pool in pools {
@@ -250,6 +264,17 @@ fn encode_endpoints(encoder: &mut DescriptorEncoder<'_>, pools: &[Pool]) -> fmt:
         }
         let lost = endpoints.iter().filter(|view| view.gpu_lost).count();
         family.add(pool, Some(("state", "gpu_lost")), &gauge(lost as i64))?;
+    }
+    let help =
+        "Own picks whose requests have not ended: waiting for the first byte of the response, or responding";
+    let mut family = Family::new(encoder, "open_picks", help, MetricType::Gauge)?;
+    for pool in pools {
+        let Some(endpoints) = pool.metrics.endpoints.get() else { continue };
+        let endpoints = endpoints.endpoints();
+        let open: u64 = endpoints.iter().map(|view| view.open_picks).sum();
+        let waiting: u64 = endpoints.iter().map(|view| view.waiting_picks).sum();
+        family.add(pool, Some(("state", "waiting")), &gauge(waiting as i64))?;
+        family.add(pool, Some(("state", "responding")), &gauge(open.saturating_sub(waiting) as i64))?;
     }
     Ok(())
 }

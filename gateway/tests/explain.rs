@@ -53,6 +53,7 @@ async fn a_trusted_client_gets_an_explanation() {
             "endpoints": [pod.address()],
             "servedBy": pod.address(),
             "attempts": 1,
+            "bodyShareAtPick": 1.0,
         })
     );
 }

@@ -12,6 +12,7 @@ mod filters;
 mod forwarded;
 mod h2c;
 mod in_process;
+mod in_process_prompt;
 mod lingering;
 mod listeners;
 mod models;

@@ -426,6 +426,7 @@ impl EndpointState {
             added_waiting,
             gpu_lost: self.gpu_lost(now),
             open_picks: self.ledger.open(),
+            waiting_picks: self.ledger.waiting(),
             picks_not_in_kernel: self.ledger.not_in_kernel(),
             kernel_in_flight: self.kernel.map(|kernel| kernel.in_flight),
             kernel_age: self.kernel.map(|kernel| age(now, kernel.measured)),

@@ -41,6 +41,8 @@ pub struct EndpointView {
     pub gpu_lost: bool,
     /// Own picks whose requests have not ended.
     pub open_picks: u64,
+    /// Own open picks whose responses have no first byte yet, as far as it is reported.
+    pub waiting_picks: u64,
     /// Own open picks that the kernel's count does not contain.
     pub picks_not_in_kernel: u64,
     /// The kernel's count. `None` if there is none.

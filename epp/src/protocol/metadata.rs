@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
-use crate::schedule::Subset;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::schedule::{Headers, PromptReader, Subset};
 use forebay_grpc::names::{
-    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT, MODEL_NAME,
+    MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS,
 };
-use forebay_grpc::proto::{HttpHeaders, Kind, Metadata};
+use forebay_grpc::proto::{self, HttpHeaders, Kind, Metadata};
 
 /// The subset hint. It is binding if the key exists, whatever the value: an invalid hint allows no endpoint, not the
 /// whole pool.
@@ -30,11 +34,55 @@ pub(super) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
     }
 }
 
-/// The `:status` of response headers. Envoy sends it in `raw_value`.
+/// Reads the prompt from the body of a request with these headers. `None` if the body has none that can be read.
+pub(super) fn prompt_reader(headers: &HttpHeaders) -> Option<PromptReader> {
+    let path = str::from_utf8(header(headers, ":path")?).ok()?;
+    let names = [
+        CONTENT_TYPE.as_str(),
+        CONTENT_ENCODING.as_str(),
+        CONTENT_LENGTH.as_str(),
+        MODEL_NAME,
+        MODEL_NAME_REWRITE,
+        MODEL_NAME_REWRITE_ALIAS,
+    ];
+    PromptReader::new(path, &http_headers(headers, &names))
+}
+
+/// The headers with these names, which must be lower case.
+pub(super) fn http_headers(headers: &HttpHeaders, names: &[&'static str]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for header in headers.headers.iter().flat_map(|headers| &headers.headers) {
+        let Some(name) = names.iter().find(|name| header.key.eq_ignore_ascii_case(name)) else { continue };
+        if let Ok(value) = HeaderValue::from_bytes(raw(header)) {
+            map.append(HeaderName::from_static(name), value);
+        }
+    }
+    map
+}
+
+impl Headers for HttpHeaders {
+    fn get(&self, name: &str) -> Option<&str> {
+        let header = self.headers.as_ref()?.headers.iter().find(|header| header.key == name)?;
+        if header.raw_value.is_empty() {
+            Some(&header.value)
+        } else {
+            std::str::from_utf8(&header.raw_value).ok()
+        }
+    }
+}
+
+/// The `:status` of response headers.
 pub(super) fn status(headers: &HttpHeaders) -> Option<u16> {
-    let header = headers.headers.as_ref()?.headers.iter().find(|header| header.key == ":status")?;
-    let text = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-    std::str::from_utf8(text).ok()?.parse().ok()
+    str::from_utf8(header(headers, ":status")?).ok()?.parse().ok()
+}
+
+fn header<'a>(headers: &'a HttpHeaders, name: &str) -> Option<&'a [u8]> {
+    headers.headers.as_ref()?.headers.iter().find(|header| header.key == name).map(raw)
+}
+
+/// Envoy sends values in `raw_value`.
+fn raw(header: &proto::HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
 }
 
 fn value<'a>(metadata: &'a Metadata, namespace: &str, key: &str) -> Option<&'a Kind> {

@@ -13,19 +13,21 @@ use forebay_grpc::proto::{
     body_mutation::Mutation, processing_response::Response,
 };
 
-/// The decision: a request header, and the same value as metadata for load balancers.
-pub(super) fn picked(pick: &Pick) -> ProcessingResponse {
+/// The decision: a request header, and the same value as metadata for load balancers. `reads_body`: the gateway must go on
+/// sending the request's body, which is sent back.
+pub(super) fn picked(pick: &Pick, reads_body: bool) -> ProcessingResponse {
     let destination = pick.destination();
     let inner = [(DESTINATION_ENDPOINT.to_owned(), string(destination.clone()))].into();
     let lb = Value { kind: Some(Kind::StructValue(Struct { fields: inner })) };
     let unchanged = [(RESPONSE_UNCHANGED.to_owned(), Value { kind: Some(Kind::BoolValue(true)) })].into();
     let forebay = Value { kind: Some(Kind::StructValue(Struct { fields: unchanged })) };
     let fields = [(METADATA_LB.to_owned(), lb), (METADATA_FOREBAY.to_owned(), forebay)].into();
+    let request_body_mode = if reads_body { BodySendMode::FullDuplexStreamed } else { BodySendMode::None };
     ProcessingResponse {
         dynamic_metadata: Some(Struct { fields }),
-        // The decision does not depend on the bodies, so the gateway need not send them.
+        // The gateway need not send bodies on which the decision does not depend.
         mode_override: Some(ProcessingMode {
-            request_body_mode: BodySendMode::None.into(),
+            request_body_mode: request_body_mode.into(),
             response_body_mode: BodySendMode::None.into(),
             ..ProcessingMode::default()
         }),
@@ -59,9 +61,14 @@ pub(super) fn failed(error: &Error) -> ProcessingResponse {
     }))
 }
 
-pub(super) fn response_headers() -> ProcessingResponse {
-    let unchanged = Some(CommonResponse::default());
-    response(Response::ResponseHeaders(HeadersResponse { response: unchanged }))
+/// `added`: names and values of headers for the client.
+pub(super) fn response_headers(added: Vec<(String, String)>) -> ProcessingResponse {
+    let set_headers: Vec<HeaderValueOption> =
+        added.into_iter().flat_map(|(name, value)| set_header(&name, value).set_headers).collect();
+    let mutation =
+        (!set_headers.is_empty()).then(|| HeaderMutation { set_headers, remove_headers: Vec::new() });
+    let common = CommonResponse { header_mutation: mutation, ..CommonResponse::default() };
+    response(Response::ResponseHeaders(HeadersResponse { response: Some(common) }))
 }
 
 pub(super) fn request_trailers() -> ProcessingResponse {

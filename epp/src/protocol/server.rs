@@ -1,6 +1,6 @@
 //! The ext_proc service: one [`Session`] per stream.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -10,11 +10,14 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::session::{Next, Session};
+use super::{
+    gateway::Gateway,
+    session::{Next, Session},
+};
 use crate::{Error, metrics::Metrics, schedule::Scheduler};
 use forebay_grpc::names::TAKES_ENDPOINT_LIST;
 use forebay_grpc::proto::ProcessingRequest;
-use forebay_grpc::{CONTENT_TYPE, Inbox, MessageBudget, Outbox, PROCESS, STATUS};
+use forebay_grpc::{CONTENT_TYPE, Inbox, Outbox, PROCESS, STATUS};
 use forebay_service::{
     incoming::{Connection, Peer},
     shares::Shares,
@@ -42,23 +45,6 @@ pub struct ExtProc {
     message_bytes: Arc<Shares>,
 }
 
-/// The share of one gateway in the bytes of messages.
-#[derive(Debug)]
-struct GatewayBudget {
-    message_bytes: Arc<Shares>,
-    gateway: IpAddr,
-}
-
-impl MessageBudget for GatewayBudget {
-    fn take(&self, bytes: usize) -> bool {
-        self.message_bytes.try_take(self.gateway, bytes)
-    }
-
-    fn release(&self, bytes: usize) {
-        self.message_bytes.release(self.gateway, bytes);
-    }
-}
-
 impl ExtProc {
     /// Limits: `max_streams` concurrent requests over all connections, of which one gateway gets three quarters at most,
     /// and the size of a message from a gateway.
@@ -82,8 +68,7 @@ impl ExtProc {
     /// The connection failed.
     pub async fn serve(&self, connection: Connection, draining: &CancellationToken) -> Result<(), h2::Error> {
         let peer = connection.peer();
-        let gateway = peer.address();
-        let budget = Arc::new(GatewayBudget { message_bytes: Arc::clone(&self.message_bytes), gateway });
+        let gateway = Arc::new(Gateway::new(Arc::clone(&self.message_bytes), peer.address()));
         let mut connection = h2::server::Builder::new()
             // Gateways send all requests on one connection, one stream per request.
             .max_concurrent_streams(u32::try_from(self.max_streams).unwrap_or(u32::MAX))
@@ -105,7 +90,7 @@ impl ExtProc {
                     None => return Ok(()),
                     Some(Err(error)) => return Err(error),
                     Some(Ok((request, respond))) => {
-                        streams.push(self.process(request, respond, &peer, Arc::clone(&budget)));
+                        streams.push(self.process(request, respond, &peer, Arc::clone(&gateway)));
                     }
                 },
                 Some(()) = streams.next(), if !streams.is_empty() => {}
@@ -122,7 +107,7 @@ impl ExtProc {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
         peer: &Peer,
-        budget: Arc<GatewayBudget>,
+        gateway: Arc<Gateway>,
     ) {
         if let Err(rejection) = check(&request) {
             // Fails only if the stream was reset.
@@ -140,9 +125,10 @@ impl ExtProc {
         // The session is dropped when the stream ends in any way, which releases its pick.
         let _open_stream = self.metrics.open_stream();
         let takes_list = request.headers().contains_key(TAKES_ENDPOINT_LIST);
-        let mut session = Session::new(self.scheduler.clone(), self.metrics.clone(), takes_list);
+        let mut session =
+            Session::new(self.scheduler.clone(), self.metrics.clone(), gateway.clone(), takes_list);
         let inbox = Inbox::of_client(request.into_body(), self.max_message_bytes);
-        let mut inbox = inbox.with_budget(budget);
+        let mut inbox = inbox.with_budget(gateway);
         let mut response = Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
         let Ok(outbox) = respond.send_response(response, false) else { return };
@@ -176,7 +162,10 @@ async fn converse(
         let message = match received {
             Ok(Some(message)) => message,
             // The gateway closed its side.
-            Ok(None) => return Some(Status::ok("")),
+            Ok(None) => {
+                session.on_end();
+                return Some(Status::ok(""));
+            }
             Err(status) => return Some(status),
         };
         let next = session.on_message(message, &mut replies);

@@ -3,6 +3,7 @@
 
 mod attribute;
 mod context_length;
+mod early;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
@@ -11,6 +12,7 @@ mod parameter;
 mod pipeline;
 mod plugin;
 mod prompt;
+mod reader;
 pub mod score;
 mod session;
 mod subset;
@@ -28,17 +30,18 @@ use std::{
 
 use forebay_resources::ObjectKey;
 
-use self::pipeline::Scratch;
 pub use self::{
     context_length::ContextLengthAware,
     headers::Headers,
     pipeline::{Order, Pipeline},
     plugin::{Filter, Needs, Scorer},
     prompt::Prompt,
+    reader::PromptReader,
     session::{SessionAffinity, SessionSettings},
     subset::Subset,
     view::View,
 };
+use self::{early::LateMembers, pipeline::Scratch};
 pub use crate::endpoints::Outcome;
 use crate::{
     Error,
@@ -71,6 +74,7 @@ pub struct Scheduler {
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
     endpoints_per_pick: usize,
+    late_members: LateMembers,
 }
 
 /// Reused memory of a decision.
@@ -99,7 +103,7 @@ impl Scheduler {
             .unwrap_or(usize::MAX)
             .min(endpoints_per_pick)
             .clamp(1, MAX_ENDPOINTS_PER_PICK);
-        Self { pool, endpoints, pipeline, metrics, endpoints_per_pick }
+        Self { pool, endpoints, pipeline, metrics, endpoints_per_pick, late_members: LateMembers::default() }
     }
 
     /// The pool whose endpoints are picked.
@@ -343,6 +347,12 @@ impl Pick {
         endpoints.first_byte(*address, *id, now);
     }
 
+    /// Takes the blocks that are read after the decision. Independent of the pick.
+    pub fn block_sink(&self) -> BlockSink {
+        let Reservation { endpoints, address, .. } = &self.reservation;
+        BlockSink { endpoints: endpoints.clone(), address: *address }
+    }
+
     /// How the request ends, if nothing else is said before the pick is dropped.
     pub fn set_outcome(&mut self, outcome: Outcome) {
         self.reservation.outcome = outcome;
@@ -352,6 +362,29 @@ impl Pick {
     pub fn end_at(mut self, outcome: Outcome, now: Instant) {
         self.reservation.outcome = outcome;
         self.reservation.release(now);
+    }
+}
+
+/// Takes the blocks of a prompt that are read after the decision.
+pub struct BlockSink {
+    endpoints: Arc<Endpoints>,
+    address: SocketAddr,
+}
+
+impl BlockSink {
+    /// The endpoint gets a prompt with these blocks. Does nothing if the endpoint is gone.
+    fn add(&self, blocks: &[u64]) {
+        let snapshot = Arc::clone(&self.endpoints.snapshot());
+        let index = (0..snapshot.len()).find(|index| snapshot.address(*index) == Some(self.address));
+        if let Some(index) = index {
+            self.endpoints.prefixes().insert(snapshot.slot(index), blocks);
+        }
+    }
+}
+
+impl fmt::Debug for BlockSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockSink").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

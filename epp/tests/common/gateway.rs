@@ -8,10 +8,10 @@ use forebay_grpc::names::{
     METADATA_SUBSET_HINT, TAKES_ENDPOINT_LIST,
 };
 use forebay_grpc::proto::{
-    HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind, ListValue,
-    Metadata, ProcessingRequest, ProcessingResponse, StreamedBodyResponse, Struct, Value,
-    body_mutation::Mutation, external_processor_client::ExternalProcessorClient, processing_request::Request,
-    processing_response::Response,
+    BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind,
+    ListValue, Metadata, ProcessingRequest, ProcessingResponse, ProtocolConfiguration, StreamedBodyResponse,
+    Struct, Value, body_mutation::Mutation, external_processor_client::ExternalProcessorClient,
+    processing_request::Request, processing_response::Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -89,6 +89,11 @@ impl HttpRequest {
         self.to_picker.as_ref().expect("not finished").send(message).await.unwrap();
     }
 
+    /// Sends while this is read.
+    pub fn sender(&self) -> mpsc::Sender<ProcessingRequest> {
+        self.to_picker.clone().expect("not finished")
+    }
+
     pub async fn send_message(&self, request: Request) {
         self.send(ProcessingRequest { request: Some(request), ..ProcessingRequest::default() }).await;
     }
@@ -129,6 +134,23 @@ pub fn headers(end_of_stream: bool) -> ProcessingRequest {
         })),
         ..ProcessingRequest::default()
     }
+}
+
+/// Headers of a gateway that sends the body without waiting (`FULL_DUPLEX_STREAMED`).
+pub fn headers_before_body(extra: &[(&str, &str)]) -> ProcessingRequest {
+    let mut request = headers(false);
+    if let Some(Request::RequestHeaders(HttpHeaders { headers: Some(map), .. })) = &mut request.request {
+        map.headers.extend(extra.iter().map(|(key, value)| HeaderValue {
+            key: (*key).to_owned(),
+            raw_value: Bytes::copy_from_slice(value.as_bytes()),
+            ..HeaderValue::default()
+        }));
+    }
+    request.protocol_config = Some(ProtocolConfiguration {
+        request_body_mode: BodySendMode::FullDuplexStreamed.into(),
+        ..ProtocolConfiguration::default()
+    });
+    request
 }
 
 pub fn with_metadata(

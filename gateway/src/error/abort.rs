@@ -24,6 +24,15 @@ pub(crate) enum Abort {
 }
 
 impl Abort {
+    /// The endpoint, or the way to it, is the cause.
+    pub(crate) fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Upstream(error) => !matches!(error, ExchangeError::Upload(_)),
+            Self::Idle => true,
+            Self::Timeout | Self::Evicted(_) | Self::Picker | Self::ClientStalled => false,
+        }
+    }
+
     /// Status and error code.
     pub(crate) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::client_body::ClientBody;
 use super::frames::Frames;
-use super::remainder::{ModelScan, Remainder};
+use super::remainder::{ModelScan, Remainder, RestObserver};
 use super::upstream::{Loan, LoanState, UpstreamBody};
 use super::{Error, Hold, ReadError};
 
@@ -19,6 +19,11 @@ const MIN_BYTES_PER_SECOND: u32 = 8 << 10;
 /// Idle timeouts for which a held body may arrive at any rate. Otherwise a few clients that send a byte now and then keep
 /// the hold budget for ever.
 const GRACE_TIMEOUTS: u32 = 6;
+
+/// Maximum bytes that are held only because a decision is better with them.
+const MAX_OPTIONAL_BYTES: u64 = 8 << 20;
+/// More than a frame of a connection has.
+const MAX_FRAME_BYTES: u64 = 1 << 20;
 
 /// The frames of a request body that have arrived, and the remainder that has not.
 #[derive(Debug)]
@@ -70,7 +75,12 @@ impl HeldBody {
 
     /// Reads and holds one more frame. False at the end of the body. Cancel safe.
     pub(crate) async fn read_frame(&mut self) -> Result<bool, Error> {
-        let Some(remainder) = &mut self.remainder else { return Ok(false) };
+        Ok(self.read_data().await?.is_some())
+    }
+
+    /// Like [`HeldBody::read_frame`]. Returns the data, `None` at the end of the body.
+    pub(crate) async fn read_data(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(remainder) = &mut self.remainder else { return Ok(None) };
         let data = poll_fn(|cx| remainder.poll_data(cx)).await.transpose()?;
         if self.model.is_none() {
             self.model = remainder.model().cloned();
@@ -82,13 +92,31 @@ impl HeldBody {
         if data.is_none() || remainder.is_end_stream() {
             self.remainder = None;
         }
-        let Some(data) = data else { return Ok(false) };
+        let Some(data) = data else { return Ok(None) };
         self.hold.grow(data.len())?;
         if self.remainder.is_some() {
             self.check_rate()?;
         }
-        self.frames.push(data);
-        Ok(true)
+        self.frames.push(data.clone());
+        Ok(Some(data))
+    }
+
+    /// Maximum size of the whole body. `None` if unknown.
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        let left = self.remainder.as_ref().map_or(Some(0), Remainder::max_incoming_bytes);
+        left.map(|left| left + self.frames.iter().map(|frame| frame.len() as u64).sum::<u64>())
+    }
+
+    /// Whether more of the body may be held for a decision that can do without it.
+    pub(crate) fn may_hold_more(&self) -> bool {
+        self.hold.has_room(MAX_OPTIONAL_BYTES, MAX_FRAME_BYTES)
+    }
+
+    /// `observer` sees what has not been read yet.
+    pub(crate) fn observe_rest(&mut self, observer: Box<dyn RestObserver>) {
+        if let Some(remainder) = &mut self.remainder {
+            remainder.observe_with(observer);
+        }
     }
 
     /// Fails if the client sends too slowly for a body that is held.

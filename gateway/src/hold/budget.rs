@@ -57,6 +57,13 @@ impl Hold {
         Ok(())
     }
 
+    /// Whether `more` bytes fit, the hold stays within `limit`, and no other body is in need of the budget.
+    pub(super) fn has_room(&self, limit: u64, more: u64) -> bool {
+        let HoldBudget { request_bytes, total_bytes, .. } = *self.budget;
+        let held = self.budget.held_bytes.load(Ordering::Relaxed);
+        self.bytes < limit && self.bytes + more <= request_bytes && held + more <= total_bytes / 2
+    }
+
     /// Releases `less` bytes.
     pub(crate) fn shrink(&mut self, less: usize) {
         let less = (less as u64).min(self.bytes);

@@ -16,5 +16,5 @@ pub(crate) use body::HeldBody;
 pub(crate) use budget::{Hold, HoldBudget};
 pub(crate) use client_body::ClientBody;
 pub(crate) use error::{Error, ReadError};
-pub(crate) use remainder::ModelScan;
+pub(crate) use remainder::{ModelScan, RestObserver};
 pub(crate) use upstream::{UploadOutcome, UpstreamBody};

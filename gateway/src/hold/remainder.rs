@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::fmt;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ pub(crate) enum ModelScan {
     Strict(BodyScanner),
 }
 
+/// Sees the data of a body while it is read.
+pub(crate) trait RestObserver: fmt::Debug + Send {
+    fn data(&mut self, data: &Bytes);
+    /// The body is complete.
+    fn end(self: Box<Self>);
+}
+
 /// The part of a client's body that has not been read. It is scanned while it is read.
 #[derive(Debug)]
 pub(super) struct Remainder {
@@ -30,6 +38,7 @@ pub(super) struct Remainder {
     is_strict: bool,
     /// Replaces the scanner when the model is rewritten.
     splice: Option<Box<Splice>>,
+    observer: Option<Box<dyn RestObserver>>,
     idle: IdleTimeout,
 }
 
@@ -48,7 +57,8 @@ impl Remainder {
         is_strict: bool,
         idle_timeout: Duration,
     ) -> Self {
-        Self { incoming, scanner, is_strict, splice: None, idle: IdleTimeout::new(idle_timeout) }
+        let idle = IdleTimeout::new(idle_timeout);
+        Self { incoming, scanner, is_strict, splice: None, observer: None, idle }
     }
 
     /// The next bytes, never empty. The last frame is returned only after the scan of the whole body has passed.
@@ -94,8 +104,11 @@ impl Remainder {
         }
     }
 
-    /// Feeds `data` to the splicer or the scanner.
+    /// Feeds `data` to the observer, and to the splicer or the scanner.
     fn scan(&mut self, data: &Bytes) -> Result<(), ReadError> {
+        if let Some(observer) = &mut self.observer {
+            observer.data(data);
+        }
         if let Some(Splice { splicer, pieces }) = self.splice.as_deref_mut()
             && let Err(error) = splicer.feed(data, |piece| pieces.push_back(piece))
         {
@@ -120,6 +133,11 @@ impl Remainder {
         }
         self.scanner = None;
         self.splice = Some(Box::new(Splice { splicer, pieces: VecDeque::new() }));
+    }
+
+    /// From now on `observer` sees the data.
+    pub(super) fn observe_with(&mut self, observer: Box<dyn RestObserver>) {
+        self.observer = Some(observer);
     }
 
     /// The model found so far.
@@ -157,6 +175,9 @@ impl Remainder {
     }
 
     fn finish(&mut self) -> Result<(), ReadError> {
+        if let Some(observer) = self.observer.take() {
+            observer.end();
+        }
         if let Some(splice) = &self.splice {
             return Ok(splice.splicer.finish()?);
         }

@@ -36,6 +36,9 @@ pub(crate) struct Explanation {
     /// Time to read the body until the model was known.
     #[serde(rename = "extractMicroseconds", serialize_with = "microseconds")]
     pub(crate) extract: Option<Duration>,
+    /// Share of the body that the in-process picker had read when it chose endpoints.
+    #[serde(rename = "bodyShareAtPick")]
+    pub(crate) body_share: Option<f64>,
     /// Time to choose endpoints.
     #[serde(rename = "pickMicroseconds", serialize_with = "microseconds")]
     pub(crate) pick: Option<Duration>,

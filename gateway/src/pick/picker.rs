@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_epp::schedule::{PickRequest, Scheduler, Subset};
+use forebay_epp::schedule::{PickRequest, PromptReader, Scheduler, Subset};
 use forebay_grpc::names::DESTINATION_ENDPOINT_SUBSET;
 use forebay_grpc::proto::BodySendMode;
 use http::{HeaderMap, request};
@@ -12,6 +12,7 @@ use http::{HeaderMap, request};
 use super::error::{Error, PickerFault};
 use super::exchange::{Outcome, ResponseInterest, ask};
 use super::half_closed::HalfClosedStreams;
+use super::in_process::{InProcessPick, PromptRest};
 use super::message::{request_headers, subset_hint};
 use super::peers::{Peer, Peers};
 use super::replica_health::Admission;
@@ -199,22 +200,30 @@ impl Picker {
         }
     }
 
-    /// Schedules in this process. `scheduler` has the same endpoints as `pool`.
+    /// Schedules in this process. `scheduler` has the same endpoints as `pool`. `prompt`: what was read of the body's prompt.
     pub(crate) fn schedule(
         &self,
         pool: &Pool,
-        scheduler: &Scheduler,
+        scheduler: &Arc<Scheduler>,
         hint: Option<&SubsetHint>,
+        body: &mut HeldBody,
+        prompt: Option<Box<PromptReader>>,
     ) -> Result<Decision, Error> {
-        match scheduler.pick(&PickRequest {
-            subset: hint.map(|hint| &hint.subset),
-            takes_list: true,
-            ..PickRequest::default()
-        }) {
+        let subset = hint.map(|hint| &hint.subset);
+        let request = PickRequest { subset, takes_list: true, ..PickRequest::default() };
+        let picked = match &prompt {
+            Some(prompt) => scheduler.pick_for(prompt, request),
+            None => scheduler.pick(&request),
+        };
+        match picked {
             Ok(pick) => {
+                if let Some(reader) = prompt.filter(|prompt| !prompt.is_ended()) {
+                    let (scheduler, sink) = (scheduler.clone(), pick.block_sink());
+                    body.observe_rest(Box::new(PromptRest { scheduler, reader, sink }));
+                }
                 self.metrics.picked(&pool.label, PickResult::Picked);
                 let endpoints = pick.addresses().to_vec();
-                let session = Some(Session::InProcess(pick));
+                let session = Some(Session::InProcess(InProcessPick::new(pick)));
                 Ok(Decision { endpoints, session, chosen_by: ChosenBy::InProcess })
             }
             Err(error) => {

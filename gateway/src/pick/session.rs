@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_epp::schedule::Pick;
+use forebay_epp::schedule::Outcome;
 use forebay_grpc::Outbox;
 use forebay_grpc::proto::processing_response::Response as Reply;
 use http::{header, response};
@@ -13,6 +13,7 @@ use http_body::Body as _;
 use super::error::{Error, Evicted, PickerFault};
 use super::exchange::ResponseInterest;
 use super::half_closed::HalfClosedStreams;
+use super::in_process::InProcessPick;
 use super::message::{response_headers, served_by};
 use super::relay::{BodyRelay, HeadReply};
 use super::replies::Replies;
@@ -27,7 +28,7 @@ pub(crate) enum Session {
     Stream(Stream),
     /// The response body is relayed through the picker.
     Relay(Box<BodyRelay>, HalfClosedStreams),
-    InProcess(Pick),
+    InProcess(InProcessPick),
 }
 
 impl Session {
@@ -46,7 +47,10 @@ impl Session {
             }
             Self::Stream(stream) => stream.on_response(head, served, body.is_end_stream(), budget).await,
             Self::InProcess(mut pick) => {
-                pick.served_by(served);
+                pick.pick_mut().served_by(served);
+                if head.status.is_server_error() {
+                    pick.ends_with(Outcome::Failed);
+                }
                 Ok(Self::InProcess(pick))
             }
             Self::Relay(..) => Ok(self),
@@ -84,7 +88,21 @@ impl Session {
                 let (requests, replies) = relay.into_parts();
                 finish(requests, replies, &half_closed);
             }
-            Self::InProcess(pick) => drop(pick),
+            Self::InProcess(pick) => pick.finish(),
+        }
+    }
+
+    /// The first byte of the response's content is there.
+    pub(crate) fn first_byte(&mut self) {
+        if let Self::InProcess(pick) = self {
+            pick.first_byte();
+        }
+    }
+
+    /// The request did not end as the endpoint's status says. `failed`: because of the endpoint or the way to it.
+    pub(crate) fn broken(&mut self, failed: bool) {
+        if let Self::InProcess(pick) = self {
+            pick.ends_with(if failed { Outcome::Failed } else { Outcome::Unknown });
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use forebay_epp::schedule::PromptReader;
 use forebay_openai::ModelName;
 use forebay_routing::{BASE_MODEL_NAME_HEADER, Backend, ListenerRoutes, Rule};
 use http::{HeaderMap, request};
@@ -65,6 +66,14 @@ impl Context<'_> {
     /// Prepared: the body was read for the rewrite since `start`.
     pub(super) fn observe_rewritten(&mut self, start: Instant) {
         self.record.waited(start.elapsed());
+    }
+
+    /// The body was read since `start`, for the decision. Returns the time after that.
+    pub(super) fn observe_prompt(&mut self, prompt: Option<&PromptReader>, start: Instant) -> Instant {
+        let now = Instant::now();
+        self.record.waited(now.duration_since(start));
+        self.record.explain(|it| it.body_share = prompt.and_then(PromptReader::read_share));
+        now
     }
 
     /// The picker made a decision, or failed, after `elapsed`.

@@ -11,7 +11,7 @@ use super::prepared::Prepared;
 use super::rewrite::Rewrite;
 use crate::error::Error;
 use crate::forward::{self, SendPlan};
-use crate::pick::{ChosenBy, Decision, Session};
+use crate::pick::{ChosenBy, Decision, Session, read_prompt};
 
 /// Maximum endpoints of a Service that are tried.
 const SERVICE_ENDPOINTS: usize = 3;
@@ -56,7 +56,7 @@ impl<'a> Forwarded<'a> {
 
 async fn forward(prepared: &mut Prepared<'_>) -> Result<(forward::Forwarded, Option<Session>), Error> {
     let Decided { decision, protocol, at } = decide(prepared).await?;
-    let Decision { endpoints, session, chosen_by } = decision;
+    let Decision { endpoints, mut session, chosen_by } = decision;
     let Prepared { context, head, body, rule, .. } = prepared;
     context.observe_sending(&endpoints, chosen_by, at);
     let plan = SendPlan {
@@ -65,7 +65,11 @@ async fn forward(prepared: &mut Prepared<'_>) -> Result<(forward::Forwarded, Opt
         timeout: rule.timeouts.backend_request,
         retry: rule.retry.as_ref(),
     };
-    let forwarded = context.proxy.forwarder.send(head, body, plan).await?;
+    let forwarded = context.proxy.forwarder.send(head, body, plan).await.inspect_err(|error| {
+        if let Some(session) = &mut session {
+            session.broken(error.is_upstream());
+        }
+    })?;
     context.observe_forwarded(&forwarded, at);
     Ok((forwarded, session))
 }
@@ -80,7 +84,7 @@ struct Decided {
 /// Chooses endpoints: at random for a Service, by the picker for a pool.
 async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error> {
     let Prepared { context, head, body, authority, backend, rewrite, hint, .. } = prepared;
-    let start = Instant::now();
+    let mut start = Instant::now();
     let pool = match backend {
         Backend::Invalid(reason) => return Err(Error::Backend(reason)),
         Backend::Service(service) => {
@@ -100,7 +104,11 @@ async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error> {
             picker.ask(pool, service, head, authority, body, hint).await.map_err(Error::from)
         }
         PoolPicker::InProcess(_) => match context.routes.schedulers.get(pool.index) {
-            Some(Some(scheduler)) => picker.schedule(pool, scheduler, hint).map_err(Error::from),
+            Some(Some(scheduler)) => {
+                let prompt = read_prompt(scheduler, head, body).await?;
+                start = context.observe_prompt(prompt.as_deref(), start);
+                picker.schedule(pool, scheduler, hint, body, prompt).map_err(Error::from)
+            }
             _ => Err(Error::Backend("the in-process picker of its pool could not be started")),
         },
     };

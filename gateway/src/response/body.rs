@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay_openai::{ResponseScanner, Restore};
+use forebay_openai::{Finding, ResponseScanner, Restore};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
@@ -102,6 +102,9 @@ impl UpstreamResponse {
         tracing::info!(%reason, code, "response aborted");
         self.record.responding(status);
         self.record.failed(code);
+        if let Some(session) = &mut self.session {
+            session.broken(reason.is_of_endpoint());
+        }
         self.finish();
         reason
     }
@@ -121,11 +124,18 @@ impl UpstreamResponse {
 
     fn observe(&mut self, data: &[u8]) {
         self.record.body_bytes(data.len());
-        if !self.scanner.is_event_stream() {
+        let mut is_first = !self.scanner.is_event_stream();
+        if is_first {
             self.record.first_token();
         }
         let record = &mut self.record;
-        self.scanner.feed(data, |finding| record.found(finding));
+        self.scanner.feed(data, |finding| {
+            is_first |= finding == Finding::FirstEvent;
+            record.found(finding);
+        });
+        if is_first && let Some(session) = &mut self.session {
+            session.first_byte();
+        }
     }
 
     fn finish(&mut self) {

@@ -1,0 +1,87 @@
+//! Decides before the end of the body.
+//!
+//! As soon as no endpoint holds the last block that was read, the blocks behind it cannot change the match: a block is
+//! known by a hash over all blocks before it. A pool with one endpoint has no choice, so it waits for nothing.
+//!
+//! Members that change all keys (`tools`, `cache_salt`) may follow the messages. A pool whose clients write bodies in this
+//! order decides at the end of the body, until a number of bodies in a row had another order.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::{BlockSink, Pick, PickRequest, PromptReader, Scheduler};
+use crate::{Error, signals::Lookup};
+
+/// Bodies in a row without late members, after which decisions are early again.
+const BODIES_UNTIL_EARLY: u32 = 100;
+
+/// Whether clients of the pool send members that change the keys behind the messages.
+#[derive(Debug, Default)]
+pub(super) struct LateMembers {
+    /// Bodies that are still read to their end.
+    bodies: AtomicU32,
+}
+
+impl LateMembers {
+    fn are_expected(&self) -> bool {
+        self.bodies.load(Relaxed) > 0
+    }
+
+    fn count(&self, has_late_members: bool) {
+        if has_late_members {
+            self.bodies.store(BODIES_UNTIL_EARLY, Relaxed);
+        } else {
+            // Fails at 0.
+            let _ = self.bodies.fetch_update(Relaxed, Relaxed, |bodies| bodies.checked_sub(1));
+        }
+    }
+}
+
+impl Scheduler {
+    /// Whether more of the body cannot change the decision.
+    pub fn can_decide(&self, reader: &mut PromptReader) -> bool {
+        if reader.is_ended() || self.endpoints.snapshot().len() <= 1 {
+            return true;
+        }
+        let Some(block) = reader.block_to_try() else { return false };
+        if self.is_held(block) {
+            return false;
+        }
+        reader.diverged();
+        !self.late_members.are_expected()
+    }
+
+    /// Picks endpoints for the prompt that was read so far, which replaces the one of `request`. See [`Scheduler::pick`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::pick`].
+    pub fn pick_for(&self, reader: &PromptReader, request: PickRequest<'_>) -> Result<Pick, Error> {
+        self.learn_order(reader);
+        let prompt = reader.prompt();
+        let pick = self.pick(&PickRequest { prompt: Some(&prompt), ..request })?;
+        if let Some(share) = reader.read_share() {
+            self.metrics.record_body_share(share);
+        }
+        Ok(pick)
+    }
+
+    /// The body of a request that was picked before its end has ended: the endpoint of `sink` holds all blocks.
+    pub fn add_rest(&self, reader: &PromptReader, sink: &BlockSink) {
+        self.learn_order(reader);
+        sink.add(&reader.prompt().blocks);
+    }
+
+    /// Takes note of where the body has the members that change the keys.
+    fn learn_order(&self, reader: &PromptReader) {
+        if let Some(has_late_members) = reader.changed_after_divergence() {
+            self.late_members.count(has_late_members);
+        }
+    }
+
+    fn is_held(&self, block: u64) -> bool {
+        let mut lookup = Lookup::default();
+        self.endpoints.prefixes().look_up([block], &mut lookup);
+        let snapshot = self.endpoints.snapshot();
+        (0..snapshot.len()).any(|index| lookup.matched(snapshot.slot(index)) > 0)
+    }
+}
