@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::ENGINE_STALE_AFTER;
+/// Maximum age of the engine's gauges. Engines update them only every few seconds.
+pub(super) const ENGINE_STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// Gauges and counters that the engine exports.
 #[derive(Clone, Copy, Debug)]

@@ -15,6 +15,7 @@ mod engine;
 mod ledger;
 mod membership;
 mod pool;
+mod reports;
 mod snapshot;
 mod state;
 mod view;

@@ -1,10 +1,10 @@
-//! The state of all endpoints of a pool, and the agents' reports that update it.
+//! The state of all endpoints of a pool.
 //!
 //! One lock guards all of it. Reports and reservations hold it for microseconds and never across an await. Picks compare
 //! endpoints by a [`Snapshot`] without the lock.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,25 +15,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use forebay_resources::PoolEndpoint;
-use forebay_telemetry::{
-    Change, changes,
-    client::Received,
-    v1::{self, GpuHealth},
-};
+use forebay_telemetry::client::Received;
 
 use super::{
     ledger::{PickId, Work},
+    reports::{Agent, Effects, Members},
     snapshot::Snapshot,
-    state::{EndpointState, EngineGauges, KernelCount, Outcome, Priors, signed_seconds},
+    state::{EndpointState, Outcome, Priors, signed_seconds},
     view::{AgentView, EndpointView},
     waiting::{Prompt, added_waiting},
 };
 use crate::signals::{BLOCK_BYTES, IndexBudget, PrefixIndex, Slot, median};
-
-/// Maximum endpoints accepted per agent. Further ones are ignored.
-const MAX_ENDPOINTS_PER_AGENT: usize = 4096;
-/// Maximum lost GPUs accepted per agent. Further ones are ignored.
-const MAX_GPUS_PER_AGENT: usize = 1024;
 
 /// Memory for the prefix index of a pool.
 const PREFIX_INDEX_BYTES: usize = 64 << 20;
@@ -86,29 +78,6 @@ impl Slots {
             self.used - 1
         })
     }
-}
-
-/// The state that one agent reported. It also contains pods that are not members of the pool, because they may become
-/// members long after the report.
-#[derive(Debug, Default)]
-struct Agent {
-    node: String,
-    connected: bool,
-    /// The loss of the stream was reported since the newest frame.
-    reported_down: bool,
-    epoch: u64,
-    last_frame: Option<Instant>,
-    reports: HashMap<SocketAddr, Report>,
-    lost_gpus: HashSet<String>,
-}
-
-/// The report of an agent on one endpoint.
-#[derive(Clone, Debug)]
-struct Report {
-    uid: String,
-    kernel: Option<KernelCount>,
-    engine: Option<EngineGauges>,
-    gpu_uuids: Vec<String>,
 }
 
 impl Endpoints {
@@ -222,58 +191,9 @@ impl Endpoints {
     pub fn apply(&self, agent_address: SocketAddr, received: &Received) {
         let state = &mut *self.lock();
         let Some(agent) = state.agents.get_mut(&agent_address) else { return };
-        agent.on_frame(received.at);
-        let mut slots = Members {
-            endpoints: &mut state.endpoints,
-            by_address: &state.by_address,
-            priors: state.priors,
-            touched: Vec::new(),
-            restarted: Vec::new(),
-            generated_tokens: 0.0,
-            ended_requests: 0.0,
-        };
-        let had_lost_gpus = !agent.lost_gpus.is_empty();
-        let mut new_epoch = false;
-        // Reports before a snapshot that it does not renew.
-        let mut gone = HashMap::new();
-        for change in changes(&received.frame) {
-            match change {
-                Change::Reset { epoch } => {
-                    new_epoch = std::mem::replace(&mut agent.epoch, epoch) != epoch;
-                    agent.lost_gpus.clear();
-                    gone = std::mem::take(&mut agent.reports);
-                }
-                Change::Node(node) => agent.node.clone_from(&node.name),
-                Change::GpuRemoved(uuid) => {
-                    agent.lost_gpus.remove(uuid);
-                }
-                Change::Gpu(gpu) => agent.take_gpu(gpu),
-                Change::EndpointRemoved(key) => {
-                    if let Some(address) = address_of(key)
-                        && let Some(report) = agent.reports.remove(&address)
-                    {
-                        slots.forget(address, &report);
-                    }
-                }
-                Change::Endpoint(endpoint) => {
-                    if let Some(address) = agent.take_endpoint(endpoint, received, new_epoch, &mut slots) {
-                        gone.remove(&address);
-                    }
-                }
-                Change::KernelConfirmed { measured_boottime_ns } => {
-                    agent.kernel_still_holds(measured_boottime_ns, received, &mut slots);
-                }
-                Change::GpusConfirmed { .. } => {}
-                Change::EngineConfirmed(engine) => agent.engine_still_holds(engine, received, &mut slots),
-            }
-        }
-        for (address, report) in gone {
-            slots.forget(address, &report);
-        }
-        if had_lost_gpus || !agent.lost_gpus.is_empty() {
-            agent.mark_lost_gpus(received.at + self.stale_after, &mut slots);
-        }
-        let Members { touched, restarted, generated_tokens, ended_requests, .. } = slots;
+        let mut members = Members::new(&mut state.endpoints, &state.by_address, state.priors);
+        agent.apply(received, self.stale_after, &mut members);
+        let Effects { touched, restarted, generated_tokens, ended_requests } = members.into_effects();
         for index in restarted {
             self.prefixes.clear(state.endpoints[index].slot);
         }
@@ -281,15 +201,18 @@ impl Endpoints {
         let is_due = received.at.saturating_duration_since(state.priors_at) >= PRIORS_INTERVAL;
         if is_due {
             state.compute_priors(received.at);
-            for endpoint in &state.endpoints {
-                let blocks =
-                    endpoint.engine.capacity_bytes().map(|bytes| (bytes / BLOCK_BYTES as f64) as usize);
-                self.prefixes.set_capacity(endpoint.slot, blocks);
-            }
+            self.set_capacities(state);
         }
         let all = 0..if is_due { state.endpoints.len() } else { 0 };
         for index in touched.into_iter().chain(all) {
             self.publish(state, index);
+        }
+    }
+
+    fn set_capacities(&self, state: &PoolState) {
+        for endpoint in &state.endpoints {
+            let blocks = endpoint.engine.capacity_bytes().map(|bytes| (bytes / BLOCK_BYTES as f64) as usize);
+            self.prefixes.set_capacity(endpoint.slot, blocks);
         }
     }
 
@@ -441,175 +364,4 @@ impl PoolState {
         }
         member
     }
-}
-
-/// The members of the pool, as reports are applied to them.
-struct Members<'a> {
-    endpoints: &'a mut [EndpointState],
-    by_address: &'a foldhash::HashMap<SocketAddr, usize>,
-    priors: Priors,
-    /// Members whose state changed.
-    touched: Vec<usize>,
-    /// Members whose engine restarted.
-    restarted: Vec<usize>,
-    generated_tokens: f64,
-    ended_requests: f64,
-}
-
-impl Members<'_> {
-    /// The member that the report is about.
-    fn of(&mut self, address: SocketAddr, report: &Report) -> Option<&mut EndpointState> {
-        let index = *self.by_address.get(&address)?;
-        let endpoint = self.endpoints.get_mut(index).filter(|endpoint| report.is_about(endpoint))?;
-        self.touched.push(index);
-        Some(endpoint)
-    }
-
-    fn set_engine(&mut self, address: SocketAddr, report: &Report, engine: Option<EngineGauges>) {
-        let Some(endpoint) = self.of(address, report) else { return };
-        let reading = endpoint.set_engine(engine);
-        self.generated_tokens += reading.generated_tokens;
-        self.ended_requests += reading.ended_requests;
-        if reading.has_restarted {
-            self.restarted.extend(self.touched.last());
-        }
-    }
-
-    fn forget(&mut self, address: SocketAddr, report: &Report) {
-        let priors = self.priors;
-        if let Some(endpoint) = self.of(address, report) {
-            endpoint.set_kernel(None, false, &priors);
-            endpoint.set_engine(None);
-            endpoint.set_gpu_lost_until(None);
-        }
-    }
-}
-
-impl Report {
-    /// Compares the uid, because the address may have belonged to an earlier pod. Pods of a folder may have no uid.
-    fn is_about(&self, state: &EndpointState) -> bool {
-        self.uid.is_empty() || state.endpoint.uid.is_empty() || self.uid == state.endpoint.uid
-    }
-}
-
-impl Agent {
-    fn take_gpu(&mut self, gpu: &v1::Gpu) {
-        if gpu.health() != GpuHealth::Lost {
-            self.lost_gpus.remove(&gpu.uuid);
-        } else if self.lost_gpus.len() < MAX_GPUS_PER_AGENT {
-            self.lost_gpus.insert(gpu.uuid.clone());
-        }
-    }
-
-    fn has_lost(&self, report: &Report) -> bool {
-        report.gpu_uuids.iter().any(|uuid| self.lost_gpus.contains(uuid))
-    }
-
-    fn on_frame(&mut self, at: Instant) {
-        self.connected = true;
-        self.reported_down = false;
-        self.last_frame = Some(at);
-    }
-
-    fn mark_lost_gpus(&self, until: Instant, members: &mut Members<'_>) {
-        for (address, report) in &self.reports {
-            if let Some(endpoint) = members.of(*address, report) {
-                endpoint.set_gpu_lost_until(self.has_lost(report).then_some(until));
-            }
-        }
-    }
-
-    /// Applies the report on one endpoint. Returns its address, or `None` if the report is invalid or over the limit.
-    fn take_endpoint(
-        &mut self,
-        endpoint: &v1::Endpoint,
-        received: &Received,
-        new_epoch: bool,
-        members: &mut Members<'_>,
-    ) -> Option<SocketAddr> {
-        let key = endpoint.key.as_ref()?;
-        let address = address_of(key)?;
-        if self.reports.len() >= MAX_ENDPOINTS_PER_AGENT && !self.reports.contains_key(&address) {
-            return None;
-        }
-        let kernel = endpoint.kernel.as_ref().and_then(|kernel| {
-            let measured = received.local_time(kernel.measured_boottime_ns)?;
-            Some(KernelCount {
-                in_flight: kernel.in_flight,
-                started: kernel.started,
-                waiting_bytes: kernel.waiting_request_bytes,
-                bytes_in: kernel.bytes_in,
-                bytes_out: kernel.bytes_out,
-                chunks: kernel.chunks,
-                opaque_connections: kernel.opaque_connections,
-                measured,
-            })
-        });
-        let engine = endpoint.engine.as_ref().and_then(|engine| {
-            let measured = received.local_time(engine.measured_boottime_ns)?;
-            Some(engine_gauges(engine, measured))
-        });
-        let report = Report { uid: key.uid.clone(), kernel, engine, gpu_uuids: endpoint.gpu_uuids.clone() };
-        let priors = members.priors;
-        if let Some(member) = members.of(address, &report) {
-            member.set_kernel(kernel, new_epoch, &priors);
-            if !self.has_lost(&report) {
-                member.set_gpu_lost_until(None);
-            }
-        }
-        members.set_engine(address, &report, engine);
-        self.reports.insert(address, report);
-        Some(address)
-    }
-
-    fn kernel_still_holds(
-        &mut self,
-        measured_boottime_ns: u64,
-        received: &Received,
-        members: &mut Members<'_>,
-    ) {
-        let Some(measured) = received.local_time(measured_boottime_ns) else { return };
-        for (address, report) in &mut self.reports {
-            if let Some(kernel) = &mut report.kernel {
-                kernel.measured = kernel.measured.max(measured);
-            }
-            if let Some(endpoint) = members.of(*address, report) {
-                endpoint.confirm_kernel(measured);
-            }
-        }
-    }
-
-    fn engine_still_holds(&mut self, age: &v1::EngineAge, received: &Received, members: &mut Members<'_>) {
-        let measured = received.local_time(age.measured_boottime_ns);
-        if let (Some(address), Some(measured)) = (age.key.as_ref().and_then(address_of), measured)
-            && let Some(report) = self.reports.get_mut(&address)
-        {
-            if let Some(engine) = &mut report.engine {
-                engine.measured = engine.measured.max(measured);
-            }
-            if let Some(endpoint) = members.of(address, report) {
-                endpoint.confirm_engine(measured);
-            }
-        }
-    }
-}
-
-fn engine_gauges(engine: &v1::EngineLoad, measured: Instant) -> EngineGauges {
-    let (block_size, blocks) = (engine.block_size_tokens, engine.num_gpu_blocks);
-    EngineGauges {
-        running: engine.running,
-        waiting: engine.waiting,
-        kv_usage: engine.kv_cache_usage,
-        prompt_tokens: engine.prompt_tokens,
-        prefix_queries: engine.prefix_cache_queries,
-        prefix_hits: engine.prefix_cache_hits,
-        generated_tokens: engine.generation_tokens,
-        ended_requests: engine.requests_succeeded,
-        cache_tokens: block_size.zip(blocks).map(|(size, count)| u64::from(size) * u64::from(count)),
-        measured,
-    }
-}
-
-fn address_of(key: &v1::EndpointKey) -> Option<SocketAddr> {
-    Some(SocketAddr::new(key.ip.parse().ok()?, u16::try_from(key.port).ok()?))
 }

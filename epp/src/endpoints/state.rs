@@ -6,7 +6,7 @@ use forebay_resources::PoolEndpoint;
 
 use super::{
     cell::Numbers,
-    engine::{EngineView, Reading},
+    engine::{ENGINE_STALE_AFTER, EngineGauges, EngineView, Reading},
     ledger::{Ledger, PickId, Work},
     view::{EndpointView, LoadSource},
 };
@@ -14,10 +14,6 @@ use crate::signals::{
     DEFAULT_PREFILL, DEFAULT_TOKEN, Failures, Mean, PrefillSpeed, Prior, Slot, TokenCount, TokenSpeed,
 };
 
-pub(super) use super::engine::EngineGauges;
-
-/// Maximum age of the engine's gauges. Engines update them only every few seconds.
-pub(super) const ENGINE_STALE_AFTER: Duration = Duration::from_secs(5);
 /// The kernel's count is not used after the engine has contradicted it for so long.
 const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
