@@ -120,7 +120,8 @@ async fn another_model_or_salt_does_not_match() {
     let salt = r#","cache_salt":"secret""#;
     let header = [(MODEL_NAME, "adapter")];
     let first = (&[][..], chat("qwen", &prompt, ""));
-    let cases: [(&str, &[(&str, &str)], String, bool); 6] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Headers<'_>, String, bool); 6] = [
         ("the same", &[], chat("qwen", &prompt, ""), true),
         ("other members", &[], chat("qwen", &prompt, r#","max_tokens":7,"stream":true"#), true),
         ("another model", &[], chat("adapter", &prompt, ""), false),
