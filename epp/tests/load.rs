@@ -262,6 +262,18 @@ async fn a_kernel_that_does_not_see_a_working_engine_is_not_believed() {
     agent.delta(Delta { endpoints: vec![working(1)], ..Delta::default() });
     harness.until_endpoint(1, "the engine is believed", |view| view.source == LoadSource::Engine).await;
     assert_eq!(harness.endpoint(1).load, 40);
+    let before = harness.endpoint(1).kernel_age;
+    agent.heartbeat();
+    harness.until_endpoint(1, "the kernel's count is confirmed", |view| view.kernel_age < before).await;
+    assert_eq!(harness.endpoint(1).load, 40, "a confirmed count is not believed either");
+
+    agent.delta(Delta { endpoints: vec![kernel(1, 0, 1)], ..Delta::default() });
+    harness.until_endpoint(1, "the kernel's next count is in", |view| view.engine_running.is_none()).await;
+    assert_eq!(
+        harness.endpoint(1).source,
+        LoadSource::Kernel,
+        "without the engine nobody contradicts the kernel"
+    );
 }
 
 #[tokio::test]

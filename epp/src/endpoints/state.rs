@@ -182,6 +182,9 @@ impl EndpointState {
     }
 
     fn count_foreign(&mut self, count: &KernelCount) {
+        if self.is_kernel_doubted() {
+            return;
+        }
         let in_flight = (count.in_flight.saturating_add(self.ledger.not_in_kernel()))
             .saturating_sub(self.ledger.open()) as f64;
         let bytes = count.waiting_bytes.saturating_sub(self.ledger.waiting_body_bytes()) as f64;
@@ -326,10 +329,14 @@ impl EndpointState {
     }
 
     fn fresh_kernel(&self, now: Instant, stale_after: Duration) -> Option<&KernelCount> {
+        let is_doubted = self.is_kernel_doubted();
+        self.kernel.as_ref().filter(|kernel| !is_doubted && age(now, kernel.measured) <= stale_after)
+    }
+
+    fn is_kernel_doubted(&self) -> bool {
         let contradicted_at = self.engine.gauges().map(|gauges| gauges.measured);
         let doubted = self.doubted_since.zip(contradicted_at);
-        let is_doubted = doubted.is_some_and(|(since, until)| age(until, since) >= DOUBT_AFTER);
-        self.kernel.as_ref().filter(|kernel| !is_doubted && age(now, kernel.measured) <= stale_after)
+        doubted.is_some_and(|(since, until)| age(until, since) >= DOUBT_AFTER)
     }
 
     /// Requests in flight, from the best source that is not stale.

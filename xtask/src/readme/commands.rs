@@ -33,6 +33,10 @@ const HOW: &[(&str, Run)] = &[
     ),
     ("cargo xtask bench list", Run::AsIs),
     ("cargo xtask bench freshness", Run::AsIs),
+    (
+        "cargo xtask bench routing",
+        Run::Instead("cargo xtask bench routing --trace agents --scenario plain --requests 400 --seeds 1"),
+    ),
     ("cargo xtask bench micro extract", Run::AsIs),
     (
         "cargo xtask bench gateway",
