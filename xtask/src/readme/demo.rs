@@ -1,4 +1,4 @@
-//! The demo, kept running for commands that need an agent or a gateway.
+//! The demo, kept running for commands that need an agent.
 
 use std::{
     fs,
@@ -22,7 +22,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct Demo {
     process: Child,
     agent: String,
-    gateway: String,
 }
 
 impl Demo {
@@ -33,15 +32,13 @@ impl Demo {
         fs::create_dir_all(clone.join("target"))?;
         let mut command = shell(line, clone);
         let process = command.stdout(fs::File::create(&log)?).process_group(0).spawn()?;
-        let mut demo = Self { process, agent: String::new(), gateway: String::new() };
+        let mut demo = Self { process, agent: String::new() };
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let text = fs::read_to_string(&log)?;
             if text.contains("Serving until Ctrl-C") {
                 demo.agent =
                     address_after("agent ", &text).context("the demo prints no address of the agent")?;
-                demo.gateway =
-                    address_after("gateway ", &text).context("the demo prints no address of the gateway")?;
                 return Ok(demo);
             }
             if let Some(status) = demo.process.try_wait()? {
@@ -54,9 +51,9 @@ impl Demo {
         }
     }
 
-    /// `line` with the addresses of the demo.
+    /// `line` with the address of the demo's agent.
     pub(super) fn fill_in(&self, line: &str) -> String {
-        line.replace("{agent}", &self.agent).replace("{gateway}", &self.gateway)
+        line.replace("{agent}", &self.agent)
     }
 }
 
@@ -79,10 +76,8 @@ mod tests {
 
     #[test]
     fn finds_addresses_behind_names_that_also_stand_in_sentences() {
-        let text =
-            "Starting the agent, and the gateway …\n  agent 10.0.0.1:9550   gateway 10.0.0.2:8080   ready";
-        assert_eq!(address_after("gateway ", text).as_deref(), Some("10.0.0.2:8080"));
+        let text = "Starting the agent and the gateway …\n  agent 10.0.0.1:9550   ready";
         assert_eq!(address_after("agent ", text).as_deref(), Some("10.0.0.1:9550"));
-        assert_eq!(address_after("gateway ", "the gateway …"), None);
+        assert_eq!(address_after("agent ", "Starting the agent and the gateway …"), None);
     }
 }
