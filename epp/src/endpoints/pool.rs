@@ -127,7 +127,7 @@ impl Endpoints {
         signed_seconds(at, self.base)
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,17 +258,17 @@ impl Endpoints {
         views.collect()
     }
 
-    /// Chooses one of the best endpoints and adds a pick to it, so that the next pick sees it. `rank` orders the indexes of
-    /// `snapshot` by their current numbers, best first. `None`: all of them are gone.
+    /// Adds a pick to the endpoint that `choose` returns as an index of `snapshot`, so that the next pick sees it. `choose`
+    /// sees numbers that no other pick changes meanwhile. `None`: the endpoint is gone.
     pub(crate) fn reserve(
         &self,
         snapshot: &Arc<Snapshot>,
         now: Instant,
-        rank: impl FnOnce(&Snapshot) -> usize,
+        choose: impl FnOnce() -> usize,
         work: impl FnOnce(usize) -> Work,
     ) -> Option<(usize, PickId, Option<Duration>)> {
         let state = &mut *self.lock();
-        let best = rank(snapshot);
+        let best = choose();
         let pick = PickId(state.next_pick);
         state.next_pick += 1;
         let index = if Arc::ptr_eq(snapshot, &state.snapshot) {

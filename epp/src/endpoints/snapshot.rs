@@ -39,6 +39,10 @@ impl Snapshot {
         self.endpoint(index).map(|endpoint| endpoint.address)
     }
 
+    pub(crate) fn position(&self, address: SocketAddr) -> Option<usize> {
+        self.endpoints.iter().position(|endpoint| endpoint.address == address)
+    }
+
     /// The number of the endpoint in the prefix index.
     pub(crate) fn slot(&self, index: usize) -> Slot {
         self.slots[index]

@@ -171,7 +171,7 @@ impl EndpointState {
         let decoding = new.in_flight as f64 - waiting;
         let count = TokenCount { tokens: new.chunks, started: new.started, decoding, waiting };
         self.token.counted(count, priors.token, new.measured);
-        // Own requests whose first byte nobody reports: the kernel does, in the order of arrival.
+        // First bytes that no gateway reports: the kernel's waiting bytes show them, assumed in the order of arrival.
         while self.ledger.waiting_body_bytes() > new.waiting_bytes
             && let Some((oldest, at, work)) = self.ledger.oldest_waiting()
             && !work.reports_first_byte
@@ -379,7 +379,7 @@ impl EndpointState {
         let engine = self.engine.gauges();
         let kernel = self.fresh_kernel(self.progress_at, Duration::MAX);
         let in_flight = self.ledger.open() as f64 + self.foreign.in_flight;
-        // Without the kernel nobody sees the tokens of a response.
+        // Without the kernel's count the tokens of a response are not visible.
         let decode = if self.silent_picks > 0 || self.foreign.in_flight >= 1.0 || kernel.is_none() {
             priors.output_tokens * token.at(in_flight)
         } else {

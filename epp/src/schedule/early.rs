@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{BlockSink, Pick, PickRequest, PromptReader, Scheduler};
-use crate::{Error, signals::Lookup};
+use crate::Error;
 
 /// Bodies in a row without late members, after which decisions are early again.
 const BODIES_UNTIL_EARLY: u32 = 100;
@@ -43,7 +43,7 @@ impl Scheduler {
             return true;
         }
         let Some(block) = reader.block_to_try() else { return false };
-        if self.is_held(block) {
+        if self.endpoints.prefixes().is_held(block) {
             return false;
         }
         reader.diverged();
@@ -76,12 +76,5 @@ impl Scheduler {
         if let Some(has_late_members) = reader.changed_after_divergence() {
             self.late_members.count(has_late_members);
         }
-    }
-
-    fn is_held(&self, block: u64) -> bool {
-        let mut lookup = Lookup::default();
-        self.endpoints.prefixes().look_up([block], &mut lookup);
-        let snapshot = self.endpoints.snapshot();
-        (0..snapshot.len()).any(|index| lookup.matched(snapshot.slot(index)) > 0)
     }
 }

@@ -167,7 +167,7 @@ impl Scheduler {
         let reserved = self.endpoints.reserve(
             &snapshot,
             now,
-            |_| {
+            || {
                 // Other picks may have changed the best few since they were compared.
                 if scratch.candidates.len() > 1 && self.pipeline.is_repeatable() {
                     self.pipeline.score(&view, scratch);
@@ -323,8 +323,7 @@ impl Pick {
         for name in self.pipeline.token_headers() {
             let Reservation { endpoints, address, .. } = &self.reservation;
             let snapshot = endpoints.snapshot();
-            let served = (0..snapshot.len()).find(|index| snapshot.address(*index) == Some(*address));
-            if let Some(endpoint) = served.and_then(|index| snapshot.endpoint(index)) {
+            if let Some(endpoint) = snapshot.position(*address).and_then(|index| snapshot.endpoint(index)) {
                 headers.push((name.to_owned(), session::token(&endpoint.pod)));
             }
         }
@@ -375,8 +374,7 @@ impl BlockSink {
     /// The endpoint gets a prompt with these blocks. Does nothing if the endpoint is gone.
     fn add(&self, blocks: &[u64]) {
         let snapshot = Arc::clone(&self.endpoints.snapshot());
-        let index = (0..snapshot.len()).find(|index| snapshot.address(*index) == Some(self.address));
-        if let Some(index) = index {
+        if let Some(index) = snapshot.position(self.address) {
             self.endpoints.prefixes().insert(snapshot.slot(index), blocks);
         }
     }

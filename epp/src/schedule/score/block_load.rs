@@ -47,14 +47,13 @@ impl Scorer for BlockLoad {
     fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
         let block_bytes = BLOCK_TOKENS * BYTES_PER_TOKEN;
         let prompt = view.prompt_bytes() as f32 / block_bytes;
-        for (candidate, score) in candidates.iter().zip(&mut *scores) {
-            let matched = view.matched_bytes(*candidate) as f32 / block_bytes;
-            let waiting = view.own_backlog_bytes(*candidate) / block_bytes;
+        lowest_is_best(candidates, scores, |it| {
+            let matched = view.matched_bytes(it) as f32 / block_bytes;
+            let waiting = view.own_backlog_bytes(it) / block_bytes;
             let prefill = (waiting + prompt - self.credit * matched).max(0.0);
-            let decode = view.own_prompt_bytes(*candidate) / block_bytes + prompt;
-            let requests = self.per_request_blocks * view.own_in_flight(*candidate);
-            *score = self.prefill_scale * prefill + decode + requests;
-        }
-        lowest_is_best(scores);
+            let decode = view.own_prompt_bytes(it) / block_bytes + prompt;
+            let requests = self.per_request_blocks * view.own_in_flight(it);
+            self.prefill_scale * prefill + decode + requests
+        });
     }
 }

@@ -22,10 +22,9 @@ impl Scorer for LMetric {
 
     fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
         let prompt = view.prompt_bytes();
-        for (candidate, score) in candidates.iter().zip(&mut *scores) {
-            let tokens = (prompt - view.matched_bytes(*candidate)) as f32 / BYTES_PER_TOKEN;
-            *score = tokens * (view.own_in_flight(*candidate) + 1.0);
-        }
-        lowest_is_best(scores);
+        lowest_is_best(candidates, scores, |it| {
+            let tokens = (prompt - view.matched_bytes(it)) as f32 / BYTES_PER_TOKEN;
+            tokens * (view.own_in_flight(it) + 1.0)
+        });
     }
 }

@@ -27,8 +27,11 @@ pub use self::{
     token_load::TokenLoad,
 };
 
-/// Maps the values of all candidates to scores: the lowest to 1, the highest to 0. All are 1 if they are equal.
-fn lowest_is_best(scores: &mut [f32]) {
+/// Scores the candidates by a value: the lowest gets 1, the highest 0. All get 1 if they are equal.
+fn lowest_is_best(candidates: &[u32], scores: &mut [f32], value: impl Fn(u32) -> f32) {
+    for (candidate, score) in candidates.iter().zip(&mut *scores) {
+        *score = value(*candidate);
+    }
     let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
     for score in scores.iter() {
         (min, max) = (min.min(*score), max.max(*score));

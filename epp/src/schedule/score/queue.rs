@@ -15,10 +15,7 @@ pub struct Queue;
 
 impl Scorer for Queue {
     fn score(&self, view: &View<'_>, candidates: &[u32], scores: &mut [f32]) {
-        for (candidate, score) in candidates.iter().zip(&mut *scores) {
-            *score = view.queued(*candidate).unwrap_or(0.0);
-        }
-        lowest_is_best(scores);
+        lowest_is_best(candidates, scores, |it| view.queued(it).unwrap_or(0.0));
     }
 }
 

@@ -135,6 +135,11 @@ impl PrefixIndex {
         record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
     }
 
+    /// Whether any endpoint holds the block.
+    pub(crate) fn is_held(&self, key: u64) -> bool {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).blocks.contains_key(&key)
+    }
+
     /// The endpoint gets a prompt with these blocks.
     pub(crate) fn insert(&self, slot: Slot, keys: &[u64]) {
         let state = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner);

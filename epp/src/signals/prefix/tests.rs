@@ -61,8 +61,10 @@ fn a_cleared_endpoint_holds_nothing() {
     let index = index();
     index.insert(0, &[1, 2]);
     index.insert(1, &[1]);
+    assert!(index.is_held(2));
     index.clear(0);
     assert_eq!(matched(&index, &[1, 2], 2), [0, 1]);
+    assert!(index.is_held(1) && !index.is_held(2));
     assert_eq!(index.blocks(0), 0);
 }
 

@@ -89,7 +89,7 @@ fn serve(policy: &str) -> Result<(), String> {
     let policies = policies::all(&EngineSpec::qwen3_32b_2xh100());
     let Some(policy) = policies.iter().find(|it| it.name == policy) else {
         let names: Vec<&str> = policies.iter().map(|it| it.name).collect();
-        return Err(format!("there is no policy {policy:?}; use one of {}", names.join(", ")));
+        return check_names("policy", &[policy.to_owned()], &names);
     };
     let mut router = PickerRouter::new(policy.pipeline.clone());
     wire::serve(&mut router, io::stdin().lock(), io::stdout().lock()).map_err(|error| error.to_string())
@@ -97,6 +97,9 @@ fn serve(policy: &str) -> Result<(), String> {
 
 fn compare(flags: &Cells) -> Result<(), String> {
     let engine = EngineSpec::qwen3_32b_2xh100();
+    let policies = policies::all(&engine);
+    check_names("scenario", &flags.scenario, &Scenario::ALL.map(Scenario::name))?;
+    check_names("policy", &flags.policy, &policies.iter().map(|it| it.name).collect::<Vec<_>>())?;
     let mut comparisons = Vec::new();
     let is_wanted = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|it| it == name);
     let names = if flags.trace.is_empty() { traces::Name::value_variants() } else { &flags.trace };
@@ -114,14 +117,14 @@ fn compare(flags: &Cells) -> Result<(), String> {
                 }
             };
             for scenario in Scenario::ALL.into_iter().filter(|it| is_wanted(&flags.scenario, it.name())) {
-                let policies = policies::all(&engine);
+                let title =
+                    format!("{} · {} · {} pods · load {load}", traces[0].name, scenario.name(), flags.pods);
+                eprintln!("{title} …");
                 let rows = policies
                     .iter()
                     .filter(|policy| is_wanted(&flags.policy, policy.name))
                     .map(|policy| row(policy, scenario, &engine, flags.pods, &traces))
                     .collect::<Result<Vec<_>, _>>()?;
-                let title =
-                    format!("{} · {} · {} pods · load {load}", traces[0].name, scenario.name(), flags.pods);
                 println!("{}", table(&title, policies::FOREBAY, &rows));
                 comparisons.extend(Comparison::of(title, &rows));
             }
@@ -129,6 +132,14 @@ fn compare(flags: &Cells) -> Result<(), String> {
     }
     print!("{}", summary::table(&comparisons));
     Ok(())
+}
+
+/// Fails if one of the names does not exist.
+fn check_names(kind: &str, wanted: &[String], names: &[&str]) -> Result<(), String> {
+    match wanted.iter().find(|it| !names.contains(&it.as_str())) {
+        Some(unknown) => Err(format!("there is no {kind} {unknown:?}; use one of {}", names.join(", "))),
+        None => Ok(()),
+    }
 }
 
 /// Runs one policy with each seed.
