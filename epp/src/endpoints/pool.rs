@@ -27,8 +27,6 @@ use super::{
 };
 use crate::signals::{BLOCK_BYTES, IndexBudget, PrefixIndex, Slot, median};
 
-/// Memory for the prefix index of a pool.
-const PREFIX_INDEX_BYTES: usize = 64 << 20;
 /// Time between two computations of what endpoints without measurements start from.
 const PRIORS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -104,7 +102,7 @@ impl Endpoints {
         Self {
             state: Mutex::new(state),
             snapshot: ArcSwap::new(snapshot),
-            prefixes: PrefixIndex::new(IndexBudget::new(PREFIX_INDEX_BYTES)),
+            prefixes: PrefixIndex::new(IndexBudget::of_process()),
             // Random, so that replicas of a picker do not all start with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..)),
             base: now,

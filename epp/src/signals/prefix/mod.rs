@@ -13,7 +13,7 @@ mod lru;
 use std::{
     collections::hash_map::Entry,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, LazyLock, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -39,9 +39,18 @@ pub(crate) struct IndexBudget {
     left: AtomicUsize,
 }
 
+/// Memory for the prefix indexes of all pools of the process, about.
+const PROCESS_BYTES: usize = 64 << 20;
+
 impl IndexBudget {
+    /// The budget of all pools of the process: a gateway may pick for hundreds of them.
+    pub(crate) fn of_process() -> Arc<Self> {
+        static BUDGET: LazyLock<Arc<IndexBudget>> = LazyLock::new(|| IndexBudget::new(PROCESS_BYTES));
+        Arc::clone(&BUDGET)
+    }
+
     /// `bytes`: memory of all indexes, about.
-    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+    fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { left: AtomicUsize::new(bytes / BYTES_PER_BLOCK) })
     }
 
