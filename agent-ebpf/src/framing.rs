@@ -44,7 +44,7 @@ mod walk;
 
 pub use half::{Effects, Half};
 pub use payload::Payload;
-pub use state::{Connection, MAX_PENDING, Segment};
+pub use state::{Connection, MAX_PENDING, OpenRequest, Segment};
 pub use walk::MAX_STEPS;
 
 #[cfg(test)]

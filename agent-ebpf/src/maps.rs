@@ -17,8 +17,8 @@ use core::{marker::PhantomData, mem::size_of};
 
 use crate::{framing::Connection, histogram::BUCKETS};
 
-/// Version of all layouts. Part of the pin path (`…/forebay/v2`).
-pub const SCHEMA: u32 = 2;
+/// Version of all layouts. Part of the pin path (`…/forebay/v3`).
+pub const SCHEMA: u32 = 3;
 
 /// Maximum endpoints (pod address and port) followed on a node.
 pub const MAX_ENDPOINTS: u32 = 256;
@@ -199,7 +199,7 @@ pub struct Load {
     pub bytes_in: u64,
     /// TCP payload bytes sent, without retransmits.
     pub bytes_out: u64,
-    /// Response chunks with data (one SSE event each, unless merged).
+    /// Chunks with data of responses to POST (one SSE event each, unless merged).
     pub chunks: u64,
     /// Connections that are not HTTP/1.1 (TLS, HTTP/2) or pipeline too many requests.
     pub opaque_connections: u64,
@@ -207,6 +207,8 @@ pub struct Load {
     pub lost_framing: u64,
     /// Last time that a request started, finished or was aborted, CLOCK_BOOTTIME nanoseconds.
     pub changed_ns: u64,
+    /// Last time that content of a response to POST was sent, CLOCK_BOOTTIME nanoseconds. 0: never.
+    pub sent_ns: u64,
 }
 
 /// The histograms of a slot, in [`LATENCIES`].
@@ -352,7 +354,7 @@ pub mod gpu_field {
 
 const _: () = {
     assert!(size_of::<EndpointKey>() == 16);
-    assert!(size_of::<Load>() == 120);
+    assert!(size_of::<Load>() == 128);
     assert!(size_of::<Histogram>() == 8 + 8 * 224);
     assert!(size_of::<Event>() == 32);
     assert!(size_of::<GpuSample>() == 120);

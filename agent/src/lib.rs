@@ -3,6 +3,7 @@
 //! - [`discover`] finds the pods to watch and their cgroups.
 //! - [`kernel`] loads the kernel programs and reads what they count.
 //! - [`gpu`] samples GPUs, [`engine`] scrapes engines.
+//! - [`liveness`] tells whether an engine works.
 //! - [`publish`] holds the current state and serves it.
 //! - [`node`] starts all of it.
 #![warn(missing_docs)]
@@ -11,5 +12,6 @@ pub mod discover;
 pub mod engine;
 pub mod gpu;
 pub mod kernel;
+pub mod liveness;
 pub mod node;
 pub mod publish;

@@ -35,10 +35,48 @@ pub enum Error {
     /// The filters of the pipeline left no endpoint.
     #[error("the filters of the picker's configuration leave no endpoint of InferencePool {0}")]
     FilteredOut(ObjectKey),
+    /// The resources are not loaded, so no pool is known.
+    #[error("the resources are not loaded yet")]
+    NotLoaded,
+    /// The gateway names a pool that this process does not serve.
+    #[error("InferencePool {pool:?} does not exist or is not served here: this picker serves {scope}")]
+    PoolNotServed {
+        /// What the gateway sent.
+        pool: String,
+        /// What is served.
+        scope: String,
+    },
+    /// The authority of the stream is no Service of a pool.
+    #[error(
+        "no InferencePool for the authority {authority:?}: the gateway must send metadata forebay.dev/pool (NAMESPACE/NAME), \
+         or as :authority the Service (NAME.NAMESPACE.svc) that the endpointPickerRef of a pool names; this picker serves {scope}"
+    )]
+    UnknownService {
+        /// What the gateway sent.
+        authority: String,
+        /// What is served.
+        scope: String,
+    },
+    /// Several pools name the Service in the authority.
+    #[error(
+        "the authority {authority:?} and port {port} name no single InferencePool: the endpointPickerRefs of {pools} name this \
+         Service; give each another port and listen on it (--grpc-listen), or each a Service of its own"
+    )]
+    AmbiguousService {
+        /// What the gateway sent.
+        authority: String,
+        /// Port of the authority, else of the connection.
+        port: u16,
+        /// Some of the pools.
+        pools: String,
+    },
     /// The limit of concurrent ext_proc streams is reached.
     #[error("the limit of {0} concurrent requests is reached")]
     TooManyStreams(usize),
 
+    /// No address for ext_proc.
+    #[error("no address to listen on for ext_proc; set --grpc-listen")]
+    NoListener,
     /// A listener cannot be bound.
     #[error("cannot listen on {address} for {purpose}: {source}")]
     Listen {
@@ -71,9 +109,13 @@ impl Error {
             | Self::NoReadyEndpoint(_)
             | Self::OutsideSubset(_)
             | Self::GpusLost(_)
-            | Self::FilteredOut(_) => ErrorSource::Pool,
-            Self::TooManyStreams(_) => ErrorSource::Picker,
-            Self::Listen { .. }
+            | Self::FilteredOut(_)
+            | Self::PoolNotServed { .. }
+            | Self::UnknownService { .. }
+            | Self::AmbiguousService { .. } => ErrorSource::Pool,
+            Self::NotLoaded | Self::TooManyStreams(_) => ErrorSource::Picker,
+            Self::NoListener
+            | Self::Listen { .. }
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)
@@ -102,8 +144,13 @@ impl Error {
             Self::OutsideSubset(_) => "no_endpoint_in_subset",
             Self::GpusLost(_) => "gpus_lost",
             Self::FilteredOut(_) => "no_endpoint_after_filters",
+            Self::PoolNotServed { .. } => "pool_not_served",
+            Self::UnknownService { .. } => "unknown_service",
+            Self::AmbiguousService { .. } => "ambiguous_service",
+            Self::NotLoaded => "not_loaded",
             Self::TooManyStreams(_) => "too_many_requests_in_flight",
-            Self::Listen { .. }
+            Self::NoListener
+            | Self::Listen { .. }
             | Self::Resources(_)
             | Self::Tls(_)
             | Self::Selector(_)

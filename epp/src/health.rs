@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use forebay_resources::{ObjectKey, Store};
+use forebay_resources::Store;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::pools::PoolScope;
 
 /// Service name of the liveness probe. Always `SERVING`.
 const LIVENESS: &str = "liveness";
@@ -13,10 +15,9 @@ const LIVENESS: &str = "liveness";
 const READINESS: [&str; 4] =
     ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension"];
 
-/// Ready when the resources are loaded and the pool exists.
-pub(crate) fn is_ready(store: &Store, pool: &ObjectKey) -> bool {
-    let snapshot = store.snapshot();
-    snapshot.generation > 0 && snapshot.inference_pools.contains_key(pool)
+/// Ready when the resources are loaded and, if only one pool is served, it exists.
+pub(crate) fn is_ready(store: &Store, scope: &PoolScope) -> bool {
+    scope.is_loaded(&store.snapshot())
 }
 
 /// Sets the initial statuses: live, not ready.
@@ -29,13 +30,13 @@ pub(crate) async fn register(reporter: &HealthReporter) {
 pub(crate) async fn follow(
     reporter: HealthReporter,
     store: Arc<Store>,
-    pool: ObjectKey,
+    scope: PoolScope,
     draining: CancellationToken,
 ) {
     let mut generations = store.subscribe();
     loop {
         generations.mark_unchanged();
-        set_readiness(&reporter, is_ready(&store, &pool)).await;
+        set_readiness(&reporter, is_ready(&store, &scope)).await;
         tokio::select! {
             changed = generations.changed() => if changed.is_err() { return },
             () = draining.cancelled() => break,

@@ -1,17 +1,17 @@
-//! The scheduler of one pool with the tasks that update it. No server.
+//! The scheduler of one pool with its part of the telemetry.
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_resources::{ObjectKey, Store};
+use forebay_resources::{ObjectKey, PoolEndpoint, Store};
 use forebay_service::tls::Identity;
-use forebay_telemetry::client::WatchOptions;
-use tokio::task::JoinSet;
+use forebay_telemetry::client::{STALE_HEARTBEATS, WatchOptions};
 
 use crate::{
     Error,
-    endpoints::{AgentOptions, Endpoints, follow_agents, follow_members, parse_selector},
+    agents::{AgentOptions, AgentView, Agents, Reader, parse_selector},
+    endpoints::Endpoints,
     metrics::Metrics,
-    schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Pipeline, Scheduler},
+    schedule::{MAX_ENDPOINTS_PER_PICK, Pick, PickRequest, Pipelines, Scheduler},
 };
 
 /// Default labels of the agents' pods.
@@ -21,7 +21,7 @@ pub const DEFAULT_AGENT_PORT: u16 = 9550;
 /// Default heartbeat of the agents.
 pub const DEFAULT_AGENT_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Options of a [`Picker`].
+/// Options of the pickers of a process.
 #[derive(Clone, Debug)]
 pub struct PickerOptions {
     /// Labels of the agents' pods.
@@ -37,7 +37,7 @@ pub struct PickerOptions {
     /// Maximum endpoints of a decision for gateways that accept a list, 1 to 3.
     pub endpoints_per_pick: usize,
     /// What decides the picks.
-    pub pipeline: Arc<Pipeline>,
+    pub pipelines: Pipelines,
 }
 
 impl Default for PickerOptions {
@@ -49,7 +49,7 @@ impl Default for PickerOptions {
             agent_heartbeat: DEFAULT_AGENT_HEARTBEAT,
             agent_tls: None,
             endpoints_per_pick: MAX_ENDPOINTS_PER_PICK,
-            pipeline: Arc::default(),
+            pipelines: Pipelines::default(),
         }
     }
 }
@@ -63,67 +63,67 @@ impl PickerOptions {
     pub fn check(&self) -> Result<(), Error> {
         parse_selector(&self.agent_selector).map(|_| ())
     }
+
+    /// Starts the streams to the agents in `store`, for all pickers of the process. `subscriber`: name of the process in the
+    /// agents' logs. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The agent selector is invalid.
+    pub fn follow_agents(&self, store: Arc<Store>, subscriber: String) -> Result<Arc<Agents>, Error> {
+        let watch = WatchOptions {
+            subscriber,
+            min_interval: Duration::ZERO,
+            heartbeat: self.agent_heartbeat,
+            tls: self.agent_tls.clone(),
+        };
+        let options = AgentOptions {
+            selector: parse_selector(&self.agent_selector)?,
+            namespace: self.agent_namespace.clone(),
+            port: self.agent_port,
+            watch,
+        };
+        Ok(Agents::start(store, options))
+    }
 }
 
-/// Picks endpoints of one pool. Follows the members of the pool and their load until it is dropped.
+/// Picks endpoints of one pool. Its load is followed until this is dropped.
 #[derive(Debug)]
 pub struct Picker {
     scheduler: Arc<Scheduler>,
-    tasks: JoinSet<()>,
+    reader: Reader,
 }
 
 impl Picker {
-    /// Starts following the members and the agents in `store`. Must be called in a tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// The agent selector is invalid.
-    pub fn start(
-        store: Arc<Store>,
+    /// A picker without members.
+    pub fn new(
+        agents: &Arc<Agents>,
         pool: ObjectKey,
         metrics: Arc<Metrics>,
-        options: PickerOptions,
-    ) -> Result<Self, Error> {
-        let mut picker = Self::start_without_members(store.clone(), pool.clone(), metrics, options)?;
-        picker.tasks.spawn(follow_members(store, pool, picker.scheduler.endpoints().clone()));
-        Ok(picker)
+        options: &PickerOptions,
+    ) -> Self {
+        let endpoints = Arc::new(Endpoints::new(options.agent_heartbeat * STALE_HEARTBEATS));
+        let reader = agents.reader(endpoints.clone());
+        metrics.watch(pool.clone(), endpoints.clone());
+        let pipeline = options.pipelines.for_pool();
+        let scheduler = Scheduler::new(pool, endpoints, pipeline, metrics, options.endpoints_per_pick);
+        Self { scheduler: Arc::new(scheduler), reader }
     }
 
-    /// Like [`Picker::start`], without following the members. The caller sets them with [`Endpoints::set_members`].
-    ///
-    /// # Errors
-    ///
-    /// The agent selector is invalid.
-    pub fn start_without_members(
-        store: Arc<Store>,
-        pool: ObjectKey,
-        metrics: Arc<Metrics>,
-        options: PickerOptions,
-    ) -> Result<Self, Error> {
-        let watch = WatchOptions {
-            subscriber: format!("epp {pool}"),
-            min_interval: Duration::ZERO,
-            heartbeat: options.agent_heartbeat,
-            tls: options.agent_tls,
-        };
-        let endpoints = Arc::new(Endpoints::new(watch.stale_after()));
-        let agents = AgentOptions {
-            selector: parse_selector(&options.agent_selector)?,
-            namespace: options.agent_namespace,
-            port: options.agent_port,
-            watch,
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow_agents(store, agents, endpoints.clone()));
-        metrics.watch(endpoints.clone());
-        let scheduler =
-            Arc::new(Scheduler::new(pool, endpoints, options.pipeline, metrics, options.endpoints_per_pick));
-        Ok(Self { scheduler, tasks })
+    /// Replaces the members of the pool. `None` if the pool does not exist. Endpoints of the same pod keep their load and
+    /// their picks. What the agents know of new ones is applied at once.
+    pub fn set_members(&mut self, members: Option<Vec<PoolEndpoint>>) {
+        self.reader.set_members(members);
     }
 
     /// The scheduler. It works without updates after the picker is dropped.
     pub fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
+    }
+
+    /// The agents that report members of the pool.
+    pub fn agents(&self) -> Vec<AgentView> {
+        self.reader.views()
     }
 
     /// See [`Scheduler::pick`].

@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
-    Error, Metrics, Picker, PickerOptions,
+    Error, PickerOptions,
     admin::{self, Admin},
     health, interest,
-    protocol::ExtProc,
+    pools::{PoolScope, Pools},
+    protocol::{ExtProc, ObeyedHeaders},
+    schedule::Scheduler,
 };
 
 /// Maximum connections of gateways. Envoy and Forebay's gateway open one per thread.
@@ -35,10 +37,10 @@ const PROBE_KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duratio
 pub struct ServerOptions {
     /// Where the resources come from.
     pub resources: ResourceSource,
-    /// The InferencePool to pick for.
-    pub pool: ObjectKey,
-    /// Address of the ext_proc service.
-    pub grpc_listen: SocketAddr,
+    /// The InferencePools to pick for.
+    pub pools: PoolScope,
+    /// Addresses of the ext_proc service.
+    pub grpc_listen: Vec<SocketAddr>,
     /// Certificate of the ext_proc service. With client CAs, gateways must present a certificate.
     pub tls: Option<Arc<Identity>>,
     /// Address of the gRPC health service.
@@ -51,6 +53,8 @@ pub struct ServerOptions {
     pub max_message_bytes: usize,
     /// Maximum concurrent requests of all gateways.
     pub max_streams: u32,
+    /// Headers of clients that the picker obeys.
+    pub obeyed: ObeyedHeaders,
     /// Time that requests in flight have to finish after shutdown began.
     pub drain_timeout: Duration,
 }
@@ -58,13 +62,15 @@ pub struct ServerOptions {
 /// A running endpoint picker. Dropping it stops it without draining.
 #[derive(Debug)]
 pub struct Server {
-    /// Address of the ext_proc service.
+    /// Address of the ext_proc service, the first one.
     pub grpc_address: SocketAddr,
+    /// All addresses of the ext_proc service.
+    pub grpc_addresses: Vec<SocketAddr>,
     /// Address of the gRPC health service.
     pub health_address: SocketAddr,
     /// Address of the HTTP pages.
     pub http_address: SocketAddr,
-    picker: Picker,
+    pools: Arc<Pools>,
     _resources: Provider,
     /// Cancelled when shutdown begins: not ready, no new connections.
     draining: CancellationToken,
@@ -81,42 +87,50 @@ impl Server {
     ///
     /// A port, the resources or an option cannot be used.
     pub async fn start(options: ServerOptions) -> Result<Self, Error> {
-        let (grpc, grpc_address) = listen("ext_proc", options.grpc_listen).await?;
+        let mut grpc = Vec::new();
+        for address in &options.grpc_listen {
+            grpc.push(listen("ext_proc", *address).await?);
+        }
+        let grpc_addresses: Vec<SocketAddr> = grpc.iter().map(|(_, address)| *address).collect();
+        let grpc_address = *grpc_addresses.first().ok_or(Error::NoListener)?;
         let (health, health_address) = listen("health", options.health_listen).await?;
         let (http, http_address) = listen("HTTP", options.http_listen).await?;
 
         let store = Store::new();
-        let metrics = Metrics::new();
-        let interest = interest(&options.pool, &options.picker)?;
+        let interest = interest(&options.pools, &options.picker)?;
         let resources = forebay_resources::start(&options.resources, interest, store.clone()).await?;
-        let picker = Picker::start(store.clone(), options.pool.clone(), metrics.clone(), options.picker)?;
+        let pools = Arc::new(Pools::start(store.clone(), options.pools.clone(), options.picker)?);
         let draining = CancellationToken::new();
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         health::register(&reporter).await;
         let service = ExtProc::new(
-            picker.scheduler().clone(),
-            metrics.clone(),
+            pools.current(),
+            pools.unrouted(),
             options.max_streams,
             options.max_message_bytes,
+            options.obeyed,
         );
         let mut ext_proc = JoinSet::new();
-        let gateways = incoming::accept("ext_proc", grpc, options.tls, GATEWAY_LIMITS);
-        ext_proc.spawn(serve_gateways(Arc::new(service), gateways, draining.clone()));
+        let service = Arc::new(service);
+        for (listener, address) in grpc {
+            let gateways = incoming::accept("ext_proc", listener, options.tls.clone(), GATEWAY_LIMITS);
+            ext_proc.spawn(serve_gateways(service.clone(), gateways, address.port(), draining.clone()));
+        }
 
         let mut background = JoinSet::new();
         let probes = incoming::accept("health", health, None, PROBE_LIMITS);
         background.spawn(serve_probes(health_service, probes));
-        background.spawn(health::follow(reporter, store.clone(), options.pool.clone(), draining.clone()));
-        let admin =
-            Admin { metrics, endpoints: picker.scheduler().endpoints().clone(), store, pool: options.pool };
+        background.spawn(health::follow(reporter, store.clone(), options.pools.clone(), draining.clone()));
+        let admin = Admin { pools: pools.clone(), store, scope: options.pools };
         background.spawn(admin::serve(http, Arc::new(admin)));
 
         Ok(Self {
             grpc_address,
+            grpc_addresses,
             health_address,
             http_address,
-            picker,
+            pools,
             _resources: resources,
             draining,
             ext_proc,
@@ -125,9 +139,14 @@ impl Server {
         })
     }
 
-    /// The picker.
-    pub fn picker(&self) -> &Picker {
-        &self.picker
+    /// The pools.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The scheduler of a pool. `None` if it is not served.
+    pub fn scheduler(&self, pool: &ObjectKey) -> Option<Arc<Scheduler>> {
+        self.pools.scheduler(pool)
     }
 
     /// Shuts down: becomes not ready, accepts no new connections, waits for the requests in flight, and ends the remaining
@@ -148,10 +167,11 @@ async fn listen(purpose: &'static str, address: SocketAddr) -> Result<(TcpListen
     Ok((listener, bound))
 }
 
-/// Accepts and serves connections of gateways. After `draining`, accepts no more and waits for the requests in flight.
+/// Accepts and serves connections of gateways on `port`. After `draining`, accepts no more and waits for the requests in flight.
 async fn serve_gateways(
     service: Arc<ExtProc>,
     gateways: impl Stream<Item = io::Result<Connection>>,
+    port: u16,
     draining: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
@@ -169,7 +189,7 @@ async fn serve_gateways(
             }
             let (service, draining) = (service.clone(), draining.clone());
             connections.spawn(async move {
-                if let Err(error) = service.serve(gateway, &draining).await {
+                if let Err(error) = service.serve(gateway, port, &draining).await {
                     tracing::debug!(%error, "the connection of a gateway failed");
                 }
             });

@@ -55,10 +55,12 @@ async fn pool(client: &Client, app: &str) {
 async fn until(server: &Server, endpoints: &[&str], agents: &[&str]) {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
-        let known = server.picker().scheduler().endpoints();
+        let scheduler = server.scheduler(&ObjectKey::new("models", "qwen")).unwrap();
+        let known = scheduler.endpoints();
         let mut found: Vec<String> =
             known.endpoints().iter().map(|it| it.endpoint.address.to_string()).collect();
-        let mut found_agents: Vec<String> = known.agents().iter().map(|it| it.address.to_string()).collect();
+        let mut found_agents: Vec<String> =
+            server.pools().agents().views().iter().map(|it| it.address.to_string()).collect();
         found.sort();
         found_agents.sort();
         if found == endpoints && found_agents == agents {
@@ -74,8 +76,8 @@ async fn start(api: &ApiServer) -> Server {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Server::start(ServerOptions {
         resources: ResourceSource::Cluster { kubeconfig: Some(api.kubeconfig_as(USER).unwrap()) },
-        pool: ObjectKey::new("models", "qwen"),
-        grpc_listen: any,
+        pools: ObjectKey::new("models", "qwen").into(),
+        grpc_listen: vec![any],
         tls: None,
         health_listen: any,
         http_listen: any,
@@ -87,6 +89,7 @@ async fn start(api: &ApiServer) -> Server {
         },
         max_message_bytes: 4 << 20,
         max_streams: 10,
+        obeyed: forebay_epp::protocol::ObeyedHeaders::default(),
         drain_timeout: Duration::from_secs(1),
     })
     .await
@@ -119,9 +122,10 @@ async fn follows_pool_and_agents_with_two_roles() {
     server.shutdown().await;
 }
 
-/// The Role that GAIE's chart gives to a picker does not name all API groups of objectives and rewrites.
+/// The Role that GAIE's manifests give to a picker does not name all API groups of objectives and rewrites, and no pods of
+/// other namespaces.
 #[tokio::test(flavor = "multi_thread")]
-async fn needs_no_permission_for_objectives_and_rewrites() {
+async fn needs_only_permissions_for_its_pool_and_pods() {
     const WITHOUT_THEM: &[Rule] = &[
         Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
         Rule { api_groups: &[""], resources: &["pods"], verbs: FOLLOW },
@@ -133,10 +137,13 @@ async fn needs_no_permission_for_objectives_and_rewrites() {
         apply(&client, "v1", "Namespace", "", namespace, json!({})).await;
     }
     api.grant(USER, Some("models"), WITHOUT_THEM).await.unwrap();
-    api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
     pod(&client, "models", "qwen-0", "qwen", "127.0.43.1").await;
+    pod(&client, "forebay", "agent-0", "agent", "127.0.43.3").await;
     pool(&client, "qwen").await;
     let server = start(&api).await;
     until(&server, &["127.0.43.1:8000"], &[]).await;
+    // A permission that comes later is used.
+    api.grant(USER, Some("forebay"), AGENT_RULES).await.unwrap();
+    until(&server, &["127.0.43.1:8000"], &["127.0.43.3:1"]).await;
     server.shutdown().await;
 }

@@ -64,6 +64,43 @@ async fn kernel_counts_the_requests_of_all_gateways() {
 }
 
 #[tokio::test]
+async fn exports_means_and_queues_under_the_names_of_other_pickers() {
+    let (harness, _agent, mut agent) = harness_with_agent_and(3, LONG_HEARTBEAT).await;
+    let report = |n, running, waiting, kv_cache_usage| {
+        let mut report = engine(n, running, waiting, 0);
+        report.engine.as_mut().unwrap().kv_cache_usage = kv_cache_usage;
+        report
+    };
+    // The third engine does not report, and the second not its cache.
+    agent.snapshot(vec![report(1, 4, 1, Some(0.5)), report(2, 2, 2, None)], vec![]);
+    harness.until_endpoint(2, "the snapshot is in", |view| view.engine_waiting == Some(2)).await;
+    let (_stream, _) = Gateway::connect(&harness).await.pick().await;
+    for (series, value) in [
+        ("average_kv_cache_utilization{name=\"qwen\"}", 0.5),
+        ("average_queue_size{name=\"qwen\"}", 1.5),
+        ("average_running_requests{name=\"qwen\"}", 3.0),
+    ] {
+        assert_eq!(harness.metric(&format!("llm_d_epp_{series}")).await, value, "{series}");
+        assert_eq!(harness.metric(&format!("inference_pool_{series}")).await, value, "{series}");
+    }
+    for (series, value) in [
+        ("llm_d_epp_ready_endpoints{name=\"qwen\"}", 3.0),
+        ("inference_pool_ready_pods{name=\"qwen\"}", 3.0),
+        ("llm_d_epp_per_endpoint_queue_size{name=\"qwen\",model_server_endpoint=\"vllm-2-rank-0\"}", 2.0),
+        ("inference_pool_per_pod_queue_size{name=\"qwen\",model_server_pod=\"vllm-2-rank-0\"}", 2.0),
+        ("llm_d_epp_scheduler_attempts_total{name=\"qwen\",status=\"success\"}", 1.0),
+        ("inference_extension_scheduler_attempts_total{name=\"qwen\",status=\"failure\"}", 0.0),
+        ("llm_d_epp_scheduler_e2e_duration_seconds_count{name=\"qwen\"}", 1.0),
+        ("inference_extension_scheduler_e2e_duration_seconds_count{name=\"qwen\"}", 1.0),
+        ("llm_d_epp_extproc_streams_inflight{name=\"qwen\"}", 1.0),
+    ] {
+        assert_eq!(harness.metric(series).await, value, "{series}");
+    }
+    let (_, text) = harness.get("/metrics").await;
+    assert!(!text.contains("vllm-3-rank"), "the queue of an engine that does not report is not 0");
+}
+
+#[tokio::test]
 async fn adds_a_pick_until_the_kernel_has_counted_it() {
     let (harness, _agent, mut agent) = harness_with_agent_and(1, LONG_HEARTBEAT).await;
     agent.snapshot(vec![kernel(1, 3, 10)], vec![]);
@@ -197,7 +234,7 @@ async fn reconnects_to_an_agent_that_failed() {
     agent.snapshot(vec![kernel(1, 4, 4)], vec![]);
     harness.until_endpoint(1, "the snapshot is in", by_kernel(4)).await;
     drop((server, agent));
-    let agents = || harness.server.picker().scheduler().endpoints().agents();
+    let agents = || harness.server.pools().agents().views();
     eventually("it is down", || (!agents()[0].connected).then_some(())).await;
     assert!(Gateway::connect(&harness).await.pick().await.1[0].starts_with("127.0.1.1"), "picks continue");
 
@@ -217,7 +254,7 @@ async fn follows_the_agents_of_the_store() {
     harness.write("b.yaml", &second.manifest());
     second.reader().await;
     harness.remove("a.yaml");
-    let agents = || harness.server.picker().scheduler().endpoints().agents();
+    let agents = || harness.server.pools().agents().views();
     eventually("one is gone", || (agents().len() == 1).then_some(())).await;
     assert_eq!(agents()[0].address, second.address);
 }
@@ -274,7 +311,7 @@ async fn a_kernel_that_does_not_see_a_working_engine_is_not_believed() {
     assert_eq!(
         harness.endpoint(1).source,
         LoadSource::Kernel,
-        "without the engine nobody contradicts the kernel"
+        "without the engine nothing contradicts the kernel"
     );
 }
 

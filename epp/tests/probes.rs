@@ -1,4 +1,4 @@
-//! Probes over gRPC and HTTP, the page `/endpoints`, start and shutdown.
+//! Probes over gRPC and HTTP, the pages `/endpoints` and `/debug/picks`, start and shutdown.
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test that it is in")]
 
@@ -84,6 +84,21 @@ async fn endpoints_page_shows_load_and_source() {
 }
 
 #[tokio::test]
+async fn page_of_recent_picks_has_every_score() {
+    let harness = Harness::with_pods(2).await;
+    let (_open, picked) = Gateway::connect(&harness).await.pick().await;
+    let (status, body) = harness.get("/debug/picks").await;
+    assert_eq!(status, 200);
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let pick = &page["picks"][0];
+    assert_eq!(pick["picked"], serde_json::json!(picked));
+    assert_eq!(pick["scorers"][0]["name"], "added-waiting-scorer");
+    let endpoints = pick["endpoints"].as_array().unwrap();
+    assert_eq!(endpoints.len(), 2);
+    assert!(endpoints.iter().all(|it| it["scores"][0].as_f64() > Some(0.0)), "{pick:#}");
+}
+
+#[tokio::test]
 async fn shutdown_waits_for_requests_in_flight() {
     let harness = Harness::with_pods(1).await;
     let (mut request, _) = Gateway::connect(&harness).await.pick().await;
@@ -105,14 +120,15 @@ async fn start_reports_invalid_options() {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = forebay_epp::ServerOptions {
             resources: ResourceSource::Folder("/nowhere".into()),
-            pool: ObjectKey::new("a", "b"),
-            grpc_listen: any,
+            pools: ObjectKey::new("a", "b").into(),
+            grpc_listen: vec![any],
             tls: None,
             health_listen: any,
             http_listen: any,
             picker: forebay_epp::PickerOptions::default(),
             max_message_bytes: 1 << 20,
             max_streams: 1,
+            obeyed: forebay_epp::protocol::ObeyedHeaders::default(),
             drain_timeout: DEADLINE,
         };
         adjust(&mut options);

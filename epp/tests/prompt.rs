@@ -9,17 +9,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{
     Harness, POOL,
+    agent::{FakeAgent, engine},
+    agent_ip,
     gateway::{
         Gateway, HttpRequest, body, chunk, destination, headers_before_body, response_headers, trailers,
     },
     pod,
 };
-use forebay_epp::schedule::{Order, Pipeline, score::RunningRequests};
+use forebay_epp::{
+    endpoints::PrefixHits,
+    schedule::{Order, Pipeline, score::RunningRequests},
+};
 use forebay_grpc::names::MODEL_NAME;
 use forebay_grpc::proto::{
     BodySendMode, ProcessingRequest, ProcessingResponse, processing_request::Request,
     processing_response::Response,
 };
+use forebay_telemetry::v1::Delta;
 
 const PODS: u8 = 4;
 
@@ -289,7 +295,7 @@ async fn a_pipeline_that_needs_no_prompt_decides_on_the_headers() {
     let manifests = [("pool.yaml".to_owned(), POOL.to_owned()), ("pod.yaml".to_owned(), pod(1, true))];
     let harness = Harness::start(&manifests, |options| {
         let scorers = vec![("running-requests-size-scorer".to_owned(), Box::new(RunningRequests) as _, 1.0)];
-        options.picker.pipeline = Arc::new(Pipeline::new(Vec::new(), scorers, Order::MaxScore));
+        options.picker.pipelines = Arc::new(Pipeline::new(Vec::new(), scorers, Order::MaxScore)).into();
     })
     .await;
     let mut request = Gateway::connect(&harness).await.open().await;
@@ -347,4 +353,52 @@ async fn the_first_byte_of_a_relayed_response_is_its_first_content() {
     }
     drop(decided);
     harness.until("the reset ends it", |endpoints| endpoints[0].open_picks == 0).await;
+}
+
+/// An engine that evicts more than the index believes.
+#[tokio::test]
+async fn an_endpoint_whose_cache_does_less_than_believed_is_believed_less() {
+    let mut agent = FakeAgent::start(agent_ip(12), 0).await;
+    let mut manifests =
+        vec![("pool.yaml".to_owned(), POOL.to_owned()), ("agent.yaml".to_owned(), agent.manifest())];
+    manifests.extend((1..=2).map(|n| (format!("pod-{n}.yaml"), pod(n, true))));
+    let harness = Harness::start(&manifests, |options| {
+        options.picker.agent_port = agent.address.port();
+        options.picker.agent_heartbeat = std::time::Duration::from_secs(60);
+    })
+    .await;
+    let mut reports = agent.reader().await;
+    let counted = |n: u8, queries: u64, hits: u64| {
+        let mut endpoint = engine(n, 0, 0, 0);
+        let load = endpoint.engine.as_mut().unwrap();
+        load.measured_boottime_ns += queries;
+        (load.running, load.prompt_tokens) = (queries as u32, queries);
+        (load.prefix_cache_queries, load.prefix_cache_hits) = (queries, hits);
+        endpoint
+    };
+    reports.snapshot(vec![counted(1, 1, 0), counted(2, 1, 0)], vec![]);
+    harness.until("the counters", |all| all.iter().all(|view| view.engine_running == Some(1))).await;
+    let gateway = Gateway::connect(&harness).await;
+    let prompt = chat("qwen", &text("conversation", 400_000), "");
+    let first = complete(&gateway, &[], &prompt).await;
+    assert_eq!(complete(&gateway, &[], &prompt).await, first);
+    let n = if first == "127.0.1.1:8000" { 1 } else { 2 };
+    // The second request was expected to be nearly all in the cache. A tenth was.
+    reports.delta(Delta { endpoints: vec![counted(n, 200_001, 10_000)], ..Delta::default() });
+    harness.until_endpoint(n, "a reading", |view| view.engine_running == Some(200_001)).await;
+    let view = harness.endpoint(n);
+    let PrefixHits { predicted_bytes, measured_bytes } = view.prefix_hits;
+    assert!((390_000.0..=400_000.0).contains(&predicted_bytes), "{predicted_bytes} bytes");
+    assert!((0.05..0.15).contains(&(measured_bytes / predicted_bytes)), "{measured_bytes} bytes");
+    assert!((0.1..0.35).contains(&view.prefix_belief), "{}", view.prefix_belief);
+    let (_, metrics) = harness.get("/metrics").await;
+    for (name, value) in [
+        ("prefix_hit_predicted_bytes_total", predicted_bytes),
+        ("prefix_hit_measured_bytes_total", measured_bytes),
+        ("prefix_belief_ratio", view.prefix_belief),
+    ] {
+        let line = format!("forebay_epp_{name}{{pod=\"llm-d/vllm-{n}\"}} ");
+        let found = metrics.lines().find_map(|it| it.strip_prefix(&line)?.parse::<f64>().ok());
+        assert_eq!(found, Some(value), "{name}");
+    }
 }

@@ -216,7 +216,7 @@ async fn pool_without_endpoints_is_503_in_openai_format() {
 
     harness.remove("pool.yaml");
     eventually("the pool is gone", || {
-        let missing = harness.server.picker().pick(&Default::default()).unwrap_err();
+        let missing = harness.scheduler().pick(&Default::default()).unwrap_err();
         (missing.code() == "pool_not_found").then_some(())
     })
     .await;

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use forebay_service::tls;
 
 use crate::accept::{ConnectionOptions, MAX_CONNECTIONS};
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
+use crate::request::StreamUsage;
 use crate::status::{PortRange, WriterOptions};
 
 /// File descriptors for the admin endpoint, endpoint pickers, the API server and files.
@@ -94,9 +95,23 @@ pub struct Config {
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     pub epp_response_body: ResponseBodies,
 
+    /// Ask engines for the usage of streamed completions whose clients did not ask for it. The chunk with the usage is not
+    /// sent to the client. With auto, if an access log or a usage database is written, or a rate limit counts tokens
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub stream_usage: StreamUsage,
+
     /// Write an access log to standard output: one JSON object per request
     #[arg(long)]
     pub access_log: bool,
+
+    /// Database for the usage of each request: sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. `forebay usage` sums it up.
+    /// A database that is not reachable stops no request
+    #[arg(long, env = "FOREBAY_USAGE_DB", hide_env_values = true, value_name = "URL")]
+    pub usage_db: Option<String>,
+
+    /// Days after which the usage of requests is deleted
+    #[arg(long, default_value = "90", value_name = "DAYS")]
+    pub usage_retention_days: NonZeroU32,
 
     /// OTLP/gRPC endpoint of an OpenTelemetry collector. Each request is exported as a span [example: http://collector:4317]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
@@ -225,6 +240,10 @@ impl Config {
     /// The half of the file descriptors that client connections leave. Idle connections count too.
     pub(crate) fn max_upstream_connections(open_files: usize) -> usize {
         (open_files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)
+    }
+
+    pub(crate) fn usage_retention(&self) -> Duration {
+        Duration::from_secs(u64::from(self.usage_retention_days.get()) * 86_400)
     }
 
     pub(crate) fn picker_limits(&self) -> PickerLimits {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use forebay_resources::cluster::{FOLLOW, Interest, Rule, Selection};
 use forebay_resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
-use forebay_routing::models_secret;
+use forebay_routing::{KeySource, key_source, label_selector, models_secret};
 
 /// RBAC rules of the ClusterRole for reads. Routes and pools may be in any namespace. Secrets can be granted by Roles in
 /// the namespaces of the Gateways instead.
@@ -54,7 +54,7 @@ const WITH_STATUS: [Kind; 6] = [
 ];
 
 /// Watches routes, pools and the objects that they refer to; ConfigMaps with model maps; and Secrets that listeners of
-/// Gateways of `class` and pools name.
+/// Gateways of `class` and pools name, and that policies name or select for API keys.
 pub(crate) fn interest(class: &str) -> Interest {
     let class = class.to_owned();
     let select = move |snapshot: &Snapshot| {
@@ -73,9 +73,24 @@ pub(crate) fn interest(class: &str) -> Interest {
         selections.extend(secrets.map(named));
         let of_pools = snapshot.inference_pools.iter().filter_map(|(key, pool)| models_secret(key, pool));
         selections.extend(of_pools.map(named));
+        let policies = snapshot.agentgateway_policies.iter();
+        selections.extend(policies.filter_map(|(key, policy)| Some(of_keys(key_source(key, policy)?))));
         selections
     };
     Interest::new(select).with_statuses(WITH_STATUS)
+}
+
+/// The objects with the keys of a policy. If the role does not allow to read them, no key of this policy is accepted.
+fn of_keys(source: KeySource) -> Selection {
+    let labelled = |kind, namespace: String, labels| {
+        Selection::in_namespace(kind, namespace).labels(label_selector(&labels))
+    };
+    let selection = match source {
+        KeySource::Secret(key) => Selection::named(Kind::Secret, &key),
+        KeySource::Secrets(namespace, labels) => labelled(Kind::Secret, namespace, labels),
+        KeySource::ConfigMaps(namespace, labels) => labelled(Kind::ConfigMap, namespace, labels),
+    };
+    selection.optional()
 }
 
 fn secrets_of<'a>(key: &'a ObjectKey, gateway: &'a Gateway) -> impl Iterator<Item = ObjectKey> + 'a {
@@ -96,7 +111,39 @@ fn secrets_of<'a>(key: &'a ObjectKey, gateway: &'a Gateway) -> impl Iterator<Ite
 mod tests {
     use std::sync::Arc;
 
+    use forebay_resources::AgentgatewayPolicy;
+
     use super::*;
+
+    #[test]
+    fn watches_only_the_keys_that_policies_name_or_select() {
+        let mut snapshot = Snapshot::default();
+        for (name, keys) in [
+            ("a", serde_json::json!({ "secretRef": { "name": "here" } })),
+            ("b", serde_json::json!({ "secretSelector": { "matchLabels": { "team": "x", "use": "keys" } } })),
+            ("c", serde_json::json!({ "configMapSelector": { "matchLabels": { "use": "keys" } } })),
+            // Everything of a namespace: such a policy is not enforced, and closes its target.
+            ("d", serde_json::json!({ "secretSelector": { "matchLabels": {} } })),
+        ] {
+            let json = serde_json::json!({
+                "metadata": { "name": name, "namespace": "infra" },
+                "spec": { "traffic": { "apiKeyAuthentication": keys } },
+            });
+            let policy: AgentgatewayPolicy = serde_json::from_value(json).unwrap();
+            snapshot.agentgateway_policies.insert(ObjectKey::new("infra", name), Arc::new(policy));
+        }
+        let selections = interest("forebay").selections(&snapshot);
+        let all: Vec<String> = selections.iter().map(ToString::to_string).collect();
+        let keys: Vec<&String> = all.iter().filter(|it| it.contains(" of namespace ")).collect();
+        assert_eq!(
+            keys,
+            [
+                "configmaps of namespace infra with use=keys",
+                "secrets of namespace infra with metadata.name=here",
+                "secrets of namespace infra with team=x,use=keys",
+            ]
+        );
+    }
 
     #[test]
     fn watches_only_secrets_of_served_listeners() {

@@ -13,6 +13,9 @@
 //! | [`error`] | maps errors of all steps to responses |
 //! | [`pick`] | asks endpoint pickers, or schedules in this process |
 //! | [`forward`] | sends requests to endpoints, with retries |
+//! | [`auth`] | keys, tokens and authorization rules of policies |
+//! | [`jwks`] | loads the keys of tokens |
+//! | [`limit`] | rate limits of policies |
 //! | [`hold`] | holds request bodies within the hold budget |
 //! | [`observe`] | metrics, traces, access log |
 //! | [`headers`], [`runtime`] | rules for headers; threads and timers |
@@ -21,6 +24,7 @@
 #![allow(rustdoc::private_intra_doc_links, reason = "the table above describes the private modules")]
 
 mod accept;
+mod auth;
 mod config;
 mod error;
 mod forward;
@@ -30,6 +34,8 @@ mod gateway;
 mod headers;
 mod hold;
 mod interest;
+mod jwks;
+mod limit;
 mod models;
 mod observe;
 mod pick;
@@ -44,4 +50,5 @@ pub use config::Config;
 pub use gateway::{Gateway, StartError};
 pub use interest::READ_RULES;
 pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags, ResponseBodies};
+pub use request::StreamUsage;
 pub use status::{STATUS_RULES, WRITE_RULES};

@@ -1,6 +1,6 @@
 //! `GET /v1/models`: the models that ready endpoints of a listener's pools serve.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -242,6 +242,16 @@ fn aliased(model: &Value, alias: &str) -> Value {
 }
 
 impl Listed {
+    /// Ids of the models.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// Removes models.
+    pub(crate) fn hide(&mut self, hidden: &HashSet<String>) {
+        self.models.retain(|id, _| !hidden.contains(id));
+    }
+
     /// Whether any endpoint is ready.
     pub(crate) fn has_endpoint(&self) -> bool {
         self.has_endpoint

@@ -6,48 +6,16 @@ use tokio::task::JoinSet;
 
 use crate::support::client::{connect, exchange, post, read_response};
 use crate::support::harness::{Harness, QWEN, Running};
+use crate::support::prompts::{chat, echo_ports, text};
 use crate::support::upstream::{Connection, Upstream};
 
 const WAITING: &str = r#"forebay_epp_open_picks{pool="llm-d/qwen",state="waiting"}"#;
 const RESPONDING: &str = r#"forebay_epp_open_picks{pool="llm-d/qwen",state="responding"}"#;
 const SHARES: &str = r#"forebay_epp_body_share_at_pick_bucket{le="0.25",pool="llm-d/qwen"}"#;
 
-/// A chat request whose model comes first. `rest`: members behind the messages.
-fn chat(prompt: &str, rest: &str) -> String {
-    format!(r#"{{"model":"{QWEN}","messages":[{{"role":"user","content":"{prompt}"}}]{rest}}}"#)
-}
-
-/// A text whose blocks differ from those of other seeds.
-fn text(seed: &str, bytes: usize) -> String {
-    let mut text = String::new();
-    for n in 0.. {
-        text += &format!("{seed} {n} ");
-        if text.len() >= bytes {
-            break;
-        }
-    }
-    text
-}
-
 /// A gateway with a pool of pods that respond with their port.
 async fn start(pods: usize) -> (Running, JoinSet<()>) {
-    let mut tasks = JoinSet::new();
-    let mut ports = Vec::new();
-    for _ in 0..pods {
-        let pod = Upstream::bind().await;
-        let port = pod.port();
-        ports.push(port);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok(mut connection) = pod.accept_any().await {
-                connections.spawn(async move {
-                    while connection.next_request().await.is_some() {
-                        connection.respond(200, &port.to_string()).await;
-                    }
-                });
-            }
-        });
-    }
+    let (ports, tasks) = echo_ports(pods).await;
     (Harness::new().pool("qwen", QWEN, &ports, None).start().await, tasks)
 }
 
@@ -133,9 +101,11 @@ async fn reaccept(pods: &[Upstream; 2], mut open: Connection, port: u16) -> (Con
 async fn a_prompt_that_may_not_be_held_is_streamed() {
     let (running, _pods) = start(2).await;
     let large = chat(&text("large", 20 << 20), "");
+    // The second one is known to its end, and would be read to it.
     for _ in 0..2 {
         served_by(&running, &large).await;
     }
+    assert_eq!(running.metric(&SHARES.replace("0.25", "0.5")).await, 2.0);
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ async fn counts_tokens_and_measures_latencies() {
     ];
     streamed(&running, &upstream, &events).await;
     let one = post(CHAT);
-    let answer = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}"#;
+    let answer = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20,"prompt_tokens_details":{"cached_tokens":6},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
     let pod = async {
         let mut pod = upstream.accept().await;
         pod.read_request().await;
@@ -47,12 +47,23 @@ async fn counts_tokens_and_measures_latencies() {
     let tokens = |kind: &str| format!(r#"forebay_gateway_tokens_total{{{OF_QWEN},type="{kind}"}}"#);
     running.until_metric(&tokens("prompt"), 17.0).await;
     running.until_metric(&tokens("completion"), 22.0).await;
+    let details = |kind: &str| format!("forebay_gateway_{kind}_tokens_total{{{OF_QWEN}}}");
+    running.until_metric(&details("cached"), 6.0).await;
+    running.until_metric(&details("reasoning"), 5.0).await;
     running
         .until_metric(&format!("forebay_gateway_inter_token_latency_seconds_count{{{OF_QWEN}}}"), 2.0)
         .await;
     running
         .until_metric(&format!("forebay_gateway_time_to_first_token_seconds_count{{{OF_QWEN}}}"), 2.0)
         .await;
+    let of_chat = format!(r#"gen_ai_operation_name="chat",gen_ai_request_model="{QWEN}""#);
+    for (kind, sum) in [("input", 17.0), ("output", 22.0)] {
+        let labels = format!(r#"{{{of_chat},gen_ai_token_type="{kind}"}}"#);
+        running.until_metric(&format!("gen_ai_client_token_usage_sum{labels}"), sum).await;
+        running.until_metric(&format!("gen_ai_client_token_usage_count{labels}"), 2.0).await;
+    }
+    let succeeded = format!(r#"{{{of_chat},error_type=""}}"#);
+    running.until_metric(&format!("gen_ai_client_operation_duration_seconds_count{succeeded}"), 2.0).await;
 }
 
 #[tokio::test]
@@ -63,6 +74,10 @@ async fn counts_an_error_inside_a_stream_with_status_200() {
         "data: {\"error\":{\"message\":\"engine died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
     streamed(&running, &upstream, &[error, "data: [DONE]\n\n"]).await;
     running.until_metric(&format!("forebay_gateway_stream_errors_total{{{OF_QWEN}}}"), 1.0).await;
+    let error_type = format!(
+        r#"{{gen_ai_operation_name="chat",gen_ai_request_model="{QWEN}",error_type="stream_error"}}"#
+    );
+    running.until_metric(&format!("gen_ai_client_operation_duration_seconds_count{error_type}"), 1.0).await;
 }
 
 #[tokio::test]

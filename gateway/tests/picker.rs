@@ -1,5 +1,6 @@
 //! The protocol with endpoint pickers.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -12,7 +13,7 @@ use forebay_grpc::proto::{
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::support::client::{exchange, post};
+use crate::support::client::{connect, exchange, post, read_response};
 use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::picker::{
     Fixed, Phases, Picker, Reply, Seen, body_reply, echo, immediate, pick, set_headers,
@@ -403,4 +404,24 @@ async fn sends_the_body_again_after_a_picker_failed() {
     picker.until("the stream's end", |seen| matches!(seen, Seen::Ended | Seen::Reset)).await;
     mind.store(SKIPS, Ordering::SeqCst);
     assert!(body_is_sent(&running, &upstream, &mut picker).await);
+}
+
+#[tokio::test]
+async fn a_pod_that_joined_while_the_body_arrived_can_be_picked() {
+    let (old, new) = (Upstream::bind().await, Upstream::bind().await);
+    let mut picker = Picker::start(Fixed::at(new.address())).await;
+    let port = picker.port();
+    let pool = |ports: &[u16]| Harness::new().pool("qwen", QWEN, ports, Some((port, "FailClose")));
+    let mut running = pool(&[old.port()]).start().await;
+    let request = post(CHAT);
+    let (first, rest) = request.split_at(request.len() - 1);
+    let mut client = connect(running.address()).await;
+    client.write(first).await;
+    picker.until("the headers", |seen| matches!(seen, Seen::Message(_))).await;
+    let changes = Cell::new(0);
+    let both = pool(&[old.port(), new.port()]).manifests;
+    running.rewrite(&both, |_| changes.replace(changes.get() + 1) > 0).await;
+    client.write(rest).await;
+    let (response, _) = tokio::join!(read_response(&mut client), new.answer_one("ok"));
+    assert_eq!(response.text(), "ok");
 }

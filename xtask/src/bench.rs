@@ -38,6 +38,12 @@ enum Which {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// The picker: time and allocations of a pick, memory of the prefix index, picks per core-second over ext_proc.
+    Epp {
+        /// Options of the bench program (`-- --help` lists them).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Criterion benches of one hot path.
     Micro {
         #[arg(value_enum)]
@@ -59,8 +65,6 @@ enum HotPath {
     Extract,
     /// Find the route of a request.
     Route,
-    /// Pick an endpoint.
-    Pick,
 }
 
 impl HotPath {
@@ -69,7 +73,6 @@ impl HotPath {
         match self {
             Self::Extract => ("forebay-openai", "extract"),
             Self::Route => ("forebay-routing", "route"),
-            Self::Pick => ("forebay-epp", "pick"),
         }
     }
 }
@@ -88,7 +91,11 @@ const BENCHES: [[&str; 3]; 7] = [
         "memchr over the same bytes, serde_json, simd-json",
     ],
     ["micro route", "time to find the route among 1, 100 and 5,000", "the table with one route"],
-    ["micro pick", "time to pick among endpoints", "a plain minimum over an array"],
+    [
+        "epp",
+        "time and allocations of a pick, memory of the prefix index, picks per core-second over ext_proc, 500 pools in one picker",
+        "a lock per endpoint and sorted scores; the policy least-request; bodies instead of prompts in messages",
+    ],
     [
         "routing",
         "time to first token, throughput and prefix hits of whole traces, in virtual time",
@@ -116,6 +123,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             run::step("freshness", &mut Command::new(released("forebay-freshness")))
         }
         Which::Gateway { release, baseline, options } => gateway(release, baseline.as_deref(), options),
+        Which::Epp { options } => {
+            build(&["forebay-epp", "forebay-epp-bench"])?;
+            run::step("endpoint picker", Command::new(released("forebay-epp-bench")).args(options))
+        }
         Which::Micro { path } => {
             let (package, bench) = path.target();
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))

@@ -45,7 +45,7 @@ enum Task {
     Image(image::Options),
     /// Start, use and stop a one-node Kubernetes cluster on this machine.
     Cluster(cluster::Options),
-    /// Run the Gateway API conformance suite in the cluster.
+    /// Run the conformance suites of Gateway API and of its inference extension, each in a cluster.
     Conformance(cluster::conformance::Options),
     /// Run every command of the README in a fresh clone, long ones with their shortest option.
     Readme(readme::Options),

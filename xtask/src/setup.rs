@@ -21,6 +21,10 @@ const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 /// `mount` and `setpriv`, used by the demo and the tests.
 const TOOLS: &[&str] = &["mount", "util-linux"];
 
+/// Terminals of given sizes, for the tests of `forebay top`; a database for those of usage records; Prometheus with promtool, for
+/// dashboards and alert rules.
+const TEST_TOOLS: &[&str] = &["tmux", "postgresql", "prometheus"];
+
 /// Programs of the cluster that are installed as packages. The others are built from Go modules.
 const CLUSTER: &[&str] =
     &["runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack", "procps"];
@@ -74,6 +78,13 @@ pub(crate) fn run_if_possible() {
     }
 }
 
+/// Installs what only tests need. Tests that miss it say that they are skipped.
+pub(crate) fn for_tests_if_possible() {
+    if let Err(error) = install(TEST_TOOLS) {
+        run::say(&format!("continuing without tools of tests: {error:#}"));
+    }
+}
+
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
@@ -92,7 +103,9 @@ fn install(packages: &[&str]) -> Result<()> {
         let mut apt = Command::new("apt-get");
         apt.args(["-qq", "-y", "-o", "Dpkg::Use-Pty=0", "install", "--no-install-recommends"])
             .args(&missing)
-            .env("DEBIAN_FRONTEND", "noninteractive");
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Services of packages are not started (`invoke-rc.d` reads it): tests start their own.
+            .env("RUNLEVEL", "1");
         apt
     };
     let is_available =

@@ -29,6 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.no_lint {
         lint::run(&lint::Options::default())?;
     }
+    setup::for_tests_if_possible();
     run::step("building the tests and the programs that they start", &mut build::tests())?;
     // Before the tests: this builds kube-apiserver and etcd, which some tests start.
     let why_unavailable = cluster::why_unavailable();

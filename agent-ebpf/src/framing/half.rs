@@ -21,6 +21,12 @@ impl Phase {
     pub(super) const UNSIZED_BODY: Self = Self(8);
     /// Framing is lost. See [`Half::lose_framing`].
     pub(super) const LOST: Self = Self(9);
+
+    /// Returns whether further bytes of the message are content. After a chunk its first byte decides.
+    #[inline(always)]
+    pub(super) fn is_within_content(self) -> bool {
+        self == Self::SIZED_BODY || self == Self::UNSIZED_BODY || self == Self::LOST
+    }
 }
 
 /// Position in the search for the first content byte of a body. An SSE comment (`: keep-alive`) is not content.
@@ -87,7 +93,9 @@ pub struct Half {
     pub(super) chunk_start: u8,
     /// Response: a body byte was seen.
     pub(super) body_started: u8,
-    pub(super) reserved: [u8; 6],
+    /// Response: its request is a POST.
+    pub(super) counted: u8,
+    pub(super) reserved: [u8; 5],
     /// What the last segment of this direction changed.
     pub effects: Effects,
 }
@@ -124,7 +132,7 @@ impl Half {
 pub struct Effects {
     /// Time to first content, if this segment contains the first content byte.
     pub ttft_ns: u64,
-    /// Time since the previous chunk, if this segment starts a chunk.
+    /// Time since the previous chunk of a response to POST, if this segment starts a chunk.
     pub itl_ns: u64,
     /// Duration of the request that this segment finished; 0 if the end was not seen.
     pub duration_ns: u64,
@@ -138,7 +146,7 @@ pub struct Effects {
     pub aborted: u32,
     /// Requests with another method.
     pub other: u32,
-    /// Response chunks with data.
+    /// Chunks with data of responses to POST.
     pub chunks: u32,
     /// Responses to POST with status 2xx.
     pub responses_2xx: u32,

@@ -119,6 +119,7 @@ fn between_messages(connection: &mut Connection, byte: u8) -> u32 {
     }
     half.begin_message();
     half.last_chunk_ns = 0;
+    half.counted = u8::from(connection.pending[(half.index % MAX_PENDING) as usize].is_counted());
     0
 }
 
@@ -177,7 +178,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
     }
     if half.chunk_start != 0 {
         half.chunk_start = 0;
-        if byte != b':' {
+        if byte != b':' && half.counted != 0 {
             half.effects.chunks += 1;
             if half.last_chunk_ns != 0 && half.effects.itl_ns == 0 {
                 half.effects.itl_ns = now_ns.saturating_sub(half.last_chunk_ns);

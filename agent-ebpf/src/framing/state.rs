@@ -1,6 +1,9 @@
 //! State of one TCP connection.
 
-use super::{half::Half, pending::Pending};
+use super::{
+    half::{Half, Phase, Prelude},
+    pending::Pending,
+};
 
 /// Maximum requests without a complete response per connection (pipelining). Beyond that the connection is opaque.
 pub const MAX_PENDING: u32 = 8;
@@ -19,6 +22,15 @@ pub struct Segment {
     pub fin: bool,
     /// The RST flag.
     pub rst: bool,
+}
+
+/// A POST request that has started and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Arrival of its first byte, CLOCK_BOOTTIME.
+    pub started_ns: u64,
+    /// Content of its response was sent. A comment of an event stream is not content.
+    pub has_response: bool,
 }
 
 /// One TCP connection to a watched port. Zeroed memory is a new connection.
@@ -55,17 +67,39 @@ impl Connection {
 
     /// Number of POST requests that have started and not ended.
     pub fn open_requests(&self) -> u32 {
-        self.open().filter(|pending| pending.is_counted()).count() as u32
+        self.open().filter(|(_, pending)| pending.is_counted()).count() as u32
+    }
+
+    /// The POST requests that have started and not ended, the oldest first.
+    pub fn requests(&self) -> impl Iterator<Item = OpenRequest> {
+        let has_content = self.response.prelude == Prelude::OVER && self.response.phase != Phase::IDLE;
+        let counted = self.open().filter(|(_, pending)| pending.is_counted());
+        counted.map(move |(number, pending)| OpenRequest {
+            started_ns: pending.started_ns,
+            has_response: has_content && number == self.response.index,
+        })
+    }
+
+    /// Returns whether the last segment to the client had content of a response to POST, as far as known. Comments of an
+    /// event stream and responses to probes are not content.
+    #[inline(always)]
+    pub fn has_sent_content(&self) -> bool {
+        let Half { effects, phase, prelude, counted, .. } = &self.response;
+        if effects.chunks != 0 || effects.finished != 0 || effects.ttft_ns != 0 {
+            return true;
+        }
+        effects.bytes != 0 && *counted != 0 && *prelude == Prelude::OVER && phase.is_within_content()
     }
 
     /// Bytes received for open POST requests that have no response body byte yet.
     pub fn waiting_bytes(&self) -> u64 {
-        self.open().filter(|pending| pending.is_counted()).map(Pending::waiting_bytes).sum()
+        self.open().map(|(_, pending)| pending).filter(|it| it.is_counted()).map(Pending::waiting_bytes).sum()
     }
 
-    fn open(&self) -> impl Iterator<Item = &Pending> {
+    /// The open requests with their numbers.
+    fn open(&self) -> impl Iterator<Item = (u32, &Pending)> {
         let open = self.begun.wrapping_sub(self.ended).min(MAX_PENDING);
         let numbers = (0..open).map(|ahead| self.ended.wrapping_add(ahead));
-        numbers.map(|number| &self.pending[(number % MAX_PENDING) as usize])
+        numbers.map(|number| (number, &self.pending[(number % MAX_PENDING) as usize]))
     }
 }

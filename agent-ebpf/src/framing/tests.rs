@@ -4,7 +4,7 @@ use std::{string::String, vec, vec::Vec};
 
 use proptest::prelude::*;
 
-use super::{Connection, Effects, Segment};
+use super::{Connection, Effects, OpenRequest, Segment};
 
 const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 const GET: &str = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -74,6 +74,8 @@ struct Player {
     client_seq: u32,
     server_seq: u32,
     now_ns: u64,
+    /// Times of segments with content.
+    content_at: Vec<u64>,
     sum: Sum,
 }
 
@@ -85,6 +87,7 @@ impl Player {
             client_seq: u32::MAX - 20,
             server_seq: u32::MAX - 50,
             now_ns: 0,
+            content_at: Vec::new(),
             sum: Sum::default(),
         }
     }
@@ -99,6 +102,9 @@ impl Player {
         let segment = Segment { seq, length: bytes.len() as u32, fin, rst: false };
         self.connection.egress(segment, bytes, self.now_ns);
         self.sum.add(&self.connection.response.effects, self.now_ns);
+        if self.connection.has_sent_content() {
+            self.content_at.push(self.now_ns);
+        }
     }
 
     fn turn(&mut self, turn: &Turn, mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
@@ -408,6 +414,62 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
             Sum { started: 1, finished: 1, first_content: 3_000, ..Sum::default() },
         ),
     ]
+}
+
+/// Turns after which content of a response to POST was sent, and the open requests at the end.
+fn content(turns: &[Turn], cut: fn(&[u8]) -> Vec<Vec<u8>>) -> (Vec<u64>, Vec<OpenRequest>) {
+    let mut player = Player::new();
+    turns.iter().for_each(|turn| player.turn(turn, cut));
+    player.content_at.dedup();
+    let turns = player.content_at.iter().map(|at| at / 1_000).collect();
+    (turns, player.connection.requests().collect())
+}
+
+#[test]
+fn only_content_of_responses_to_post_is_progress() {
+    let comment = server("e\r\n: keep-alive\n\n\r\n");
+    let data = server("5\r\ndata:\r\n");
+    let turns = [
+        client(POST),
+        server(CHUNKED),
+        comment.clone(),
+        data.clone(),
+        comment,
+        data.clone(),
+        server("0\r\n\r\n"),
+        client(GET),
+        server(CHUNKED),
+        data,
+        server("0\r\n\r\n"),
+        client(POST),
+        server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"),
+        server("123"),
+        server("456"),
+    ];
+    for cut in [whole, bytewise] {
+        assert_eq!(content(&turns, cut).0, [4, 6, 7, 14, 15]);
+    }
+}
+
+#[test]
+fn an_open_request_has_a_response_from_its_first_content_on() {
+    let open = |turns: &[Turn]| {
+        let found = content(turns, whole).1;
+        assert_eq!(found, content(turns, bytewise).1);
+        found.iter().map(|it| (it.started_ns / 1_000, it.has_response)).collect::<Vec<_>>()
+    };
+    let comment = server("e\r\n: keep-alive\n\n\r\n");
+    let data = server("5\r\ndata:\r\n");
+    let mut turns = vec![client(GET)];
+    assert_eq!(open(&turns), [], "a probe is not counted");
+    turns.extend([server(SIZED), client(POST), client(POST)]);
+    assert_eq!(open(&turns), [(3, false), (4, false)]);
+    turns.extend([server(CHUNKED), comment]);
+    assert_eq!(open(&turns), [(3, false), (4, false)], "a comment is not content");
+    turns.push(data);
+    assert_eq!(open(&turns), [(3, true), (4, false)]);
+    turns.push(server("0\r\n\r\n"));
+    assert_eq!(open(&turns), [(4, false)], "the next response has not begun");
 }
 
 /// Bytes are checked separately.

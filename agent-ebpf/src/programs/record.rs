@@ -39,6 +39,9 @@ pub(crate) fn egress(connection: &Connection, now_ns: u64) -> Option<()> {
     // SAFETY: a map value, to which all writers add atomically.
     let load = unsafe { &mut *load };
     add(&mut load.bytes_out, effects.bytes);
+    if connection.has_sent_content() {
+        load.sent_ns = now_ns;
+    }
     add_waiting(load, effects);
     add(&mut load.lost_framing, effects.lost);
     add(&mut load.chunks, effects.chunks);

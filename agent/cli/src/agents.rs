@@ -17,6 +17,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     forward::{self, Access, Forwarding},
+    scope::{self, Scope},
     target::Target,
     view::View,
 };
@@ -57,6 +58,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Starts the scope with the resources that these options name.
+    pub(crate) async fn scope(&self, options: &scope::Options, access: &Access) -> anyhow::Result<Scope> {
+        Scope::start(options, self.resources.as_deref(), !self.agents.is_empty(), access).await
+    }
+
     fn tls(&self) -> Result<Option<Arc<Identity>>, tls::Error> {
         let [certificate, key, authority] = [&self.tls_cert, &self.tls_key, &self.tls_ca].map(Clone::clone);
         Identity::from_flags(certificate, key, authority, &[], "--tls-cert, --tls-key and --tls-ca")
@@ -95,10 +101,8 @@ impl fmt::Display for Selector {
 
 /// Connects to all agents. Returns when each has sent its snapshot or the time is over, with the streams that go on.
 pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(AgentStreams, View)> {
-    let (targets, forwarding) = targets(options, access).await?;
-    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
-    let mut streams = AgentStreams::start(&targets, tls.as_ref(), forwarding);
-    let mut view = View::new(&targets);
+    let (mut streams, names) = connect(options, access).await?;
+    let mut view = View::new(names);
     let deadline = tokio::time::sleep(FIRST_SNAPSHOT_TIMEOUT);
     tokio::pin!(deadline);
     while !view.is_complete() {
@@ -111,6 +115,17 @@ pub(crate) async fn ask(options: &Options, access: &Access) -> anyhow::Result<(A
         }
     }
     Ok((streams, view))
+}
+
+/// Starts the streams of all agents. Returns them with the agents' names.
+pub(crate) async fn connect(
+    options: &Options,
+    access: &Access,
+) -> anyhow::Result<(AgentStreams, Vec<String>)> {
+    let (targets, forwarding) = targets(options, access).await?;
+    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
+    let streams = AgentStreams::start(&targets, tls.as_ref(), forwarding);
+    Ok((streams, targets.into_iter().map(|target| target.name).collect()))
 }
 
 /// The agents of --agents, of the folder, or of the cluster, with their forwarded ports.

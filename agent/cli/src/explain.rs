@@ -1,5 +1,7 @@
 //! `forebay explain`: sends one request and shows the gateway's explanation of it.
 
+mod decision;
+
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -142,6 +144,9 @@ fn table(explained: &Explained) -> String {
     step("route", show(&it["rule"]), "");
     step("backend", show(&it["backend"]), "");
     step("picked by", show(&it["picker"]), "pickMicroseconds");
+    if let Some(share) = it["bodyShareAtPick"].as_f64() {
+        step("body read", format!("{:.0} % when picked", share * 100.0), "");
+    }
     let endpoints = it["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
     for (index, endpoint) in endpoints.iter().enumerate() {
         step(&format!("endpoint {}", index + 1), show(endpoint), "");
@@ -152,7 +157,12 @@ fn table(explained: &Explained) -> String {
         None => explained.status.to_string(),
     };
     step("response", status, "");
-    align(&rows)
+    let decision = match it["decision"].as_object() {
+        Some(_) => decision::table(&it["decision"]),
+        None => it["noDecisionBecause"].as_str().map(|why| format!("scores: {why}\n")).unwrap_or_default(),
+    };
+    let gap = if decision.is_empty() { "" } else { "\n" };
+    format!("{}{gap}{decision}", align(&rows))
 }
 
 fn served(explanation: &Value) -> String {

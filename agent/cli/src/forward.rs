@@ -42,6 +42,11 @@ impl std::fmt::Display for NoCluster {
 impl std::error::Error for NoCluster {}
 
 impl Access {
+    /// Whether a flag names a cluster.
+    pub(crate) fn is_explicit(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let config = match cluster::config(self.kubeconfig.as_deref(), self.context.as_deref()).await {
             Ok(config) => config,

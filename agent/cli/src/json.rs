@@ -4,40 +4,30 @@ use std::time::Duration;
 
 use forebay_telemetry::{
     signals::{LATENCIES, SIGNALS, Source, Value as Measured},
-    v1::{Endpoint, Gpu, GpuHealth, Latency},
+    v1::{Endpoint, Gpu, GpuHealth, Latency, Liveness},
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     Subject,
+    sort::by_field,
     view::{Agent, View},
 };
 
 /// Version of the documents.
 pub(crate) const API_VERSION: &str = "forebay.dev/v1alpha1";
 
-pub(crate) fn render(subject: Subject, view: &View) -> Value {
+pub(crate) fn render(subject: Subject, view: &View, sort: Option<&str>) -> anyhow::Result<Value> {
     let (kind, items): (&str, Vec<Value>) = match subject {
-        Subject::Nodes => ("NodeList", view.agents.iter().map(node).collect()),
-        Subject::Pods => (
-            "PodList",
-            view.agents
-                .iter()
-                .flat_map(|agent| agent.replica.endpoints().map(|endpoint| pod(agent, endpoint)))
-                .collect(),
-        ),
-        Subject::Gpus => (
-            "GpuList",
-            view.agents
-                .iter()
-                .flat_map(|agent| agent.replica.gpus().into_iter().map(|it| gpu(agent, it)))
-                .collect(),
-        ),
+        Subject::Nodes => ("NodeList", view.nodes().map(node).collect()),
+        Subject::Pods => ("PodList", view.pods().map(|(agent, endpoint)| pod(agent, endpoint)).collect()),
+        Subject::Gpus => ("GpuList", view.gpus().map(|(agent, it)| gpu(agent, it)).collect()),
     };
-    json!({ "apiVersion": API_VERSION, "kind": kind, "items": items })
+    let items = by_field(items, sort, Value::clone)?;
+    Ok(json!({ "apiVersion": API_VERSION, "kind": kind, "items": items }))
 }
 
-fn node(agent: &Agent) -> Value {
+pub(crate) fn node(agent: &Agent) -> Value {
     let known = agent.has_answered();
     json!({
         "name": known.then_some(&agent.node.name),
@@ -50,7 +40,7 @@ fn node(agent: &Agent) -> Value {
     })
 }
 
-fn pod(agent: &Agent, endpoint: &Endpoint) -> Value {
+pub(crate) fn pod(agent: &Agent, endpoint: &Endpoint) -> Value {
     let key = endpoint.key.clone().unwrap_or_default();
     json!({
         "namespace": key.namespace,
@@ -59,12 +49,23 @@ fn pod(agent: &Agent, endpoint: &Endpoint) -> Value {
         "node": agent.node.name,
         "ip": key.ip,
         "port": key.port,
-        "kernel": endpoint.kernel.as_ref().map(|_| kernel(endpoint, agent.replica.kernel_age(endpoint))),
+        "kernel": endpoint.kernel.as_ref().map(|_| kernel(endpoint, agent.kernel_age(endpoint))),
         "kernelOff": endpoint.kernel_off,
-        "engine": endpoint.engine.as_ref().map(|_| engine(endpoint, agent.replica.engine_age(endpoint))),
+        "engine": endpoint.engine.as_ref().map(|_| engine(endpoint, agent.engine_age(endpoint))),
         "engineOff": endpoint.engine_off,
+        "liveness": endpoint.liveness.as_ref().and_then(|it| liveness(agent, it)),
         "gpuUuids": endpoint.gpu_uuids,
     })
+}
+
+fn liveness(agent: &Agent, liveness: &Liveness) -> Option<Value> {
+    let state = liveness.state_name()?;
+    Some(json!({
+        "state": state,
+        "reason": liveness.reason_name(),
+        "message": liveness.explanation(),
+        "seconds": agent.age(liveness.since_boottime_ns).map(|age| age.as_secs_f64()),
+    }))
 }
 
 /// All signals of a source.
@@ -74,7 +75,8 @@ fn signals(endpoint: &Endpoint, source: Source, age: Option<Duration>) -> Map<St
     for signal in SIGNALS.iter().filter(|signal| signal.source == source) {
         let value = match (signal.value)(endpoint) {
             Some(Measured::Integer(value)) => json!(value),
-            Some(Measured::Ratio(value)) => json!(value),
+            Some(Measured::Flag(value)) => json!(value),
+            Some(value) => json!(value.as_f64()),
             None => Value::Null,
         };
         object.insert(signal.json.into(), value);
@@ -112,7 +114,7 @@ fn latency(latency: &Latency) -> Option<Value> {
     })
 }
 
-fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
+pub(crate) fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
     let health = match gpu.health() {
         GpuHealth::Unspecified => None,
         GpuHealth::Ok => Some("ok"),
@@ -124,7 +126,7 @@ fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
-        "ageSeconds": agent.replica.gpu_age(gpu).map(|age| age.as_secs_f64()),
+        "ageSeconds": agent.gpu_age(gpu).map(|age| age.as_secs_f64()),
         "health": health,
         "healthReason": (!gpu.health_reason.is_empty()).then_some(&gpu.health_reason),
         "utilizationPercent": gpu.utilization_percent,

@@ -6,30 +6,37 @@ mod agents;
 mod certificates;
 mod check;
 mod crds;
+mod duration;
 mod explain;
+mod format;
 mod forward;
 mod gateway;
 mod json;
+mod keys;
+mod labels;
+mod list;
+mod manual;
 mod output;
+mod recording;
+mod scope;
+mod sort;
 mod table;
 mod target;
+mod top;
+mod usage;
 mod view;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
-    time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
-use output::ListOutput;
-use tokio::time::MissedTickBehavior;
-use view::View;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Shows requests, engines and GPUs as the node agents measure them, and checks an installation.
 ///
 /// Exit codes: 0 success, 1 failure, 2 invalid usage. `nodes`, `pods` and `gpus`: 0 all agents responded, 1 none did,
-/// 3 some did not. `check`: 1 errors were found, nothing could be checked, or the cluster is not reachable; 3
+/// 3 some did not. `record`: 1 no agent responded. `check`: 1 errors were found, nothing could be checked, or the cluster is not reachable; 3
 /// no errors, but something could not be checked. `explain`: 1 the request was not
 /// served, or not explained.
 #[derive(Debug, Parser)]
@@ -44,31 +51,32 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show nodes and their agents.
-    Nodes(Options),
+    Nodes(list::Options),
     /// Show inference pods: requests counted in the kernel, metrics of the engine.
-    Pods(Options),
+    Pods(list::ScopedOptions),
     /// Show GPUs and their health.
-    Gpus(Options),
+    Gpus(list::ScopedOptions),
+    /// Watch pods and GPUs in the terminal: load, latencies, verdicts. Press ? for the keys.
+    Top(top::Options),
+    /// Record the telemetry of the agents into a file, for --replay. It has no prompts and no responses.
+    Record(recording::Options),
     /// Check an installation, and print a fix for each error. Read-only.
     Check(check::Options),
     /// Send one request for a model, and show each step of its way through the gateway.
     Explain(explain::Options),
+    /// Manage the API keys that the gateway asks for, in a Secret.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Sum up what requests used: tokens and costs by key, group, model or day. Reads the gateway's usage database.
+    Usage(usage::Options),
     /// Print custom resource definitions, for `kubectl apply --server-side -f -`.
     Crds(crds::Options),
     /// Print Secrets with new certificates for all components, for `kubectl apply -f -`.
     Certificates(certificates::Options),
-}
-
-#[derive(Args, Debug)]
-struct Options {
-    #[command(flatten)]
-    agents: agents::Options,
-    /// Format of the output.
-    #[arg(short, long, value_enum, default_value_t = ListOutput::Table)]
-    output: ListOutput,
-    /// Refresh every second until interrupted.
-    #[arg(short, long)]
-    watch: bool,
+    /// Print a completion script, such as for `source <(forebay completions bash)`.
+    Completions(manual::CompletionOptions),
+    /// Write man pages into a folder.
+    Man(manual::ManOptions),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +86,6 @@ pub(crate) enum Subject {
     Gpus,
 }
 
-const REDRAW: Duration = Duration::from_secs(1);
 /// clap's exit code.
 const USAGE: u8 = 2;
 pub(crate) const DEGRADED: u8 = 3;
@@ -87,12 +94,20 @@ pub(crate) const DEGRADED: u8 = 3;
 async fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let result = match command {
-        Command::Nodes(options) => show(Subject::Nodes, &options, &access).await,
-        Command::Pods(options) => show(Subject::Pods, &options, &access).await,
-        Command::Gpus(options) => show(Subject::Gpus, &options, &access).await,
+        Command::Nodes(options) => list::show(Subject::Nodes, &options, None, &access).await,
+        Command::Pods(options) => list::show_scoped(Subject::Pods, &options, &access).await,
+        Command::Gpus(options) => list::show_scoped(Subject::Gpus, &options, &access).await,
+        Command::Top(options) => top::run(&options, &access).await,
+        Command::Record(options) => recording::run(&options, &access).await,
         Command::Check(options) => check::run(&options, &access).await,
         Command::Explain(options) => explain::run(&options).await,
+        Command::Keys(command) => keys::run(&command, &access).await,
+        Command::Usage(options) => usage::run(&options).await.map(|()| ExitCode::SUCCESS),
         Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
+        Command::Completions(options) => {
+            manual::completions(&options, Cli::command()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(options) => manual::man(&options, Cli::command()).map(|()| ExitCode::SUCCESS),
         Command::Certificates(options) => certificates::print(&options).map(|()| ExitCode::SUCCESS),
     };
     match result {
@@ -106,57 +121,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn show(subject: Subject, options: &Options, access: &forward::Access) -> anyhow::Result<ExitCode> {
-    let (mut streams, mut view) = agents::ask(&options.agents, access).await?;
-    print(subject, options, &view)?;
-    if options.watch {
-        let mut redraw = tokio::time::interval(REDRAW);
-        redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        redraw.reset();
-        loop {
-            tokio::select! {
-                Some((agent, event)) = streams.next() => view.apply(agent, event),
-                _ = redraw.tick() => print(subject, options, &view)?,
-                _ = tokio::signal::ctrl_c() => break,
-            }
-        }
-    }
-    Ok(match view.answered() {
-        0 => ExitCode::FAILURE,
-        some if some < view.agents.len() => ExitCode::from(DEGRADED),
-        _ => ExitCode::SUCCESS,
-    })
-}
-
-fn print(subject: Subject, options: &Options, view: &View) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match options.output {
-        ListOutput::Table | ListOutput::Wide => {
-            if options.watch && out.is_terminal() {
-                // Cursor home, erase the screen.
-                write!(out, "\x1b[H\x1b[2J")?;
-            }
-            let is_wide = options.output == ListOutput::Wide;
-            write!(out, "{}", table::render(subject, view, is_wide))?;
-        }
-        ListOutput::Json if options.watch => writeln!(out, "{}", json::render(subject, view))?,
-        ListOutput::Json => writeln!(out, "{:#}", json::render(subject, view))?,
-    }
-    out.flush()?;
-    for (agent, problem) in view.problems() {
-        writeln!(io::stderr(), "forebay: agent {agent}: {problem}")?;
-    }
-    Ok(())
-}
-
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

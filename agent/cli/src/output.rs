@@ -19,4 +19,6 @@ pub(crate) enum ListOutput {
     Wide,
     /// One JSON document; with --watch one per line.
     Json,
+    /// One YAML document; with --watch one each second.
+    Yaml,
 }

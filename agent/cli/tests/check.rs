@@ -156,7 +156,8 @@ async fn report_route(client: &Client, name: &str) {
     status(&routes, name, json!({ "parents": [parent] })).await;
 }
 
-async fn pod(client: &Client, namespace: &str, name: &str, label: (&str, &str)) {
+/// An address belongs to one pod.
+async fn pod(client: &Client, namespace: &str, name: &str, ip: &str, label: (&str, &str)) {
     let pods = api(client, "v1", "Pod", "pods", namespace);
     let object = json!({
         "metadata": { "labels": { label.0: label.1 } },
@@ -166,7 +167,7 @@ async fn pod(client: &Client, namespace: &str, name: &str, label: (&str, &str)) 
         },
     });
     apply(&pods, "v1", "Pod", name, object).await;
-    let running = json!({ "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }], "conditions": conditions(&["Ready"]) });
+    let running = json!({ "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }], "conditions": conditions(&["Ready"]) });
     status(&pods, name, running).await;
 }
 
@@ -199,7 +200,7 @@ async fn install(client: &Client) {
     deployments.create(&kube::api::PostParams::default(), &deployment).await.unwrap();
     let ready = Patch::Merge(json!({ "status": { "replicas": 1, "readyReplicas": 1 } }));
     deployments.patch_status("forebay-gateway", &PatchParams::default(), &ready).await.unwrap();
-    pod(client, "forebay-system", "agent-a", ("app.kubernetes.io/name", "forebay-agent")).await;
+    pod(client, "forebay-system", "agent-a", "10.0.0.1", ("app.kubernetes.io/name", "forebay-agent")).await;
     let gateways = api(client, GATEWAYS, "Gateway", "gateways", "infra");
     let spec = json!({ "spec": {
         "gatewayClassName": "forebay",
@@ -234,8 +235,8 @@ async fn serve_with_mistakes(client: &Client) {
         } });
         apply(&pools, POOLS, "InferencePool", "qwen", spec).await;
     }
-    pod(client, "llm-d", "qwen-0", ("app", "vllm-qwen")).await;
-    pod(client, "pools", "qwen-0", ("app", "vllm-qwen3-06b")).await;
+    pod(client, "llm-d", "qwen-0", "10.0.0.2", ("app", "vllm-qwen")).await;
+    pod(client, "pools", "qwen-0", "10.0.0.3", ("app", "vllm-qwen3-06b")).await;
     route(client, "qwen", json!({ "name": "inference-gateway" }), "qwen/qwen3-0.6b", "llm-d").await;
     let parent = json!({ "name": "inference-gateway", "namespace": "infra" });
     route(client, "far", parent, "Qwen/Qwen3-0.6B", "pools").await;
@@ -295,7 +296,7 @@ async fn finds_faults_and_its_fixes_work() {
     let empty = found.item("error", "InferencePool", "selects no Pod: its selector is app=vllm-qwen3-06b");
     assert_eq!(empty["command"], Value::Null, "{empty}");
     assert!(empty["message"].as_str().unwrap().contains("app=vllm-qwen (Pod qwen-0)"), "{empty}");
-    pod(&client, "llm-d", "qwen-0", ("app", "vllm-qwen3-06b")).await;
+    pod(&client, "llm-d", "qwen-0", "10.0.0.2", ("app", "vllm-qwen3-06b")).await;
     report_gateway(&client, 2).await;
     report_route(&client, "qwen").await;
 

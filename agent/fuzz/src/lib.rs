@@ -4,8 +4,10 @@
 mod manifests;
 mod metrics;
 mod model_map;
+mod recordings;
 mod samples;
 
 pub use manifests::manifests;
 pub use metrics::metrics;
 pub use model_map::model_map;
+pub use recordings::recordings;

@@ -20,3 +20,8 @@ fn metrics() {
 fn model_map() {
     replay("model_map", forebay_agent_fuzz::model_map);
 }
+
+#[test]
+fn recordings() {
+    replay("recordings", forebay_agent_fuzz::recordings);
+}

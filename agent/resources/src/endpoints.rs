@@ -1,14 +1,18 @@
 //! Addresses of pools and Services.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 
-use crate::{key::ObjectKey, snapshot::Snapshot};
+use crate::{
+    key::ObjectKey,
+    membership::{pod_ip, serving_ports},
+    snapshot::Snapshot,
+};
 
 /// An endpoint of an InferencePool: pod IP and target port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,20 +30,27 @@ pub struct PoolEndpoint {
 }
 
 impl Snapshot {
-    /// Endpoints of the ready, not terminating pods that the pool selects in its namespace: one for each pod and target
-    /// port, sorted by pod name. Empty for a pool that does not exist.
+    /// Endpoints of the pods that the pool selects in its namespace and that may get requests ([`Snapshot::exclusion`]): one
+    /// for each pod and target port on which it serves, sorted by pod name. Of several pods with one address the first is
+    /// taken. Empty for a pool that does not exist.
     pub fn pool_endpoints(&self, pool: &ObjectKey) -> Vec<PoolEndpoint> {
-        let Some(spec) = self.inference_pools.get(pool).map(|pool| &pool.spec) else {
+        let Some(object) = self.inference_pools.get(pool) else {
             return Vec::new();
         };
         let mut endpoints = Vec::new();
+        let mut taken = HashSet::new();
+        let addresses = self.addresses();
         for (key, pod) in self.pool_members().of(pool) {
-            let Some(labels) = pod.metadata.labels.as_ref().filter(|_| takes_requests(pod)) else { continue };
+            let Some(labels) = pod.metadata.labels.as_ref().filter(|_| addresses.exclusion(pod).is_none())
+            else {
+                continue;
+            };
             let Some(ip) = pod_ip(pod) else { continue };
-            endpoints.extend(spec.target_ports.iter().map(|port| PoolEndpoint {
+            let sockets = serving_ports(object, pod).map(|port| SocketAddr::new(ip, port));
+            endpoints.extend(sockets.filter(|address| taken.insert(*address)).map(|address| PoolEndpoint {
                 pod: key.clone(),
                 uid: pod.metadata.uid.clone().unwrap_or_default(),
-                address: SocketAddr::new(ip, port.number.get()),
+                address,
                 node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
                 labels: labels.clone(),
             }));
@@ -72,20 +83,6 @@ impl Snapshot {
         let service_port = spec.ports.as_ref()?.iter().find(|candidate| candidate.port == i32::from(port))?;
         Some(service_port.name.clone().unwrap_or_default())
     }
-}
-
-/// Whether the pod is ready and not being deleted.
-pub fn takes_requests(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.is_some_and(|conditions| {
-        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    });
-    ready && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// The pod's primary address; `None` before it has one.
-pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
-    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
 fn slice_addresses(slice: &EndpointSlice, port_name: &str) -> Vec<SocketAddr> {

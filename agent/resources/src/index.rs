@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 
-use crate::{key::ObjectKey, object_map::ObjectMap, types::InferencePool};
+use crate::{key::ObjectKey, membership::Addresses, object_map::ObjectMap, types::InferencePool};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
@@ -19,6 +19,7 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) struct Index {
     members: Memo<PoolMembers>,
     slices: Memo<ServiceSlices>,
+    addresses: Memo<Addresses>,
 }
 
 impl Index {
@@ -29,6 +30,10 @@ impl Index {
     ) -> Arc<PoolMembers> {
         let is_current = |it: &PoolMembers| it.pods.is_same(pods) && it.pools.is_same(pools);
         self.members.get(is_current, || PoolMembers::new(pods, pools))
+    }
+
+    pub(crate) fn addresses(&self, pods: &ObjectMap<Pod>) -> Arc<Addresses> {
+        self.addresses.get(|it| it.is_of(pods), || Addresses::new(pods))
     }
 
     pub(crate) fn service_slices(&self, slices: &ObjectMap<EndpointSlice>) -> Arc<ServiceSlices> {
@@ -70,6 +75,10 @@ pub(crate) struct PoolMembers {
 impl PoolMembers {
     pub(crate) fn of(&self, pool: &ObjectKey) -> &[(ObjectKey, Arc<Pod>)] {
         self.by_pool.get(pool).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn pools(&self) -> &ObjectMap<InferencePool> {
+        &self.pools
     }
 
     fn new(all_pods: &ObjectMap<Pod>, all_pools: &ObjectMap<InferencePool>) -> Self {

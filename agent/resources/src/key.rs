@@ -1,6 +1,6 @@
 //! Names of objects.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// Namespace and name of an object, displayed as `namespace/name`. The namespace of a cluster-scoped object is empty;
 /// it is displayed as `name`.
@@ -19,6 +19,20 @@ impl ObjectKey {
     }
 }
 
+/// Parses `namespace/name`.
+impl FromStr for ObjectKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::new(namespace, name))
+            }
+            _ => Err("must be NAMESPACE/NAME".into()),
+        }
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {
@@ -32,6 +46,14 @@ impl fmt::Display for ObjectKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parses_a_namespace_and_a_name() {
+        assert_eq!("a/b".parse(), Ok(ObjectKey::new("a", "b")));
+        for invalid in ["", "a", "/", "a/", "/b", "a/b/c"] {
+            assert_eq!(invalid.parse::<ObjectKey>(), Err("must be NAMESPACE/NAME".into()), "{invalid}");
+        }
+    }
 
     #[test]
     fn displays_namespace_only_if_present() {

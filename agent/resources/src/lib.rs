@@ -22,8 +22,10 @@ pub mod folder;
 mod index;
 mod key;
 mod kind;
+mod membership;
 mod model_map;
 mod object_map;
+mod pool_changes;
 mod replaced;
 mod snapshot;
 mod source;
@@ -43,11 +45,13 @@ pub use k8s_openapi::api::{
 
 pub use self::{
     document::read_manifest,
-    endpoints::{PoolEndpoint, pod_ip, takes_requests},
+    endpoints::PoolEndpoint,
     key::ObjectKey,
     kind::Kind,
+    membership::{Exclusion, has_ended, pod_ip, serving_ports, takes_requests},
     model_map::{BaseModel, CONFIG_MAP_LABELS, base_model, parse_model_map},
     object_map::ObjectMap,
+    pool_changes::PoolChanges,
     snapshot::{Problem, Snapshot},
     source::{Error, Provider, ResourceSource, start},
     store::Store,

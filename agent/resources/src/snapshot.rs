@@ -13,6 +13,8 @@ use k8s_openapi::api::{
 
 use crate::{
     index::{Index, PoolMembers, ServiceSlices},
+    key::ObjectKey,
+    membership::{Addresses, Exclusion},
     object_map::ObjectMap,
     types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Secret},
 };
@@ -56,8 +58,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Why the pod gets no requests. `None` if it may get some.
+    pub fn exclusion(&self, pod: &Pod) -> Option<Exclusion> {
+        self.addresses().exclusion(pod)
+    }
+
+    /// The other pod that has the address of this one.
+    pub fn address_holder(&self, pod: &Pod) -> Option<ObjectKey> {
+        self.addresses().other_holder(pod).cloned()
+    }
+
     pub(crate) fn pool_members(&self) -> Arc<PoolMembers> {
         self.index.pool_members(&self.pods, &self.inference_pools)
+    }
+
+    pub(crate) fn addresses(&self) -> Arc<Addresses> {
+        self.index.addresses(&self.pods)
     }
 
     pub(crate) fn service_slices(&self) -> Arc<ServiceSlices> {

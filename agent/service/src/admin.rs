@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -66,12 +66,12 @@ impl Page {
     }
 }
 
-/// Serves `/healthz` and the pages that `page` returns for a path, until the future is dropped. `name` is the listener's
+/// Serves `/healthz` and the pages that `page` returns for a path and a query, until the future is dropped. `name` is the listener's
 /// name in the log.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
-    page: impl Fn(&str) -> Option<Page> + Clone + Send + 'static,
+    page: impl Fn(&str, Option<&str>) -> Option<Page> + Clone + Send + 'static,
 ) {
     let places = Places::new(name, LIMITS);
     let mut connections = JoinSet::new();
@@ -89,10 +89,10 @@ pub async fn serve(
 async fn serve_connection(
     stream: TcpStream,
     place: Place,
-    page: impl Fn(&str) -> Option<Page> + Send + 'static,
+    page: impl Fn(&str, Option<&str>) -> Option<Page> + Send + 'static,
 ) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let page = respond(request.method(), request.uri().path(), &page);
+        let page = respond(request.method(), request.uri(), &page);
         async move { Ok::<_, Infallible>(page.into_response()) }
     });
     let connection = http1::Builder::new()
@@ -106,14 +106,15 @@ async fn serve_connection(
 }
 
 /// Routes a request.
-fn respond(method: &Method, path: &str, page: &impl Fn(&str) -> Option<Page>) -> Page {
+fn respond(method: &Method, uri: &Uri, page: &impl Fn(&str, Option<&str>) -> Option<Page>) -> Page {
     if method != Method::GET && method != Method::HEAD {
         return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n".into());
     }
-    if path == "/healthz" {
+    if uri.path() == "/healthz" {
         return Page::probe(Ok(()));
     }
-    page(path).unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n".into()))
+    page(uri.path(), uri.query())
+        .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n".into()))
 }
 
 #[cfg(test)]
@@ -124,8 +125,9 @@ mod tests {
 
     #[test]
     fn every_path_and_method_has_a_response() {
-        let page = |path: &str| match path {
+        let page = |path: &str, query: Option<&str>| match path {
             "/readyz" => Some(Page::probe(Err("not yet".into()))),
+            "/query" => Some(Page::new(PROMETHEUS_TEXT, query.unwrap_or("none").into())),
             "/metrics" => Some(Page::new(PROMETHEUS_TEXT, "up 1\n".into())),
             _ => None,
         };
@@ -133,10 +135,12 @@ mod tests {
             (Method::GET, "/healthz", 200, "ok\n"),
             (Method::HEAD, "/metrics", 200, "up 1\n"),
             (Method::GET, "/readyz", 503, "not yet\n"),
+            (Method::GET, "/query?a=b", 200, "a=b"),
+            (Method::GET, "/query", 200, "none"),
             (Method::GET, "/", 404, "no such page\n"),
             (Method::POST, "/metrics", 405, "only GET is allowed\n"),
         ] {
-            let response = respond(&method, path, &page);
+            let response = respond(&method, &Uri::from_static(path), &page);
             assert_eq!((response.status.as_u16(), response.body.as_str()), (status, body), "{method} {path}");
         }
     }
@@ -145,7 +149,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let large = "forebay_series 1\n".repeat(1 << 20);
-        let page = move |path: &str| (path == "/metrics").then(|| Page::new(PROMETHEUS_TEXT, large.clone()));
+        let page = move |path: &str, _: Option<&str>| {
+            (path == "/metrics").then(|| Page::new(PROMETHEUS_TEXT, large.clone()))
+        };
         (address, tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve("test", listener, page))))
     }
 
@@ -192,7 +198,7 @@ mod tests {
             let (stream, peer) = listener.accept().await.unwrap();
             let places = Places::new("test", LIMITS);
             let large = "x".repeat(64 << 20);
-            let page = move |_: &str| Some(Page::new(PROMETHEUS_TEXT, large.clone()));
+            let page = move |_: &str, _: Option<&str>| Some(Page::new(PROMETHEUS_TEXT, large.clone()));
             let place = places.take(peer.ip()).unwrap();
             let serving = serve_connection(stream, place, page);
             time::timeout(CONNECTION_TIMEOUT * 2, serving).await.unwrap_or_else(|_| panic!("{sent:?}"));

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use forebay_resources::{ObjectKey, Pod, Snapshot};
+use forebay_resources::{ObjectKey, Pod, Snapshot, has_ended, pod_ip, serving_ports};
 
 /// Annotation with the uid in the cgroup name of a static pod. It differs from the uid of the mirror pod in the API
 /// server.
@@ -27,7 +27,7 @@ pub struct LocalPod {
     pub cgroup_uid: Result<String, String>,
     /// `spec.runtimeClassName`
     pub runtime_class: Option<String>,
-    /// `status.podIP`
+    /// `status.podIP`, unless another pod has it.
     pub ip: Option<IpAddr>,
     /// Target ports of all pools that select it, ascending.
     pub ports: Vec<u16>,
@@ -37,10 +37,6 @@ pub struct LocalPod {
 /// left out: another pod may have their address.
 pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
     let is_here = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node_name);
-    let has_ended = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
-    };
     let mut pods = BTreeMap::<&ObjectKey, LocalPod>::new();
     for (pool_key, pool) in &snapshot.inference_pools {
         for (key, pod) in &snapshot.pods {
@@ -53,10 +49,10 @@ pub fn local_pods(snapshot: &Snapshot, node_name: &str) -> Vec<LocalPod> {
                 cgroup_uid: Ok(cgroup_uid(pod, node_name).unwrap_or(&uid).to_owned()),
                 uid,
                 runtime_class: pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()),
-                ip: pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
+                ip: pod_ip(pod).filter(|_| snapshot.address_holder(pod).is_none()),
                 ports: Vec::new(),
             });
-            local.ports.extend(pool.spec.target_ports.iter().map(|port| port.number.get()));
+            local.ports.extend(serving_ports(pool, pod));
         }
     }
     let mut claims = HashMap::<&str, usize>::new();

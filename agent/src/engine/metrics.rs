@@ -2,6 +2,8 @@
 
 use forebay_telemetry::v1::EngineLoad;
 
+use super::{adapters, labels::label};
+
 /// Why a scrape cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetricsError {
@@ -18,6 +20,7 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
     let mut older = EngineLoad::default();
     let (mut has_queries, mut has_hits) = (false, false);
     let mut is_vllm = false;
+    let mut adapters_at = 0.0;
     for line in text.lines() {
         let Some(line) = line.strip_prefix("vllm:") else { continue };
         let Some((name, labels, value)) = split_sample(line) else { continue };
@@ -41,11 +44,22 @@ pub fn parse(text: &str, measured_boottime_ns: u64) -> Result<EngineLoad, Metric
                 add(&mut load.prefix_cache_hits, value);
             }
             "gpu_prefix_cache_hits_total" => add(&mut older.prefix_cache_hits, value),
+            "iteration_tokens_total_count" => {
+                load.steps = Some(load.steps.unwrap_or_default().saturating_add(value as u64));
+            }
+            "engine_sleep_state" if label(labels, "sleep_state") == Some("awake") => {
+                load.sleeping = Some(load.sleeping == Some(true) || value == 0.0);
+            }
             "num_preemptions_total" => add(&mut load.preemptions, value),
             "request_success_total" => add(&mut load.requests_succeeded, value),
             "cache_config_info" => {
                 load.block_size_tokens = label(labels, "block_size").and_then(|it| it.parse().ok());
                 load.num_gpu_blocks = label(labels, "num_gpu_blocks").and_then(|it| it.parse().ok());
+            }
+            // The value is the time of the sample; earlier label sets stay. Engines behind one port write one series.
+            "lora_requests_info" if value >= adapters_at => {
+                adapters_at = value;
+                load.adapters = Some(adapters::parse(labels));
             }
             _ => {}
         }
@@ -83,33 +97,6 @@ fn split_sample(line: &str) -> Option<(&str, &str, f64)> {
     (value.is_finite() && value >= 0.0).then_some((name, labels, value))
 }
 
-/// Returns the value of a label without resolving escapes (the labels used here are numbers).
-fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
-    let mut rest = labels;
-    loop {
-        let (key, after) = rest.split_once('=')?;
-        let quoted = after.trim_start().strip_prefix('"')?;
-        let (value, after) = quoted.split_at(string_end(quoted)?);
-        if key.trim_start_matches([',', ' ', '\t']).trim_end() == name {
-            return Some(value);
-        }
-        rest = &after[1..];
-    }
-}
-
-/// Position of the quote that ends a string. A backslash escapes the next character.
-fn string_end(quoted: &str) -> Option<usize> {
-    let mut is_escaped = false;
-    quoted.bytes().position(|byte| match byte {
-        _ if std::mem::take(&mut is_escaped) => false,
-        b'\\' => {
-            is_escaped = true;
-            false
-        }
-        byte => byte == b'"',
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +113,11 @@ vllm:prefix_cache_hits_total{engine="0",model_name="m"} 128.0
 vllm:prompt_tokens_total{engine="0",model_name="m"} 2.5e+03
 vllm:generation_tokens_total{engine="0",model_name="m"} 4118.0
 vllm:num_preemptions_total{engine="0",model_name="m"} 2.0
+vllm:engine_sleep_state{engine="0",model_name="m",sleep_state="awake"} 0.0
+vllm:engine_sleep_state{engine="0",model_name="m",sleep_state="discard_all"} 1.0
+vllm:iteration_tokens_total_bucket{engine="0",le="8.0",model_name="m"} 70.0
+vllm:iteration_tokens_total_count{engine="0",model_name="m"} 77.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 900.0
 vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 4.0
 vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 5.0
 vllm:cache_config_info{_block_size_resolved="True",block_size="128",odd="a}b",num_gpu_blocks="8192",engine="0"} 1.0
@@ -148,12 +140,31 @@ http_requests_total{handler="/v1/models",method="GET",status="2xx"} 1.0
                 prefix_cache_hits: 128,
                 preemptions: 2,
                 requests_succeeded: 9,
+                steps: Some(77),
+                sleeping: Some(true),
                 block_size_tokens: Some(128),
                 num_gpu_blocks: Some(8192),
                 models: Vec::new(),
                 models_omitted: 0,
+                adapters: None,
             }
         );
+    }
+
+    #[test]
+    fn the_newest_series_has_the_adapters() {
+        let series = |max: u32, running: &str, at: &str| {
+            format!(
+                "vllm:lora_requests_info{{max_lora=\"{max}\",running_lora_adapters=\"{running}\",waiting_lora_adapters=\"c\"}} {at}\n"
+            )
+        };
+        let newest = series(4, "a,b", "1.7e+09");
+        let oldest = series(9, "z", "1.6e+09");
+        for text in [format!("{oldest}{newest}"), format!("{newest}{oldest}")] {
+            let load = parse(&format!("vllm:num_requests_running 1\n{text}"), 0).unwrap();
+            let adapters = load.adapters.unwrap();
+            assert_eq!((adapters.slots, adapters.running), (4, vec!["a".to_owned(), "b".to_owned()]));
+        }
     }
 
     #[test]

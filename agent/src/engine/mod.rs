@@ -1,6 +1,8 @@
 //! Scrapes the metrics and models of engines (vLLM) on this node.
 
+mod adapters;
 mod client;
+mod labels;
 mod metrics;
 mod models;
 mod scrape;

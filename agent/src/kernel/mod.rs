@@ -1,6 +1,6 @@
 //! The kernel side of a node: loads the programs, attaches them to the cgroups of pods, and reads what they recorded.
 //!
-//! Maps and links are pinned under `DIR/v2/…` on a bpffs, so counting continues while no agent runs, and the next agent
+//! Maps and links are pinned under `DIR/v3/…` on a bpffs, so counting continues while no agent runs, and the next agent
 //! adopts them. [`forebay_agent_ebpf::maps`] specifies the maps.
 
 mod attach;
@@ -8,6 +8,7 @@ mod clock;
 mod drift;
 mod events;
 mod load;
+mod open;
 mod options;
 mod pins;
 mod quantiles;
@@ -19,6 +20,7 @@ pub use attach::{WatchError, Watched};
 pub use clock::boottime_ns;
 pub use events::Events;
 pub use load::KernelOff;
+pub use open::OpenRequests;
 pub use options::{KeepPins, Options};
 pub use quantiles::Quantiles;
 pub use read::DropCounters;

@@ -6,10 +6,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use forebay_agent_ebpf::{
-    framing::Connection,
-    maps::{Load, MAX_CONNECTIONS},
-};
+use forebay_agent_ebpf::{framing::Connection, maps::Load};
 
 use super::state::Kernel;
 
@@ -81,14 +78,11 @@ impl Kernel {
         mut is_stale: impl FnMut(u64, &Connection) -> bool,
     ) -> Result<usize, MapError> {
         let mut stale = Vec::new();
-        // The kernel restarts the iteration if the last visited entry was removed.
-        let mut seen = HashSet::new();
-        for entry in self.connections.iter().take(2 * MAX_CONNECTIONS as usize) {
-            let (cookie, connection) = entry?;
-            if seen.insert(cookie) && is_stale(cookie, &connection) {
+        self.for_each_connection(|cookie, connection| {
+            if is_stale(cookie, connection) {
                 stale.push(cookie);
             }
-        }
+        })?;
         for cookie in &stale {
             match self.connections.remove(cookie) {
                 Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel};
+use crate::{engine::ScrapeOptions, gpu::MonitorOptions, kernel, publish::MetricsOptions};
 use forebay_resources::ResourceSource;
 use forebay_service::tls::Identity;
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub tls: Option<Arc<Identity>>,
     /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub http_listen: SocketAddr,
+    /// Which optional metrics `/metrics` has.
+    pub metrics: MetricsOptions,
     /// Whether requests are counted in the kernel.
     pub kernel: KernelMode,
     /// The cgroup2 hierarchy; found in the mount table if absent.

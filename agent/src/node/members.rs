@@ -86,7 +86,7 @@ impl Scrapers {
     }
 }
 
-/// The endpoints of pods: one per pod with an address and target port.
+/// The endpoints of pods: one per pod with an address and target port. Of several pods with one address the first is taken.
 pub(super) fn endpoints(pods: &[LocalPod]) -> BTreeMap<SocketAddr, EndpointKey> {
     let mut endpoints = BTreeMap::new();
     for pod in pods {
@@ -99,7 +99,7 @@ pub(super) fn endpoints(pods: &[LocalPod]) -> BTreeMap<SocketAddr, EndpointKey> 
                 ip: ip.to_string(),
                 port: port.into(),
             };
-            endpoints.insert(SocketAddr::new(ip, port), key);
+            endpoints.entry(SocketAddr::new(ip, port)).or_insert(key);
         }
     }
     endpoints

@@ -3,6 +3,7 @@
 mod config;
 mod gpus;
 mod interest;
+mod liveness;
 mod members;
 mod owner;
 mod requests;
@@ -84,7 +85,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Node
     let readiness = Arc::new(Readiness::default());
     let gpus = GpuMonitor::start(config.gpus.clone()).map_err(NodeError::Gpu)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve_http(http, Arc::clone(&publisher), Arc::clone(&readiness), shutdown.clone()));
+    tasks.spawn(serve_http(
+        http,
+        Arc::clone(&publisher),
+        config.metrics,
+        Arc::clone(&readiness),
+        shutdown.clone(),
+    ));
     // With an empty pod list, the pinned counters of an earlier agent would be removed.
     let served = if shutdown.run_until_cancelled(store.loaded()).await.is_some() {
         start_tasks(&mut tasks, store, &config, &gpus, &publisher, &readiness, &shutdown);
@@ -123,6 +130,7 @@ fn start_tasks(
         Arc::clone(publisher),
         shutdown.clone(),
     ));
+    tasks.spawn(liveness::judge_endpoints(Arc::clone(publisher), shutdown.clone()));
     match load_kernel(config) {
         Ok((kernel, events, root)) => {
             let counter = RequestCounter::new(kernel, root, Arc::clone(publisher), Arc::clone(readiness));

@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Api;
 
-use forebay_resources::cluster;
+use forebay_resources::{ObjectKey, cluster};
 
 /// Timeout of the query.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,12 +23,8 @@ impl FromStr for Owner {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self { namespace: namespace.into(), name: name.into() })
-            }
-            _ => Err("must be NAMESPACE/NAME".into()),
-        }
+        let ObjectKey { namespace, name } = text.parse()?;
+        Ok(Self { namespace, name })
     }
 }
 

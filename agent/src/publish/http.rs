@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Publisher, prometheus};
+use super::{MetricsOptions, Publisher, prometheus};
 use forebay_service::admin::{self, OPEN_METRICS, Page};
 
 /// Whether the cgroups were listed once: each pod is attached or published with the reason why not.
@@ -34,11 +34,12 @@ impl Readiness {
 pub async fn serve_http(
     listener: TcpListener,
     publisher: Arc<Publisher>,
+    metrics: MetricsOptions,
     readiness: Arc<Readiness>,
     shutdown: CancellationToken,
 ) {
-    let registry = Arc::new(prometheus::registry(publisher));
-    let pages = admin::serve("admin", listener, move |path| match path {
+    let registry = Arc::new(prometheus::registry(publisher, metrics));
+    let pages = admin::serve("admin", listener, move |path, _query| match path {
         "/metrics" => Some(match prometheus::text(&registry) {
             Ok(metrics) => Page::new(OPEN_METRICS, metrics),
             Err(error) => Page::failed(&error),

@@ -1,13 +1,16 @@
 //! The node's current state, and how it is served: gRPC streams, Prometheus, readiness.
 
 mod grpc;
+mod histograms;
 mod http;
 mod prometheus;
 mod publisher;
 mod subscription;
 
 pub use grpc::TelemetryService;
+pub use histograms::LatencyHistograms;
 pub use http::{Readiness, serve_http};
+pub use prometheus::MetricsOptions;
 pub use publisher::{LoadReport, Publisher};
 pub use subscription::{Subscription, WatchOptions};
 
@@ -15,6 +18,9 @@ pub use subscription::{Subscription, WatchOptions};
 ///
 /// # Errors
 /// If a value cannot be encoded.
-pub fn metrics_text(publisher: std::sync::Arc<Publisher>) -> Result<String, std::fmt::Error> {
-    prometheus::text(&prometheus::registry(publisher))
+pub fn metrics_text(
+    publisher: std::sync::Arc<Publisher>,
+    options: MetricsOptions,
+) -> Result<String, std::fmt::Error> {
+    prometheus::text(&prometheus::registry(publisher, options))
 }

@@ -3,17 +3,18 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
 
+use super::LatencyHistograms;
 use crate::kernel::DropCounters;
 use forebay_telemetry::v1::{
-    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Node, Snapshot,
+    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Liveness, Node, Snapshot,
 };
 
-/// Maximum bytes of the names of all models in a frame. A reader that takes nothing keeps a frame in memory, and there may
+/// Maximum bytes of the names of all models in a frame, and of those of adapters in use. A reader that takes nothing keeps a frame in memory, and there may
 /// be hundreds.
 const MAX_FRAME_NAME_BYTES: usize = 256 << 10;
 
@@ -46,6 +47,8 @@ pub(super) struct State {
     kernel_confirmed_ns: Option<u64>,
     gpu_confirmed_ns: Option<u64>,
     drop_counters: Option<DropCounters>,
+    /// Of the endpoints.
+    histograms: BTreeMap<SocketAddr, Arc<LatencyHistograms>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl Publisher {
             kernel_confirmed_ns: None,
             gpu_confirmed_ns: None,
             drop_counters: None,
+            histograms: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), version: watch::Sender::new(1) }
     }
@@ -91,6 +95,8 @@ impl Publisher {
             state.endpoints.retain(|address, entry| {
                 endpoints.get(address).is_some_and(|key| entry.value.key.as_ref() == Some(key))
             });
+            let State { endpoints: kept, histograms, .. } = &mut *state;
+            histograms.retain(|address, _| kept.contains_key(address));
             let mut changed = state.endpoints.len() != before;
             for (address, key) in endpoints {
                 state.endpoints.entry(address).or_insert_with(|| {
@@ -120,6 +126,27 @@ impl Publisher {
         });
     }
 
+    /// Sets the verdict of `judge` on each endpoint. It gets the utilization of the endpoint's busiest GPU, in percent, if
+    /// that of all its GPUs is known.
+    pub fn set_liveness(
+        &self,
+        mut judge: impl FnMut(SocketAddr, &Endpoint, Option<u32>) -> Option<Liveness>,
+    ) {
+        self.update(|state, version| {
+            let State { endpoints, gpus, .. } = state;
+            let mut changed = false;
+            for (address, entry) in endpoints {
+                let liveness = judge(*address, &entry.value, utilization(&entry.value, gpus));
+                if entry.value.liveness != liveness {
+                    entry.value.liveness = liveness;
+                    entry.version = version;
+                    changed = true;
+                }
+            }
+            changed
+        });
+    }
+
     /// CLOCK_BOOTTIME of the last successful scrape of an endpoint.
     pub fn scraped_ns(&self, address: SocketAddr, uid: &str) -> Option<u64> {
         let state = self.lock();
@@ -140,6 +167,26 @@ impl Publisher {
 
     pub(super) fn drop_counters(&self) -> Option<DropCounters> {
         self.lock().drop_counters
+    }
+
+    /// Sets the latency histograms of an endpoint, which are in the node's metrics only. No effect if another pod has the
+    /// address now.
+    pub fn set_latency_histograms(&self, address: SocketAddr, uid: &str, mut histograms: LatencyHistograms) {
+        let mut state = self.lock();
+        let Some(endpoint) = state.endpoints.get(&address).map(|entry| &entry.value) else { return };
+        if endpoint.key.as_ref().is_none_or(|key| key.uid != uid) {
+            return;
+        }
+        // What was known stays while the engine does not respond: a series must not change its labels.
+        histograms.model = match endpoint.engine.as_ref().filter(|engine| !engine.models.is_empty()) {
+            Some(engine) => only_model(engine),
+            None => state.histograms.get(&address).and_then(|known| known.model.clone()),
+        };
+        state.histograms.insert(address, Arc::new(histograms));
+    }
+
+    pub(super) fn latency_histograms(&self) -> BTreeMap<SocketAddr, Arc<LatencyHistograms>> {
+        self.lock().histograms.clone()
     }
 
     /// Sets the GPUs, the GPUs that each endpoint uses, and the time of the measurement.
@@ -312,7 +359,7 @@ impl<T: PartialEq> Versioned<T> {
     }
 }
 
-/// A copy with as many models as the share of names allows.
+/// A copy with as many models, and adapters in use, as the share of names allows.
 fn within(endpoint: &Endpoint, share: usize) -> Endpoint {
     let mut endpoint = endpoint.clone();
     if let Some(engine) = &mut endpoint.engine {
@@ -324,8 +371,34 @@ fn within(endpoint: &Endpoint, share: usize) -> Endpoint {
         });
         let omitted = u32::try_from(all - engine.models.len()).unwrap_or(u32::MAX);
         engine.models_omitted = engine.models_omitted.saturating_add(omitted);
+        if let Some(adapters) = &mut engine.adapters {
+            let mut bytes = 0;
+            let mut omitted = 0_u32;
+            let mut is_kept = |name: &String| {
+                bytes += name.len();
+                omitted += u32::from(bytes > share);
+                bytes <= share
+            };
+            adapters.running.retain(&mut is_kept);
+            adapters.waiting.retain(&mut is_kept);
+            adapters.omitted = adapters.omitted.saturating_add(omitted);
+        }
     }
     endpoint
+}
+
+/// The model that the engine serves, if it is the only one: the kernel does not see which model a request names.
+fn only_model(engine: &EngineLoad) -> Option<String> {
+    match engine.models.as_slice() {
+        [model] if engine.models_omitted == 0 => Some(model.id.clone()),
+        _ => None,
+    }
+}
+
+fn utilization(endpoint: &Endpoint, gpus: &BTreeMap<String, Versioned<Gpu>>) -> Option<u32> {
+    let percent = |uuid: &String| gpus.get(uuid)?.value.utilization_percent;
+    let all: Option<Vec<u32>> = endpoint.gpu_uuids.iter().map(percent).collect();
+    all?.into_iter().max()
 }
 
 fn split<T>(report: LoadReport<T>) -> (Option<T>, Option<String>) {

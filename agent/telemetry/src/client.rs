@@ -27,7 +27,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum frame. A snapshot of a node with thousands of endpoints is far smaller.
-const MAX_FRAME_BYTES: usize = 16 << 20;
+pub(crate) const MAX_FRAME_BYTES: usize = 16 << 20;
 
 /// Options of a stream.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 //!
 //! - [`client::watch`] keeps one stream to an agent open and delivers frames in order.
 //! - [`changes`] says what a frame means for the values before it.
+//! - [`recording`] is the file format in which streams are kept.
 //! - [`Replica`] is a copy of an agent's state with all changes applied, and knows the age of each value.
 //! - [`signals`] lists the endpoint signals with their names in Prometheus, the CLI and JSON.
 //!
@@ -37,6 +38,8 @@
 
 mod change;
 pub mod client;
+mod liveness;
+pub mod recording;
 mod replica;
 pub mod signals;
 

@@ -27,7 +27,6 @@ pub struct Replica {
     gpus: BTreeMap<String, Gpu>,
     /// When the newest frame was sent (CLOCK_BOOTTIME of the node) and when it arrived.
     last_frame: Option<(u64, Instant)>,
-    kernel_confirmed_ns: u64,
     gpus_confirmed_ns: u64,
 }
 
@@ -44,7 +43,6 @@ impl Replica {
                     self.node = Node::default();
                     self.endpoints.clear();
                     self.gpus.clear();
-                    self.kernel_confirmed_ns = 0;
                     self.gpus_confirmed_ns = 0;
                 }
                 Change::Node(node) => self.node.clone_from(node),
@@ -60,9 +58,7 @@ impl Replica {
                     self.endpoints.remove(&order(key));
                 }
                 Change::Endpoint(endpoint) => self.put(endpoint),
-                Change::KernelConfirmed { measured_boottime_ns } => {
-                    self.kernel_confirmed_ns = self.kernel_confirmed_ns.max(measured_boottime_ns);
-                }
+                Change::KernelConfirmed { measured_boottime_ns } => self.confirm_kernel(measured_boottime_ns),
                 Change::GpusConfirmed { measured_boottime_ns } => {
                     self.gpus_confirmed_ns = self.gpus_confirmed_ns.max(measured_boottime_ns);
                 }
@@ -76,6 +72,12 @@ impl Replica {
         let order = order(key);
         if self.endpoints.len() < MAX_ENDPOINTS || self.endpoints.contains_key(&order) {
             self.endpoints.insert(order, endpoint.clone());
+        }
+    }
+
+    fn confirm_kernel(&mut self, measured_boottime_ns: u64) {
+        for kernel in self.endpoints.values_mut().filter_map(|endpoint| endpoint.kernel.as_mut()) {
+            kernel.measured_boottime_ns = kernel.measured_boottime_ns.max(measured_boottime_ns);
         }
     }
 
@@ -119,27 +121,32 @@ impl Replica {
         }
     }
 
-    /// Age of the kernel values of an endpoint. `None` if there are none, or if they are older than this machine's clock
-    /// can express.
-    pub fn kernel_age(&self, endpoint: &Endpoint) -> Option<Duration> {
-        let measured_ns = endpoint.kernel.as_ref()?.measured_boottime_ns;
-        self.age(measured_ns.max(self.kernel_confirmed_ns))
+    /// Age of the kernel values of an endpoint at `now`. `None` if there are none, or if they are older than this machine's
+    /// clock can express.
+    pub fn kernel_age(&self, endpoint: &Endpoint, now: Instant) -> Option<Duration> {
+        self.age(endpoint.kernel.as_ref()?.measured_boottime_ns, now)
     }
 
     /// Age of the engine values of an endpoint. `None` as for [`Self::kernel_age`].
-    pub fn engine_age(&self, endpoint: &Endpoint) -> Option<Duration> {
-        self.age(endpoint.engine.as_ref()?.measured_boottime_ns)
+    pub fn engine_age(&self, endpoint: &Endpoint, now: Instant) -> Option<Duration> {
+        self.age(endpoint.engine.as_ref()?.measured_boottime_ns, now)
     }
 
     /// Age of the values of a GPU. `None` as for [`Self::kernel_age`].
-    pub fn gpu_age(&self, gpu: &Gpu) -> Option<Duration> {
-        self.age(gpu.measured_boottime_ns.max(self.gpus_confirmed_ns))
+    pub fn gpu_age(&self, gpu: &Gpu, now: Instant) -> Option<Duration> {
+        self.age(gpu.measured_boottime_ns.max(self.gpus_confirmed_ns), now)
     }
 
-    fn age(&self, boottime_ns: u64) -> Option<Duration> {
+    /// Time since a boot time of the agent's node. `None` as for [`Self::kernel_age`].
+    pub fn age(&self, boottime_ns: u64, now: Instant) -> Option<Duration> {
         let (sent_ns, at) = self.last_frame?;
         let age_when_sent = Duration::from_nanos(sent_ns.saturating_sub(boottime_ns));
-        Some(Instant::now().saturating_duration_since(at.checked_sub(age_when_sent)?))
+        Some(now.saturating_duration_since(at.checked_sub(age_when_sent)?))
+    }
+
+    /// Time since the newest frame arrived. `None` if none did.
+    pub fn frame_age(&self, now: Instant) -> Option<Duration> {
+        self.last_frame.map(|(_, at)| now.saturating_duration_since(at))
     }
 }
 
@@ -205,7 +212,7 @@ mod tests {
             Body::Snapshot(Snapshot { endpoints: vec![endpoint("a", 1)], ..Snapshot::default() }),
         );
         let old = replica.endpoints().next().unwrap().clone();
-        assert!(replica.kernel_age(&old).unwrap() >= Duration::from_secs(10));
+        assert!(replica.kernel_age(&old, Instant::now()).unwrap() >= Duration::from_secs(10));
         let heartbeat = Heartbeat {
             kernel_measured_boottime_ns: Some(9_000_000_000),
             engines: vec![EngineAge { key: old.key.clone(), measured_boottime_ns: 8_000_000_000 }],
@@ -213,12 +220,16 @@ mod tests {
         };
         receive(&mut replica, Body::Heartbeat(heartbeat));
         let new = replica.endpoints().next().unwrap();
-        assert_eq!(new.kernel, old.kernel);
+        let in_flight = |endpoint: &Endpoint| endpoint.kernel.unwrap().in_flight;
+        assert_eq!(in_flight(new), in_flight(&old));
         let near = |age: Option<Duration>, seconds| {
             let age = age.unwrap();
             age >= Duration::from_secs(seconds) && age < Duration::from_secs(seconds + 1)
         };
-        assert!(near(replica.kernel_age(new), 1) && near(replica.engine_age(new), 2));
+        assert!(
+            near(replica.kernel_age(new, Instant::now()), 1)
+                && near(replica.engine_age(new, Instant::now()), 2)
+        );
     }
 
     #[test]

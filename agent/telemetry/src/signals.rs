@@ -20,6 +20,10 @@ pub enum Value {
     Integer(u64),
     /// A ratio from 0 to 1.
     Ratio(f64),
+    /// A duration, nanoseconds.
+    Nanoseconds(u64),
+    /// Yes or no: 1 or 0.
+    Flag(bool),
 }
 
 impl Value {
@@ -28,6 +32,8 @@ impl Value {
         match self {
             Self::Integer(value) => value as f64,
             Self::Ratio(value) => value,
+            Self::Nanoseconds(value) => value as f64 / 1e9,
+            Self::Flag(value) => f64::from(u8::from(value)),
         }
     }
 }
@@ -154,8 +160,26 @@ macro_rules! engine {
     };
 }
 
+/// A signal of the kernel from an expression over [`KernelLoad`] that may be unknown.
+macro_rules! known_to_kernel {
+    ($json:literal, |$load:ident| $value:expr, $metric:expr, $column:expr) => {
+        Signal {
+            source: Source::Kernel,
+            json: $json,
+            metric: $metric,
+            column: $column,
+            value: |endpoint| endpoint.kernel.as_ref().and_then(|$load: &KernelLoad| $value),
+        }
+    };
+}
+
 fn integer(value: impl Into<u64>) -> Option<Value> {
     Some(Value::Integer(value.into()))
+}
+
+/// Time from an event to the measurement.
+fn since(load: &KernelLoad, boottime_ns: Option<u64>) -> Option<Value> {
+    Some(Value::Nanoseconds(load.measured_boottime_ns.saturating_sub(boottime_ns?)))
 }
 
 /// All signals, in the order of the CLI's columns.
@@ -163,6 +187,10 @@ fn integer(value: impl Into<u64>) -> Option<Value> {
 pub const SIGNALS: &[Signal] = &[
     kernel!("inFlight", in_flight, gauge("forebay_requests_in_flight", "POST requests in flight."), table("IN-FLIGHT")),
     kernel!("waitingRequestBytes", waiting_request_bytes, with_unit(gauge("forebay_waiting_request_bytes", "Bytes received for POST requests without a response body byte yet."), "bytes"), wide("WAITING-BYTES")),
+    known_to_kernel!("oldestRequestSeconds", |load| since(load, load.oldest_request_boottime_ns), with_unit(gauge("forebay_oldest_request_seconds", "Age of the oldest POST request in flight."), "seconds"), wide("OLDEST")),
+    known_to_kernel!("oldestRequestHasResponse", |load| load.oldest_request_has_response.map(Value::Flag), None, None),
+    known_to_kernel!("requestsWithResponse", |load| load.requests_with_response.and_then(integer), gauge("forebay_requests_with_response", "POST requests in flight for which content of the response was sent."), None),
+    known_to_kernel!("silentSeconds", |load| since(load, load.last_content_boottime_ns), with_unit(gauge("forebay_silent_seconds", "Time since content of a response was last sent, on any connection."), "seconds"), wide("SILENT")),
     kernel!("started", started, counter("forebay_requests_started_total", "POST requests started."), table("STARTED")),
     kernel!("finished", finished, counter("forebay_requests_finished_total", "POST requests whose response is complete."), table("FINISHED")),
     kernel!("aborted", aborted, counter("forebay_requests_aborted_total", "POST requests that ended before their response did."), table("ABORTED")),
@@ -182,6 +210,8 @@ pub const SIGNALS: &[Signal] = &[
     engine!("prefixCacheQueries", |load| integer(load.prefix_cache_queries), None, None),
     engine!("prefixCacheHits", |load| integer(load.prefix_cache_hits), None, None),
     engine!("preemptions", |load| integer(load.preemptions), None, None),
+    engine!("steps", |load| load.steps.and_then(integer), counter("forebay_engine_steps_total", "Steps of the engine: vllm:iteration_tokens_total_count at the last scrape."), None),
+    engine!("sleeping", |load| load.sleeping.map(Value::Flag), None, None),
     engine!("requestsSucceeded", |load| integer(load.requests_succeeded), None, None),
     engine!("blockSizeTokens", |load| load.block_size_tokens.and_then(integer), None, None),
     engine!("numGpuBlocks", |load| load.num_gpu_blocks.and_then(integer), None, None),

@@ -27,9 +27,14 @@ not configured: it needs the right to list DaemonSets of all namespaces. */ -}}
 {{- .Values.forebay.namespace | default $found | default "forebay-system" -}}
 {{- end -}}
 
-{{- /* DNS name in the picker's certificate. Gateways and agents check it. */ -}}
-{{- define "inferencepool.certificateName" -}}
-forebay-epp.{{ .Release.Namespace }}
+{{- /* DNS names in the picker's certificate, with commas: one for each namespace with pools that it serves. Gateways check
+it. */ -}}
+{{- define "inferencepool.certificateNames" -}}
+{{- $names := list (printf "forebay-epp.%s" .Release.Namespace) -}}
+{{- if .Values.sharedPicker.enabled -}}
+{{- range .Values.sharedPicker.namespaces -}}{{- $names = append $names (printf "forebay-epp.%s" .) -}}{{- end -}}
+{{- end -}}
+{{- $names | uniq | join "," -}}
 {{- end -}}
 
 {{- /* Secret with the picker's certificate. Empty: no TLS. */ -}}
@@ -39,8 +44,20 @@ forebay-epp.{{ .Release.Namespace }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Whether this release deploys a picker. Empty: no. */ -}}
+{{- define "inferencepool.deploysPicker" -}}
+{{- if .Values.sharedPicker.enabled -}}
+{{- if .Values.inferenceExtension.shared.name -}}{{- fail "sharedPicker.enabled and inferenceExtension.shared.name exclude each other: a release deploys a shared picker, or has a pool that uses one" -}}{{- end -}}
+{{- if .Values.inferencePool.modelServers.matchLabels -}}{{- fail "sharedPicker.enabled and inferencePool.modelServers.matchLabels exclude each other: a release that deploys a shared picker has no pool; install the pool as another release, with inferenceExtension.shared.name" -}}{{- end -}}
+{{- if or .Values.httpRoute.enabled .Values.experimentalHttpRoute.enabled -}}{{- fail "sharedPicker.enabled and httpRoute.enabled exclude each other: a release that deploys a shared picker has no pool" -}}{{- end -}}
+true
+{{- else if and .Values.inferenceExtension.enabled (not .Values.inferenceExtension.shared.name) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "inferencepool.extProcPort" -}}
+{{- if .Values.inferenceExtension.shared.name -}}{{ .Values.inferenceExtension.shared.port | int }}{{- else -}}
 {{- .Values.inferenceExtension.extProcPort | default .Values.inferenceExtension.ports.extProc | int -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* File in pluginsCustomConfig with the picker's configuration. Empty: its policy. */ -}}

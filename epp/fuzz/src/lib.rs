@@ -9,6 +9,7 @@ mod json;
 mod json_reference;
 mod outcome;
 mod prompt;
+mod prompt_message;
 mod response;
 mod sse_reference;
 
@@ -17,4 +18,5 @@ pub use form::form;
 pub use grpc::grpc;
 pub use json::json;
 pub use prompt::prompt;
+pub use prompt_message::prompt_message;
 pub use response::response;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_openai::{Finding, ModelName, ResponseScanner, Restore, Usage};
+use forebay_openai::{Finding, ModelName, ResponseScanner, Restore, Usage, UsageFilter};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use memchr::memmem;
@@ -43,7 +43,36 @@ pub fn response(data: &[u8]) {
                 assert_eq!(out, with_client_model(document, true), "{before}");
             }
         }
+        check_filter(&before, &filter_split(body, seed));
     }
+}
+
+/// Only events without choices are removed.
+fn check_filter(before: &[String], filtered: &[u8]) {
+    let after = events(str::from_utf8(filtered).unwrap());
+    let mut after = after.iter().peekable();
+    for event in before {
+        if after.next_if_eq(&event).is_none() {
+            let removed: Value = serde_json::from_str(event).unwrap();
+            assert_eq!(removed["choices"], Value::Array(Vec::new()), "{event}");
+            assert!(removed.get("usage").is_some(), "{event}");
+        }
+    }
+    assert_eq!(after.next(), None);
+}
+
+fn filter_split(body: &[u8], seed: u8) -> Vec<u8> {
+    let filtered = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut filter = UsageFilter::default();
+        let mut out: Vec<u8> = pieces.flat_map(|piece| filter.feed(Bytes::copy_from_slice(piece))).collect();
+        out.extend(filter.finish().unwrap_or_default());
+        out
+    };
+    let whole = filtered(&mut std::iter::once(body));
+    for seed in [0, seed] {
+        assert_eq!(filtered(&mut forebay_fuzz::pieces(body, seed)), whole, "the split matters");
+    }
+    whole
 }
 
 fn restore_split(headers: &HeaderMap, body: &[u8], seed: u8) -> Vec<u8> {
@@ -96,23 +125,37 @@ fn with_client_model(mut document: Value, looks_into_envelope: bool) -> Value {
 
 /// Compares the usage of a document that has one, in the form that engines write.
 fn check_usage(body: &[u8], document: &Value, found: &[Finding]) {
-    let count = |name: &str| memmem::find_iter(body, name).count();
-    let names = [["prompt_tokens", "input_tokens"], ["completion_tokens", "output_tokens"]];
-    // `prompt_tokens_details` is counted, too: without the quotes, an escaped quote cannot hide a name.
-    let has_one_reading = names.iter().all(|[one, other]| count(one) + count(other) <= 1);
-    if count("\"usage\"") == 0 {
+    let count = |name: &str| memmem::find_iter(body, &format!("\"{name}\"")).count();
+    if count("usage") == 0 {
         return assert_eq!(found, []);
     }
     let Some(usage) = document.get("usage").and_then(Value::as_object) else { return };
-    // An escape could hide another spelling of the name.
-    if count("\"usage\"") > 1 || !has_one_reading || body.contains(&b'\\') {
+    const NAMES: [&[&str]; 7] = [
+        &["usage"],
+        &["prompt_tokens", "input_tokens"],
+        &["completion_tokens", "output_tokens"],
+        &["prompt_tokens_details", "input_tokens_details"],
+        &["completion_tokens_details", "output_tokens_details"],
+        &["cached_tokens", "cache_read_input_tokens"],
+        &["reasoning_tokens"],
+    ];
+    let has_one_reading = NAMES.iter().all(|names| names.iter().map(|name| count(name)).sum::<usize>() <= 1);
+    // An escape could hide another spelling of a name. Longer objects are not read.
+    if !has_one_reading || body.contains(&b'\\') || body.len() > 4096 {
         return;
     }
-    let tokens = |[one, other]: [&str; 2]| usage.get(one).or(usage.get(other)).unwrap_or(&Value::Null);
-    let [prompt, completion] = names.map(tokens);
+    let member = |names: &[&str]| names.iter().find_map(|name| usage.get(*name)).unwrap_or(&Value::Null);
+    let [prompt, completion] = [NAMES[1], NAMES[2]].map(member);
+    let detail = |names: &[&str], name: &str| member(names).get(name).and_then(Value::as_u64);
     // A count that is no number makes the object unreadable.
     if [prompt, completion].iter().all(|tokens| tokens.is_null() || tokens.is_u64()) {
-        let usage = Usage { prompt_tokens: prompt.as_u64(), completion_tokens: completion.as_u64() };
+        let usage = Usage {
+            prompt_tokens: prompt.as_u64(),
+            completion_tokens: completion.as_u64(),
+            cached_tokens: detail(NAMES[3], "cached_tokens")
+                .or(member(&["cache_read_input_tokens"]).as_u64()),
+            reasoning_tokens: detail(NAMES[4], "reasoning_tokens"),
+        };
         let is_known = usage != Usage::default();
         assert_eq!(found, is_known.then_some(Finding::Usage(usage)).as_slice(), "{document}");
     }

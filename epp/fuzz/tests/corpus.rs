@@ -32,6 +32,11 @@ fn prompt() {
 }
 
 #[test]
+fn prompt_message() {
+    replay("prompt_message", forebay_epp_fuzz::prompt_message);
+}
+
+#[test]
 fn response() {
     replay("response", forebay_epp_fuzz::response);
 }

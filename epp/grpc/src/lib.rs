@@ -35,6 +35,7 @@ mod decoder;
 mod inbox;
 pub mod names;
 mod outbox;
+mod prefer;
 mod prefix;
 pub mod proto;
 mod status;
@@ -46,6 +47,7 @@ use http::HeaderValue;
 pub use self::decoder::{Decoder, MessageBudget};
 pub use self::inbox::Inbox;
 pub use self::outbox::Outbox;
+pub use self::prefer::prefers_reservation;
 pub use self::status::{STATUS, status_in, status_of};
 
 /// Path of the method.

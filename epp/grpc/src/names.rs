@@ -22,11 +22,38 @@ pub const METADATA_LB: &str = "envoy.lb";
 /// Metadata namespace of the subset hint.
 pub const METADATA_SUBSET_HINT: &str = "envoy.lb.subset_hint";
 
-/// Metadata namespace of hints from Forebay's picker to Forebay's gateway. Other gateways ignore it.
+/// Metadata namespace of hints between Forebay's picker and Forebay's gateway. Others ignore it.
 pub const METADATA_FOREBAY: &str = "forebay.dev";
+/// The InferencePool of the request, as `namespace/name`, for a picker of many pools. Key in [`METADATA_FOREBAY`], sent by the
+/// gateway with the request headers.
+pub const POOL: &str = "pool";
 /// The picker does not change the response, so the gateway need not wait for its replies to it. Key in
 /// [`METADATA_FOREBAY`].
 pub const RESPONSE_UNCHANGED: &str = "response-unchanged";
+
+/// The gateway asks for the [`EXPLANATION`] of the decision (`true`). Key in [`METADATA_FOREBAY`], sent with the request
+/// headers.
+pub const EXPLAIN: &str = "explain";
+/// How the endpoint was chosen: a JSON document. Key in [`METADATA_FOREBAY`], with the decision or the error of a request
+/// whose gateway [asks](EXPLAIN) for it.
+pub const EXPLANATION: &str = "explanation";
+/// The gateway asks which endpoint would be picked, and sends it no request (`true`). Key in [`METADATA_FOREBAY`], sent with
+/// the request headers.
+pub const RESERVE: &str = "reserve";
+/// Value of the request header `Prefer` (RFC 7240) of a client that asks which endpoint would be picked.
+pub const RESERVE_ENDPOINT: &str = "reserve-endpoint";
+/// Response header with this endpoint, as `ip:port`. The response is a 204.
+pub const RESERVED_ENDPOINT: &str = "x-llm-d-reserved-host-port";
+
+/// The picker reads prompts, and takes them in messages of [`PROMPT_VERSION`] (the value, a number). Key in
+/// [`METADATA_FOREBAY`], with the decision.
+pub const TAKES_PROMPT: &str = "takes-prompt";
+/// Initial metadata of a stream: the gateway can send prompts in messages of [`PROMPT_VERSION`] (the value).
+pub const SENDS_PROMPT: &str = "x-forebay-sends-prompt";
+/// Version of [`proto::Prompt`](crate::proto::Prompt). A gateway and a picker with different versions send and read bodies.
+pub const PROMPT_VERSION: u8 = 1;
+/// Type of a [`proto::Prompt`](crate::proto::Prompt) in the typed metadata of a message, under [`METADATA_FOREBAY`].
+pub const PROMPT_TYPE: &str = "type.googleapis.com/forebay.ext_proc.v1.Prompt";
 
 /// Initial metadata of a stream (a gRPC header): the gateway accepts a list of endpoints in [`DESTINATION_ENDPOINT`]. Any
 /// value. Without it the picker sends one endpoint: the protocol has lists, but many gateways parse the value as one

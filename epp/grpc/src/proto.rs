@@ -23,4 +23,5 @@ pub use generated::envoy::{
     service::ext_proc::v3::*,
     r#type::v3::HttpStatus,
 };
-pub use prost_types::{ListValue, Struct, Value, value::Kind};
+pub use generated::forebay::ext_proc::v1::Prompt;
+pub use prost_types::{Any, ListValue, Struct, Value, value::Kind};

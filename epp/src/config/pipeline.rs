@@ -1,6 +1,6 @@
 //! A document becomes a pipeline.
 
-use std::{collections::BTreeMap, fmt, fs, path::Path};
+use std::{collections::BTreeMap, fmt, fs, path::Path, sync::Arc};
 
 use super::{
     Error,
@@ -8,7 +8,7 @@ use super::{
     no_effect,
     registry::{self, Plugin},
 };
-use crate::schedule::{Filter, MAX_ENDPOINTS_PER_PICK, Order, Pipeline, Scorer};
+use crate::schedule::{Filter, MAX_ENDPOINTS_PER_PICK, Order, Pipeline, Pipelines, Scorer};
 
 /// What is not in the document.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Config {
     pub pipeline: Pipeline,
     /// What has no effect.
     pub notices: Vec<Notice>,
+    text: String,
+    options: Options,
 }
 
 /// Parts of a document that have no effect, and the reason.
@@ -112,6 +114,19 @@ impl Config {
         Ok(Self {
             pipeline,
             notices: notices.map(|(reason, subjects)| Notice { subjects, reason }).collect(),
+            text: text.to_owned(),
+            options,
+        })
+    }
+
+    /// A pipeline of the document for each pool.
+    pub fn into_pipelines(self) -> Pipelines {
+        let Self { pipeline, text, options, .. } = self;
+        let first = Arc::new(pipeline);
+        // The same text was read before, so it is read again without an error.
+        Pipelines::new(move || match Self::parse(&text, options) {
+            Ok(config) => Arc::new(config.pipeline),
+            Err(_) => Arc::clone(&first),
         })
     }
 }
@@ -151,7 +166,7 @@ impl Plugins {
 
     /// The pipeline of a profile.
     fn take_profile(&mut self, references: Vec<WeightedReference>) -> Result<Pipeline, Error> {
-        let mut filters: Vec<Box<dyn Filter>> = Vec::new();
+        let mut filters: Vec<(String, Box<dyn Filter>)> = Vec::new();
         let mut scorers: Vec<(String, Box<dyn Scorer>, f32)> = Vec::new();
         let mut picker = None;
         for (index, WeightedReference { plugin_ref, weight }) in references.into_iter().enumerate() {
@@ -163,10 +178,10 @@ impl Plugins {
                 return Err(Error::field(path, format_args!("{plugin_ref:?} is already in this profile")));
             };
             match plugin {
-                Plugin::Filter(filter) => filters.push(filter),
+                Plugin::Filter(filter) => filters.push((plugin_ref, filter)),
                 Plugin::Scorer(scorer) => scorers.push((plugin_ref, scorer, weight)),
                 Plugin::FilterAndScorer(filter, scorer) => {
-                    filters.push(filter);
+                    filters.push((plugin_ref.clone(), filter));
                     scorers.push((plugin_ref, scorer, weight));
                 }
                 Plugin::Picker(_) if picker.is_some() => {

@@ -42,7 +42,6 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("slo-headroom-tier-filter", PREDICTED),
     ("mrl-scorer-hub", PREDICTED),
     ("probabilistic-admitter", FLOW),
-    ("lora-affinity-scorer", "the picker does not know which adapters an engine has loaded"),
     ("topology-affinity-scorer", TOPOLOGY),
     ("topology-affinity-filter", TOPOLOGY),
     ("mm-embeddings-cache-scorer", MULTIMODAL),

@@ -11,7 +11,7 @@ use crate::schedule::{
     },
     score::{
         ActiveRequests, AddedWaiting, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity,
-        KvCacheUtilization, LMetric, LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue,
+        KvCacheUtilization, LMetric, LoadAware, LoraAffinity, NoHitLru, NoHitLruSettings, PrefixCache, Queue,
         RunningRequests, TokenLoad,
     },
 };
@@ -147,6 +147,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     scorer!("kv-cache-utilization-scorer", KvCacheUtilization, no parameters),
     scorer!("lmetric-scorer", LMetric, no parameters),
     scorer!("load-aware-scorer", LoadAware),
+    scorer!("lora-affinity-scorer", LoraAffinity, no parameters),
     scorer!("no-hit-lru-scorer", NoHitLru, from NoHitLruSettings),
     scorer!("prefix-cache-scorer", PrefixCache),
     scorer!("queue-scorer", Queue, no parameters),

@@ -85,6 +85,10 @@ cell! {
     lost_until: f64 as AtomicU64,
     /// Failures exclude the endpoint until then.
     failing_until: f64 as AtomicU64,
+    /// A stalled engine excludes the endpoint until then.
+    stalled_until: f64 as AtomicU64,
+    /// An engine that may not work makes the endpoint less preferred until then.
+    suspect_until: f64 as AtomicU64,
 }
 
 impl Cell {
@@ -129,6 +133,8 @@ impl Default for Numbers {
             engine_until: f64::NEG_INFINITY,
             lost_until: f64::NEG_INFINITY,
             failing_until: f64::NEG_INFINITY,
+            stalled_until: f64::NEG_INFINITY,
+            suspect_until: f64::NEG_INFINITY,
         }
     }
 }

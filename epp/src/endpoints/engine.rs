@@ -58,12 +58,22 @@ impl Ratio {
     }
 }
 
+/// Prefix hits of an engine since its endpoint was added, in bytes of prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PrefixHits {
+    /// What the prefix index expected of own picks.
+    pub predicted_bytes: f64,
+    /// What the engine counted of all requests, in the same time.
+    pub measured_bytes: f64,
+}
+
 /// The last gauges of an engine.
 #[derive(Debug)]
 pub(crate) struct EngineView {
     gauges: Option<EngineGauges>,
     /// Prefix hits in bytes: measured over predicted.
     hits: Ratio,
+    all_hits: PrefixHits,
     /// Hits that were predicted since the last reading.
     predicted_bytes: f64,
     /// Bytes of requests over tokens of prompts.
@@ -79,6 +89,7 @@ impl Default for EngineView {
         Self {
             gauges: None,
             hits: Ratio { over: 0.0, under: 0.0 },
+            all_hits: PrefixHits::default(),
             predicted_bytes: 0.0,
             bytes_per_token: Ratio { over: 0.0, under: 0.0 },
             bytes_in: None,
@@ -126,6 +137,7 @@ impl EngineView {
                 gauges: Some(gauges),
                 bytes_in,
                 mean_body_bytes: self.mean_body_bytes,
+                all_hits: self.all_hits,
                 ..Self::default()
             };
             return Reading { has_restarted: true, ..Reading::default() };
@@ -141,7 +153,11 @@ impl EngineView {
         let hits = gauges.prefix_hits.saturating_sub(before.prefix_hits) as f64;
         if queries > 0.0 {
             self.uncached.add((queries - hits).max(0.0), queries);
-            self.hits.add(hits * self.bytes_per_token(), std::mem::take(&mut self.predicted_bytes));
+            let (measured, predicted) =
+                (hits * self.bytes_per_token(), std::mem::take(&mut self.predicted_bytes));
+            self.hits.add(measured, predicted);
+            self.all_hits.measured_bytes += measured;
+            self.all_hits.predicted_bytes += predicted;
         }
         Reading {
             has_restarted: false,
@@ -170,6 +186,10 @@ impl EngineView {
     pub(super) fn bytes_per_token(&self) -> f64 {
         let Ratio { over, under } = self.bytes_per_token;
         ((over + BYTES_PER_TOKEN * PRIOR_TOKENS) / (under + PRIOR_TOKENS)).clamp(0.5, 64.0)
+    }
+
+    pub(super) fn prefix_hits(&self) -> PrefixHits {
+        self.all_hits
     }
 
     /// Share of the predicted hits that the engine counted, 0 to 1.

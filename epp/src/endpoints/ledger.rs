@@ -1,7 +1,7 @@
 //! Own open picks of one endpoint, and which of them the kernel's count contains already.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -29,19 +29,35 @@ pub(crate) struct Work {
 /// An own pick whose request has not ended.
 #[derive(Clone, Copy, Debug)]
 struct OpenPick {
+    id: PickId,
     at: Instant,
     work: Work,
+    kernel: InKernel,
+    /// Without a first byte.
+    is_waiting: bool,
+}
+
+/// Whether the kernel's count contains a pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InKernel {
+    NotYet,
+    Yes,
+    /// The count restarted at zero when the pick was open. It will never contain it.
+    Lost,
 }
 
 /// The open picks of one endpoint. Bounded by the requests in flight.
+///
+/// Sorted by number, which is almost always the order in which they come, so that nothing is allocated per pick.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<PickId, OpenPick>,
-    not_yet_in_kernel: BTreeSet<PickId>,
-    /// Open when the kernel's count restarted at zero. The count will never contain them.
-    lost_by_kernel: BTreeSet<PickId>,
-    /// Without a first byte.
-    waiting: BTreeSet<PickId>,
+    open: VecDeque<OpenPick>,
+    not_yet_in_kernel: u64,
+    lost_by_kernel: u64,
+    waiting: u64,
+    /// No pick before these numbers is not yet in the kernel's count, or waits.
+    first_not_yet: Option<PickId>,
+    first_waiting: Option<PickId>,
     waiting_body_bytes: u64,
     waiting_uncached_bytes: u64,
     /// Of all open picks.
@@ -55,58 +71,92 @@ impl Work {
 }
 
 impl Ledger {
-    pub(super) fn add(&mut self, pick: PickId, at: Instant, work: Work) {
-        self.prompt_bytes += work.prompt_bytes();
-        self.open.insert(pick, OpenPick { at, work });
-        self.not_yet_in_kernel.insert(pick);
-        self.waiting.insert(pick);
+    pub(super) fn add(&mut self, id: PickId, at: Instant, work: Work) {
+        self.insert(OpenPick { id, at, work, kernel: InKernel::NotYet, is_waiting: true });
+        self.not_yet_in_kernel += 1;
+        self.waiting += 1;
+        self.first_not_yet = Some(self.first_not_yet.map_or(id, |first| first.min(id)));
+        self.first_waiting = Some(self.first_waiting.map_or(id, |first| first.min(id)));
         self.waiting_body_bytes += work.body_bytes;
         self.waiting_uncached_bytes += work.uncached_bytes;
     }
 
     /// Adds a pick of another endpoint whose request this endpoint served. The counts contain it already.
-    pub(super) fn add_served(&mut self, pick: PickId, at: Instant, work: Work) {
-        self.prompt_bytes += work.prompt_bytes();
-        self.open.insert(pick, OpenPick { at, work });
+    pub(super) fn add_served(&mut self, id: PickId, at: Instant, work: Work) {
+        self.insert(OpenPick { id, at, work, kernel: InKernel::Yes, is_waiting: false });
     }
 
-    pub(super) fn remove(&mut self, pick: PickId) -> Option<(Instant, Work)> {
-        self.not_yet_in_kernel.remove(&pick);
-        self.lost_by_kernel.remove(&pick);
-        self.stop_waiting(pick);
-        let OpenPick { at, work } = self.open.remove(&pick)?;
-        self.prompt_bytes -= work.prompt_bytes();
-        Some((at, work))
+    fn insert(&mut self, pick: OpenPick) {
+        self.prompt_bytes += pick.work.prompt_bytes();
+        self.open.insert(self.from(Some(pick.id)), pick);
+    }
+
+    pub(super) fn remove(&mut self, id: PickId) -> Option<(Instant, Work)> {
+        self.stop_waiting(id);
+        let pick = self.open.remove(self.position(id)?)?;
+        match pick.kernel {
+            InKernel::NotYet => self.not_yet_in_kernel -= 1,
+            InKernel::Lost => self.lost_by_kernel -= 1,
+            InKernel::Yes => {}
+        }
+        self.prompt_bytes -= pick.work.prompt_bytes();
+        Some((pick.at, pick.work))
     }
 
     /// The first byte of the response is there. Returns the work if the request was waiting for it.
-    pub(super) fn stop_waiting(&mut self, pick: PickId) -> Option<Work> {
-        if !self.waiting.remove(&pick) {
+    pub(super) fn stop_waiting(&mut self, id: PickId) -> Option<Work> {
+        let position = self.position(id)?;
+        let pick = &mut self.open[position];
+        if !std::mem::replace(&mut pick.is_waiting, false) {
             return None;
         }
-        let work = self.open.get(&pick)?.work;
+        let work = pick.work;
+        self.waiting -= 1;
         self.waiting_body_bytes -= work.body_bytes;
         self.waiting_uncached_bytes -= work.uncached_bytes;
+        if self.first_waiting == Some(id) {
+            self.first_waiting =
+                self.open.range(position + 1..).find(|pick| pick.is_waiting).map(|pick| pick.id);
+        }
         Some(work)
     }
 
-    /// The kernel counted `arrived` more requests until `measured`. The oldest picks are assumed to be those.
+    /// The kernel counted `arrived` more requests until `measured`. The oldest picks are assumed to be those, and every one
+    /// that is older than [`VISIBILITY_GRACE`] is in the count.
     pub(super) fn kernel_counted(&mut self, arrived: u64, measured: Instant) {
-        for _ in 0..arrived {
-            match self.not_yet_in_kernel.first() {
-                Some(oldest) if self.open.get(oldest).is_none_or(|pick| pick.at <= measured) => {
-                    self.not_yet_in_kernel.pop_first();
-                }
-                _ => break,
+        let mut arrived = arrived;
+        let start = self.from(self.first_not_yet);
+        self.first_not_yet = None;
+        for pick in self.open.range_mut(start..).filter(|pick| pick.kernel == InKernel::NotYet) {
+            let has_arrived = arrived > 0 && pick.at <= measured;
+            if !has_arrived && pick.at + VISIBILITY_GRACE >= measured {
+                self.first_not_yet = Some(pick.id);
+                break;
             }
+            arrived = arrived.saturating_sub(1);
+            pick.kernel = InKernel::Yes;
+            self.not_yet_in_kernel -= 1;
         }
-        retire_until(&mut self.not_yet_in_kernel, &self.open, measured);
     }
 
     /// The kernel's count restarted at zero, without the picks that it contained before.
     pub(super) fn kernel_restarted(&mut self) {
-        self.lost_by_kernel =
-            self.open.keys().copied().filter(|it| !self.not_yet_in_kernel.contains(it)).collect();
+        for pick in self.open.iter_mut().filter(|pick| pick.kernel == InKernel::Yes) {
+            pick.kernel = InKernel::Lost;
+            self.lost_by_kernel += 1;
+        }
+    }
+
+    /// The position of the first pick that is not before `id`.
+    fn from(&self, id: Option<PickId>) -> usize {
+        match (id, self.open.back()) {
+            (Some(id), Some(last)) if id <= last.id => self.open.partition_point(|pick| pick.id < id),
+            _ => self.open.len(),
+        }
+    }
+
+    fn position(&self, id: PickId) -> Option<usize> {
+        self.open.binary_search_by_key(&id, |pick| pick.id).ok()
     }
 
     pub(super) fn open(&self) -> u64 {
@@ -120,18 +170,18 @@ impl Ledger {
 
     /// Picks that the kernel's count does not contain.
     pub(super) fn not_in_kernel(&self) -> u64 {
-        (self.not_yet_in_kernel.len() + self.lost_by_kernel.len()) as u64
+        self.not_yet_in_kernel + self.lost_by_kernel
     }
 
     /// Requests without a first byte.
     pub(super) fn waiting(&self) -> u64 {
-        self.waiting.len() as u64
+        self.waiting
     }
 
     /// The request that has waited longest for its first byte.
     pub(super) fn oldest_waiting(&self) -> Option<(PickId, Instant, Work)> {
-        let oldest = self.waiting.first()?;
-        self.open.get(oldest).map(|pick| (*oldest, pick.at, pick.work))
+        let pick = &self.open[self.position(self.first_waiting?)?];
+        Some((pick.id, pick.at, pick.work))
     }
 
     /// Bytes of the bodies of requests without a first byte.
@@ -150,22 +200,10 @@ impl Ledger {
     }
 }
 
-/// Removes the picks that a count measured at `measured` contains (see [`VISIBILITY_GRACE`]).
-fn retire_until(
-    not_yet_counted: &mut BTreeSet<PickId>,
-    open: &BTreeMap<PickId, OpenPick>,
-    measured: Instant,
-) {
-    while let Some(oldest) = not_yet_counted.first() {
-        match open.get(oldest) {
-            Some(pick) if pick.at + VISIBILITY_GRACE >= measured => break,
-            _ => not_yet_counted.pop_first(),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -241,5 +279,88 @@ mod tests {
         assert_eq!(ledger.not_in_kernel(), 1);
         ledger.remove(PickId(0));
         assert_eq!(ledger.not_in_kernel(), 0);
+    }
+
+    /// The same rules over a list that is searched for everything.
+    #[derive(Default)]
+    struct Model(Vec<OpenPick>);
+
+    impl Model {
+        fn kernel_counted(&mut self, arrived: u64, measured: Instant) {
+            for _ in 0..arrived {
+                let first = self.0.iter_mut().find(|pick| pick.kernel == InKernel::NotYet);
+                match first {
+                    Some(pick) if pick.at <= measured => pick.kernel = InKernel::Yes,
+                    _ => break,
+                }
+            }
+            for pick in &mut self.0 {
+                if pick.kernel == InKernel::NotYet && pick.at + VISIBILITY_GRACE < measured {
+                    pick.kernel = InKernel::Yes;
+                }
+            }
+        }
+
+        fn count(&self, of: impl Fn(&OpenPick) -> bool) -> u64 {
+            self.0.iter().filter(|pick| of(pick)).count() as u64
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_a_plain_list(steps in prop::collection::vec((0u8..7, 0u64..40, 0u64..400), 1..120)) {
+            let (mut ledger, mut model) = (Ledger::default(), Model::default());
+            let mut now = Instant::now();
+            for (next, (step, which, number)) in (0..).zip(steps) {
+                now += Duration::from_millis(number / 4);
+                let work = Work { body_bytes: number, uncached_bytes: number / 2, ..Work::default() };
+                // Numbers with gaps, and some that come late.
+                let (new, old) = (PickId(next * 2), PickId((next * 2).saturating_sub(which) | 1));
+                let picked = model.0.get(which as usize % model.0.len().max(1)).map_or(PickId(which), |pick| pick.id);
+                match step {
+                    0 | 1 => {
+                        ledger.add(new, now, work);
+                        model.0.push(OpenPick { id: new, at: now, work, kernel: InKernel::NotYet, is_waiting: true });
+                    }
+                    2 if model.0.iter().all(|pick| pick.id != old) => {
+                        ledger.add_served(old, now, work);
+                        model.0.push(OpenPick { id: old, at: now, work, kernel: InKernel::Yes, is_waiting: false });
+                    }
+                    3 => {
+                        let removed = ledger.remove(picked);
+                        let known = model.0.iter().position(|pick| pick.id == picked).map(|at| model.0.remove(at));
+                        prop_assert_eq!(removed, known.map(|pick| (pick.at, pick.work)));
+                    }
+                    4 => {
+                        let stopped = ledger.stop_waiting(picked);
+                        let known = model.0.iter_mut().find(|pick| pick.id == picked && pick.is_waiting);
+                        prop_assert_eq!(stopped, known.map(|pick| {
+                            pick.is_waiting = false;
+                            pick.work
+                        }));
+                    }
+                    5 => {
+                        ledger.kernel_counted(which % 4, now);
+                        model.kernel_counted(which % 4, now);
+                    }
+                    _ => {
+                        ledger.kernel_restarted();
+                        for pick in model.0.iter_mut().filter(|pick| pick.kernel == InKernel::Yes) {
+                            pick.kernel = InKernel::Lost;
+                        }
+                    }
+                }
+                model.0.sort_by_key(|pick| pick.id);
+                prop_assert_eq!(ledger.open(), model.count(|_| true));
+                prop_assert_eq!(ledger.not_in_kernel(), model.count(|pick| pick.kernel != InKernel::Yes));
+                prop_assert_eq!(ledger.waiting(), model.count(|pick| pick.is_waiting));
+                let oldest = model.0.iter().find(|pick| pick.is_waiting);
+                prop_assert_eq!(ledger.oldest_waiting(), oldest.map(|pick| (pick.id, pick.at, pick.work)));
+                let sum = |bytes: fn(&OpenPick) -> u64| model.0.iter().map(bytes).sum::<u64>();
+                prop_assert_eq!(ledger.prompt_bytes(), sum(|pick| pick.work.prompt_bytes()));
+                let waiting = sum(|pick| if pick.is_waiting { pick.work.uncached_bytes } else { 0 });
+                prop_assert_eq!(ledger.waiting_uncached_bytes(), waiting);
+            }
+        }
     }
 }

@@ -9,11 +9,12 @@
 //! Every value has an age. A stale value is replaced by the next source, so an agent that stops sending never stops
 //! traffic.
 
-mod agents;
+mod adapters;
 mod cell;
 mod engine;
 mod ledger;
-mod membership;
+mod liveness;
+mod models;
 mod pool;
 mod reports;
 mod snapshot;
@@ -22,17 +23,18 @@ mod view;
 mod waiting;
 
 #[cfg(test)]
-pub(crate) use self::cell::Numbers;
+pub(crate) use self::{adapters::Adapters, cell::Numbers};
 pub(crate) use self::{
-    agents::{AgentOptions, follow_agents},
     cell::Cell,
     ledger::{PickId, Work},
-    membership::{follow_members, parse_selector},
+    models::ServedModels,
+    reports::address_of,
     snapshot::Snapshot,
     waiting::{Prompt, added_waiting},
 };
 pub use self::{
+    engine::PrefixHits,
     pool::Endpoints,
     state::Outcome,
-    view::{AgentView, EndpointView, LoadSource},
+    view::{EndpointView, LoadSource},
 };

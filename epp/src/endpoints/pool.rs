@@ -8,7 +8,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -22,7 +25,7 @@ use super::{
     reports::{Agent, Effects, Members},
     snapshot::Snapshot,
     state::{EndpointState, Outcome, Priors, signed_seconds},
-    view::{AgentView, EndpointView},
+    view::EndpointView,
     waiting::{Prompt, added_waiting},
 };
 use crate::signals::{BLOCK_BYTES, IndexBudget, PrefixIndex, Slot, median};
@@ -38,6 +41,8 @@ pub struct Endpoints {
     prefixes: PrefixIndex,
     /// Index of the last pick. Endpoints with equal scores take turns from there.
     cursor: AtomicUsize,
+    /// Number of picks whose load the snapshot shows.
+    picks: AtomicU64,
     /// Zero of the times in snapshots.
     base: Instant,
     /// Maximum age of a report since it was last confirmed.
@@ -105,6 +110,7 @@ impl Endpoints {
             prefixes: PrefixIndex::new(IndexBudget::of_process()),
             // Random, so that replicas of a picker do not all start with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..)),
+            picks: AtomicU64::new(0),
             base: now,
             stale_after,
         }
@@ -165,9 +171,14 @@ impl Endpoints {
             self.prefixes.clear(gone.slot);
             state.slots.free.push(gone.slot);
         }
+        for agent in state.agents.values_mut() {
+            agent.keep_reports_on(&state.by_address);
+        }
         let members = state.endpoints.iter().map(|it| (it.endpoint.clone(), it.slot));
         state.snapshot = Arc::new(Snapshot::new(pool_exists, members));
-        for index in 0..state.endpoints.len() {
+        state.snapshot.set_models(state.endpoints.iter().map(|it| it.models.clone()));
+        for (index, endpoint) in state.endpoints.iter().enumerate() {
+            state.snapshot.set_adapters(index, endpoint.adapters.clone());
             self.publish(state, index);
         }
         self.snapshot.store(Arc::clone(&state.snapshot));
@@ -180,18 +191,26 @@ impl Endpoints {
         }
     }
 
-    /// Accepts reports of this agent from now on.
-    pub fn add_agent(&self, agent: SocketAddr) {
-        self.lock().agents.entry(agent).or_default();
-    }
-
-    /// Applies a frame of an agent. Frames of agents that were not [added](Endpoints::add_agent) are ignored.
+    /// Applies a frame of an agent. Reports on other endpoints than the members are ignored.
     pub fn apply(&self, agent_address: SocketAddr, received: &Received) {
         let state = &mut *self.lock();
-        let Some(agent) = state.agents.get_mut(&agent_address) else { return };
+        let agent = state.agents.entry(agent_address).or_default();
         let mut members = Members::new(&mut state.endpoints, &state.by_address, state.priors);
         agent.apply(received, self.stale_after, &mut members);
-        let Effects { touched, restarted, generated_tokens, ended_requests } = members.into_effects();
+        let Effects {
+            mut touched,
+            restarted,
+            has_new_models,
+            new_adapters,
+            generated_tokens,
+            ended_requests,
+        } = members.into_effects();
+        if has_new_models {
+            state.snapshot.set_models(state.endpoints.iter().map(|it| it.models.clone()));
+        }
+        for index in new_adapters.into_iter().chain(restarted.iter().copied()) {
+            state.snapshot.set_adapters(index, state.endpoints[index].adapters.clone());
+        }
         for index in restarted {
             self.prefixes.clear(state.endpoints[index].slot);
         }
@@ -202,6 +221,8 @@ impl Endpoints {
             self.set_capacities(state);
         }
         let all = 0..if is_due { state.endpoints.len() } else { 0 };
+        touched.sort_unstable();
+        touched.dedup();
         for index in touched.into_iter().chain(all) {
             self.publish(state, index);
         }
@@ -214,15 +235,6 @@ impl Endpoints {
         }
     }
 
-    /// The stream of the agent ended. Its reports are used until they are stale. Returns whether this is the first call
-    /// since the last frame.
-    pub fn agent_down(&self, agent: SocketAddr) -> bool {
-        let mut state = self.lock();
-        let Some(agent) = state.agents.get_mut(&agent) else { return false };
-        agent.connected = false;
-        !std::mem::replace(&mut agent.reported_down, true)
-    }
-
     /// The agent no longer exists. Reports already applied to endpoints are used until they are stale.
     pub fn remove_agent(&self, agent: SocketAddr) {
         self.lock().agents.remove(&agent);
@@ -231,42 +243,42 @@ impl Endpoints {
     /// The current state of all members.
     pub fn endpoints(&self) -> Vec<EndpointView> {
         let now = Instant::now();
-        let seconds = self.seconds(now);
         let state = self.lock();
-        let view = |(index, it): (usize, &EndpointState)| {
-            it.view(
-                now,
-                self.stale_after,
-                added_waiting(state.snapshot.cell(index), Prompt::default(), seconds),
-            )
-        };
-        state.endpoints.iter().enumerate().map(view).collect()
+        (0..state.endpoints.len()).filter_map(|index| self.view(&state, index, now)).collect()
     }
 
-    /// The current state of all agents.
-    pub fn agents(&self) -> Vec<AgentView> {
+    /// The current state of the members with these addresses. `None` for an address that is gone.
+    pub(crate) fn views_of(&self, addresses: &[SocketAddr]) -> Vec<Option<EndpointView>> {
         let now = Instant::now();
         let state = self.lock();
-        let views = state.agents.iter().map(|(address, agent)| AgentView {
-            address: *address,
-            node: agent.node.clone(),
-            connected: agent.connected,
-            frame_age: agent.last_frame.map(|at| now.saturating_duration_since(at)),
-        });
-        views.collect()
+        let view = |address| self.view(&state, *state.by_address.get(address)?, now);
+        addresses.iter().map(view).collect()
+    }
+
+    fn view(&self, state: &PoolState, index: usize, now: Instant) -> Option<EndpointView> {
+        let cell = state.snapshot.cell(index);
+        let waiting = added_waiting(cell, Prompt::default(), self.seconds(now));
+        Some(state.endpoints.get(index)?.view(now, self.stale_after, waiting))
+    }
+
+    /// Number of picks until now. Numbers of a snapshot that are read later show them.
+    pub(crate) fn picks(&self) -> u64 {
+        self.picks.load(Acquire)
     }
 
     /// Adds a pick to the endpoint that `choose` returns as an index of `snapshot`, so that the next pick sees it. `choose`
-    /// sees numbers that no other pick changes meanwhile. `None`: the endpoint is gone.
+    /// sees numbers that no other pick changes meanwhile, and is told whether there were other picks after the first
+    /// `seen_picks`. `None`: the endpoint is gone.
     pub(crate) fn reserve(
         &self,
         snapshot: &Arc<Snapshot>,
+        seen_picks: u64,
         now: Instant,
-        choose: impl FnOnce() -> usize,
+        choose: impl FnOnce(bool) -> usize,
         work: impl FnOnce(usize) -> Work,
     ) -> Option<(usize, PickId, Option<Duration>)> {
         let state = &mut *self.lock();
-        let best = choose();
+        let best = choose(state.next_pick != seen_picks);
         let pick = PickId(state.next_pick);
         state.next_pick += 1;
         let index = if Arc::ptr_eq(snapshot, &state.snapshot) {
@@ -274,12 +286,18 @@ impl Endpoints {
         } else {
             *state.by_address.get(&snapshot.endpoint(best)?.address)?
         };
-        self.cursor.store(index, Relaxed);
+        self.turn(index);
         let endpoint = state.endpoints.get_mut(index)?;
         endpoint.add_pick(pick, now, work(best));
         let age = endpoint.use_kernel_count(now, self.stale_after);
         self.publish(state, index);
+        self.picks.store(state.next_pick, Release);
         Some((best, pick, age))
+    }
+
+    /// It was the turn of the endpoint with this index.
+    pub(crate) fn turn(&self, index: usize) {
+        self.cursor.store(index, Relaxed);
     }
 
     /// The index of the last pick. Any number before the first pick.
@@ -348,7 +366,7 @@ impl PoolState {
         self.priors_at = now;
     }
 
-    /// A new member, with the load that an agent may have reported before the pod became a member.
+    /// A new member, with the load that an agent has reported while another pod had its address.
     fn new_endpoint(&mut self, endpoint: PoolEndpoint, stale_after: Duration, now: Instant) -> EndpointState {
         let mut member = EndpointState::new(endpoint, self.slots.take(), now);
         let address = member.endpoint.address;
@@ -358,6 +376,13 @@ impl PoolState {
                 member.set_engine(report.engine);
                 let until = agent.last_frame.filter(|_| agent.has_lost(report)).map(|at| at + stale_after);
                 member.set_gpu_lost_until(until);
+                member.models.clone_from(&report.models);
+                if let Some(adapters) = &report.adapters {
+                    member.adapters.get_or_insert_default().read(adapters);
+                }
+                if let Some(at) = agent.last_frame {
+                    member.set_verdict(report.verdict(at + stale_after), at);
+                }
             }
         }
         member

@@ -14,6 +14,8 @@ use forebay_telemetry::{
 
 use super::{
     engine::EngineGauges,
+    liveness::Verdict,
+    models::ModelList,
     state::{EndpointState, KernelCount, Priors},
 };
 
@@ -22,14 +24,9 @@ const MAX_ENDPOINTS_PER_AGENT: usize = 4096;
 /// Maximum lost GPUs accepted per agent. Further ones are ignored.
 const MAX_GPUS_PER_AGENT: usize = 1024;
 
-/// The state that one agent reported. It also contains pods that are not members of the pool, because they may become
-/// members long after the report.
+/// What one agent reported on the members of the pool.
 #[derive(Debug, Default)]
 pub(super) struct Agent {
-    pub(super) node: String,
-    pub(super) connected: bool,
-    /// The loss of the stream was reported since the newest frame.
-    pub(super) reported_down: bool,
     epoch: u64,
     pub(super) last_frame: Option<Instant>,
     pub(super) reports: HashMap<SocketAddr, Report>,
@@ -43,6 +40,12 @@ pub(super) struct Report {
     pub(super) kernel: Option<KernelCount>,
     pub(super) engine: Option<EngineGauges>,
     gpu_uuids: Vec<String>,
+    /// The verdict on the engine, and since when it holds.
+    liveness: Option<(v1::Liveness, Option<Instant>)>,
+    /// The models of the engine, if it was ever scraped.
+    pub(super) models: Option<ModelList>,
+    /// The adapters of the engine's requests.
+    pub(super) adapters: Option<v1::Adapters>,
 }
 
 /// The members of the pool, as reports are applied to them.
@@ -60,6 +63,10 @@ pub(super) struct Effects {
     pub(super) touched: Vec<usize>,
     /// Members whose engine restarted.
     pub(super) restarted: Vec<usize>,
+    /// The models of a member changed.
+    pub(super) has_new_models: bool,
+    /// Members whose adapters changed.
+    pub(super) new_adapters: Vec<usize>,
     pub(super) generated_tokens: f64,
     pub(super) ended_requests: f64,
 }
@@ -87,6 +94,21 @@ impl Members<'_> {
         Some(endpoint)
     }
 
+    fn set_models(&mut self, address: SocketAddr, report: &Report) {
+        let Some(endpoint) = self.of(address, report) else { return };
+        if endpoint.models != report.models {
+            endpoint.models.clone_from(&report.models);
+            self.effects.has_new_models = true;
+        }
+    }
+
+    fn set_adapters(&mut self, address: SocketAddr, report: &Report) {
+        let (Some(endpoint), Some(adapters)) = (self.of(address, report), &report.adapters) else { return };
+        if endpoint.adapters.get_or_insert_default().read(adapters) {
+            self.effects.new_adapters.extend(self.effects.touched.last());
+        }
+    }
+
     fn set_engine(&mut self, address: SocketAddr, report: &Report, engine: Option<EngineGauges>) {
         let Some(endpoint) = self.of(address, report) else { return };
         let reading = endpoint.set_engine(engine);
@@ -103,11 +125,17 @@ impl Members<'_> {
             endpoint.set_kernel(None, false, &priors);
             endpoint.set_engine(None);
             endpoint.set_gpu_lost_until(None);
+            endpoint.forget_verdict();
         }
     }
 }
 
 impl Report {
+    /// The verdict on the engine. Each frame confirms it.
+    pub(super) fn verdict(&self, until: Instant) -> Option<Verdict> {
+        self.liveness.map(|(liveness, since)| Verdict { liveness, since, until })
+    }
+
     /// Compares the uid, because the address may have belonged to an earlier pod. Pods of a folder may have no uid.
     pub(super) fn is_about(&self, state: &EndpointState) -> bool {
         self.uid.is_empty() || state.endpoint.uid.is_empty() || self.uid == state.endpoint.uid
@@ -116,7 +144,7 @@ impl Report {
 
 impl Agent {
     pub(super) fn apply(&mut self, received: &Received, stale_after: Duration, members: &mut Members<'_>) {
-        self.on_frame(received.at);
+        self.last_frame = Some(received.at);
         let had_lost_gpus = !self.lost_gpus.is_empty();
         let mut new_epoch = false;
         // Reports before a snapshot that it does not renew.
@@ -128,7 +156,6 @@ impl Agent {
                     self.lost_gpus.clear();
                     gone = std::mem::take(&mut self.reports);
                 }
-                Change::Node(node) => self.node.clone_from(&node.name),
                 Change::GpuRemoved(uuid) => {
                     self.lost_gpus.remove(uuid);
                 }
@@ -148,13 +175,14 @@ impl Agent {
                 Change::KernelConfirmed { measured_boottime_ns } => {
                     self.kernel_still_holds(measured_boottime_ns, received, members);
                 }
-                Change::GpusConfirmed { .. } => {}
+                Change::Node(_) | Change::GpusConfirmed { .. } => {}
                 Change::EngineConfirmed(engine) => self.engine_still_holds(engine, received, members),
             }
         }
         for (address, report) in gone {
             members.forget(address, &report);
         }
+        self.confirm_verdicts(received.at, stale_after, members);
         if had_lost_gpus || !self.lost_gpus.is_empty() {
             self.mark_lost_gpus(received.at + stale_after, members);
         }
@@ -172,10 +200,19 @@ impl Agent {
         report.gpu_uuids.iter().any(|uuid| self.lost_gpus.contains(uuid))
     }
 
-    fn on_frame(&mut self, at: Instant) {
-        self.connected = true;
-        self.reported_down = false;
-        self.last_frame = Some(at);
+    /// Forgets endpoints that are no members any more.
+    pub(super) fn keep_reports_on(&mut self, members: &foldhash::HashMap<SocketAddr, usize>) {
+        self.reports.retain(|address, _| members.contains_key(address));
+    }
+
+    /// The agent judges its engines several times between two frames.
+    fn confirm_verdicts(&self, now: Instant, stale_after: Duration, members: &mut Members<'_>) {
+        for (address, report) in &self.reports {
+            let verdict = report.verdict(now + stale_after);
+            if let Some(endpoint) = members.of(*address, report) {
+                endpoint.set_verdict(verdict, now);
+            }
+        }
     }
 
     fn mark_lost_gpus(&self, until: Instant, members: &mut Members<'_>) {
@@ -186,7 +223,8 @@ impl Agent {
         }
     }
 
-    /// Applies the report on one endpoint. Returns its address, or `None` if the report is invalid or over the limit.
+    /// Applies the report on one endpoint. Returns its address, or `None` if the report is invalid, over the limit,
+    /// or not on a member.
     fn take_endpoint(
         &mut self,
         endpoint: &v1::Endpoint,
@@ -196,7 +234,9 @@ impl Agent {
     ) -> Option<SocketAddr> {
         let key = endpoint.key.as_ref()?;
         let address = address_of(key)?;
-        if self.reports.len() >= MAX_ENDPOINTS_PER_AGENT && !self.reports.contains_key(&address) {
+        let is_over_limit =
+            self.reports.len() >= MAX_ENDPOINTS_PER_AGENT && !self.reports.contains_key(&address);
+        if is_over_limit || !members.by_address.contains_key(&address) {
             return None;
         }
         let kernel = endpoint.kernel.as_ref().and_then(|kernel| {
@@ -216,7 +256,14 @@ impl Agent {
             let measured = received.local_time(engine.measured_boottime_ns)?;
             Some(engine_gauges(engine, measured))
         });
-        let report = Report { uid: key.uid.clone(), kernel, engine, gpu_uuids: endpoint.gpu_uuids.clone() };
+        let liveness = endpoint.liveness.map(|it| (it, received.local_time(it.since_boottime_ns)));
+        let gpu_uuids = endpoint.gpu_uuids.clone();
+        // An engine that cannot be scraped keeps its list.
+        let before =
+            self.reports.get(&address).filter(|it| it.uid == key.uid).and_then(|it| it.models.clone());
+        let models = endpoint.engine.as_ref().and_then(ModelList::of).or(before);
+        let adapters = endpoint.engine.as_ref().and_then(|engine| engine.adapters.clone());
+        let report = Report { uid: key.uid.clone(), kernel, engine, gpu_uuids, liveness, models, adapters };
         let priors = members.priors;
         if let Some(member) = members.of(address, &report) {
             member.set_kernel(kernel, new_epoch, &priors);
@@ -225,6 +272,8 @@ impl Agent {
             }
         }
         members.set_engine(address, &report, engine);
+        members.set_models(address, &report);
+        members.set_adapters(address, &report);
         self.reports.insert(address, report);
         Some(address)
     }
@@ -277,6 +326,7 @@ fn engine_gauges(engine: &v1::EngineLoad, measured: Instant) -> EngineGauges {
     }
 }
 
-fn address_of(key: &v1::EndpointKey) -> Option<SocketAddr> {
+/// The address of an endpoint. `None` if it is invalid.
+pub(crate) fn address_of(key: &v1::EndpointKey) -> Option<SocketAddr> {
     Some(SocketAddr::new(key.ip.parse().ok()?, u16::try_from(key.port).ok()?))
 }

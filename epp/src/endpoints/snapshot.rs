@@ -1,10 +1,15 @@
 //! The members of a pool, as picks read them without a lock.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use forebay_resources::PoolEndpoint;
 
-use super::cell::Cell;
+use super::{
+    adapters::Adapters,
+    cell::Cell,
+    models::{ModelList, ServedModels},
+};
 use crate::signals::Slot;
 
 /// The members between two changes of the membership. The numbers in it change, the members do not.
@@ -14,17 +19,40 @@ pub(crate) struct Snapshot {
     endpoints: Box<[PoolEndpoint]>,
     slots: Box<[Slot]>,
     cells: Box<[Cell]>,
+    models: ArcSwap<ServedModels>,
+    adapters: Box<[ArcSwapOption<Adapters>]>,
 }
 
 impl Snapshot {
     pub(super) fn new(pool_exists: bool, members: impl Iterator<Item = (PoolEndpoint, Slot)>) -> Self {
         let (endpoints, slots): (Vec<_>, Vec<_>) = members.unzip();
         let cells = endpoints.iter().map(|_| Cell::default()).collect();
-        Self { pool_exists, endpoints: endpoints.into(), slots: slots.into(), cells }
+        let adapters = endpoints.iter().map(|_| ArcSwapOption::empty()).collect();
+        let models = ArcSwap::default();
+        Self { pool_exists, endpoints: endpoints.into(), slots: slots.into(), cells, models, adapters }
     }
 
     pub(crate) fn pool_exists(&self) -> bool {
         self.pool_exists
+    }
+
+    /// Which endpoints serve which models.
+    pub(crate) fn models(&self) -> arc_swap::Guard<Arc<ServedModels>> {
+        self.models.load()
+    }
+
+    /// The lists of all endpoints, in their order.
+    pub(super) fn set_models(&self, lists: impl Iterator<Item = Option<ModelList>>) {
+        self.models.store(Arc::new(ServedModels::new(lists)));
+    }
+
+    /// The adapters of an endpoint. `None` if its engine has reported none.
+    pub(crate) fn adapters(&self, index: usize) -> arc_swap::Guard<Option<Arc<Adapters>>> {
+        self.adapters[index].load()
+    }
+
+    pub(crate) fn set_adapters(&self, index: usize, adapters: Option<Adapters>) {
+        self.adapters[index].store(adapters.map(Arc::new));
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use forebay_resources::PoolEndpoint;
 
 use super::{
+    adapters::Adapters,
     cell::Numbers,
     engine::{ENGINE_STALE_AFTER, EngineGauges, EngineView, Reading},
     ledger::{Ledger, PickId, Work},
+    liveness::Verdict,
+    models::ModelList,
     view::{EndpointView, LoadSource},
 };
 use crate::signals::{
@@ -73,6 +76,10 @@ pub(crate) struct EndpointState {
     pub(super) engine: EngineView,
     /// The report of a lost GPU expires, so that an agent that stopped does not exclude the endpoint forever.
     gpu_lost_until: Option<Instant>,
+    verdict: Option<Verdict>,
+    pub(super) models: Option<ModelList>,
+    /// `None` if the engine has reported none.
+    pub(super) adapters: Option<Adapters>,
     ledger: Ledger,
     foreign: Foreign,
     gauged: Gauged,
@@ -113,6 +120,9 @@ impl EndpointState {
             doubted_since: None,
             engine: EngineView::default(),
             gpu_lost_until: None,
+            verdict: None,
+            models: None,
+            adapters: None,
             ledger: Ledger::default(),
             foreign: Foreign::default(),
             gauged: Gauged::default(),
@@ -131,6 +141,18 @@ impl EndpointState {
 
     pub(super) fn set_gpu_lost_until(&mut self, until: Option<Instant>) {
         self.gpu_lost_until = until;
+    }
+
+    /// Takes the agent's verdict on the engine, as of `now`.
+    pub(super) fn set_verdict(&mut self, verdict: Option<Verdict>, now: Instant) {
+        if let Some(at) = verdict.and_then(|verdict| verdict.progress_at(now)) {
+            self.progress_at = self.progress_at.max(at);
+        }
+        self.verdict = verdict;
+    }
+
+    pub(super) fn forget_verdict(&mut self) {
+        self.verdict = None;
     }
 
     /// Replaces the kernel's count. `new_epoch`: the agent restarted since the count before.
@@ -230,6 +252,7 @@ impl EndpointState {
         if reading.has_restarted {
             self.prefill = PrefillSpeed::new();
             self.token = TokenSpeed::new();
+            self.adapters = None;
         }
         self.doubt_kernel(&gauges);
         if self.fresh_kernel(gauges.measured, Duration::MAX).is_none() {
@@ -319,6 +342,10 @@ impl EndpointState {
         }
         match outcome {
             Outcome::Succeeded => {
+                if !had_first_byte {
+                    // The gateway does not report first bytes. The engine has computed the prompt nevertheless.
+                    self.engine.predicted_hit(removed.1.cached_bytes);
+                }
                 self.progress_at = self.progress_at.max(now);
                 self.failures.succeeded();
             }
@@ -416,6 +443,8 @@ impl EndpointState {
             engine_until: engine.map_or(f64::NEG_INFINITY, |it| seconds(it.measured + ENGINE_STALE_AFTER)),
             lost_until: self.gpu_lost_until.map_or(f64::NEG_INFINITY, seconds),
             failing_until: self.failures.until().map_or(f64::NEG_INFINITY, seconds),
+            stalled_until: self.verdict.and_then(|it| it.stalled_until()).map_or(f64::NEG_INFINITY, seconds),
+            suspect_until: self.verdict.and_then(|it| it.suspect_until()).map_or(f64::NEG_INFINITY, seconds),
         }
     }
 
@@ -428,6 +457,9 @@ impl EndpointState {
             source,
             added_waiting,
             gpu_lost: self.gpu_lost(now),
+            failing: self.failures.until().is_some_and(|until| now < until),
+            liveness: self.verdict.and_then(|verdict| verdict.fresh(now).copied()),
+            liveness_age: self.verdict.and_then(|it| it.since).map(|since| age(now, since)),
             open_picks: self.ledger.open(),
             waiting_picks: self.ledger.waiting(),
             picks_not_in_kernel: self.ledger.not_in_kernel(),
@@ -435,7 +467,11 @@ impl EndpointState {
             kernel_age: self.kernel.map(|kernel| age(now, kernel.measured)),
             engine_running: engine.map(|engine| engine.running),
             engine_waiting: engine.map(|engine| engine.waiting),
+            engine_kv_usage: engine.and_then(|engine| engine.kv_usage),
+            engine_is_fresh: self.engine.fresh(now).is_some(),
             engine_age: engine.map(|engine| age(now, engine.measured)),
+            prefix_hits: self.engine.prefix_hits(),
+            prefix_belief: self.engine.belief(),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Copies of the current state, for metrics, the admin page and tests.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use forebay_resources::PoolEndpoint;
+use forebay_telemetry::v1::{Liveness, LivenessState};
+
+use super::engine::PrefixHits;
 
 /// Where the load of an endpoint comes from, best source first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +42,12 @@ pub struct EndpointView {
     pub added_waiting: f32,
     /// A GPU of the pod is lost. Such an endpoint is not picked.
     pub gpu_lost: bool,
+    /// Its requests fail. Such an endpoint is probed by single requests while others work.
+    pub failing: bool,
+    /// The agent's verdict on the engine. `None` if there is none, or if it is stale.
+    pub liveness: Option<Liveness>,
+    /// Time since the verdict changed.
+    pub liveness_age: Option<Duration>,
     /// Own picks whose requests have not ended.
     pub open_picks: u64,
     /// Own open picks whose responses have no first byte yet, as far as it is reported.
@@ -53,19 +62,28 @@ pub struct EndpointView {
     pub engine_running: Option<u32>,
     /// Requests in the engine's queue.
     pub engine_waiting: Option<u32>,
+    /// Share of the engine's KV cache in use, 0 to 1.
+    pub engine_kv_usage: Option<f64>,
+    /// The engine's gauges are not too old to be used.
+    pub engine_is_fresh: bool,
     /// Time since the engine's gauges were last confirmed.
     pub engine_age: Option<Duration>,
+    /// Predicted and measured hits of the prefix cache.
+    pub prefix_hits: PrefixHits,
+    /// Share of the believed prefix hits that are expected, 0 to 1.
+    pub prefix_belief: f64,
 }
 
-/// State of the connection to an agent at one time.
-#[derive(Clone, Debug)]
-pub struct AgentView {
-    /// Address of the agent's telemetry service.
-    pub address: SocketAddr,
-    /// Name of the node. Empty before the first snapshot.
-    pub node: String,
-    /// Whether the telemetry stream is open.
-    pub connected: bool,
-    /// Time since the newest frame. `None` before the first.
-    pub frame_age: Option<Duration>,
+impl EndpointView {
+    /// Why the endpoint gets no requests, or few. `None`: it gets its share.
+    pub fn avoided_because(&self) -> Option<&'static str> {
+        let doubt = self.liveness.as_ref().and_then(Liveness::explanation);
+        if self.gpu_lost { Some("a GPU of the pod is lost") } else { doubt }
+            .or_else(|| self.failing.then_some("its last requests failed"))
+    }
+
+    /// Whether the agent says that the engine is in this state.
+    pub fn is(&self, state: LivenessState) -> bool {
+        self.liveness.is_some_and(|liveness| liveness.state() == state)
+    }
 }

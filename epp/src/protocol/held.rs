@@ -27,15 +27,12 @@ pub(super) struct Charge {
 
 impl HeldBody {
     pub(super) fn new(budget: Arc<dyn MessageBudget>) -> Self {
-        Self { pieces: Vec::new(), tail: BytesMut::new(), charge: Charge { budget, bytes: 0 } }
+        Self { pieces: Vec::new(), tail: BytesMut::new(), charge: Charge::new(budget) }
     }
 
     /// Keeps the bytes. False if no more may be held.
     pub(super) fn push(&mut self, bytes: Bytes) -> bool {
-        let is_counted = self.charge.budget.take(bytes.len());
-        if is_counted {
-            self.charge.bytes += bytes.len();
-        }
+        let is_counted = self.charge.grow(bytes.len());
         if bytes.len() >= SMALL_BYTES {
             self.end_tail();
             self.pieces.push(bytes);
@@ -58,6 +55,21 @@ impl HeldBody {
     pub(super) fn into_pieces(mut self) -> (Vec<Bytes>, Charge) {
         self.end_tail();
         (self.pieces, self.charge)
+    }
+}
+
+impl Charge {
+    pub(super) fn new(budget: Arc<dyn MessageBudget>) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
+    /// False if the budget has no room for the bytes, which are then not counted.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        let is_counted = self.budget.take(bytes);
+        if is_counted {
+            self.bytes += bytes;
+        }
+        is_counted
     }
 }
 

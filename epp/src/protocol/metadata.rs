@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::schedule::{Headers, PromptReader, Subset};
 use forebay_grpc::names::{
-    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT, MODEL_NAME,
-    MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS,
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, EXPLAIN, METADATA_FOREBAY, METADATA_LB,
+    METADATA_SUBSET_HINT, MODEL_NAME, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS, POOL, RESERVE,
 };
-use forebay_grpc::proto::{self, HttpHeaders, Kind, Metadata};
+use forebay_grpc::prefers_reservation;
+use forebay_grpc::proto::{self, Any, HttpHeaders, Kind, Metadata};
 
 /// The subset hint. It is binding if the key exists, whatever the value: an invalid hint allows no endpoint, not the
 /// whole pool.
@@ -26,12 +27,49 @@ pub(super) fn subset(metadata: Option<&Metadata>) -> Option<Subset> {
     })
 }
 
+/// The InferencePool that Forebay's gateway asks for.
+pub(super) fn pool(metadata: &Metadata) -> Option<&str> {
+    match value(metadata, METADATA_FOREBAY, POOL)? {
+        Kind::StringValue(text) => Some(text),
+        // Not a pool, and not nothing.
+        _ => Some(""),
+    }
+}
+
+/// What Forebay's gateway asks for besides a decision.
+pub(super) fn wishes(metadata: Option<&Metadata>) -> Wishes {
+    let is_set =
+        |name| metadata.is_some_and(|it| value(it, METADATA_FOREBAY, name) == Some(&Kind::BoolValue(true)));
+    Wishes { explains: is_set(EXPLAIN), reserves: is_set(RESERVE) }
+}
+
+/// What Forebay's gateway asks for besides a decision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes {
+    /// How the endpoint is chosen.
+    pub(super) explains: bool,
+    /// Only the name of the endpoint: no request will be sent to it.
+    pub(super) reserves: bool,
+}
+
+/// Whether the client asks which endpoint would be picked.
+pub(super) fn asks_for_reservation(headers: &HttpHeaders) -> bool {
+    let headers = headers.headers.iter().flat_map(|headers| &headers.headers);
+    let values = headers.filter(|header| header.key.eq_ignore_ascii_case("prefer")).map(raw);
+    prefers_reservation(values.filter_map(|value| str::from_utf8(value).ok()))
+}
+
 /// The endpoint that produced the response.
 pub(super) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
     match value(metadata?, METADATA_LB, DESTINATION_ENDPOINT_SERVED)? {
         Kind::StringValue(text) => text.trim().parse().ok(),
         _ => None,
     }
+}
+
+/// A part of the prompt, from Forebay's gateway.
+pub(super) fn prompt(metadata: &Metadata) -> Option<&Any> {
+    metadata.typed_filter_metadata.get(METADATA_FOREBAY)
 }
 
 /// Reads the prompt from the body of a request with these headers. `None` if the body has none that can be read.

@@ -2,12 +2,15 @@
 //! `forebay_grpc`.
 
 mod body;
+mod conformance;
 mod gateway;
 mod held;
 mod metadata;
+mod received;
 mod reply;
 mod response;
 mod server;
 mod session;
 
 pub use server::ExtProc;
+pub use session::ObeyedHeaders;

@@ -1,10 +1,14 @@
 //! Builds the replies.
 
-use bytes::Bytes;
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
-use crate::{Error, schedule::Pick};
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::Error;
 use forebay_grpc::names::{
-    DESTINATION_ENDPOINT, MAX_STREAMED_BODY_BYTES, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED,
+    DESTINATION_ENDPOINT, EXPLANATION, MAX_STREAMED_BODY_BYTES, METADATA_FOREBAY, METADATA_LB,
+    PROMPT_VERSION, RESERVE_ENDPOINT, RESERVED_ENDPOINT, RESPONSE_UNCHANGED, TAKES_PROMPT,
 };
 use forebay_grpc::proto::{
     BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation,
@@ -13,15 +17,56 @@ use forebay_grpc::proto::{
     body_mutation::Mutation, processing_response::Response,
 };
 
+/// What only Forebay's gateway reads of a decision.
+#[derive(Clone, Debug)]
+pub(super) struct Hints {
+    /// From now on the gateway may send prompts in messages.
+    pub(super) takes_prompt: bool,
+    /// The gateway must wait for the replies to the response.
+    pub(super) changes_response: bool,
+    /// How the endpoint was chosen, if the gateway asks for it.
+    pub(super) explanation: Option<String>,
+}
+
+impl Hints {
+    fn into_metadata(self) -> Option<Value> {
+        let unchanged = (!self.changes_response).then_some((RESPONSE_UNCHANGED, Kind::BoolValue(true)));
+        let version = self.takes_prompt.then(|| (TAKES_PROMPT, Kind::NumberValue(PROMPT_VERSION.into())));
+        let explanation = self.explanation.map(|json| (EXPLANATION, Kind::StringValue(json)));
+        forebay([unchanged, version, explanation])
+    }
+}
+
+/// The values for Forebay's gateway. `None` without any.
+fn forebay(values: impl IntoIterator<Item = Option<(&'static str, Kind)>>) -> Option<Value> {
+    let fields: BTreeMap<String, Value> = values
+        .into_iter()
+        .flatten()
+        .map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) }))
+        .collect();
+    (!fields.is_empty()).then_some(Value { kind: Some(Kind::StructValue(Struct { fields })) })
+}
+
+/// The endpoints in the format of the Endpoint Picker Protocol: `ip:port[,ip:port…]`.
+fn destination(endpoints: &[SocketAddr]) -> String {
+    let mut text = String::with_capacity(endpoints.len() * 22);
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{}{endpoint}", if index == 0 { "" } else { "," });
+    }
+    text
+}
+
 /// The decision: a request header, and the same value as metadata for load balancers. `reads_body`: the gateway must go on
 /// sending the request's body, which is sent back.
-pub(super) fn picked(pick: &Pick, reads_body: bool) -> ProcessingResponse {
-    let destination = pick.destination();
+pub(super) fn picked(endpoints: &[SocketAddr], reads_body: bool, hints: Hints) -> ProcessingResponse {
+    let destination = destination(endpoints);
     let inner = [(DESTINATION_ENDPOINT.to_owned(), string(destination.clone()))].into();
     let lb = Value { kind: Some(Kind::StructValue(Struct { fields: inner })) };
-    let unchanged = [(RESPONSE_UNCHANGED.to_owned(), Value { kind: Some(Kind::BoolValue(true)) })].into();
-    let forebay = Value { kind: Some(Kind::StructValue(Struct { fields: unchanged })) };
-    let fields = [(METADATA_LB.to_owned(), lb), (METADATA_FOREBAY.to_owned(), forebay)].into();
+    let mut fields: BTreeMap<String, Value> = [(METADATA_LB.to_owned(), lb)].into();
+    if let Some(hints) = hints.into_metadata() {
+        fields.insert(METADATA_FOREBAY.to_owned(), hints);
+    }
     let request_body_mode = if reads_body { BodySendMode::FullDuplexStreamed } else { BodySendMode::None };
     ProcessingResponse {
         dynamic_metadata: Some(Struct { fields }),
@@ -41,8 +86,21 @@ pub(super) fn picked(pick: &Pick, reads_body: bool) -> ProcessingResponse {
     }
 }
 
-/// The response for an error: HTTP status and body in OpenAI's error format.
-pub(super) fn failed(error: &Error) -> ProcessingResponse {
+/// The response for a client that asks which endpoint would be picked.
+pub(super) fn reserved(endpoints: &[SocketAddr]) -> ProcessingResponse {
+    let endpoint = endpoints.first().map(ToString::to_string).unwrap_or_default();
+    let mut headers = set_header(RESERVED_ENDPOINT, endpoint);
+    headers.set_headers.extend(set_header("preference-applied", RESERVE_ENDPOINT.into()).set_headers);
+    response(Response::ImmediateResponse(ImmediateResponse {
+        status: Some(HttpStatus { code: StatusCode::NO_CONTENT.as_u16().into() }),
+        headers: Some(headers),
+        details: RESERVE_ENDPOINT.into(),
+        ..ImmediateResponse::default()
+    }))
+}
+
+/// The response for an error: HTTP status and body in OpenAI's error format. `explanation`: see [`Hints`].
+pub(super) fn failed(error: &Error, explanation: Option<String>) -> ProcessingResponse {
     let status = error.http_status();
     let body = serde_json::json!({
         "error": {
@@ -52,13 +110,19 @@ pub(super) fn failed(error: &Error) -> ProcessingResponse {
             "code": error.code(),
         }
     });
-    response(Response::ImmediateResponse(ImmediateResponse {
-        status: Some(HttpStatus { code: status.as_u16().into() }),
-        headers: Some(set_header("content-type", "application/json".into())),
-        body: body.to_string().into(),
-        details: error.code().into(),
-        ..ImmediateResponse::default()
-    }))
+    let hints = forebay([explanation.map(|json| (EXPLANATION, Kind::StringValue(json)))]);
+    let dynamic_metadata =
+        hints.map(|hints| Struct { fields: [(METADATA_FOREBAY.to_owned(), hints)].into() });
+    ProcessingResponse {
+        dynamic_metadata,
+        ..response(Response::ImmediateResponse(ImmediateResponse {
+            status: Some(HttpStatus { code: status.as_u16().into() }),
+            headers: Some(set_header("content-type", "application/json".into())),
+            body: body.to_string().into(),
+            details: error.code().into(),
+            ..ImmediateResponse::default()
+        }))
+    }
 }
 
 /// `added`: names and values of headers for the client.

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::{BlockSink, Pick, PickRequest, PromptReader, Scheduler};
+use super::{Addresses, BlockSink, Explanation, Pick, PickRequest, Prompt, PromptSource, Scheduler};
 use crate::Error;
 
 /// Bodies in a row without late members, after which decisions are early again.
@@ -36,44 +36,85 @@ impl LateMembers {
     }
 }
 
+impl<'a> PickRequest<'a> {
+    /// `prompt`: of the source.
+    fn with_source<'b>(self, source: &'b (impl PromptSource + ?Sized), prompt: &'b Prompt) -> PickRequest<'b>
+    where
+        'a: 'b,
+    {
+        let model = source.model().or(self.model);
+        PickRequest { prompt: Some(prompt), model, body_share: source.read_share(), ..self }
+    }
+}
+
 impl Scheduler {
     /// Whether more of the body cannot change the decision.
-    pub fn can_decide(&self, reader: &mut PromptReader) -> bool {
-        if reader.is_ended() || self.endpoints.snapshot().len() <= 1 {
+    pub fn can_decide(&self, source: &mut impl PromptSource) -> bool {
+        if source.is_ended() || self.endpoints.snapshot().len() <= 1 {
             return true;
         }
-        let Some(block) = reader.block_to_try() else { return false };
+        let Some(block) = source.block_to_try() else { return false };
         if self.endpoints.prefixes().is_held(block) {
             return false;
         }
-        reader.diverged();
+        source.diverged();
         !self.late_members.are_expected()
     }
 
-    /// Picks endpoints for the prompt that was read so far, which replaces the one of `request`. See [`Scheduler::pick`].
+    /// Picks endpoints for the prompt that is known so far, which replaces the one of `request`. See [`Scheduler::pick`].
     ///
     /// # Errors
     ///
     /// As [`Scheduler::pick`].
-    pub fn pick_for(&self, reader: &PromptReader, request: PickRequest<'_>) -> Result<Pick, Error> {
-        self.learn_order(reader);
-        let prompt = reader.prompt();
-        let pick = self.pick(&PickRequest { prompt: Some(&prompt), ..request })?;
-        if let Some(share) = reader.read_share() {
+    pub fn pick_for(
+        &self,
+        source: &(impl PromptSource + ?Sized),
+        request: PickRequest<'_>,
+    ) -> Result<Pick, Error> {
+        self.learn_order(source);
+        let prompt = source.prompt();
+        let pick = self.pick(&request.with_source(source, &prompt))?;
+        if let Some(share) = source.read_share() {
             self.metrics.record_body_share(share);
         }
         Ok(pick)
     }
 
+    /// Like [`Scheduler::dry_pick`], for the prompt that is known so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::pick`].
+    pub fn dry_pick_for(
+        &self,
+        source: &(impl PromptSource + ?Sized),
+        request: PickRequest<'_>,
+    ) -> Result<Addresses, Error> {
+        self.dry_pick(&request.with_source(source, &source.prompt()))
+    }
+
+    /// Like [`Scheduler::explain`], for the prompt that is known so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::explain`].
+    pub fn explain_for(
+        &self,
+        source: &(impl PromptSource + ?Sized),
+        request: PickRequest<'_>,
+    ) -> Result<Explanation, Error> {
+        self.explain(&request.with_source(source, &source.prompt()))
+    }
+
     /// The body of a request that was picked before its end has ended: the endpoint of `sink` holds all blocks.
-    pub fn add_rest(&self, reader: &PromptReader, sink: &BlockSink) {
-        self.learn_order(reader);
-        sink.add(&reader.prompt().blocks);
+    pub fn add_rest(&self, source: &(impl PromptSource + ?Sized), sink: &BlockSink) {
+        self.learn_order(source);
+        sink.add(&source.prompt().blocks);
     }
 
     /// Takes note of where the body has the members that change the keys.
-    fn learn_order(&self, reader: &PromptReader) {
-        if let Some(has_late_members) = reader.changed_after_divergence() {
+    fn learn_order(&self, source: &(impl PromptSource + ?Sized)) {
+        if let Some(has_late_members) = source.changed_after_divergence() {
             self.late_members.count(has_late_members);
         }
     }

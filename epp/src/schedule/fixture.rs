@@ -3,11 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use forebay_resources::{ObjectKey, PoolEndpoint};
+use forebay_telemetry::v1;
 use http::HeaderMap;
 
 use super::{Filter, Prompt, Scorer, view::View};
 use crate::{
-    endpoints::{Endpoints, Numbers, Snapshot},
+    endpoints::{Adapters, Endpoints, Numbers, ServedModels, Snapshot},
     signals::Lookup,
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Fixture {
     lookup: Lookup,
     prompt: Prompt,
     headers: HeaderMap,
+    model: Option<&'static str>,
+    models: Arc<ServedModels>,
     now: f64,
 }
 
@@ -62,14 +65,27 @@ impl Fixture {
             }
         }
         let mut lookup = Lookup::default();
-        endpoints.prefixes().look_up(keys.iter().copied(), &mut lookup);
+        endpoints.prefixes().look_up(&keys, &mut lookup);
         let bytes = blocks * Prompt::BLOCK_BYTES;
         let prompt = Prompt { blocks: keys, bytes, body_bytes: bytes, is_streamed: true };
-        Self { snapshot, lookup, prompt, headers: HeaderMap::new(), now: 0.0 }
+        let models = Arc::default();
+        Self { snapshot, lookup, prompt, headers: HeaderMap::new(), model: None, models, now: 0.0 }
     }
 
     pub(super) fn with_header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.insert(name, value.parse().unwrap());
+        self
+    }
+
+    /// The request is for this adapter. `reports`: what each engine says of its adapters.
+    pub(super) fn with_adapter(mut self, name: &'static str, reports: &[Option<v1::Adapters>]) -> Self {
+        let model =
+            v1::Model { id: name.to_owned(), parent: Some("base".to_owned()), ..v1::Model::default() };
+        self.models = Arc::new(ServedModels::listing(vec![model]));
+        self.model = Some(name);
+        for (index, report) in reports.iter().enumerate() {
+            self.snapshot.set_adapters(index, report.as_ref().map(Adapters::of));
+        }
         self
     }
 
@@ -79,8 +95,9 @@ impl Fixture {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        let Self { snapshot, lookup, prompt, headers, now } = self;
-        View { snapshot, prompt: Some(prompt), headers: Some(headers), lookup, now: *now }
+        let Self { snapshot, lookup, prompt, headers, model, models, now } = self;
+        let (prompt, headers) = (Some(prompt), Some(headers as _));
+        View { snapshot, prompt, headers, model: *model, models, lookup, now: *now }
     }
 
     fn candidates(&self) -> Vec<u32> {

@@ -4,54 +4,63 @@
 mod attribute;
 mod context_length;
 mod early;
+mod eligible;
+mod explain;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
 mod headers;
 mod parameter;
+mod pick;
 mod pipeline;
+mod pipelines;
 mod plugin;
 mod prompt;
 mod reader;
 pub mod score;
 mod session;
+mod source;
 mod subset;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use std::{
-    cell::RefCell,
-    fmt::{self, Write as _},
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Instant};
 
 use forebay_resources::ObjectKey;
+use smallvec::SmallVec;
 
 pub use self::{
     context_length::ContextLengthAware,
+    explain::{ExplainedEndpoint, ExplainedLiveness, Explanation, RecentPick, WeightedName},
     headers::Headers,
+    pick::{BlockSink, Pick},
     pipeline::{Order, Pipeline},
+    pipelines::Pipelines,
     plugin::{Filter, Needs, Scorer},
-    prompt::Prompt,
+    prompt::{MAX_BODY_BYTES, Prompt},
     reader::PromptReader,
     session::{SessionAffinity, SessionSettings},
+    source::PromptSource,
     subset::Subset,
-    view::View,
+    view::{AdapterState, View},
 };
-use self::{early::LateMembers, pipeline::Scratch};
+use self::{
+    early::LateMembers, eligible::Eligibility, explain::RecentPicks, pick::Reservation, pipeline::Scratch,
+};
 pub use crate::endpoints::Outcome;
 use crate::{
     Error,
-    endpoints::{Endpoints, PickId, Snapshot, Work},
+    endpoints::{Endpoints, Snapshot, Work},
     metrics::Metrics,
     signals::Lookup,
 };
 
 /// Maximum endpoints of one decision: the best one and fallbacks.
 pub const MAX_ENDPOINTS_PER_PICK: usize = 3;
+
+/// Maximum attempts of a pick. Each but the last found an endpoint that left the pool meanwhile.
+const MAX_ATTEMPTS: usize = 8;
 
 /// Properties of a request and its gateway that the decision depends on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,8 +71,20 @@ pub struct PickRequest<'a> {
     pub takes_list: bool,
     /// The prompt. `None` if it is not known.
     pub prompt: Option<&'a Prompt>,
+    /// The model or adapter that the engine runs. `None`: not known.
+    pub model: Option<&'a str>,
     /// The request headers. `None`: plugins that read headers see none.
     pub headers: Option<&'a dyn Headers>,
+    /// Share of the body whose prompt was read. `None`: not known.
+    pub body_share: Option<f64>,
+}
+
+impl PickRequest<'_> {
+    /// If the model is not known from elsewhere, headers may name it.
+    fn with_model_of_headers(&self) -> Self {
+        let model = self.model.or_else(|| self.headers.and_then(headers::model));
+        Self { model, ..*self }
+    }
 }
 
 /// Picks endpoints of one pool.
@@ -75,6 +96,7 @@ pub struct Scheduler {
     metrics: Arc<Metrics>,
     endpoints_per_pick: usize,
     late_members: LateMembers,
+    recent: RecentPicks,
 }
 
 /// Reused memory of a decision.
@@ -103,7 +125,15 @@ impl Scheduler {
             .unwrap_or(usize::MAX)
             .min(endpoints_per_pick)
             .clamp(1, MAX_ENDPOINTS_PER_PICK);
-        Self { pool, endpoints, pipeline, metrics, endpoints_per_pick, late_members: LateMembers::default() }
+        Self {
+            pool,
+            endpoints,
+            pipeline,
+            metrics,
+            endpoints_per_pick,
+            late_members: LateMembers::default(),
+            recent: RecentPicks::default(),
+        }
     }
 
     /// The pool whose endpoints are picked.
@@ -128,8 +158,14 @@ impl Scheduler {
     /// The pool does not exist, or it has no eligible endpoint.
     pub fn pick(&self, request: &PickRequest<'_>) -> Result<Pick, Error> {
         let now = Instant::now();
-        let picked = self.pick_at(request, now);
-        self.metrics.count_pick(picked.as_ref().err().map(Error::code), now.elapsed());
+        let explanation = self.recent.is_due(now).then(|| self.explain(request).ok()).flatten();
+        let began = if explanation.is_some() { Instant::now() } else { now };
+        let picked = self.pick_at(request, began);
+        self.metrics.count_pick(picked.as_ref().err().map(Error::code), began.elapsed());
+        if let Some(explanation) = explanation {
+            self.recent
+                .keep(picked.as_ref().map(|it| it.addresses.to_vec()).unwrap_or_default(), explanation);
+        }
         picked
     }
 
@@ -139,20 +175,96 @@ impl Scheduler {
     ///
     /// As [`Scheduler::pick`].
     pub fn pick_at(&self, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
-        MEMORY.with_borrow_mut(|memory| self.pick_with(memory, request, now))
+        MEMORY.with_borrow_mut(|memory| {
+            for _ in 0..MAX_ATTEMPTS {
+                if let Some(pick) = self.pick_with(memory, request, now)? {
+                    return Ok(pick);
+                }
+            }
+            Err(Error::NoReadyEndpoint(self.pool.clone()))
+        })
     }
 
-    fn pick_with(&self, memory: &mut Memory, request: &PickRequest<'_>, now: Instant) -> Result<Pick, Error> {
+    /// The endpoints that a pick would return now. Reserves nothing, and is remembered as no pick. Of endpoints with equal
+    /// scores, the next call returns another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::pick`].
+    pub fn dry_pick(&self, request: &PickRequest<'_>) -> Result<Addresses, Error> {
+        MEMORY.with_borrow_mut(|memory| {
+            self.compare(memory, request, Instant::now(), |compared| {
+                let Compared { view, scratch, .. } = compared;
+                self.endpoints.turn(scratch.candidates[0] as usize);
+                Ok(self.addresses(view, scratch, request))
+            })
+        })
+    }
+
+    /// `None`: the chosen endpoint left the pool before it was reserved.
+    fn pick_with(
+        &self,
+        memory: &mut Memory,
+        request: &PickRequest<'_>,
+        now: Instant,
+    ) -> Result<Option<Pick>, Error> {
+        self.compare(memory, request, now, |compared| {
+            let Compared { view, scratch, turn, seen_picks } = compared;
+            let reserved = self.endpoints.reserve(
+                view.snapshot,
+                seen_picks,
+                now,
+                |has_others| {
+                    // They may have changed the best few since these were compared.
+                    if has_others && scratch.candidates.len() > 1 && self.pipeline.is_repeatable() {
+                        self.pipeline.score(view, scratch);
+                        keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
+                    }
+                    scratch.candidates[0] as usize
+                },
+                |best| work(view, best as u32),
+            );
+            let Some((best, id, load_age)) = reserved else { return Ok(None) };
+            if let Some(age) = load_age {
+                self.metrics.record_load_age(age);
+            }
+            let addresses = self.addresses(view, scratch, request);
+            let Some(address) = addresses.first().copied() else {
+                return Err(Error::NoReadyEndpoint(self.pool.clone()));
+            };
+            self.pipeline.picked(view, best as u32);
+            let blocks = request.prompt.map_or(&[][..], |prompt| &prompt.blocks);
+            self.endpoints.prefixes().insert(view.snapshot.slot(best), blocks);
+            let reservation =
+                Reservation { endpoints: self.endpoints.clone(), address, id, outcome: Outcome::Unknown };
+            let matched_bytes = view.matched_bytes(best as u32);
+            Ok(Some(Pick { addresses, matched_bytes, reservation, pipeline: self.pipeline.clone() }))
+        })
+    }
+
+    /// Compares the endpoints, and calls `then` with the best few.
+    fn compare<T>(
+        &self,
+        memory: &mut Memory,
+        request: &PickRequest<'_>,
+        now: Instant,
+        then: impl FnOnce(Compared<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let Memory { lookup, scratch } = memory;
+        let request = &request.with_model_of_headers();
         let snapshot = Arc::clone(&self.endpoints.snapshot());
         let seconds = self.endpoints.seconds(now);
-        self.collect_eligible(&snapshot, request, seconds, &mut scratch.candidates)?;
+        let models = snapshot.models();
+        let eligibility = Eligibility::new(&self.pool, &snapshot, &models, request, seconds)?;
+        eligibility.collect(&mut scratch.candidates)?;
         let blocks = request.prompt.map_or(&[][..], |prompt| &prompt.blocks);
-        self.endpoints.prefixes().look_up(blocks.iter().copied(), lookup);
+        self.endpoints.prefixes().look_up(blocks, lookup);
         let view = View {
             snapshot: &snapshot,
             prompt: request.prompt,
             headers: request.headers,
+            model: request.model,
+            models: &models,
             lookup,
             now: seconds,
         };
@@ -160,79 +272,35 @@ impl Scheduler {
         if scratch.candidates.is_empty() {
             return Err(Error::FilteredOut(self.pool.clone()));
         }
+        let seen_picks = self.endpoints.picks();
         self.pipeline.score(&view, scratch);
-        let turn = Turn { cursor: self.endpoints.cursor(), members: snapshot.len() };
+        let turn = self.turn(&snapshot);
         keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
-        let mut addresses = Vec::with_capacity(scratch.candidates.len());
-        let reserved = self.endpoints.reserve(
-            &snapshot,
-            now,
-            || {
-                // Other picks may have changed the best few since they were compared.
-                if scratch.candidates.len() > 1 && self.pipeline.is_repeatable() {
-                    self.pipeline.score(&view, scratch);
-                    keep_best(scratch, MAX_ENDPOINTS_PER_PICK, turn);
-                }
-                scratch.candidates[0] as usize
-            },
-            |best| work(&view, best as u32),
-        );
-        let Some((best, id, load_age)) = reserved else {
-            return Err(Error::NoReadyEndpoint(self.pool.clone()));
-        };
-        if let Some(age) = load_age {
-            self.metrics.record_load_age(age);
-        }
-        let limit = if request.takes_list { self.endpoints_per_pick } else { 1 };
-        addresses
-            .extend(scratch.candidates.iter().take(limit).filter_map(|it| snapshot.address(*it as usize)));
-        let Some(address) = addresses.first().copied() else {
-            return Err(Error::NoReadyEndpoint(self.pool.clone()));
-        };
-        self.pipeline.picked(&view, best as u32);
-        self.endpoints.prefixes().insert(snapshot.slot(best), blocks);
-        let reservation =
-            Reservation { endpoints: self.endpoints.clone(), address, id, outcome: Outcome::Unknown };
-        let matched_bytes = view.matched_bytes(best as u32);
-        Ok(Pick { addresses, matched_bytes, reservation, pipeline: self.pipeline.clone() })
+        then(Compared { view: &view, scratch, turn, seen_picks })
     }
 
-    /// The endpoints that may be picked. Those whose requests fail are left out, unless all fail.
-    fn collect_eligible(
-        &self,
-        snapshot: &Snapshot,
-        request: &PickRequest<'_>,
-        now: f64,
-        candidates: &mut Vec<u32>,
-    ) -> Result<(), Error> {
-        if !snapshot.pool_exists() {
-            return Err(Error::NoPool(self.pool.clone()));
-        }
-        if snapshot.len() == 0 {
-            return Err(Error::NoReadyEndpoint(self.pool.clone()));
-        }
-        let is_allowed = |index: usize| {
-            let allows = |subset: &Subset| snapshot.address(index).is_some_and(|it| subset.contains(it));
-            request.subset.is_none_or(allows)
-        };
-        let mut collect = |is_eligible: &dyn Fn(usize) -> bool| {
-            candidates.clear();
-            let indexes = (0..snapshot.len()).filter(|index| is_eligible(*index));
-            candidates.extend(indexes.map(|index| index as u32));
-            !candidates.is_empty()
-        };
-        let has_gpus = |index: usize| now > snapshot.cell(index).lost_until();
-        let works = |index: usize| now >= snapshot.cell(index).failing_until();
-        if collect(&|index| is_allowed(index) && has_gpus(index) && works(index))
-            || collect(&|index| is_allowed(index) && has_gpus(index))
-        {
-            Ok(())
-        } else if collect(&is_allowed) {
-            Err(Error::GpusLost(self.pool.clone()))
-        } else {
-            Err(Error::OutsideSubset(self.pool.clone()))
-        }
+    fn turn(&self, snapshot: &Snapshot) -> Turn {
+        Turn { cursor: self.endpoints.cursor(), members: snapshot.len() }
     }
+
+    /// The best candidates, as many as the gateway takes.
+    fn addresses(&self, view: &View<'_>, scratch: &Scratch, request: &PickRequest<'_>) -> Addresses {
+        let limit = if request.takes_list { self.endpoints_per_pick } else { 1 };
+        scratch.candidates.iter().take(limit).filter_map(|it| view.address(*it)).collect()
+    }
+}
+
+/// The endpoints of a decision, best first. Not allocated.
+pub type Addresses = SmallVec<[SocketAddr; MAX_ENDPOINTS_PER_PICK]>;
+
+/// Endpoints that were compared.
+struct Compared<'a> {
+    view: &'a View<'a>,
+    /// The best few, best first.
+    scratch: &'a mut Scratch,
+    turn: Turn,
+    /// Picks before they were compared.
+    seen_picks: u64,
 }
 
 /// Whose turn it is among endpoints with equal scores.
@@ -283,142 +351,5 @@ fn work(view: &View<'_>, candidate: u32) -> Work {
         cached_bytes,
         uncached_bytes: prompt.bytes - cached_bytes,
         reports_first_byte: prompt.is_streamed,
-    }
-}
-
-/// A decision. The request counts as load of its endpoint until the pick is dropped.
-#[derive(Debug)]
-pub struct Pick {
-    /// Never empty.
-    addresses: Vec<SocketAddr>,
-    matched_bytes: u64,
-    reservation: Reservation,
-    pipeline: Arc<Pipeline>,
-}
-
-impl Pick {
-    /// The picked endpoints, best first. Never empty.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// Bytes of the prompt that the best endpoint is believed to have in its cache.
-    pub fn matched_bytes(&self) -> u64 {
-        self.matched_bytes
-    }
-
-    /// The endpoints in the format of the Endpoint Picker Protocol: `ip:port[,ip:port…]`.
-    pub fn destination(&self) -> String {
-        let mut text = String::with_capacity(self.addresses.len() * 22);
-        for (index, address) in self.addresses.iter().enumerate() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{}{address}", if index == 0 { "" } else { "," });
-        }
-        text
-    }
-
-    /// Headers for the response to the client: the tokens of sessions. They name the endpoint that serves the request.
-    pub fn response_headers(&self) -> Vec<(String, String)> {
-        let mut headers = Vec::new();
-        for name in self.pipeline.token_headers() {
-            let Reservation { endpoints, address, .. } = &self.reservation;
-            let snapshot = endpoints.snapshot();
-            if let Some(endpoint) = snapshot.position(*address).and_then(|index| snapshot.endpoint(index)) {
-                headers.push((name.to_owned(), session::token(&endpoint.pod)));
-            }
-        }
-        headers
-    }
-
-    /// The endpoint at `address` served the request, for example after a retry. The request counts as its load from now on.
-    pub fn served_by(&mut self, address: SocketAddr) {
-        self.reservation.move_to(address);
-    }
-
-    /// The first byte of the response's content is there.
-    pub fn first_byte(&self) {
-        self.first_byte_at(Instant::now());
-    }
-
-    /// Like [`Pick::first_byte`], at another time than now.
-    pub fn first_byte_at(&self, now: Instant) {
-        let Reservation { endpoints, address, id, .. } = &self.reservation;
-        endpoints.first_byte(*address, *id, now);
-    }
-
-    /// Takes the blocks that are read after the decision. Independent of the pick.
-    pub fn block_sink(&self) -> BlockSink {
-        let Reservation { endpoints, address, .. } = &self.reservation;
-        BlockSink { endpoints: endpoints.clone(), address: *address }
-    }
-
-    /// How the request ends, if nothing else is said before the pick is dropped.
-    pub fn set_outcome(&mut self, outcome: Outcome) {
-        self.reservation.outcome = outcome;
-    }
-
-    /// The request ended, at another time than now.
-    pub fn end_at(mut self, outcome: Outcome, now: Instant) {
-        self.reservation.outcome = outcome;
-        self.reservation.release(now);
-    }
-}
-
-/// Takes the blocks of a prompt that are read after the decision.
-pub struct BlockSink {
-    endpoints: Arc<Endpoints>,
-    address: SocketAddr,
-}
-
-impl BlockSink {
-    /// The endpoint gets a prompt with these blocks. Does nothing if the endpoint is gone.
-    fn add(&self, blocks: &[u64]) {
-        let snapshot = Arc::clone(&self.endpoints.snapshot());
-        if let Some(index) = snapshot.position(self.address) {
-            self.endpoints.prefixes().insert(snapshot.slot(index), blocks);
-        }
-    }
-}
-
-impl fmt::Debug for BlockSink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockSink").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-/// One request in the load of one endpoint.
-struct Reservation {
-    endpoints: Arc<Endpoints>,
-    address: SocketAddr,
-    id: PickId,
-    outcome: Outcome,
-}
-
-impl Reservation {
-    fn move_to(&mut self, address: SocketAddr) {
-        if address != self.address {
-            self.endpoints.move_pick(self.id, self.address, address, Instant::now());
-            self.address = address;
-        }
-    }
-
-    fn release(&self, now: Instant) {
-        self.endpoints.release(self.address, self.id, self.outcome, now);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // A second release of the same pick changes nothing.
-        self.release(Instant::now());
-    }
-}
-
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation")
-            .field("address", &self.address)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
     }
 }

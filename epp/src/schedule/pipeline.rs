@@ -6,13 +6,23 @@ use super::{
     view::View,
 };
 
+/// Share of its score that an endpoint keeps whose engine may not work. With the default policy, others are preferred until
+/// they make a request wait nine seconds longer.
+const SUSPECT_SHARE: f32 = 0.1;
+
 /// What decides a pick.
 #[derive(Debug)]
 pub struct Pipeline {
-    filters: Vec<Box<dyn Filter>>,
+    filters: Vec<Named>,
     scorers: Vec<Weighted>,
     order: Order,
     max_endpoints: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: String,
+    filter: Box<dyn Filter>,
 }
 
 #[derive(Debug)]
@@ -20,6 +30,18 @@ struct Weighted {
     name: String,
     scorer: Box<dyn Scorer>,
     weight: f32,
+}
+
+impl Weighted {
+    /// Writes the score of each candidate, from 0 to 1.
+    fn column(&self, view: &View<'_>, candidates: &[u32], scores: &mut Vec<f32>) {
+        scores.clear();
+        scores.resize(candidates.len(), 0.0);
+        self.scorer.score(view, candidates, scores);
+        for score in scores {
+            *score = score.clamp(0.0, 1.0);
+        }
+    }
 }
 
 /// How endpoints are chosen by their scores.
@@ -52,14 +74,19 @@ impl Default for Pipeline {
 }
 
 impl Pipeline {
-    /// `scorers`: name, plugin and weight.
+    /// `filters`: name and plugin. `scorers`: name, plugin and weight.
     pub fn new(
-        filters: Vec<Box<dyn Filter>>,
+        filters: Vec<(String, Box<dyn Filter>)>,
         scorers: Vec<(String, Box<dyn Scorer>, f32)>,
         order: Order,
     ) -> Self {
         let weighted = |(name, scorer, weight)| Weighted { name, scorer, weight };
-        Self { filters, scorers: scorers.into_iter().map(weighted).collect(), order, max_endpoints: None }
+        Self {
+            filters: filters.into_iter().map(|(name, filter)| Named { name, filter }).collect(),
+            scorers: scorers.into_iter().map(weighted).collect(),
+            order,
+            max_endpoints: None,
+        }
     }
 
     /// Limits the endpoints of a decision (`maxNumOfEndpoints` of the picker).
@@ -75,7 +102,7 @@ impl Pipeline {
 
     /// Tells the plugins which candidate was picked.
     pub(super) fn picked(&self, view: &View<'_>, candidate: u32) {
-        for filter in &self.filters {
+        for Named { filter, .. } in &self.filters {
             filter.picked(view, candidate);
         }
         for Weighted { scorer, .. } in &self.scorers {
@@ -85,22 +112,49 @@ impl Pipeline {
 
     /// The response headers in which clients get the token of their session.
     pub(super) fn token_headers(&self) -> impl Iterator<Item = &str> {
-        let of_filters = self.filters.iter().filter_map(|filter| filter.token_header());
+        let of_filters = self.filters.iter().filter_map(|named| named.filter.token_header());
         of_filters.chain(self.scorers.iter().filter_map(|weighted| weighted.scorer.token_header()))
     }
 
     /// What the plugins read.
     pub fn needs(&self) -> Needs {
-        let filters = self.filters.iter().map(|filter| filter.needs());
+        let filters = self.filters.iter().map(|named| named.filter.needs());
         let scorers = self.scorers.iter().map(|weighted| weighted.scorer.needs());
         Needs { prompt: filters.chain(scorers).any(|needs| needs.prompt) }
     }
 
     /// Removes candidates.
     pub(super) fn filter(&self, view: &View<'_>, candidates: &mut Vec<u32>) {
-        for filter in &self.filters {
+        for Named { filter, .. } in &self.filters {
             filter.filter(view, candidates);
         }
+    }
+
+    /// Like [`Pipeline::filter`]. Calls `removed` with each candidate that a filter removes, and the name of the filter.
+    pub(super) fn filter_with_names(
+        &self,
+        view: &View<'_>,
+        candidates: &mut Vec<u32>,
+        mut removed: impl FnMut(u32, &str),
+    ) {
+        for Named { name, filter } in &self.filters {
+            let before = candidates.clone();
+            filter.filter(view, candidates);
+            let kept: foldhash::HashSet<u32> = candidates.iter().copied().collect();
+            for candidate in before.into_iter().filter(|candidate| !kept.contains(candidate)) {
+                removed(candidate, name);
+            }
+        }
+    }
+
+    /// The scores of each scorer for the candidates, before weights.
+    pub(super) fn score_columns(&self, view: &View<'_>, candidates: &[u32]) -> Vec<Vec<f32>> {
+        let column = |weighted: &Weighted| {
+            let mut scores = Vec::new();
+            weighted.column(view, candidates, &mut scores);
+            scores
+        };
+        self.scorers.iter().map(column).collect()
     }
 
     /// Writes the sum of the weighted scores of each candidate.
@@ -108,17 +162,23 @@ impl Pipeline {
         let Scratch { candidates, totals, scores } = scratch;
         totals.clear();
         totals.resize(candidates.len(), 0.0);
-        for Weighted { scorer, weight, .. } in &self.scorers {
-            scores.clear();
-            scores.resize(candidates.len(), 0.0);
-            scorer.score(view, candidates, scores);
+        for weighted in &self.scorers {
+            weighted.column(view, candidates, scores);
             for (total, score) in totals.iter_mut().zip(&*scores) {
-                *total += weight * score.clamp(0.0, 1.0);
+                *total += weighted.weight * score;
+            }
+        }
+        if self.order == Order::Random {
+            totals.fill_with(fastrand::f32);
+        }
+        for (candidate, total) in candidates.iter().zip(&mut *totals) {
+            if view.is_suspect(*candidate) {
+                // Below others even if all scores are 0.
+                *total -= (1.0 - SUSPECT_SHARE) * total.abs() + f32::EPSILON;
             }
         }
         match self.order {
-            Order::MaxScore => {}
-            Order::Random => totals.fill_with(fastrand::f32),
+            Order::MaxScore | Order::Random => {}
             // A-Res (Efraimidis and Spirakis, 2006).
             Order::WeightedRandom => {
                 for total in totals {

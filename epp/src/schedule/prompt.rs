@@ -4,6 +4,9 @@ use forebay_openai::{PROMPT_BLOCK_BYTES, PromptScanner, prompt_seed, seeded_bloc
 
 use crate::signals::BLOCK_BYTES;
 
+/// Maximum size of a body and a prompt: 1 TiB. A client may claim any `Content-Length`, and sums of sizes must not overflow.
+pub const MAX_BODY_BYTES: u64 = 1 << 40;
+
 /// What the decision needs of a prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {

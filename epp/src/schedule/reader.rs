@@ -1,17 +1,27 @@
 //! Reads the prompt of one request while its body streams.
 
+use std::borrow::Cow;
+
 use forebay_grpc::names::{MODEL_NAME, MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use forebay_openai::{
     BodyScanner, ModelScanner, PlainScanner, PromptScanner, RequestKind, prompt_seed, seeded_block,
 };
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
-use super::prompt::Prompt;
+use super::prompt::{MAX_BODY_BYTES, Prompt};
+use super::source::PromptSource;
 
 /// Bytes of prompt after which the decision is tried first.
 const FIRST_TRY_BYTES: u64 = Prompt::BLOCK_BYTES;
 /// The next try is after this share of what was read, so that the tries cost in proportion to the body.
 const NEXT_TRY_SHARE: u64 = 8;
+
+/// Headers with the model or adapter that the engine runs. The first one counts.
+static MODEL_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static(MODEL_NAME_REWRITE),
+    HeaderName::from_static(MODEL_NAME_REWRITE_ALIAS),
+    HeaderName::from_static(MODEL_NAME),
+];
 
 /// Reads the prompt of one request while its body streams.
 #[derive(Debug)]
@@ -25,8 +35,8 @@ pub struct PromptReader {
     length: Option<u64>,
     is_ended: bool,
     next_try: u64,
-    /// What was known besides the turns when they first differed from those that the endpoints hold.
-    at_divergence: Option<Rest>,
+    /// The key when the turns first differed from those that the endpoints hold.
+    at_divergence: Option<u64>,
 }
 
 /// The model or adapter that the engine runs.
@@ -38,13 +48,6 @@ enum Model {
     Unknown,
 }
 
-/// What the keys of the blocks depend on besides the turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rest {
-    context: u64,
-    seed: u64,
-}
-
 impl PromptReader {
     /// `path` may have a query. The model is in `headers` (`x-gateway-model-name`), else in the body.
     ///
@@ -54,19 +57,20 @@ impl PromptReader {
         let Ok(BodyScanner::Plain(PlainScanner::Json(in_body))) = BodyScanner::new(headers) else {
             return None;
         };
-        let text = |name: &str| headers.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok());
-        let names = [MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS, MODEL_NAME];
-        let model = names.into_iter().find_map(text).filter(|model| !model.is_empty());
-        Some(Self {
+        let text = |name: &HeaderName| str::from_utf8(headers.get(name)?.as_bytes()).ok();
+        let model = MODEL_HEADERS.iter().find_map(text).filter(|model| !model.is_empty());
+        let length = text(&header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let reader = Self {
             scanner: PromptScanner::new(kind),
             model: model.map_or(Model::InBody(in_body), |model| Model::Known(model.to_owned())),
             reports_first_byte: true,
             read_bytes: 0,
-            length: text(header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok()),
+            length: None,
             is_ended: false,
             next_try: FIRST_TRY_BYTES,
             at_divergence: None,
-        })
+        };
+        Some(reader.with_length(length))
     }
 
     /// Whether somebody calls [`Pick::first_byte`](super::Pick::first_byte) if the response is a stream.
@@ -78,7 +82,7 @@ impl PromptReader {
     /// The size of the body, if it is known from elsewhere than a `Content-Length`.
     #[must_use]
     pub fn with_length(self, length: Option<u64>) -> Self {
-        Self { length: length.or(self.length), ..self }
+        Self { length: length.map(|length| length.min(MAX_BODY_BYTES)).or(self.length), ..self }
     }
 
     /// Reads the next bytes of the body, split anywhere.
@@ -98,31 +102,6 @@ impl PromptReader {
         self.is_ended = true;
     }
 
-    /// Whether the body was read to its end.
-    pub fn is_ended(&self) -> bool {
-        self.is_ended
-    }
-
-    /// The share of the body that was read. `None` if its size is not known.
-    pub fn read_share(&self) -> Option<f64> {
-        match self.length {
-            _ if self.is_ended => Some(1.0),
-            Some(length) if length > 0 => Some((self.read_bytes as f64 / length as f64).min(1.0)),
-            _ => None,
-        }
-    }
-
-    /// The prompt as far as it was read. The size of the rest is estimated from the size of the body.
-    pub fn prompt(&self) -> Prompt {
-        let body_bytes = self.length.unwrap_or(0).max(self.read_bytes);
-        let mut prompt = Prompt::from_scanner(&self.scanner, self.model().unwrap_or_default(), body_bytes);
-        if !self.is_ended && !self.scanner.is_complete() {
-            prompt.bytes += body_bytes - self.read_bytes;
-        }
-        prompt.is_streamed &= self.reports_first_byte;
-        prompt
-    }
-
     fn model(&self) -> Option<&str> {
         match &self.model {
             Model::Known(model) => Some(model),
@@ -131,8 +110,44 @@ impl PromptReader {
         }
     }
 
-    /// The last block that was read, if enough was read since the last call and the key of the block is known.
-    pub(crate) fn block_to_try(&mut self) -> Option<u64> {
+    fn seed(&self) -> Option<u64> {
+        self.model().map(|model| prompt_seed(model, self.scanner.cache_salt()))
+    }
+}
+
+impl PromptSource for PromptReader {
+    fn model(&self) -> Option<&str> {
+        Self::model(self)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    fn read_share(&self) -> Option<f64> {
+        match self.length {
+            _ if self.is_ended => Some(1.0),
+            Some(length) if length > 0 => Some((self.read_bytes as f64 / length as f64).min(1.0)),
+            _ => None,
+        }
+    }
+
+    fn prompt(&self) -> Cow<'_, Prompt> {
+        let body_bytes = self.length.unwrap_or(0).max(self.read_bytes);
+        let mut prompt = Prompt::from_scanner(&self.scanner, self.model().unwrap_or_default(), body_bytes);
+        if !self.is_ended && !self.scanner.is_complete() {
+            prompt.bytes += body_bytes - self.read_bytes;
+        }
+        prompt.is_streamed &= self.reports_first_byte;
+        Cow::Owned(prompt)
+    }
+
+    fn key(&self) -> Option<u64> {
+        Some(seeded_block(self.seed()?, self.scanner.context_digest()))
+    }
+
+    /// At most once per block, and once per eighth of what was read.
+    fn block_to_try(&mut self) -> Option<u64> {
         let bytes = self.scanner.prompt_bytes();
         if bytes < self.next_try {
             return None;
@@ -143,25 +158,13 @@ impl PromptReader {
         turn.or_else(|| self.scanner.context_blocks().last()).map(|block| seeded_block(seed, block))
     }
 
-    /// No endpoint holds the last block.
-    pub(crate) fn diverged(&mut self) {
+    fn divergence(&self) -> Option<u64> {
+        self.at_divergence
+    }
+
+    fn diverged(&mut self) {
         if self.at_divergence.is_none() {
-            self.at_divergence = self.rest();
+            self.at_divergence = self.key();
         }
-    }
-
-    /// Whether members that changed the keys followed the block at which the prompt differs from all others. `None` if the
-    /// end or such a block was not reached.
-    pub(crate) fn changed_after_divergence(&self) -> Option<bool> {
-        let before = self.at_divergence.filter(|_| self.is_ended)?;
-        Some(self.rest() != Some(before))
-    }
-
-    fn rest(&self) -> Option<Rest> {
-        Some(Rest { context: self.scanner.context_digest(), seed: self.seed()? })
-    }
-
-    fn seed(&self) -> Option<u64> {
-        self.model().map(|model| prompt_seed(model, self.scanner.cache_salt()))
     }
 }

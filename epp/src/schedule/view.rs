@@ -1,21 +1,37 @@
 //! What plugins see: the request and the endpoints at one time.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use forebay_resources::ObjectKey;
 
 use super::{headers::Headers, prompt::Prompt};
 use crate::{
-    endpoints::{self, Cell, Snapshot, added_waiting},
+    endpoints::{self, Cell, ServedModels, Snapshot, added_waiting},
     signals::{BLOCK_BYTES, Lookup},
 };
+
+/// What an engine has of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterState {
+    /// It is in a slot.
+    Resident,
+    /// A slot is free, or has an adapter without requests.
+    Room,
+    /// Requests for it wait for a slot.
+    Waiting,
+    /// All slots have other adapters with requests.
+    Full,
+}
 
 /// The request, the endpoints and the time of a decision.
 #[derive(Debug)]
 pub struct View<'a> {
-    pub(super) snapshot: &'a Snapshot,
+    pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) prompt: Option<&'a Prompt>,
     pub(super) headers: Option<&'a dyn Headers>,
+    /// The model or adapter that the engine runs.
+    pub(super) model: Option<&'a str>,
+    pub(super) models: &'a ServedModels,
     pub(super) lookup: &'a Lookup,
     pub(super) now: f64,
 }
@@ -73,6 +89,31 @@ impl View<'_> {
     /// Bytes of the prompt that the endpoint is believed to have in its cache.
     pub fn matched_bytes(&self, candidate: u32) -> u64 {
         (u64::from(self.matched_blocks(candidate)) * BLOCK_BYTES).min(self.prompt_bytes())
+    }
+
+    /// The adapter that the request is for. `None`: it is for a base model, or its model is not known.
+    pub fn adapter(&self) -> Option<&str> {
+        self.model.filter(|model| self.models.is_adapter(model))
+    }
+
+    /// What the endpoint's engine has of the adapter. `None` if not known.
+    pub fn adapter_state(&self, candidate: u32, adapter: &str) -> Option<AdapterState> {
+        let known = self.snapshot.adapters(candidate as usize);
+        let adapters = known.as_ref().filter(|_| self.now <= self.cell(candidate).engine_until())?;
+        Some(if adapters.is_resident(adapter) {
+            AdapterState::Resident
+        } else if adapters.has_room() {
+            AdapterState::Room
+        } else if adapters.is_waiting(adapter) {
+            AdapterState::Waiting
+        } else {
+            AdapterState::Full
+        })
+    }
+
+    /// Whether the endpoint's engine may not work.
+    pub fn is_suspect(&self, candidate: u32) -> bool {
+        self.now <= self.cell(candidate).suspect_until()
     }
 
     /// Requests in flight of all clients, as far as known.

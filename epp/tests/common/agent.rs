@@ -35,6 +35,7 @@ pub struct Reader {
     frames: mpsc::UnboundedSender<Result<Frame, Status>>,
     epoch: u64,
     seq: u64,
+    sent_ns: u64,
 }
 
 struct Service {
@@ -47,7 +48,7 @@ impl Telemetry for Service {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (frames, outgoing) = mpsc::unbounded_channel();
-        let reader = Reader { request: request.into_inner(), frames, epoch: 1, seq: 0 };
+        let reader = Reader { request: request.into_inner(), frames, epoch: 1, seq: 0, sent_ns: SENT_NS };
         self.readers.send(reader).map_err(|_| Status::unavailable("the test has ended"))?;
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outgoing))))
     }
@@ -76,6 +77,11 @@ impl FakeAgent {
         )
     }
 
+    /// Whether no reader has opened a stream that is not taken.
+    pub fn no_reader_waits(&mut self) -> bool {
+        self.readers.try_recv().is_err()
+    }
+
     /// The next stream that a reader opens.
     pub async fn reader(&mut self) -> Reader {
         tokio::time::timeout(DEADLINE, self.readers.recv()).await.expect("a reader in time").unwrap()
@@ -87,6 +93,11 @@ impl Reader {
     pub fn in_epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
         self
+    }
+
+    /// The clock of the node jumps. Values that are sent afterwards were measured before.
+    pub fn jump_clock(&mut self, ns: i64) {
+        self.sent_ns = self.sent_ns.saturating_add_signed(ns);
     }
 
     pub fn skip_a_frame(&mut self) {
@@ -105,14 +116,15 @@ impl Reader {
     /// Confirms all values.
     pub fn heartbeat(&mut self) {
         self.send(Body::Heartbeat(Heartbeat {
-            kernel_measured_boottime_ns: Some(SENT_NS),
+            kernel_measured_boottime_ns: Some(self.sent_ns),
             ..Heartbeat::default()
         }));
     }
 
     pub fn send(&mut self, body: Body) {
         self.seq += 1;
-        let frame = Frame { epoch: self.epoch, seq: self.seq, sent_boottime_ns: SENT_NS, body: Some(body) };
+        let frame =
+            Frame { epoch: self.epoch, seq: self.seq, sent_boottime_ns: self.sent_ns, body: Some(body) };
         // Fails only if the picker closed the stream.
         let _ = self.frames.send(Ok(frame));
     }

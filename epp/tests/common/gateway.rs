@@ -1,11 +1,11 @@
 //! A scripted gateway: the client side of ext_proc streams.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use forebay_grpc::names::{
     DESTINATION_ENDPOINT, DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB,
-    METADATA_SUBSET_HINT, TAKES_ENDPOINT_LIST,
+    METADATA_SUBSET_HINT, SENDS_PROMPT, TAKES_ENDPOINT_LIST,
 };
 use forebay_grpc::proto::{
     BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Kind,
@@ -26,6 +26,8 @@ use super::{DEADLINE, Harness};
 pub struct Gateway {
     client: ExternalProcessorClient<Channel>,
     takes_list: bool,
+    /// The version of the messages in which it can send prompts.
+    sends_prompt: Option<&'static str>,
 }
 
 impl Gateway {
@@ -33,17 +35,36 @@ impl Gateway {
         Self::connect_from(harness, IpAddr::from(Ipv4Addr::LOCALHOST)).await
     }
 
+    /// A gateway that sends this `:authority`.
+    pub async fn connect_as(harness: &Harness, authority: &str) -> Self {
+        Self::connect_at(harness.server.grpc_address, authority).await
+    }
+
+    /// Like [`Gateway::connect_as`], to this address.
+    pub async fn connect_at(address: SocketAddr, authority: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel =
+            endpoint.origin(format!("http://{authority}").parse().unwrap()).connect().await.unwrap();
+        let client = ExternalProcessorClient::new(channel);
+        Self { client, takes_list: true, sends_prompt: None }
+    }
+
     /// A gateway at another address.
     pub async fn connect_from(harness: &Harness, address: IpAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{}", harness.server.grpc_address)).unwrap();
         let channel = endpoint.local_address(Some(address)).connect().await.unwrap();
         let client = ExternalProcessorClient::new(channel);
-        Self { client: client.max_encoding_message_size(64 << 20), takes_list: true }
+        Self { client: client.max_encoding_message_size(64 << 20), takes_list: true, sends_prompt: None }
     }
 
     /// A gateway that does not accept a list of endpoints.
     pub async fn connect_without_list(harness: &Harness) -> Self {
         Self { takes_list: false, ..Self::connect(harness).await }
+    }
+
+    /// A gateway that says that it can send prompts in messages of this version.
+    pub async fn connect_with_prompts(harness: &Harness, version: &'static str) -> Self {
+        Self { sends_prompt: Some(version), ..Self::connect(harness).await }
     }
 
     /// A stream for one HTTP request.
@@ -56,6 +77,9 @@ impl Gateway {
         let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
         if self.takes_list {
             request.metadata_mut().insert(TAKES_ENDPOINT_LIST, MetadataValue::from_static("1"));
+        }
+        if let Some(version) = self.sends_prompt {
+            request.metadata_mut().insert(SENDS_PROMPT, MetadataValue::from_static(version));
         }
         let replies = self.client.clone().process(request).await?.into_inner();
         Ok(HttpRequest { to_picker: Some(to_picker), replies })

@@ -6,9 +6,9 @@
 pub mod agent;
 pub mod gateway;
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
-use forebay_epp::{PickerOptions, Server, ServerOptions, endpoints::EndpointView};
+use forebay_epp::{PickerOptions, Server, ServerOptions, endpoints::EndpointView, schedule::Scheduler};
 use forebay_resources::{ObjectKey, ResourceSource};
 use tokio::time::Instant;
 
@@ -77,14 +77,15 @@ impl Harness {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = ServerOptions {
             resources: ResourceSource::Folder(folder.path().to_owned()),
-            pool: ObjectKey::new("llm-d", "qwen"),
-            grpc_listen: any,
+            pools: ObjectKey::new("llm-d", "qwen").into(),
+            grpc_listen: vec![any],
             tls: None,
             health_listen: any,
             http_listen: any,
             picker: PickerOptions { agent_heartbeat: Duration::from_millis(500), ..PickerOptions::default() },
             max_message_bytes: 4 << 20,
             max_streams: 1000,
+            obeyed: forebay_epp::protocol::ObeyedHeaders::default(),
             drain_timeout: Duration::from_secs(1),
         };
         adjust(&mut options);
@@ -102,8 +103,13 @@ impl Harness {
         fs::remove_file(self.folder.path().join(file)).unwrap();
     }
 
+    /// The scheduler of `llm-d/qwen`.
+    pub fn scheduler(&self) -> Arc<Scheduler> {
+        self.server.scheduler(&ObjectKey::new("llm-d", "qwen")).expect("the pool is served")
+    }
+
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        self.server.picker().scheduler().endpoints().endpoints()
+        self.scheduler().endpoints().endpoints()
     }
 
     /// The endpoint of pod `n`.

@@ -26,9 +26,10 @@ mod table;
 mod tests;
 
 pub use self::compile::{
-    Certificates, ListenerModels, ListenerReport, Overlaps, ParentReport, PolicyEffect, PolicyProblem,
-    PolicyReport, PoolProblem, PoolReport, Report, Settled, SnapshotSettler, compile, gateway_parents,
-    is_granted, listener_models, models_secret, overlaps, pool_problems, without_picker,
+    Certificates, KeySource, ListenerModels, ListenerReport, Overlaps, ParentReport, PolicyEffect,
+    PolicyProblem, PolicyReport, PoolProblem, PoolReport, Report, Settled, SnapshotSettler, compile,
+    gateway_parents, is_granted, key_source, label_selector, listener_models, models_secret, overlaps,
+    pool_problems, without_picker,
 };
 pub use self::condition::{ConditionStatus, kind, reason};
 pub use self::names::{
@@ -36,8 +37,10 @@ pub use self::names::{
     MODEL_NAME_HEADER, POOL_GROUP, POOL_KIND,
 };
 pub use self::table::{
-    Backend, Backends, BeforeBody, Cors, FailureMode, Filters, HeaderChange, ListenerPort, ListenerRoutes,
-    Matched, Mirror, ModelMap, ModelsCredential, PickerAddresses, Pool, PoolPicker, PortRoutes, PortSharing,
-    Preflight, Redirect, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets, Timeouts,
-    UrlRewrite, Weighted,
+    ApiKey, Authentication, AuthenticationMode, Backend, Backends, BeforeBody, Checks, Cors, Credential,
+    CredentialLocation, FailureMode, Filters, HeaderChange, Identity, JwksId, Jwt, JwtAuthentication,
+    JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes, Matched, Measure, Mirror, ModelMap,
+    ModelsCredential, Phase, PickerAddresses, PolicyLimits, Pool, PoolPicker, PortRoutes, PortSharing,
+    Preflight, RateLimit, Redirect, RemoteJwks, RemoteKeys, RequestAttributes, RetryPolicy, Rewrites,
+    RouteTable, Rule, ServiceBackend, Targets, Timeouts, TokenError, UrlRewrite, Variables, Weighted,
 };

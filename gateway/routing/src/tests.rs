@@ -1,3 +1,4 @@
+mod access;
 mod pools;
 mod report;
 mod restrictions;

@@ -17,7 +17,7 @@ pub(crate) use abort::Abort;
 pub(crate) use response::render;
 
 use crate::observe::client_closed_request;
-use crate::{forward, headers, hold, pick};
+use crate::{auth, forward, headers, hold, limit, pick};
 
 /// Which side caused an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub(crate) enum ErrorSource {
 pub(crate) enum Error {
     #[error(transparent)]
     Headers(#[from] headers::Error),
+    #[error(transparent)]
+    Auth(#[from] auth::Error),
+    #[error(transparent)]
+    Limit(#[from] Box<limit::Exceeded>),
     #[error(transparent)]
     Hold(#[from] hold::Error),
     #[error(transparent)]
@@ -101,6 +105,9 @@ impl Error {
 
     /// When a client may retry.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
+        if let Self::Limit(exceeded) = self {
+            return Some(exceeded.retry_after);
+        }
         match self.status() {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_secs(1)),
             _ => None,
@@ -111,6 +118,8 @@ impl Error {
         use ErrorSource::{Client, Internal, Upstream};
         match self {
             Self::Headers(error) => headers_class(error),
+            Self::Auth(error) => auth_class(error),
+            Self::Limit(_) => Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
             Self::Hold(error) => hold_class(error),
             Self::Pick(error) => pick_class(error),
             Self::Forward(error) => forward_class(error),
@@ -142,6 +151,26 @@ fn headers_class(error: &headers::Error) -> Class {
         headers::Error::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
     };
     Class::new(ErrorSource::Client, status, code)
+}
+
+fn auth_class(error: &auth::Error) -> Class {
+    use ErrorSource::{Client, Internal};
+    match error {
+        auth::Error::NoKey { .. } => Class::new(Client, StatusCode::UNAUTHORIZED, "missing_api_key"),
+        auth::Error::InvalidKey { .. } | auth::Error::SeveralKeys { .. } => {
+            Class::new(Client, StatusCode::UNAUTHORIZED, "invalid_api_key")
+        }
+        auth::Error::ExpiredKey { .. } => Class::new(Client, StatusCode::UNAUTHORIZED, "expired_api_key"),
+        auth::Error::NoToken { .. } => Class::new(Client, StatusCode::UNAUTHORIZED, "missing_token"),
+        auth::Error::InvalidToken { .. } | auth::Error::SeveralTokens { .. } => {
+            Class::new(Client, StatusCode::UNAUTHORIZED, "invalid_token")
+        }
+        auth::Error::ExpiredToken { .. } => Class::new(Client, StatusCode::UNAUTHORIZED, "expired_token"),
+        auth::Error::TokenKeysUnavailable => {
+            Class::new(Internal, StatusCode::SERVICE_UNAVAILABLE, "token_keys_unavailable")
+        }
+        auth::Error::Denied => Class::new(Client, StatusCode::FORBIDDEN, "permission_denied"),
+    }
 }
 
 fn read_class(error: &hold::ReadError) -> Class {

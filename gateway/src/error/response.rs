@@ -5,6 +5,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::{Error, ErrorSource};
+use crate::auth;
+use crate::limit::Standing;
 use crate::pick;
 
 /// The error object of the OpenAI API.
@@ -46,13 +48,32 @@ pub(crate) fn render(error: &Error) -> Response<Bytes> {
         }
     };
     *response.status_mut() = status;
+    if let Error::Auth(error) = error
+        && status == StatusCode::UNAUTHORIZED
+    {
+        // RFC 9110 §15.5.2 requires a challenge.
+        let challenge = HeaderValue::from_static(challenge(error));
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if let Error::Limit(exceeded) = error {
+        Standing::set_headers(&exceeded.standings, response.headers_mut());
+    }
     if let Some(after) = error.retry_after() {
         response
             .headers_mut()
             .entry(header::RETRY_AFTER)
-            .or_insert_with(|| HeaderValue::from(after.as_secs().max(1)));
+            .or_insert_with(|| HeaderValue::from((after.as_secs_f64().ceil() as u64).max(1)));
     }
     response
+}
+
+/// Only a request with a token gets a code (RFC 6750 §3.1).
+fn challenge(error: &auth::Error) -> &'static str {
+    use auth::Error::{ExpiredToken, InvalidToken, SeveralTokens};
+    match error {
+        InvalidToken { .. } | ExpiredToken { .. } | SeveralTokens { .. } => r#"Bearer error="invalid_token""#,
+        _ => "Bearer",
+    }
 }
 
 fn object(error: &Error, status: StatusCode) -> Bytes {

@@ -55,7 +55,7 @@ impl ConnectionPool {
     /// An idle connection. It was usable when it was checked, but the endpoint may close it at any time.
     pub(crate) fn take(&self, address: SocketAddr) -> Option<Connection> {
         loop {
-            let connection = self.own().get_mut(&address)?.pop_back()?;
+            let mut connection = self.own().get_mut(&address)?.pop_back()?;
             // If the newest has expired, all have. `sweep` closes them.
             if connection.idle_for() >= self.idle_timeout {
                 return None;

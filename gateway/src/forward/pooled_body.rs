@@ -46,7 +46,7 @@ impl PooledBody {
     fn release_if_ended(&mut self) {
         if matches!(&self.0, State::Http1(connection, _) if connection.is_end_stream())
             && let State::Http1(connection, pool) = std::mem::replace(&mut self.0, State::Ended)
-            && connection.is_usable()
+            && connection.is_complete()
         {
             pool.put(connection);
         }

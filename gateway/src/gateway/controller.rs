@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::accept::Listeners;
+use crate::jwks::KeySetRegistry;
+use crate::limit::LimitRegistry;
 use crate::observe::Health;
 use crate::pick::InProcessPickers;
 use crate::request::{Proxy, Routes};
@@ -35,6 +37,8 @@ pub(super) struct Controller {
     pub(super) store: Arc<Store>,
     pub(super) settling: SnapshotSettler,
     pub(super) in_process: InProcessPickers,
+    pub(super) limits: LimitRegistry,
+    pub(super) key_sets: KeySetRegistry,
     pub(super) certificates: Certificates,
     pub(super) proxy: Arc<Proxy>,
     pub(super) listeners: Listeners<Proxy>,
@@ -97,8 +101,10 @@ impl Controller {
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
         let schedulers = self.in_process.update(&table.pools);
+        let limits = self.limits.update(&table.limits);
+        let key_sets = self.key_sets.update(&table.remote_key_sets());
         // Before the listeners are opened, so that the first request of a new listener finds its routes.
-        self.proxy.routes.store(Arc::new(Routes { table, schedulers }));
+        self.proxy.routes.store(Arc::new(Routes { table, schedulers, limits, key_sets }));
         let failed = self.listeners.set(&ports).await;
         for (address, error) in &failed {
             tracing::warn!(%address, %error, retry_in = ?BIND_RETRY, "cannot open a listener");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use forebay_resources::{Provider, Store};
 use forebay_routing::{Certificates, SnapshotSettler};
 use forebay_service::tls;
+use forebay_usage::{Database, UsageLog};
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,8 +26,10 @@ use crate::config::Config;
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
+use crate::jwks::KeySetRegistry;
+use crate::limit::LimitRegistry;
 use crate::models::ModelLists;
-use crate::observe::{AccessLog, Health, LogLimit, Metrics, Traces, UNKNOWN, serve_admin};
+use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
 use crate::request::Proxy;
 use crate::runtime::{Workers, raise_open_files_limit};
@@ -57,6 +60,9 @@ pub enum StartError {
     /// The exporter of traces cannot be set up.
     #[error("--otlp-endpoint cannot be used: {0}")]
     Traces(#[from] ExporterBuildError),
+    /// The URL of the usage database is invalid.
+    #[error(transparent)]
+    UsageDatabase(#[from] forebay_usage::Error),
     /// No worker thread can be started.
     #[error("cannot start a worker thread: {0}")]
     Workers(io::Error),
@@ -128,7 +134,24 @@ impl Shared {
         })
     }
 
-    fn proxy(&self, config: &Config, transport: Transport, traces: Option<Arc<Traces>>) -> Proxy {
+    /// Starts the writers of the logs that are on. They end after the last request.
+    fn logs(&self, config: &Config) -> Result<Logs, StartError> {
+        let access = config.access_log.then(|| {
+            let dropped = self.metrics.access_log_dropped_lines.clone();
+            let (log, writing) = AccessLog::new(dropped, tokio::io::stdout());
+            self.tasks.spawn(writing);
+            log
+        });
+        let usage = config.usage_db.as_deref().map(|url| {
+            let (database, retention) = (Database::new(url)?, config.usage_retention());
+            let (log, writing) = UsageLog::new(database, retention, self.metrics.usage_log.clone());
+            self.tasks.spawn(writing);
+            Ok::<_, forebay_usage::Error>(log)
+        });
+        Ok(Logs { access, usage: usage.transpose()? })
+    }
+
+    fn proxy(&self, config: &Config, transport: Transport, logs: Logs, traces: Option<Arc<Traces>>) -> Proxy {
         let metrics = &self.metrics;
         let forwarder = Arc::new(Forwarder {
             connections: self.connections.clone(),
@@ -137,12 +160,6 @@ impl Shared {
             log_limit: LogLimit::default(),
             connect_timeout: config.connect_timeout,
             first_byte_timeout: config.first_byte_timeout,
-        });
-        let access_log = config.access_log.then(|| {
-            let dropped = metrics.access_log_dropped_lines.clone();
-            let (log, writing) = AccessLog::new(dropped, tokio::io::stdout());
-            self.tasks.spawn(writing);
-            log
         });
         let mirrors = Mirrors::new(
             forwarder.clone(),
@@ -160,13 +177,18 @@ impl Shared {
             forwarder,
             models: ModelLists::new(self.connections.clone()),
             metrics: metrics.clone(),
-            access_log,
+            logs,
             traces,
             client_body_timeout: config.client_body_timeout,
+            stream_usage: config.stream_usage,
             stream_idle_timeout: config.stream_idle_timeout,
             unknown_label: Arc::from(UNKNOWN),
             draining: self.draining.clone(),
         }
+    }
+
+    fn key_sets(&self) -> KeySetRegistry {
+        KeySetRegistry::new(self.metrics.clone(), self.tasks.clone(), self.stop.clone())
     }
 
     fn listeners(&self, config: &Config, proxy: &Arc<Proxy>) -> Listeners<Proxy> {
@@ -184,6 +206,13 @@ impl Shared {
     }
 }
 
+async fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Admin { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}
+
 impl Gateway {
     /// Starts a gateway. Returns once the resources are loaded and all listeners that can be opened are open. Loading
     /// may take as long as the cluster is unreachable; metrics and health are served meanwhile. Dropping the future
@@ -192,14 +221,12 @@ impl Gateway {
         let store = Store::new();
         let interest = interest(&config.gateway_class);
         let resources = forebay_resources::start(&config.source(), interest, store.clone()).await?;
-        let admin = |source| StartError::Admin { address: config.admin_listen, source };
-        let admin_listener = TcpListener::bind(config.admin_listen).await.map_err(admin)?;
-        let admin_address = admin_listener.local_addr().map_err(admin)?;
+        let (admin_listener, admin_address) = bind_admin(config.admin_listen).await?;
         let picker_options = config.picker_options()?;
         let transport = Transport::new(&config.picker_tls)?;
         let traces = traces(&config)?;
         let shared = Shared::start(&config)?;
-        let proxy = Arc::new(shared.proxy(&config, transport, traces.clone()));
+        let proxy = Arc::new(shared.proxy(&config, transport, shared.logs(&config)?, traces.clone()));
         let health = Arc::new(Health::default());
         let in_process = InProcessPickers::new(store.clone(), picker_options, shared.metrics.pickers.clone());
         let (state, observed) = watch::channel(State::default());
@@ -213,6 +240,8 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
+            limits: LimitRegistry::default(),
+            key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),
             port_map: config.port_map(),

@@ -35,12 +35,6 @@ pub(super) fn is_forwarding(name: &str) -> bool {
         || matches!(name, "x-real-ip" | "x-original-host" | "x-original-url" | "x-rewrite-url")
 }
 
-/// Removes W3C Trace Context of a client that may not decide which requests are traced.
-pub(crate) fn remove_trace_context(headers: &mut HeaderMap) {
-    headers.remove("traceparent");
-    headers.remove("tracestate");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

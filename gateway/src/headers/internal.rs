@@ -7,6 +7,7 @@ use super::forwarded::is_forwarding;
 /// the request for an explanation.
 const TRUSTED: [&str; 4] =
     [MODEL_NAME_REWRITE_ALIAS, MODEL_NAME_REWRITE, DESTINATION_ENDPOINT_SUBSET, "x-forebay-explain"];
+const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 /// Prefixes of internal headers, in lower case with dashes, each with the program that obeys the header. A client that sets
 /// one could choose the host that a pod connects to, or the engine that runs the request.
 ///
@@ -24,11 +25,13 @@ const INTERNAL: [&str; 5] =
 const INTERNAL_PREFIXES: [&str; 2] = ["x-gateway-", "x-llm-d-"];
 const INTERNAL_WORDS: [&str; 5] = ["destination", "served", "subset", "model-name", "rewrite"];
 
-/// Removes headers that only the gateway and pickers may set. `is_trusted`: the listener is trusted.
-pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool) {
+/// Removes headers that only the gateway and pickers may set. `is_trusted`: the listener is trusted. `may_trace`: the
+/// client may decide which requests are traced (W3C Trace Context).
+pub(crate) fn remove_internal(headers: &mut HeaderMap, is_trusted: bool, may_trace: bool) {
     let is_removed = |name: &&HeaderName| {
         let is_allowed = |name: &str| is_trusted && (TRUSTED.contains(&name) || is_forwarding(name));
-        is_internal(name.as_str()) && !is_allowed(name.as_str())
+        let name = name.as_str();
+        is_internal(name) && !is_allowed(name) || !may_trace && TRACE_CONTEXT.contains(&name)
     };
     let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
     for name in removed {
@@ -98,7 +101,7 @@ mod tests {
             "x-request-id",
             "authorization",
         ]);
-        remove_internal(&mut all, false);
+        remove_internal(&mut all, false, true);
         assert_eq!(
             names(&all),
             [
@@ -128,7 +131,18 @@ mod tests {
             "x-prefiller-host-port",
         ];
         let mut all = headers(&[&allowed[..], &forbidden[..]].concat());
-        remove_internal(&mut all, true);
+        remove_internal(&mut all, true, true);
         assert_eq!(names(&all), allowed);
+    }
+
+    #[test]
+    fn a_client_that_may_not_trace_has_no_trace_context() {
+        for (may_trace, expected) in
+            [(true, &["traceparent", "traceparents", "tracestate"][..]), (false, &["traceparents"])]
+        {
+            let mut all = headers(&["traceparent", "tracestate", "traceparents"]);
+            remove_internal(&mut all, false, may_trace);
+            assert_eq!(names(&all), expected);
+        }
     }
 }

@@ -78,6 +78,12 @@ impl HeldBody {
         Ok(self.read_data().await?.is_some())
     }
 
+    /// Reads and holds all of the body. Cancel safe.
+    pub(crate) async fn read_all(&mut self) -> Result<(), Error> {
+        while self.read_frame().await? {}
+        Ok(())
+    }
+
     /// Like [`HeldBody::read_frame`]. Returns the data, `None` at the end of the body.
     pub(crate) async fn read_data(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(remainder) = &mut self.remainder else { return Ok(None) };
@@ -104,7 +110,8 @@ impl HeldBody {
     /// Maximum size of the whole body. `None` if unknown.
     pub(crate) fn max_bytes(&self) -> Option<u64> {
         let left = self.remainder.as_ref().map_or(Some(0), Remainder::max_incoming_bytes);
-        left.map(|left| left + self.frames.iter().map(|frame| frame.len() as u64).sum::<u64>())
+        let held = self.frames.iter().map(|frame| frame.len() as u64).sum();
+        left.map(|left| left.saturating_add(held))
     }
 
     /// Whether more of the body may be held for a decision that can do without it.
@@ -161,6 +168,22 @@ impl HeldBody {
         if let Some(remainder) = &mut self.remainder {
             remainder.rewrite_with(splicer);
         }
+        Ok(())
+    }
+
+    /// The held frames in one piece.
+    pub(crate) fn contiguous(&self) -> Bytes {
+        match self.frames() {
+            [frame] => frame.clone(),
+            frames => frames.concat().into(),
+        }
+    }
+
+    /// Replaces the held frames. The whole body is held.
+    pub(crate) fn replace(&mut self, pieces: [Bytes; 3]) -> Result<(), Error> {
+        let bytes = |frames: &[Bytes]| frames.iter().map(Bytes::len).sum::<usize>();
+        self.hold.grow(bytes(&pieces).saturating_sub(bytes(&self.frames)))?;
+        self.frames = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Ok(())
     }
 

@@ -24,6 +24,15 @@ pub(crate) struct Line<'a> {
     pub(crate) model: &'a str,
     /// The backend: an InferencePool or a Service.
     pub(crate) pool: &'a str,
+    /// Name of the caller's entry in the Secret or ConfigMap. Never the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key: Option<&'a str>,
+    /// `iss` of the caller's token. Never the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jwt_issuer: Option<&'a str>,
+    /// `sub` of the caller's token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jwt_subject: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +45,12 @@ pub(crate) struct Line<'a> {
     pub(crate) prompt_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) completion_tokens: Option<u64>,
+    /// Of the prompt tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cached_tokens: Option<u64>,
+    /// Of the completion tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_tokens: Option<u64>,
 }
 
 /// Queues lines without blocking.
@@ -99,6 +114,9 @@ mod tests {
             error: None,
             model: "m",
             pool: "ns/p",
+            api_key: Some("sales"),
+            jwt_issuer: Some("https://idp"),
+            jwt_subject: Some("alice"),
             endpoint: Some("10.0.0.1:8000".to_owned()),
             request_id: None,
             duration_seconds: 0.25,
@@ -106,6 +124,8 @@ mod tests {
             response_bytes: 7,
             prompt_tokens: Some(3),
             completion_tokens: None,
+            cached_tokens: Some(2),
+            reasoning_tokens: None,
         }
     }
 
@@ -125,8 +145,11 @@ mod tests {
             lines[0],
             json!({
                 "time": 1.5, "method": "POST", "path": "/v1/chat", "status": 200, "model": "m", "pool": "ns/p",
+                "api_key": "sales",
+                "jwt_issuer": "https://idp",
+                "jwt_subject": "alice",
                 "endpoint": "10.0.0.1:8000", "duration_seconds": 0.25, "ttft_seconds": 0.125, "response_bytes": 7,
-                "prompt_tokens": 3,
+                "prompt_tokens": 3, "cached_tokens": 2,
             })
         );
     }

@@ -40,7 +40,7 @@ pub(crate) async fn serve_admin(
     config: impl Fn() -> String + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
-    let pages = admin::serve("admin", listener, move |path| match path {
+    let pages = admin::serve("admin", listener, move |path, _query| match path {
         "/metrics" => Some(metrics_page(&metrics)),
         "/config" => Some(Page::new("application/json", config())),
         "/readyz" => Some(Page::probe(if health.is_ready() { Ok(()) } else { Err("not ready".into()) })),

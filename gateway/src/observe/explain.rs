@@ -2,8 +2,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_epp::schedule;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 /// Request header that asks for an explanation, with the value `1`. Only trusted listeners accept it.
 pub(crate) const EXPLAIN: HeaderName = HeaderName::from_static("x-forebay-explain");
@@ -11,6 +13,8 @@ pub(crate) const EXPLAIN: HeaderName = HeaderName::from_static("x-forebay-explai
 pub(crate) const EXPLANATION: HeaderName = HeaderName::from_static("x-forebay-explanation");
 /// Maximum endpoints in an explanation.
 const MAX_ENDPOINTS: usize = 16;
+/// Maximum bytes that a picker may add to an explanation.
+const MAX_DECISION_BYTES: usize = schedule::Explanation::MAX_BYTES;
 
 /// How one request was processed. Contains no client data except the model name.
 #[derive(Debug, Default, Serialize)]
@@ -30,13 +34,17 @@ pub(crate) struct Explanation {
     pub(crate) picker: Option<String>,
     /// Best first.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// What the picker compared: endpoints with their scores.
+    pub(crate) decision: Option<Value>,
+    /// Why `decision` is not known.
+    pub(crate) no_decision_because: Option<&'static str>,
     pub(crate) served_by: Option<SocketAddr>,
     /// Number of attempts to send the request.
     pub(crate) attempts: Option<usize>,
     /// Time to read the body until the model was known.
     #[serde(rename = "extractMicroseconds", serialize_with = "microseconds")]
     pub(crate) extract: Option<Duration>,
-    /// Share of the body that the in-process picker had read when it chose endpoints.
+    /// Share of the body whose prompt was read when the in-process picker, or Forebay's picker, chose endpoints.
     #[serde(rename = "bodyShareAtPick")]
     pub(crate) body_share: Option<f64>,
     /// Time to choose endpoints.
@@ -57,6 +65,22 @@ impl Explanation {
     pub(crate) fn chosen(&mut self, endpoints: &[SocketAddr], picker: Option<String>) {
         self.endpoints = endpoints.iter().take(MAX_ENDPOINTS).copied().collect();
         self.picker = picker;
+    }
+
+    /// The picker was asked. `explanation`: a JSON document, if it sent one.
+    pub(crate) fn explained(&mut self, explanation: Option<&str>) {
+        let Some(json) = explanation else {
+            self.no_decision_because = Some("not told by the picker");
+            return;
+        };
+        self.decision = Some(json)
+            .filter(|json| json.len() <= MAX_DECISION_BYTES)
+            .and_then(|json| serde_json::from_str(json).ok())
+            .filter(Value::is_object);
+        match &self.decision {
+            None => self.no_decision_because = Some("the picker sent an invalid explanation"),
+            Some(decision) => self.body_share = self.body_share.or(decision["bodyShare"].as_f64()),
+        }
     }
 
     pub(crate) fn to_header_value(&self) -> Option<HeaderValue> {
@@ -101,7 +125,26 @@ mod tests {
         let model = Some(HeaderValue::from_bytes("modèle-𝛼".as_bytes()).unwrap());
         let value = Explanation { model, ..Explanation::default() }.to_header_value().unwrap();
         let text = value.to_str().unwrap();
-        assert_eq!(serde_json::from_str::<serde_json::Value>(text).unwrap()["model"], "modèle-𝛼");
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap()["model"], "modèle-𝛼");
+    }
+
+    #[test]
+    fn only_a_short_json_object_is_an_explanation_of_the_picker() {
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_DECISION_BYTES));
+        let invalid = Some("the picker sent an invalid explanation");
+        for (json, because) in [
+            (None, Some("not told by the picker")),
+            (Some("[]"), invalid),
+            (Some("{"), invalid),
+            (Some(&*long), invalid),
+            (Some(r#"{"bodyShare":0.5}"#), None),
+        ] {
+            let mut explanation = Explanation::default();
+            explanation.explained(json);
+            assert_eq!(explanation.no_decision_because, because, "{json:?}");
+            assert_eq!(explanation.decision.is_some(), because.is_none(), "{json:?}");
+            assert_eq!(explanation.body_share, because.is_none().then_some(0.5), "{json:?}");
+        }
     }
 
     #[test]

@@ -139,6 +139,35 @@ pub(super) struct ErrorLabels {
     pub(super) code: &'static str,
 }
 
+/// Bounded by the policies.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct LimitLabels {
+    pub(super) policy: String,
+    pub(super) measure: &'static str,
+}
+
+/// Bounded by the policies.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct KeySetLabels {
+    pub(super) key_set: String,
+    pub(super) result: LoadResult,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum LoadResult {
+    Loaded,
+    Failed,
+}
+
+impl EncodeLabelValue for LoadResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Loaded => "loaded",
+            Self::Failed => "failed",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct TokenLabels {
     pub(super) model: Arc<str>,

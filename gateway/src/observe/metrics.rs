@@ -1,8 +1,11 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use forebay_epp::PoolMetrics;
 use forebay_openai::Usage;
+use forebay_routing::JwksId;
+use forebay_usage::UsageLogMetrics;
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,10 +13,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::gen_ai::{ErrorType, GenAiMetrics, GenAiSeries, Operation};
 use super::labels::{
-    ErrorLabels, MirrorLabels, MirrorResult, ModelLabels, PickLabels, PickResult, PickerFailureLabels,
-    PickerFailureOutcome, RequestLabels, RetryLabels, RetryReason, TokenLabels,
+    ErrorLabels, KeySetLabels, LimitLabels, LoadResult, MirrorLabels, MirrorResult, ModelLabels, PickLabels,
+    PickResult, PickerFailureLabels, PickerFailureOutcome, RequestLabels, RetryLabels, RetryReason,
+    TokenLabels,
 };
+use crate::limit::Exceeded;
 
 /// Label value for models and pools that no resource names. Label values never come from clients.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -30,6 +36,9 @@ pub(crate) struct Series {
     status_200: Counter,
     prompt_tokens: Counter,
     completion_tokens: Counter,
+    cached_tokens: Counter,
+    reasoning_tokens: Counter,
+    gen_ai: GenAiSeries,
 }
 
 /// All metrics of the gateway.
@@ -39,12 +48,14 @@ pub(crate) struct Metrics {
     pub(crate) processing: Histogram,
     pub(crate) pick_duration: Histogram,
     pub(crate) access_log_dropped_lines: Counter,
+    pub(crate) usage_log: UsageLogMetrics,
     pub(crate) active_requests: Gauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) hold_bytes: Gauge,
     /// Metrics of the in-process pickers.
     pub(crate) pickers: PoolMetrics,
     families: Families,
+    gen_ai: GenAiMetrics,
     /// Counters of [`PickResult::Picked`] by pool, for the hot path.
     picked: RwLock<HashMap<Arc<str>, Counter>>,
     /// Bounded by the models and pools that resources name.
@@ -90,7 +101,11 @@ struct Families {
     mirrors: Family<MirrorLabels, Counter>,
     picker_response_failures: Family<PickerFailureLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
+    cached_tokens: Family<ModelLabels, Counter>,
+    reasoning_tokens: Family<ModelLabels, Counter>,
     stream_errors: Family<ModelLabels, Counter>,
+    rate_limited: Family<LimitLabels, Counter>,
+    key_set_loads: Family<KeySetLabels, Counter>,
     time_to_first_token: Histograms,
     inter_token_latency: Histograms,
     upstream: Histograms,
@@ -106,7 +121,11 @@ impl Families {
             mirrors: Family::default(),
             picker_response_failures: Family::default(),
             tokens: Family::default(),
+            cached_tokens: Family::default(),
+            reasoning_tokens: Family::default(),
             stream_errors: Family::default(),
+            rate_limited: Family::default(),
+            key_set_loads: Family::default(),
             // 1 ms to 524 s. Includes the time that prefill is queued.
             time_to_first_token: Family::new_with_constructor(|| doubling(1e-3, 20)),
             // 1 ms to 16 s.
@@ -135,7 +154,27 @@ impl Families {
             "Endpoint picker failures while a response body was relayed, by outcome of the response",
             self.picker_response_failures.clone(),
         );
+        registry.register(
+            "rate_limited",
+            "Requests above a rate limit, by the policy (namespace/name) and what its limit counts",
+            self.rate_limited.clone(),
+        );
+        registry.register(
+            "key_set_loads",
+            "Loads of JSON Web Key Sets from servers, by set (namespace/name:port/path of the Service) and result",
+            self.key_set_loads.clone(),
+        );
         registry.register("tokens", "Tokens that engines report in usage, by type", self.tokens.clone());
+        registry.register(
+            "cached_tokens",
+            "Prompt tokens that were in the engine's prefix cache, as engines report in usage",
+            self.cached_tokens.clone(),
+        );
+        registry.register(
+            "reasoning_tokens",
+            "Completion tokens that were reasoning, as engines report in usage",
+            self.reasoning_tokens.clone(),
+        );
         registry.register(
             "stream_errors",
             "Errors that engines reported inside a stream with status 200",
@@ -165,10 +204,33 @@ impl Families {
     }
 }
 
+fn register_usage_log(registry: &mut Registry, log: &UsageLogMetrics) {
+    registry.register(
+        "usage_records",
+        "Usage records that are stored in the usage database",
+        log.written.clone(),
+    );
+    registry.register(
+        "usage_records_dropped",
+        "Usage records that were lost, because the usage database was not reachable for too long",
+        log.dropped.clone(),
+    );
+    registry.register(
+        "usage_database_failures",
+        "Statements of the usage database that failed. They are tried again",
+        log.failures.clone(),
+    );
+}
+
 impl Series {
-    pub(crate) fn used(&self, usage: Usage) {
+    /// Records the end of a request, and the tokens that it used.
+    pub(crate) fn ended(&self, path: &str, took: Duration, error: Option<ErrorType>, usage: Option<Usage>) {
+        self.gen_ai.ended(Operation::of(path), took, error, usage);
+        let Some(usage) = usage else { return };
         self.prompt_tokens.inc_by(usage.prompt_tokens.unwrap_or(0));
         self.completion_tokens.inc_by(usage.completion_tokens.unwrap_or(0));
+        self.cached_tokens.inc_by(usage.cached_tokens.unwrap_or(0));
+        self.reasoning_tokens.inc_by(usage.reasoning_tokens.unwrap_or(0));
     }
 }
 
@@ -181,17 +243,20 @@ impl Metrics {
             // 100 us to 3.3 s.
             pick_duration: doubling(100e-6, 16),
             access_log_dropped_lines: Counter::default(),
+            usage_log: UsageLogMetrics::default(),
             active_requests: Gauge::default(),
             connections: ConnectionMetrics::default(),
             hold_bytes: Gauge::default(),
             pickers: PoolMetrics::default(),
             families: Families::new(),
+            gen_ai: GenAiMetrics::new(),
             picked: RwLock::default(),
             series: RwLock::default(),
             unknown: OnceLock::new(),
         };
         let mut registry = Registry::default();
         metrics.pickers.register(&mut registry);
+        metrics.gen_ai.register(&mut registry);
         let own = registry.sub_registry_with_prefix("forebay_gateway");
         metrics.families.register_counters(own);
         metrics.families.register_histograms(own);
@@ -223,6 +288,7 @@ impl Metrics {
             "Access log lines that were dropped because the reader was too slow",
             self.access_log_dropped_lines.clone(),
         );
+        register_usage_log(registry, &self.usage_log);
         registry.register("active_requests", "Requests in flight", self.active_requests.clone());
         self.connections.register(registry);
         registry.register_with_unit(
@@ -256,6 +322,9 @@ impl Metrics {
             status_200: families.requests.get_or_create_owned(&status_200),
             prompt_tokens: tokens("prompt"),
             completion_tokens: tokens("completion"),
+            cached_tokens: families.cached_tokens.get_or_create_owned(&labels),
+            reasoning_tokens: families.reasoning_tokens.get_or_create_owned(&labels),
+            gen_ai: self.gen_ai.of(model),
             labels: labels.clone(),
         });
         let mut known = self.series.write().unwrap_or_else(PoisonError::into_inner);
@@ -273,6 +342,25 @@ impl Metrics {
     /// `code`: the error code of the request or of the aborted response.
     pub(crate) fn failed(&self, code: &'static str) {
         self.families.errors.get_or_create(&ErrorLabels { code }).inc();
+    }
+
+    pub(crate) fn rate_limited(&self, exceeded: &Exceeded) {
+        let labels =
+            LimitLabels { policy: exceeded.policy.to_string(), measure: exceeded.limit.measure.name() };
+        self.families.rate_limited.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn key_set_loaded(&self, id: &JwksId, is_loaded: bool) {
+        let result = if is_loaded { LoadResult::Loaded } else { LoadResult::Failed };
+        let labels = KeySetLabels { key_set: id.to_string(), result };
+        self.families.key_set_loads.get_or_create(&labels).inc();
+    }
+
+    /// No policy names the set any more.
+    pub(crate) fn key_set_forgotten(&self, id: &JwksId) {
+        for result in [LoadResult::Loaded, LoadResult::Failed] {
+            self.families.key_set_loads.remove(&KeySetLabels { key_set: id.to_string(), result });
+        }
     }
 
     pub(crate) fn stream_error(&self, labels: &ModelLabels) {

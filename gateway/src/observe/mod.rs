@@ -3,8 +3,10 @@
 mod access;
 mod admin;
 mod explain;
+mod gen_ai;
 mod labels;
 mod log_limit;
+mod logs;
 mod metrics;
 mod record;
 mod traces;
@@ -16,6 +18,7 @@ pub(crate) use explain::{EXPLANATION, Explanation};
 pub(crate) use labels::ModelLabels;
 pub(crate) use labels::{MirrorResult, PickResult, PickerFailureOutcome, RetryReason};
 pub(crate) use log_limit::LogLimit;
+pub(crate) use logs::Logs;
 pub(crate) use metrics::{ConnectionMetrics, Metrics, UNKNOWN};
 pub(crate) use record::{Record, client_closed_request};
 pub(crate) use traces::Traces;

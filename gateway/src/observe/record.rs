@@ -2,16 +2,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forebay_openai::{Finding, Usage};
+use forebay_openai::{Finding, ModelName, Usage};
+use forebay_routing::{ApiKey, Identity, Jwt};
+use forebay_usage::{Tokens, UsageRecord};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 
-use super::access::{AccessLog, Line};
+use super::access::Line;
 use super::explain::Explanation;
+use super::gen_ai::ErrorType;
 use super::labels::ModelLabels;
+use super::logs::Logs;
 use super::metrics::{Metrics, Series};
 use super::traces::{Ended, Span};
 use crate::hold::Hold;
+use crate::limit::{Admission, Served, Standing};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -37,25 +42,34 @@ pub(crate) struct Record {
     error: Option<&'static str>,
     endpoint: Option<SocketAddr>,
     request_id: Option<HeaderValue>,
-    log: Option<Arc<AccessLog>>,
+    logs: Logs,
+    /// Model of the client and its base model, for the usage log.
+    asked_for: Option<(ModelName, Option<HeaderValue>)>,
     /// Boxed: tracing is off by default.
     span: Option<Box<Span>>,
     explanation: Option<Box<Explanation>>,
     /// Memory of a large head.
     head: Option<Hold>,
+    /// Of the caller.
+    api_key: Option<Arc<ApiKey>>,
+    jwt: Option<Arc<Jwt>>,
+    /// What was taken from rate limits.
+    admission: Option<Box<Admission>>,
+    /// Events of a stream. `None` for other responses.
+    events: Option<u64>,
 }
 
 impl Record {
     /// `unknown`: label value until the model and pool are known.
     pub(crate) fn begin(
         metrics: Arc<Metrics>,
-        log: Option<Arc<AccessLog>>,
+        logs: Logs,
         head: &request::Parts,
         unknown: &Arc<str>,
     ) -> Box<Self> {
         metrics.active_requests.inc();
         let series = metrics.unknown_series(unknown);
-        let request_id = log.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
+        let request_id = logs.access.as_ref().and_then(|_| head.headers.get(REQUEST_ID).cloned());
         // Boxed, because it is moved often.
         Box::new(Self {
             metrics,
@@ -73,16 +87,46 @@ impl Record {
             error: None,
             endpoint: None,
             request_id,
-            log,
+            logs,
+            asked_for: None,
             span: None,
             explanation: None,
             head: None,
+            api_key: None,
+            jwt: None,
+            admission: None,
+            events: None,
         })
     }
 
     /// Keeps the memory of the request head counted until the request ends.
     pub(crate) fn hold_head(&mut self, head: Hold) {
         self.head = Some(head);
+    }
+
+    /// The caller is known.
+    pub(crate) fn identified(&mut self, identity: &Identity<'_>) {
+        self.api_key = identity.key.cloned();
+        self.jwt = identity.jwt.clone();
+    }
+
+    /// The client asked for `model`, which `base` serves.
+    pub(crate) fn asked_for(&mut self, model: &ModelName, base: Option<&HeaderValue>) {
+        if self.logs.usage.is_some() {
+            self.asked_for = Some((model.clone(), base.cloned()));
+        }
+    }
+
+    /// What was taken from rate limits is settled when the request ends.
+    pub(crate) fn admitted(&mut self, admission: Option<Box<Admission>>) {
+        self.admission = admission;
+    }
+
+    /// What is left of the rate limits.
+    pub(crate) fn set_rate_limit_headers(&self, headers: &mut HeaderMap) {
+        if let Some(admission) = &self.admission {
+            Standing::set_headers(admission.standings(), headers);
+        }
     }
 
     pub(crate) fn arrived(&self) -> Instant {
@@ -118,6 +162,10 @@ impl Record {
         }
     }
 
+    pub(crate) fn is_explained(&self) -> bool {
+        self.explanation.is_some()
+    }
+
     pub(crate) fn explanation(&self) -> Option<HeaderValue> {
         self.explanation.as_ref()?.to_header_value()
     }
@@ -144,6 +192,11 @@ impl Record {
         self.status = Some(status);
     }
 
+    /// The response is a stream of events.
+    pub(crate) fn streams(&mut self) {
+        self.events = Some(0);
+    }
+
     /// Bytes of the response body that were sent to the client.
     pub(crate) fn body_bytes(&mut self, bytes: usize) {
         self.body_bytes += bytes as u64;
@@ -161,14 +214,38 @@ impl Record {
     /// Something was found in the response body.
     pub(crate) fn found(&mut self, finding: Finding) {
         match finding {
-            Finding::FirstEvent => self.first_token(),
-            Finding::NextEvent(after) => self.series.inter_token_latency.observe(after.as_secs_f64()),
+            Finding::FirstEvent => {
+                self.count_event();
+                self.first_token();
+            }
+            Finding::NextEvent(after) => {
+                self.count_event();
+                self.series.inter_token_latency.observe(after.as_secs_f64());
+            }
             // With continuous usage, each finding has the sum so far.
             Finding::Usage(usage) => self.usage = Some(usage),
             Finding::Error => {
                 self.error = Some("stream_error");
                 self.metrics.stream_error(&self.series.labels);
             }
+        }
+    }
+
+    fn count_event(&mut self) {
+        if let Some(events) = &mut self.events {
+            *events += 1;
+        }
+    }
+
+    /// What the request has used of rate limits.
+    fn served(&self) -> Served {
+        let is_error = self.status.is_some_and(|status| !status.is_success());
+        match (self.usage, self.events) {
+            _ if self.sent.is_none() => Served::Failed,
+            (Some(usage), _) => Served::Reported(usage),
+            (None, Some(events)) => Served::Streamed { events },
+            (None, None) if is_error => Served::Failed,
+            (None, None) => Served::Unknown,
         }
     }
 
@@ -185,6 +262,85 @@ impl Record {
     /// The whole response has been handed to the client's connection.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
+        // Now, so that the next request of the client finds what this one has left.
+        self.settle();
+    }
+
+    /// Name of the caller's key, else the subject of its token.
+    fn caller(&self) -> Option<String> {
+        let of_token = || self.jwt.as_ref().and_then(|jwt| jwt.subject.clone());
+        self.api_key.as_ref().map(|key| key.name.clone()).or_else(of_token)
+    }
+
+    fn usage_record(&self, status: StatusCode) -> UsageRecord {
+        let asked = self.asked_for.as_ref();
+        let model = asked.map_or(&*self.series.labels.model, |(model, _)| model.as_str());
+        let base = asked.and_then(|(_, base)| base.as_ref()?.to_str().ok());
+        UsageRecord {
+            time: SystemTime::now(),
+            api_key: self.caller(),
+            group: self.api_key.as_ref().and_then(|key| key.group()).map(str::to_owned),
+            model: model.to_owned(),
+            base_model: base.filter(|base| *base != model).map(str::to_owned),
+            pool: self.series.labels.pool.to_string(),
+            endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
+            status: status.as_u16(),
+            error: self.error,
+            tokens: self.usage.map(|usage| Tokens {
+                prompt: usage.prompt_tokens,
+                cached: usage.cached_tokens,
+                completion: usage.completion_tokens,
+                reasoning: usage.reasoning_tokens,
+            }),
+            ttft: self.ttft,
+            duration: self.arrived.elapsed(),
+        }
+    }
+
+    fn error_type(&self, status: StatusCode) -> Option<ErrorType> {
+        match status.as_u16() {
+            status @ 400.. => Some(ErrorType::Status(status)),
+            _ => self.error.map(ErrorType::Code),
+        }
+    }
+
+    /// Writes the logs. `path`: without the query, which may contain secrets.
+    fn log(&self, path: &str, status: StatusCode) {
+        if let Some(log) = &self.logs.usage
+            && self.sent.is_some()
+        {
+            log.log(self.usage_record(status));
+        }
+        let Some(log) = &self.logs.access else { return };
+        let ModelLabels { model, pool } = &self.series.labels;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        log.log(&Line {
+            time: now.as_secs_f64(),
+            method: self.method.as_str(),
+            path,
+            status: status.as_u16(),
+            error: self.error,
+            model,
+            pool,
+            api_key: self.api_key.as_ref().map(|key| key.name.as_str()),
+            jwt_issuer: self.jwt.as_ref().map(|jwt| jwt.issuer.as_str()),
+            jwt_subject: self.jwt.as_ref().and_then(|jwt| jwt.subject.as_deref()),
+            endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
+            request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()),
+            duration_seconds: self.arrived.elapsed().as_secs_f64(),
+            ttft_seconds: self.ttft.map(|ttft| ttft.as_secs_f64()),
+            response_bytes: self.body_bytes,
+            prompt_tokens: self.usage.and_then(|usage| usage.prompt_tokens),
+            completion_tokens: self.usage.and_then(|usage| usage.completion_tokens),
+            cached_tokens: self.usage.and_then(|usage| usage.cached_tokens),
+            reasoning_tokens: self.usage.and_then(|usage| usage.reasoning_tokens),
+        });
+    }
+
+    fn settle(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            admission.settle(self.served(), Instant::now());
+        }
     }
 }
 
@@ -195,13 +351,13 @@ impl Drop for Record {
             Some(status) if self.is_complete => status,
             _ => client_closed_request(),
         };
+        self.settle();
         if let Some(sent) = self.sent {
             self.series.upstream.observe(sent.elapsed().as_secs_f64());
         }
         self.metrics.finished(&self.series, status);
-        if let Some(usage) = self.usage {
-            self.series.used(usage);
-        }
+        let path = self.path.as_ref().map_or("", PathAndQuery::path);
+        self.series.ended(path, self.arrived.elapsed(), self.error_type(status), self.usage);
         if let Some(span) = self.span.take() {
             span.end(&Ended {
                 status,
@@ -212,31 +368,12 @@ impl Drop for Record {
                 usage: self.usage,
             });
         }
+        self.log(path, status);
         let ModelLabels { model, pool } = &self.series.labels;
-        // Without the query, which may contain secrets.
-        if let Some(log) = &self.log {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            log.log(&Line {
-                time: now.as_secs_f64(),
-                method: self.method.as_str(),
-                path: self.path.as_ref().map_or("", PathAndQuery::path),
-                status: status.as_u16(),
-                error: self.error,
-                model,
-                pool,
-                endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
-                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()),
-                duration_seconds: self.arrived.elapsed().as_secs_f64(),
-                ttft_seconds: self.ttft.map(|ttft| ttft.as_secs_f64()),
-                response_bytes: self.body_bytes,
-                prompt_tokens: self.usage.and_then(|usage| usage.prompt_tokens),
-                completion_tokens: self.usage.and_then(|usage| usage.completion_tokens),
-            });
-        }
         tracing::debug!(
             target: "access",
             method = %self.method,
-            path = self.path.as_ref().map_or("", PathAndQuery::path),
+            path,
             status = status.as_u16(),
             model = &**model,
             pool = &**pool,

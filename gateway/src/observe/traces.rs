@@ -17,6 +17,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
+use super::gen_ai::Operation;
 use super::labels::ModelLabels;
 
 /// Header of W3C Trace Context.
@@ -73,12 +74,13 @@ impl Traces {
         if !is_trusted && parent.has_active_span() {
             parent = self.decide_sampling(&parent);
         }
-        let builder = self.tracer.span_builder(operation(head.uri.path())).with_kind(SpanKind::Server);
+        let builder =
+            self.tracer.span_builder(Operation::of(head.uri.path()).name()).with_kind(SpanKind::Server);
         let mut span = builder.start_with_context(&self.tracer, &parent);
         if span.is_recording() {
             span.set_attribute(KeyValue::new("http.request.method", head.method.as_str().to_owned()));
             span.set_attribute(KeyValue::new("url.path", head.uri.path().to_owned()));
-            span.set_attribute(KeyValue::new("gen_ai.operation.name", operation(head.uri.path())));
+            span.set_attribute(KeyValue::new("gen_ai.operation.name", Operation::of(head.uri.path()).name()));
         }
         Span(span)
     }
@@ -136,6 +138,7 @@ impl Span {
             for (name, tokens) in [
                 ("gen_ai.usage.input_tokens", usage.prompt_tokens),
                 ("gen_ai.usage.output_tokens", usage.completion_tokens),
+                ("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens),
             ] {
                 if let Some(tokens) = tokens {
                     span.set_attribute(KeyValue::new(name, i64::try_from(tokens).unwrap_or(i64::MAX)));
@@ -147,19 +150,6 @@ impl Span {
             span.set_status(Status::Error { description: Cow::Borrowed(error) });
         }
         span.end();
-    }
-}
-
-/// `gen_ai.operation.name` of a path. Unknown paths share one value, which bounds the number of span names.
-fn operation(path: &str) -> &'static str {
-    match path {
-        "/v1/chat/completions" => "chat",
-        "/v1/completions" => "text_completion",
-        "/v1/responses" => "responses",
-        "/v1/messages" => "messages",
-        "/v1/embeddings" => "embeddings",
-        "/v1/audio/transcriptions" => "transcription",
-        _ => "request",
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use forebay_grpc::names::TAKES_ENDPOINT_LIST;
+use forebay_grpc::names::{PROMPT_VERSION, SENDS_PROMPT, TAKES_ENDPOINT_LIST};
 use forebay_grpc::{CONTENT_TYPE, KEEP_ALIVE_IDLE, Outbox, PROCESS, WINDOW_BYTES, status_of};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use h2::client::SendRequest;
@@ -29,6 +30,24 @@ pub(super) struct Call {
     pub(super) replies: Replies,
     /// The connection existed before. The picker may have been about to close it.
     pub(super) is_reused: bool,
+    pub(super) takes_prompts: TakesPrompts,
+}
+
+/// Whether the picker at the other end of a connection takes prompts in messages: false until it says so. Each connection has
+/// its own, because the next one may lead to another version of the picker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TakesPrompts(Arc<AtomicBool>);
+
+impl TakesPrompts {
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, takes_prompts: bool) {
+        if self.get() != takes_prompts {
+            self.0.store(takes_prompts, Ordering::Relaxed);
+        }
+    }
 }
 
 type Opening = Shared<BoxFuture<'static, Result<SendRequest<Bytes>, Arc<io::Error>>>>;
@@ -50,6 +69,14 @@ struct State {
     /// Number of the current connection.
     number: u64,
     connection: Connection,
+    takes_prompts: TakesPrompts,
+}
+
+/// The current connection of a channel.
+struct Current {
+    number: u64,
+    takes_prompts: TakesPrompts,
+    sender: Result<SendRequest<Bytes>, Opening>,
 }
 
 #[derive(Default)]
@@ -77,6 +104,7 @@ impl Channel {
                 HeaderValue::from_static(concat!("forebay-gateway/", env!("CARGO_PKG_VERSION"))),
             ),
             (HeaderName::from_static(TAKES_ENDPOINT_LIST), HeaderValue::from_static("1")),
+            (HeaderName::from_static(SENDS_PROMPT), HeaderValue::from(u16::from(PROMPT_VERSION))),
         ];
         // A socket address is a valid authority, so this always parses.
         let uri = format!("http://{address}{PROCESS}").parse().unwrap_or_default();
@@ -93,8 +121,8 @@ impl Channel {
     /// Opens a stream. Fails if the replica cannot be reached.
     pub(super) async fn call(&self) -> Result<Call, Status> {
         loop {
-            let (number, current) = self.current();
-            let (sender, is_reused) = match current {
+            let Current { number, takes_prompts, sender } = self.current();
+            let (sender, is_reused) = match sender {
                 Ok(open) => (open, true),
                 Err(opening) => (self.opened(number, opening.await)?, false),
             };
@@ -102,7 +130,7 @@ impl Channel {
                 Ok(mut sender) => match sender.send_request(self.head(), false) {
                     Ok((response, stream)) => {
                         let (requests, replies) = (Outbox::new(stream), Replies::opening(response));
-                        return Ok(Call { requests, replies, is_reused });
+                        return Ok(Call { requests, replies, is_reused, takes_prompts });
                     }
                     Err(error) => error,
                 },
@@ -124,20 +152,21 @@ impl Channel {
     }
 
     /// The current connection. Starts to open one if there is none.
-    fn current(&self) -> (u64, Result<SendRequest<Bytes>, Opening>) {
+    fn current(&self) -> Current {
         let mut state = self.lock();
-        let connection = match &state.connection {
+        let sender = match &state.connection {
             Connection::Open(sender) => Ok(sender.clone()),
             Connection::Opening(opening) => Err(opening.clone()),
             Connection::None => {
                 let opening =
                     open(self.transport.clone(), self.address, self.namespace.clone()).boxed().shared();
                 state.number += 1;
+                state.takes_prompts = TakesPrompts::default();
                 state.connection = Connection::Opening(opening.clone());
                 Err(opening)
             }
         };
-        (state.number, connection)
+        Current { number: state.number, takes_prompts: state.takes_prompts.clone(), sender }
     }
 
     /// Stores the opened connection, unless a newer one exists.

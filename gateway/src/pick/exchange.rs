@@ -7,22 +7,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_grpc::Outbox;
 use forebay_grpc::proto::{
-    BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeadersResponse, Metadata, ProcessingRequest,
-    ProcessingResponse, body_mutation::Mutation, processing_response::Response,
+    BodyMutation, BodyResponse, BodySendMode, CommonResponse, HeadersResponse, ProcessingResponse,
+    body_mutation::Mutation, processing_response::Response,
 };
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::channel::Call;
+use super::channel::{Call, TakesPrompts};
+use super::content::Content;
 use super::error::{Error, PickerFault};
-use super::message::{Cursor, Piece};
+use super::message::Cursor;
 use super::peers::Peer;
+use super::prompt::SentPrompt;
+use super::question::{Question, ResponseInterest};
 use super::replies::Replies;
 use super::reply::{
-    BodyAction, body_action, destination_in_headers, destination_in_metadata, leaves_response, mutate,
-    parse_endpoints, rejection, skips_response, skips_response_body,
+    BodyAction, body_action, destination_in_headers, destination_in_metadata, explanation, leaves_response,
+    mutate, parse_endpoints, rejection, skips_response, skips_response_body, takes_prompts,
 };
+use super::wanted::Wanted;
 use crate::hold::HeldBody;
 
 /// Divides the picker timeout: maximum wait for the reply to the headers before the body is sent to a picker that
@@ -40,6 +44,8 @@ pub(super) enum Outcome {
         /// `None` if the picker has ended its side of the stream.
         open: Option<(Outbox, Replies)>,
         interest: ResponseInterest,
+        /// The prompt, if it was sent instead of the body.
+        prompt: Option<Box<SentPrompt>>,
     },
     /// The replica could not be reached, refused the stream, or did not reply at all. Another replica may be asked.
     Unreachable {
@@ -51,28 +57,16 @@ pub(super) enum Outcome {
     Failed(PickerFault),
 }
 
-/// The parts of the response that a picker may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ResponseInterest {
-    /// The picker is informed but does not reply.
-    None,
-    Headers,
-    Body,
-}
-
 /// Asks `peer` for a decision. Errors come from the client's body or are the picker's own response. `limit`: maximum wait
 /// for the picker. Waits for the client's body do not count. What is left of it is returned with the outcome.
 pub(super) async fn ask(
     peer: &Peer,
-    first: &ProcessingRequest,
-    headers: &mut HeaderMap,
-    body: &mut HeldBody,
+    question: &mut Question<'_, '_>,
     mut limit: Duration,
-    offered: ResponseInterest,
 ) -> Result<(Outcome, Duration), Error> {
-    let mut outcome = exchange(peer, first, headers, body, &mut limit, offered).await?;
+    let mut outcome = exchange(peer, question, &mut limit).await?;
     if matches!(outcome, Outcome::Unreachable { was_reused: true, .. }) {
-        outcome = exchange(peer, first, headers, body, &mut limit, offered).await?;
+        outcome = exchange(peer, question, &mut limit).await?;
     }
     if !matches!(outcome, Outcome::Decided { .. }) {
         // Another version of the picker may run when it is reachable again.
@@ -84,15 +78,26 @@ pub(super) async fn ask(
 /// One exchange. Reduces `limit` by the time that the picker took.
 async fn exchange(
     peer: &Peer,
-    first: &ProcessingRequest,
-    headers: &mut HeaderMap,
-    body: &mut HeldBody,
+    question: &mut Question<'_, '_>,
     limit: &mut Duration,
-    offered: ResponseInterest,
 ) -> Result<Outcome, Error> {
     let timeout = *limit;
     let mut deadline = Instant::now() + timeout;
-    let outcome = exchange_until(&mut deadline, timeout, peer, first, headers, body, offered).await;
+    let outcome = match tokio::time::timeout_at(deadline, peer.channel().call()).await {
+        Ok(Ok(call)) => {
+            let takes_prompts = call.takes_prompts.clone();
+            let outcome = exchange_until(&mut deadline, timeout, peer, call, question).await;
+            if !matches!(outcome, Ok(Outcome::Decided { .. })) {
+                takes_prompts.set(false);
+            }
+            outcome
+        }
+        Ok(Err(status)) => {
+            let fault = PickerFault::Stream(Box::new(status));
+            Ok(Outcome::Unreachable { fault, was_reused: false })
+        }
+        Err(_) => Ok(no_reply(timeout)),
+    };
     *limit = deadline.saturating_duration_since(Instant::now());
     outcome
 }
@@ -103,48 +108,43 @@ async fn exchange_until(
     deadline: &mut Instant,
     timeout: Duration,
     peer: &Peer,
-    first: &ProcessingRequest,
-    headers: &mut HeaderMap,
-    body: &mut HeldBody,
-    offered: ResponseInterest,
+    call: Call,
+    question: &mut Question<'_, '_>,
 ) -> Result<Outcome, Error> {
     let start = *deadline - timeout;
-    let Call { mut requests, mut replies, is_reused } =
-        match tokio::time::timeout_at(*deadline, peer.channel().call()).await {
-            Ok(Ok(call)) => call,
-            Ok(Err(status)) => {
-                let fault = PickerFault::Stream(Box::new(status));
-                return Ok(Outcome::Unreachable { fault, was_reused: false });
-            }
-            Err(_) => return Ok(no_reply(timeout)),
-        };
-    let mut progress = Progress::new(body, offered);
-    if let Err(status) = requests.send(first) {
+    let Call { mut requests, mut replies, is_reused, takes_prompts } = call;
+    let (first, mut content) = Content::start(question, takes_prompts.get());
+    let Question { head, body, metadata, offered, wanted, .. } = question;
+    let headers = &mut head.headers;
+    let mut progress = Progress::new(body, *offered);
+    if let Err(status) = requests.send(&first) {
         return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
     }
-    let no_metadata = Metadata::default();
-    let metadata = first.metadata_context.as_ref().unwrap_or(&no_metadata);
+    content.first_was_sent();
     // One timer for both: first for the delay of the body, then for the reply.
-    let mut delay_until = peer.skips_body().then(|| start + timeout / BODY_DELAY_DIVISOR);
+    let mut delay_until = content.is_body_delayed(peer).then(|| start + timeout / BODY_DELAY_DIVISOR);
     let mut timer = pin!(tokio::time::sleep_until(delay_until.unwrap_or(*deadline)));
     loop {
-        let sends_body = progress.wants_body && delay_until.is_none();
-        let piece = if sends_body { progress.cursor.next(body, metadata) } else { None };
-        let has_piece = piece.is_some();
-        let reads_client = sends_body && !has_piece && !body.is_complete();
+        let sends = progress.wants_body && delay_until.is_none();
+        let next = if sends { content.next(&progress.cursor, body, metadata) } else { None };
+        let has_next = next.is_some();
+        let reads_client = sends && !has_next && content.needs_more(body);
         let is_opening = replies.is_opening();
         let read_start = reads_client.then(Instant::now);
         tokio::select! {
             biased;
             reply = replies.next() => {
-                if matches!(reply, Some(Ok(_))) {
+                if let Some(Ok(reply)) = &reply {
                     peer.health().replied();
+                    learn(reply, &takes_prompts, wanted);
                 }
                 if let Some(outcome) = progress.on_next(reply, is_opening, is_reused, headers, body)? {
                     return Ok(outcome);
                 }
                 if let Some(skips_body) = progress.headers_reply {
-                    peer.set_skips_body(skips_body);
+                    if content.is_body() {
+                        peer.set_skips_body(skips_body);
+                    }
                     delay_until = None;
                 }
                 if progress.is_complete() {
@@ -152,19 +152,20 @@ async fn exchange_until(
                 }
                 timer.as_mut().reset(*deadline);
             },
-            is_free = requests.free(), if has_piece || requests.is_pending() => match piece {
-                Some(Piece { message, then }) if is_free => {
-                    if let Err(status) = requests.send(&message) {
+            is_free = requests.free(), if has_next || requests.is_pending() => match next {
+                Some(next) if is_free => {
+                    if let Err(status) = content.send(next, &mut requests, &mut progress.cursor, body) {
                         return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
                     }
-                    progress.cursor = then;
                 }
                 // The picker reads no more. Its reply or the end of the stream says why.
                 Some(_) => progress.wants_body = false,
                 None => {}
             },
-            read = body.read_frame(), if reads_client => {
-                read?;
+            read = body.read_data(), if reads_client => {
+                if let Some(data) = read? {
+                    content.feed(&data);
+                }
             },
             () = &mut timer, if !reads_client => match delay_until.take() {
                 Some(until) if until < *deadline => timer.as_mut().reset(*deadline),
@@ -184,9 +185,23 @@ async fn exchange_until(
         None => Outcome::Failed(PickerFault::Ended),
         Some(endpoints) => {
             let open = matches!(replies, Replies::Open(_)).then_some((requests, replies));
-            Outcome::Decided { endpoints, open, interest: progress.interest }
+            let prompt = content.into_prompt();
+            Outcome::Decided { endpoints, open, interest: progress.interest, prompt }
         }
     })
+}
+
+/// A decision says whether the next request may come with its prompt in messages, and how it was made.
+fn learn(reply: &ProcessingResponse, known: &TakesPrompts, wanted: &mut Wanted<'_>) {
+    let metadata = reply.dynamic_metadata.as_ref();
+    if matches!(reply.response, Some(Response::RequestHeaders(_))) {
+        known.set(metadata.is_some_and(takes_prompts));
+    }
+    if wanted.explains
+        && let Some(json) = metadata.and_then(explanation)
+    {
+        wanted.explanation = Some(json.to_owned());
+    }
 }
 
 /// A replica that replied to nothing has not changed the request, so another one may be asked.
@@ -249,7 +264,8 @@ impl Progress {
                 body.drop_replacement();
                 Ok(Some(match self.endpoints.take() {
                     Some(endpoints) => {
-                        Outcome::Decided { endpoints, open: None, interest: ResponseInterest::None }
+                        let interest = ResponseInterest::None;
+                        Outcome::Decided { endpoints, open: None, interest, prompt: None }
                     }
                     None => Outcome::Failed(PickerFault::Ended),
                 }))

@@ -59,7 +59,7 @@ pub(crate) async fn read_prompt(
     for frame in body.frames() {
         reader.feed(frame);
     }
-    while !body.is_complete() && body.may_hold_more() && !scheduler.can_decide(&mut reader) {
+    while !body.is_complete() && body.may_hold_more() && !scheduler.can_decide(&mut *reader) {
         if let Some(data) = body.read_data().await? {
             reader.feed(&data);
         }
@@ -85,6 +85,6 @@ impl RestObserver for PromptRest {
 
     fn end(mut self: Box<Self>) {
         self.reader.finish();
-        self.scheduler.add_rest(&self.reader, &self.sink);
+        self.scheduler.add_rest(&*self.reader, &self.sink);
     }
 }

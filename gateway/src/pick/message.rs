@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_grpc::names::{
-    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, METADATA_LB, METADATA_SUBSET_HINT,
+    DESTINATION_ENDPOINT_SERVED, DESTINATION_ENDPOINT_SUBSET, EXPLAIN, METADATA_FOREBAY, METADATA_LB,
+    METADATA_SUBSET_HINT, POOL, RESERVE,
 };
 use forebay_grpc::proto::{
     BodySendMode, HeaderMap as Headers, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, Kind, ListValue,
@@ -12,26 +13,33 @@ use forebay_grpc::proto::{
 };
 use http::{HeaderMap, request, response};
 
+use super::wanted::Wanted;
 use crate::hold::HeldBody;
 
 /// Maximum body bytes per message. gRPC servers commonly accept messages up to 4 MiB.
 const MAX_PIECE_BYTES: usize = 256 << 10;
 
+/// How the bodies of a request are sent to a picker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyModes {
+    pub(super) request: BodySendMode,
+    pub(super) response: BodySendMode,
+}
+
 pub(super) fn request_headers(
     head: &request::Parts,
     host: &str,
     end_of_stream: bool,
-    response_body_mode: BodySendMode,
+    modes: BodyModes,
     metadata: Metadata,
 ) -> ProcessingRequest {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let pseudo =
         [(":method", head.method.as_str()), (":path", path), (":authority", host), (":scheme", "http")];
-    let full_duplex = BodySendMode::FullDuplexStreamed.into();
     ProcessingRequest {
         protocol_config: Some(ProtocolConfiguration {
-            request_body_mode: full_duplex,
-            response_body_mode: response_body_mode.into(),
+            request_body_mode: modes.request.into(),
+            response_body_mode: modes.response.into(),
             send_body_without_waiting_for_header_response: true,
         }),
         ..message(Request::RequestHeaders(headers(pseudo, &head.headers, end_of_stream)), metadata)
@@ -46,6 +54,17 @@ pub(super) fn subset_hint(endpoints: Option<&str>) -> Metadata {
         values.map(|endpoint| Value { kind: Some(Kind::StringValue(endpoint.to_owned())) }).collect();
     let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
     namespace(METADATA_SUBSET_HINT, DESTINATION_ENDPOINT_SUBSET, list)
+}
+
+/// Adds what only Forebay's picker reads: the InferencePool of the request, for a picker of many pools, and what is wanted.
+pub(super) fn with_hints(mut metadata: Metadata, pool: &str, wanted: &Wanted<'_>) -> Metadata {
+    let pool = (POOL, Kind::StringValue(pool.to_owned()));
+    let explain = wanted.explains.then_some((EXPLAIN, Kind::BoolValue(true)));
+    let reserve = wanted.reserves.then_some((RESERVE, Kind::BoolValue(true)));
+    let hints = [Some(pool), explain, reserve].into_iter().flatten();
+    let fields = hints.map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) })).collect();
+    metadata.filter_metadata.insert(METADATA_FOREBAY.to_owned(), Struct { fields });
+    metadata
 }
 
 /// Metadata of all messages about a response: the endpoint that serves it.

@@ -2,6 +2,7 @@
 //! without one.
 
 mod channel;
+mod content;
 mod error;
 mod exchange;
 mod half_closed;
@@ -10,12 +11,15 @@ mod in_process_pickers;
 mod message;
 mod peers;
 mod picker;
+mod prompt;
+mod question;
 mod relay;
 mod replica_health;
 mod replies;
 mod reply;
 mod session;
 mod transport;
+mod wanted;
 
 #[cfg(test)]
 pub(crate) use error::Rejection;
@@ -24,8 +28,9 @@ pub(crate) use half_closed::HalfClosedStreams;
 pub(crate) use in_process::read_prompt;
 pub(crate) use in_process_pickers::InProcessPickers;
 pub use picker::ResponseBodies;
-pub(crate) use picker::{ChosenBy, Decision, Picker, PickerLimits, SubsetHint};
+pub(crate) use picker::{ChosenBy, Decision, Picker, PickerLimits};
 pub(crate) use relay::RelayError;
 pub(crate) use session::Session;
 pub(crate) use transport::Transport;
 pub use transport::{PickerTls, PickerTlsError, PickerTlsFlags};
+pub(crate) use wanted::{Joined, SubsetHint, Wanted};

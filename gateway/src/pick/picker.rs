@@ -4,51 +4,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_epp::schedule::{PickRequest, PromptReader, Scheduler, Subset};
-use forebay_grpc::names::DESTINATION_ENDPOINT_SUBSET;
-use forebay_grpc::proto::BodySendMode;
-use http::{HeaderMap, request};
+use forebay_epp::schedule::{Explanation, PickRequest, PromptReader, PromptSource as _, Scheduler};
+use http::request;
 
 use super::error::{Error, PickerFault};
-use super::exchange::{Outcome, ResponseInterest, ask};
+use super::exchange::{Outcome, ask};
 use super::half_closed::HalfClosedStreams;
 use super::in_process::{InProcessPick, PromptRest};
-use super::message::{request_headers, subset_hint};
+use super::message::subset_hint;
 use super::peers::{Peer, Peers};
+use super::question::{Question, ResponseInterest};
 use super::replica_health::Admission;
 use super::session::{Session, Stream};
 use super::transport::Transport;
+use super::wanted::{Joined, Wanted};
 use crate::hold::HeldBody;
 use crate::observe::{LogLimit, Metrics, PickResult, RetryReason};
 use forebay_routing::{FailureMode, PickerAddresses, Pool};
 
 /// Endpoints that are tried when a pool fails open.
 const RANDOM_ENDPOINTS: usize = 3;
-
-/// The endpoints to which a request is restricted (`x-gateway-destination-endpoint-subset`).
-#[derive(Debug)]
-pub(crate) struct SubsetHint {
-    subset: Subset,
-    /// The value of the header: `ip:port[,ip:port…]`.
-    text: String,
-}
-
-impl SubsetHint {
-    /// Removes the hint from a request's headers. A hint that cannot be parsed matches no endpoint.
-    pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
-        if !headers.contains_key(DESTINATION_ENDPOINT_SUBSET) {
-            return None;
-        }
-        let values: Vec<&str> = headers
-            .get_all(DESTINATION_ENDPOINT_SUBSET)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        let hint = Self { subset: Subset::parse(values.iter().copied()), text: values.join(",") };
-        headers.remove(DESTINATION_ENDPOINT_SUBSET);
-        Some(hint)
-    }
-}
 
 /// Chooses endpoints of pools.
 #[derive(Debug)]
@@ -60,14 +35,6 @@ pub(crate) struct Picker {
     log_limit: LogLimit<Arc<str>>,
     timeout: Duration,
     response_bodies: ResponseBodies,
-}
-
-/// What a picker is asked.
-struct Question<'a> {
-    head: &'a mut request::Parts,
-    host: &'a str,
-    body: &'a mut HeldBody,
-    hint: Option<&'a SubsetHint>,
 }
 
 /// The replicas that were asked for one request.
@@ -103,6 +70,14 @@ pub(crate) struct Decision {
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) session: Option<Session>,
     pub(crate) chosen_by: ChosenBy,
+    /// Share of the body whose prompt was read for the decision. `None` if it is not known.
+    pub(crate) body_share: Option<f64>,
+}
+
+impl Decision {
+    pub(crate) fn random(endpoints: Vec<SocketAddr>) -> Self {
+        Self { endpoints, session: None, chosen_by: ChosenBy::Random, body_share: None }
+    }
 }
 
 /// What chose the endpoints.
@@ -154,7 +129,7 @@ impl Picker {
     }
 
     /// Asks the pool's endpoint picker. Reads as much of the body as the picker needs, and lets it change headers and
-    /// body. `hint` restricts the endpoints.
+    /// body.
     pub(crate) async fn ask(
         &self,
         pool: &Pool,
@@ -162,14 +137,20 @@ impl Picker {
         head: &mut request::Parts,
         host: &str,
         body: &mut HeldBody,
-        hint: Option<&SubsetHint>,
+        wanted: &mut Wanted<'_>,
     ) -> Result<Decision, Error> {
+        let (hint, joined) = (wanted.hint, wanted.joined);
         let is_allowed = |endpoint: &SocketAddr| hint.is_none_or(|hint| hint.subset.contains(*endpoint));
         if !pool.endpoints().iter().any(is_allowed) {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);
         }
-        let mut question = Question { head, host, body, hint };
+        let offered = match self.response_bodies {
+            ResponseBodies::Auto => ResponseInterest::Body,
+            ResponseBodies::Never => ResponseInterest::Headers,
+        };
+        let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
+        let mut question = Question { head, host, pool: &pool.label, body, metadata, offered, wanted };
         match self.ask_replicas(picker, &mut question).await {
             Err(error) => {
                 if matches!(error, Error::Rejected(_)) {
@@ -179,7 +160,7 @@ impl Picker {
             }
             Ok(Ok(mut decision)) => {
                 decision.endpoints.retain(is_allowed);
-                self.keep_ready(pool, decision)
+                self.keep_ready(pool, decision, joined)
             }
             Ok(Err(fault)) => match picker.failure_mode {
                 FailureMode::FailOpen => {
@@ -190,7 +171,7 @@ impl Picker {
                     let mut endpoints = pool.random_endpoints(pool.endpoints().len());
                     endpoints.retain(is_allowed);
                     endpoints.truncate(RANDOM_ENDPOINTS);
-                    Ok(Decision { endpoints, session: None, chosen_by: ChosenBy::Random })
+                    Ok(Decision::random(endpoints))
                 }
                 FailureMode::FailClose => {
                     self.metrics.picked(&pool.label, PickResult::FailedClosed);
@@ -205,18 +186,35 @@ impl Picker {
         &self,
         pool: &Pool,
         scheduler: &Arc<Scheduler>,
-        hint: Option<&SubsetHint>,
+        wanted: &mut Wanted<'_>,
         body: &mut HeldBody,
         prompt: Option<Box<PromptReader>>,
     ) -> Result<Decision, Error> {
-        let subset = hint.map(|hint| &hint.subset);
+        let subset = wanted.hint.map(|hint| &hint.subset);
         let request = PickRequest { subset, takes_list: true, ..PickRequest::default() };
+        if wanted.explains {
+            let explained = match &prompt {
+                Some(prompt) => scheduler.explain_for(&**prompt, request),
+                None => scheduler.explain(&request),
+            };
+            wanted.explanation = explained.ok().map(Explanation::into_json);
+        }
+        if wanted.reserves {
+            let reserved = match &prompt {
+                Some(prompt) => scheduler.dry_pick_for(&**prompt, request),
+                None => scheduler.dry_pick(&request),
+            };
+            let endpoints = reserved.map_err(Error::Unschedulable)?.into_vec();
+            let body_share = prompt.as_ref().and_then(|prompt| prompt.read_share());
+            return Ok(Decision { endpoints, session: None, chosen_by: ChosenBy::InProcess, body_share });
+        }
         let picked = match &prompt {
-            Some(prompt) => scheduler.pick_for(prompt, request),
+            Some(prompt) => scheduler.pick_for(&**prompt, request),
             None => scheduler.pick(&request),
         };
         match picked {
             Ok(pick) => {
+                let body_share = prompt.as_ref().and_then(|prompt| prompt.read_share());
                 if let Some(reader) = prompt.filter(|prompt| !prompt.is_ended()) {
                     let (scheduler, sink) = (scheduler.clone(), pick.block_sink());
                     body.observe_rest(Box::new(PromptRest { scheduler, reader, sink }));
@@ -224,7 +222,7 @@ impl Picker {
                 self.metrics.picked(&pool.label, PickResult::Picked);
                 let endpoints = pick.addresses().to_vec();
                 let session = Some(Session::InProcess(InProcessPick::new(pick)));
-                Ok(Decision { endpoints, session, chosen_by: ChosenBy::InProcess })
+                Ok(Decision { endpoints, session, chosen_by: ChosenBy::InProcess, body_share })
             }
             Err(error) => {
                 self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
@@ -238,7 +236,7 @@ impl Picker {
     async fn ask_replicas(
         &self,
         picker: &PickerAddresses,
-        question: &mut Question<'_>,
+        question: &mut Question<'_, '_>,
     ) -> Result<Result<Decision, PickerFault>, Error> {
         let mut attempts = Attempts { left: self.timeout, fault: PickerFault::NoAddress, is_probe: false };
         let has_one = picker.replicas.len() == 1;
@@ -281,38 +279,33 @@ impl Picker {
     async fn ask_replica(
         &self,
         peer: &Peer,
-        question: &mut Question<'_>,
+        question: &mut Question<'_, '_>,
         limit: Duration,
         attempts: &mut Attempts,
     ) -> Result<Option<Result<Decision, PickerFault>>, Error> {
         if limit.is_zero() {
             return Ok(None);
         }
-        let Question { head, host, body, hint } = question;
-        let is_empty = body.is_complete() && body.frames().is_empty();
-        let (offered, mode) = match self.response_bodies {
-            ResponseBodies::Auto => (ResponseInterest::Body, BodySendMode::FullDuplexStreamed),
-            ResponseBodies::Never => (ResponseInterest::Headers, BodySendMode::None),
-        };
-        let metadata = subset_hint(hint.map(|hint| hint.text.as_str()));
-        let first = request_headers(head, host, is_empty, mode, metadata);
         let address = peer.address();
-        let (outcome, left) = ask(peer, &first, &mut head.headers, body, limit, offered).await?;
+        let (outcome, left) = ask(peer, question, limit).await?;
         attempts.left = attempts.left.saturating_sub(limit.saturating_sub(left));
         match outcome {
-            Outcome::Decided { endpoints, open, interest } => {
+            Outcome::Decided { endpoints, open, interest, prompt } => {
+                let body_share = prompt.as_ref().and_then(|prompt| prompt.read_share());
+                let rest = prompt.and_then(|prompt| prompt.read_rest(question.body));
                 let session = open.map(|(requests, replies)| {
                     Session::Stream(Stream {
                         requests,
                         replies,
                         interest,
+                        rest,
                         timeout: self.timeout,
                         half_closed: self.half_closed.clone(),
                         metrics: self.metrics.clone(),
                     })
                 });
                 let chosen_by = ChosenBy::Picker(address);
-                Ok(Some(Ok(Decision { endpoints, session, chosen_by })))
+                Ok(Some(Ok(Decision { endpoints, session, chosen_by, body_share })))
             }
             Outcome::Failed(fault) => Ok(Some(Err(fault))),
             Outcome::Unreachable { fault, .. } => {
@@ -329,8 +322,14 @@ impl Picker {
     }
 
     /// Removes endpoints that are not ready members of the pool.
-    fn keep_ready(&self, pool: &Pool, mut decision: Decision) -> Result<Decision, Error> {
-        decision.endpoints.retain(|endpoint| pool.has_ready(endpoint));
+    fn keep_ready(
+        &self,
+        pool: &Pool,
+        mut decision: Decision,
+        joined: Option<Joined<'_>>,
+    ) -> Result<Decision, Error> {
+        let has_joined = |endpoint: &SocketAddr| joined.is_some_and(|joined| joined.has(endpoint));
+        decision.endpoints.retain(|endpoint| pool.has_ready(endpoint) || has_joined(endpoint));
         if decision.endpoints.is_empty() {
             self.metrics.picked(&pool.label, PickResult::NoReadyEndpoint);
             return Err(Error::NoReadyEndpoint);

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use forebay_grpc::names::{DESTINATION_ENDPOINT, METADATA_FOREBAY, METADATA_LB, RESPONSE_UNCHANGED};
+use forebay_grpc::names::{
+    DESTINATION_ENDPOINT, EXPLANATION, METADATA_FOREBAY, METADATA_LB, PROMPT_VERSION, RESPONSE_UNCHANGED,
+    TAKES_PROMPT,
+};
 use forebay_grpc::proto::{
     BodyMutation, BodySendMode, CommonResponse, HeaderAppendAction, HeaderMutation, HeaderSendMode,
-    HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct, body_mutation::Mutation,
-    common_response::ResponseStatus,
+    HeaderValue as RawHeader, ImmediateResponse, Kind, ProcessingResponse, Struct, Value,
+    body_mutation::Mutation, common_response::ResponseStatus,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -33,8 +36,28 @@ pub(super) fn destination_in_metadata(metadata: &Struct) -> Option<&str> {
 
 /// Whether a Forebay picker has announced that it does not change the response.
 pub(super) fn leaves_response(metadata: &Struct) -> bool {
-    let namespace = metadata.fields.get(METADATA_FOREBAY).and_then(|namespace| namespace.kind.as_ref());
-    matches!(namespace, Some(Kind::StructValue(namespace)) if namespace.fields.contains_key(RESPONSE_UNCHANGED))
+    hint(metadata, RESPONSE_UNCHANGED).is_some()
+}
+
+/// Whether a Forebay picker has announced that it takes prompts in messages of this version.
+pub(super) fn takes_prompts(metadata: &Struct) -> bool {
+    let version = hint(metadata, TAKES_PROMPT).and_then(|version| version.kind.as_ref());
+    matches!(version, Some(Kind::NumberValue(version)) if *version == f64::from(PROMPT_VERSION))
+}
+
+/// What a Forebay picker says of its decision to a gateway that asks for it.
+pub(super) fn explanation(metadata: &Struct) -> Option<&str> {
+    match hint(metadata, EXPLANATION)?.kind.as_ref()? {
+        Kind::StringValue(json) => Some(json),
+        _ => None,
+    }
+}
+
+fn hint<'a>(metadata: &'a Struct, name: &str) -> Option<&'a Value> {
+    match metadata.fields.get(METADATA_FOREBAY)?.kind.as_ref()? {
+        Kind::StructValue(hints) => hints.fields.get(name),
+        _ => None,
+    }
 }
 
 /// Whether the picker skips the response (`mode_override`).

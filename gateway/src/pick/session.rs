@@ -1,5 +1,6 @@
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,10 +12,11 @@ use http::{header, response};
 use http_body::Body as _;
 
 use super::error::{Error, Evicted, PickerFault};
-use super::exchange::ResponseInterest;
 use super::half_closed::HalfClosedStreams;
 use super::in_process::InProcessPick;
 use super::message::{response_headers, served_by};
+use super::prompt::RestOfPrompt;
+use super::question::ResponseInterest;
 use super::relay::{BodyRelay, HeadReply};
 use super::replies::Replies;
 use super::reply::{BodyAction, body_action, mutate, rejection};
@@ -72,6 +74,13 @@ impl Session {
         }
     }
 
+    /// Sends the last message about the prompt, once the client's body was read to its end. Wakes the task for that.
+    pub(crate) fn send_rest_of_prompt(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(stream) = self {
+            stream.send_rest(cx);
+        }
+    }
+
     /// Ready when the picker evicts the request.
     pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
         match self {
@@ -115,6 +124,8 @@ pub(crate) struct Stream {
     pub(super) requests: Outbox,
     pub(super) replies: Replies,
     pub(super) interest: ResponseInterest,
+    /// Set until the last message about the prompt was sent.
+    pub(super) rest: Option<RestOfPrompt>,
     /// Maximum wait for a reply.
     pub(super) timeout: Duration,
     pub(super) half_closed: HalfClosedStreams,
@@ -122,6 +133,20 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    fn send_rest(&mut self, cx: &mut Context<'_>) {
+        let Some(rest) = &mut self.rest else { return };
+        if self.requests.poll_free(cx).is_pending() {
+            return;
+        }
+        let Poll::Ready(message) = Pin::new(rest).poll(cx) else { return };
+        self.rest = None;
+        // Without a message the body was not read to its end. If the message cannot be sent, the picker knows less of what
+        // the endpoint holds.
+        if let Ok(message) = message {
+            let _ = self.requests.send(&message);
+        }
+    }
+
     /// Starts to relay the body through the picker, until the picker has replied to the head.
     async fn relay_body(
         mut self,
@@ -223,6 +248,7 @@ impl Stream {
     }
 
     fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<Evicted> {
+        self.send_rest(cx);
         // Sends the rest of the last message.
         let _ = self.requests.poll_free(cx);
         self.replies.poll_evicted(cx)

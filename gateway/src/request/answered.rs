@@ -1,7 +1,7 @@
 //! A response whose head is final.
 
-use forebay_openai::Restore;
-use http::Response;
+use forebay_openai::{ResponseFormat, Restore};
+use http::{Response, header};
 use http_body::Body as _;
 
 use super::forwarded::Forwarded;
@@ -21,7 +21,7 @@ impl Answered {
     #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
     pub(super) fn new(stage: Forwarded<'_>) -> impl Future<Output = Result<Self, Error>> + Send {
         async move {
-            let Forwarded { context, forwarded, mut session, filters, rewrite, deadline } = stage;
+            let Forwarded { context, forwarded, mut session, filters, rewrite, adds_usage, deadline } = stage;
             let (mut parts, mut body) = forwarded.response.into_parts();
             remove_hop_by_hop(&mut parts.headers);
             let has_body = !body.is_end_stream();
@@ -36,7 +36,12 @@ impl Answered {
                 }
                 _ => None,
             };
-            let state = ResponseState { session, restore, deadline };
+            let is_stream = ResponseFormat::of(&parts.headers) == Some(ResponseFormat::Events);
+            let usage_filter = (adds_usage && is_stream).then(Box::default);
+            if usage_filter.is_some() {
+                parts.headers.remove(header::CONTENT_LENGTH);
+            }
+            let state = ResponseState { session, restore, usage_filter, deadline };
             Ok(Self { response: Response::from_parts(parts, body), state })
         }
     }

@@ -1,13 +1,41 @@
 //! The host that a request is for.
 
+use std::ops::Range;
+
 use http::{HeaderValue, Uri, header, request, uri};
 
 use crate::headers::Error;
 
+/// Host and port that the client asked for. Empty for HTTP/1.0 requests without `Host`.
+#[derive(Debug)]
+pub(super) struct Authority {
+    text: String,
+    host: Range<usize>,
+}
+
+impl Authority {
+    fn new(text: String) -> Self {
+        let host = host_of(&text);
+        let start = host.as_ptr().addr() - text.as_ptr().addr();
+        let host = start..start + host.len();
+        Self { text, host }
+    }
+
+    /// As the client wrote it.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The host without user information, port, the brackets of IPv6 addresses, and the dot of the DNS root.
+    pub(super) fn host(&self) -> &str {
+        &self.text[self.host.clone()]
+    }
+}
+
 /// Takes the authority from the URI (HTTP/2 and absolute form) or from `Host` (RFC 9110 §7.2, RFC 9112 §3.2).
 ///
-/// Afterwards `Host` has it, and the URI is in origin form. Empty for HTTP/1.0 requests without `Host`.
-pub(super) fn take_authority(head: &mut request::Parts) -> Result<String, Error> {
+/// Afterwards `Host` has it, and the URI is in origin form.
+pub(super) fn take_authority(head: &mut request::Parts) -> Result<Authority, Error> {
     let authority = match head.uri.authority() {
         Some(authority) => authority.as_str().to_owned(),
         None => {
@@ -28,12 +56,11 @@ pub(super) fn take_authority(head: &mut request::Parts) -> Result<String, Error>
         parts.path_and_query = head.uri.path_and_query().cloned();
         head.uri = Uri::from_parts(parts).unwrap_or_default();
     }
-    Ok(authority)
+    Ok(Authority::new(authority))
 }
 
-/// The host without user information, port, the brackets of IPv6 addresses, and the dot of the DNS root: `a.example.`
-/// and `a.example` are one host (RFC 1034 §3.1).
-pub(super) fn host_of(authority: &str) -> &str {
+/// `a.example.` and `a.example` are one host (RFC 1034 §3.1).
+fn host_of(authority: &str) -> &str {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -52,7 +79,7 @@ mod tests {
 
     fn authority(request: request::Builder) -> (Option<String>, request::Parts) {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        (take_authority(&mut head).ok(), head)
+        (take_authority(&mut head).ok().map(|authority| authority.text), head)
     }
 
     #[test]
@@ -72,7 +99,8 @@ mod tests {
     #[test]
     fn a_host_has_no_port_and_no_brackets() {
         for (authority, host) in [("a:1", "a"), ("a", "a"), ("[::1]:80", "::1"), ("u:p@a:1", "a"), ("", "")] {
-            assert_eq!(host_of(authority), host);
+            let authority = Authority::new(authority.to_owned());
+            assert_eq!(authority.host(), host, "{authority:?}");
         }
     }
 
@@ -81,7 +109,8 @@ mod tests {
         for (authority, host) in
             [("a.b.", "a.b"), ("a.b.:80", "a.b"), ("u@a.", "a"), ("a..", "a."), (".", "")]
         {
-            assert_eq!(host_of(authority), host, "{authority}");
+            let authority = Authority::new(authority.to_owned());
+            assert_eq!(authority.host(), host, "{authority:?}");
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use forebay_epp::schedule::PromptReader;
 use forebay_openai::ModelName;
 use forebay_routing::{BASE_MODEL_NAME_HEADER, Backend, ListenerRoutes, Rule};
 use http::{HeaderMap, request};
@@ -21,13 +20,20 @@ pub(super) struct Context<'a> {
     pub(super) routes: &'a Routes,
     pub(super) via: &'a Via,
     pub(super) record: &'a mut Record,
+    /// The client asks only which endpoint would be picked.
+    pub(super) reserves: bool,
+    /// A rate limit counts the tokens of the request.
+    pub(super) counts_tokens: bool,
 }
 
 impl Context<'_> {
     /// Received: the listener is known, so it is known whether the client may ask for an explanation.
     pub(super) fn observe_received(&mut self, headers: &mut HeaderMap, listener: &ListenerRoutes) {
         let port = self.via.port.port;
-        self.record.explain_to(Explanation::requested(headers));
+        // The header was removed from the requests of other clients.
+        if listener.is_trusted() {
+            self.record.explain_to(Explanation::requested(headers));
+        }
         self.record.explain(|it| it.listener = format!("port {port}, hostname {}", listener.name()));
     }
 
@@ -50,42 +56,56 @@ impl Context<'_> {
         rule: &Rule,
         backend: &Backend,
     ) {
-        let base = head.headers.get(BASE_MODEL_NAME_HEADER);
+        let base = || head.headers.get(BASE_MODEL_NAME_HEADER);
         self.record.explain(|it| {
-            it.base_model = base.cloned();
+            it.base_model = base().cloned();
             it.rule = Some(rule.origin.clone());
             it.backend = backend.label().cloned();
         });
+        if let Some(model) = model {
+            self.record.asked_for(model, base());
+        }
         // Only names from resources become labels.
-        let of_base = || listener.label(base?.to_str().ok()?);
+        let of_base = || listener.label(base()?.to_str().ok()?);
         let model = model.and_then(|model| listener.label(model.as_str()).or_else(of_base));
         let unknown = &self.proxy.unknown_label;
         self.record.routed(model.unwrap_or(unknown), backend.label().unwrap_or(unknown));
     }
 
-    /// Prepared: the body was read for the rewrite since `start`.
-    pub(super) fn observe_rewritten(&mut self, start: Instant) {
+    /// The body was read since `start`, for the rewrite, the rate limits or the usage.
+    pub(super) fn observe_read(&mut self, start: Instant) {
         self.record.waited(start.elapsed());
     }
 
     /// The body was read since `start`, for the decision. Returns the time after that.
-    pub(super) fn observe_prompt(&mut self, prompt: Option<&PromptReader>, start: Instant) -> Instant {
+    pub(super) fn observe_prompt(&mut self, start: Instant) -> Instant {
         let now = Instant::now();
         self.record.waited(now.duration_since(start));
-        self.record.explain(|it| it.body_share = prompt.and_then(PromptReader::read_share));
         now
     }
 
-    /// The picker made a decision, or failed, after `elapsed`.
-    pub(super) fn observe_picked(&mut self, elapsed: Duration) {
+    /// The picker made a decision, or failed, after `elapsed`. `explanation`: the picker's.
+    pub(super) fn observe_picked(&mut self, elapsed: Duration, explanation: Option<&str>) {
         self.record.picked(elapsed);
-        self.record.explain(|it| it.pick = Some(elapsed));
+        self.record.explain(|it| {
+            it.pick = Some(elapsed);
+            it.explained(explanation);
+        });
     }
 
-    /// The request is about to be sent at `now`.
-    pub(super) fn observe_sending(&mut self, endpoints: &[SocketAddr], chosen_by: ChosenBy, now: Instant) {
+    /// The request is about to be sent at `now`. `body_share`: what was read of the body for the decision.
+    pub(super) fn observe_sending(
+        &mut self,
+        endpoints: &[SocketAddr],
+        chosen_by: ChosenBy,
+        body_share: Option<f64>,
+        now: Instant,
+    ) {
         self.record.sending(now);
-        self.record.explain(|it| it.chosen(endpoints, Some(chosen_by.to_string())));
+        self.record.explain(|it| {
+            it.chosen(endpoints, Some(chosen_by.to_string()));
+            it.body_share = body_share.or(it.body_share);
+        });
     }
 
     /// Forwarded: the response head has arrived. The request was sent after `start`.

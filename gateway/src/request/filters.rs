@@ -1,7 +1,7 @@
 //! The filters of the rule and the backend that were chosen for one request.
 
 use bytes::Bytes;
-use forebay_routing::{Filters, Mirror, Preflight};
+use forebay_routing::{Filters, Mirror, Preflight, Rule, Weighted};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
 
 use crate::error::Error;
@@ -16,7 +16,9 @@ pub(crate) struct AppliedFilters<'a> {
 }
 
 impl<'a> AppliedFilters<'a> {
-    pub(crate) fn new(rule: Option<&'a Filters>, backend: Option<&'a Filters>, headers: &HeaderMap) -> Self {
+    /// `chosen`: one of the rule's backends.
+    pub(crate) fn new(rule: &'a Rule, chosen: &'a Weighted, headers: &HeaderMap) -> Self {
+        let (rule, backend) = (rule.filters.as_deref(), chosen.filters.as_deref());
         let has_cors = rule.is_some_and(|rule| rule.cors.is_some());
         let origin = if has_cors { headers.get(header::ORIGIN).cloned() } else { None };
         Self { rule, backend, origin }

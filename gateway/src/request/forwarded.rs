@@ -1,5 +1,8 @@
 //! A request that was sent to an endpoint, whose response head has arrived.
 
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Instant;
 
 use forebay_resources::AppProtocol;
@@ -11,7 +14,7 @@ use super::prepared::Prepared;
 use super::rewrite::Rewrite;
 use crate::error::Error;
 use crate::forward::{self, SendPlan};
-use crate::pick::{ChosenBy, Decision, Session, read_prompt};
+use crate::pick::{Decision, Joined, Session, Wanted, read_prompt};
 
 /// Maximum endpoints of a Service that are tried.
 const SERVICE_ENDPOINTS: usize = 3;
@@ -23,6 +26,8 @@ pub(super) struct Forwarded<'a> {
     pub(super) session: Option<Session>,
     pub(super) filters: AppliedFilters<'a>,
     pub(super) rewrite: Option<Rewrite>,
+    /// The gateway asked for the usage of the stream, not the client.
+    pub(super) adds_usage: bool,
     /// When the timeouts of the route expire.
     pub(super) deadline: Option<Instant>,
 }
@@ -46,26 +51,34 @@ impl<'a> Forwarded<'a> {
                 timeouts.request.map(|limit| arrived + limit),
                 timeouts.backend_request.map(|limit| forwarded.sent + limit),
             ];
-            let Prepared { context, filters, rewrite, .. } = prepared;
+            let Prepared { context, filters, rewrite, adds_usage, .. } = prepared;
             context.record.served_by(forwarded.endpoint);
             let deadline = deadlines.into_iter().flatten().min();
-            Ok(Self { context, forwarded, session, filters, rewrite, deadline })
+            Ok(Self { context, forwarded, session, filters, rewrite, adds_usage, deadline })
         }
     }
 }
 
 async fn forward(prepared: &mut Prepared<'_>) -> Result<(forward::Forwarded, Option<Session>), Error> {
     let Decided { decision, protocol, at } = decide(prepared).await?;
-    let Decision { endpoints, mut session, chosen_by } = decision;
+    let Decision { endpoints, mut session, chosen_by, body_share } = decision;
     let Prepared { context, head, body, rule, .. } = prepared;
-    context.observe_sending(&endpoints, chosen_by, at);
+    context.observe_sending(&endpoints, chosen_by, body_share, at);
     let plan = SendPlan {
         endpoints: &endpoints,
         protocol,
         timeout: rule.timeouts.backend_request,
         retry: rule.retry.as_ref(),
     };
-    let forwarded = context.proxy.forwarder.send(head, body, plan).await.inspect_err(|error| {
+    let mut sending = pin!(context.proxy.forwarder.send(head, body, plan));
+    let forwarded = poll_fn(|cx| {
+        if let Some(session) = &mut session {
+            session.send_rest_of_prompt(cx);
+        }
+        sending.as_mut().poll(cx)
+    })
+    .await
+    .inspect_err(|error| {
         if let Some(session) = &mut session {
             session.broken(error.is_upstream());
         }
@@ -74,40 +87,50 @@ async fn forward(prepared: &mut Prepared<'_>) -> Result<(forward::Forwarded, Opt
     Ok((forwarded, session))
 }
 
-struct Decided {
-    decision: Decision,
+pub(super) struct Decided {
+    pub(super) decision: Decision,
     protocol: AppProtocol,
     /// When the decision was made.
-    at: Instant,
+    pub(super) at: Instant,
 }
 
 /// Chooses endpoints: at random for a Service, by the picker for a pool.
-async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error> {
+pub(super) async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error> {
     let Prepared { context, head, body, authority, backend, rewrite, hint, .. } = prepared;
     let mut start = Instant::now();
     let pool = match backend {
         Backend::Invalid(reason) => return Err(Error::Backend(reason)),
         Backend::Service(service) => {
             let endpoints = service.random_endpoints(SERVICE_ENDPOINTS);
-            let decision = Decision { endpoints, session: None, chosen_by: ChosenBy::Random };
+            let decision = Decision::random(endpoints);
             return Ok(Decided { decision, protocol: service.protocol, at: start });
         }
         Backend::Pool(pool) => pool,
     };
     let picker = &context.proxy.picker;
-    let hint = hint.as_ref();
+    let explains = context.record.is_explained();
+    let proxy = context.proxy;
+    let has_joined = |endpoint: &SocketAddr| proxy.has_ready(&pool.key, endpoint);
+    let mut wanted = Wanted {
+        hint: hint.as_ref(),
+        explains,
+        reserves: context.reserves,
+        joined: Some(Joined::new(&has_joined)),
+        explanation: None,
+    };
     if let Some(rewrite) = rewrite {
         rewrite.announce(&mut head.headers);
     }
     let decision = match &pool.picker {
         PoolPicker::Service(service) => {
-            picker.ask(pool, service, head, authority, body, hint).await.map_err(Error::from)
+            let host = authority.as_str();
+            picker.ask(pool, service, head, host, body, &mut wanted).await.map_err(Error::from)
         }
         PoolPicker::InProcess(_) => match context.routes.schedulers.get(pool.index) {
             Some(Some(scheduler)) => {
                 let prompt = read_prompt(scheduler, head, body).await?;
-                start = context.observe_prompt(prompt.as_deref(), start);
-                picker.schedule(pool, scheduler, hint, body, prompt).map_err(Error::from)
+                start = context.observe_prompt(start);
+                picker.schedule(pool, scheduler, &mut wanted, body, prompt).map_err(Error::from)
             }
             _ => Err(Error::Backend("the in-process picker of its pool could not be started")),
         },
@@ -116,6 +139,6 @@ async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error> {
         Rewrite::remove_announcement(&mut head.headers);
     }
     let at = Instant::now();
-    context.observe_picked(at.duration_since(start));
+    context.observe_picked(at.duration_since(start), wanted.explanation.as_deref());
     Ok(Decided { decision: decision?, protocol: pool.protocol, at })
 }

@@ -15,10 +15,12 @@ use super::admission::HeadSize;
 use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
+use super::left::answer_limits;
 use super::models::answer_models;
 use super::prepared::Prepared;
 use super::proxy::Proxy;
 use super::received::Received;
+use super::reserved::answer_reservation;
 use super::routed::Routed;
 use crate::accept::{ClientResponse, Handler, Via};
 use crate::error::{Error, render};
@@ -43,8 +45,7 @@ impl Handler for Proxy {
     async fn handle(self: Arc<Self>, via: &Via, request: Request<ClientBody>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let head = Box::new(head);
-        let mut record =
-            Record::begin(self.metrics.clone(), self.access_log.clone(), &head, &self.unknown_label);
+        let mut record = Record::begin(self.metrics.clone(), self.logs.clone(), &head, &self.unknown_label);
         if let Some(traces) = &self.traces {
             let is_trusted =
                 self.routes.load().table.ports.get(&*via.port).is_some_and(|port| port.is_trusted());
@@ -82,9 +83,14 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Outcome, Error> {
         let routes = self.routes.load_full();
-        let mut context = Context { proxy: self, routes: &routes, via, record };
+        let mut context =
+            Context { proxy: self, routes: &routes, via, record, reserves: false, counts_tokens: false };
         context.admit(size)?;
-        let received = match answer_models(Received::new(context, head, body)?).await? {
+        let received = match answer_limits(Received::new(context, head, body)?)? {
+            ControlFlow::Continue(received) => received,
+            ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
+        };
+        let received = match answer_models(received).await? {
             ControlFlow::Continue(received) => received,
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
         };
@@ -93,6 +99,10 @@ impl Proxy {
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
         };
         let prepared = Prepared::new(routed).await?;
+        if prepared.context.reserves {
+            // Boxed, so that it adds nothing to the future of other requests.
+            return Box::pin(answer_reservation(prepared)).await.map(Outcome::Gateway);
+        }
         let forwarded = Forwarded::new(prepared).await?;
         Ok(Outcome::Upstream(Answered::new(forwarded).await?))
     }
@@ -105,9 +115,13 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         let explanation = record.explanation();
         let mut response = match outcome {
-            Ok(Outcome::Upstream(Answered { response, state })) => {
+            Ok(Outcome::Upstream(Answered { mut response, state })) => {
                 record.responding(response.status());
+                record.set_rate_limit_headers(response.headers_mut());
                 let scanner = ResponseScanner::new(response.headers());
+                if scanner.is_event_stream() {
+                    record.streams();
+                }
                 let idle_timeout = self.stream_idle_timeout;
                 response.map(|body| ResponseBody::upstream(body, state, record, scanner, idle_timeout))
             }
@@ -119,8 +133,9 @@ impl Proxy {
             Err(error) => {
                 record.failed(error.code());
                 record.responding(error.status());
-                record.complete();
                 let mut response = render(&error);
+                record.set_rate_limit_headers(response.headers_mut());
+                record.complete();
                 if is_head {
                     // The response has no content. Some clients would try to parse it because of its type.
                     response.headers_mut().remove(header::CONTENT_TYPE);

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Response, header};
 use percent_encoding::percent_decode_str;
 
 use super::received::Received;
+use super::usable::retain_usable;
 use crate::error::Error;
 use crate::forward;
 
@@ -25,7 +26,8 @@ pub(super) async fn answer_models(
     if pools.is_empty() {
         return Ok(ControlFlow::Continue(received));
     }
-    let listed = received.context.proxy.models.of_pools(&pools).await;
+    let mut listed = received.context.proxy.models.of_pools(&pools).await;
+    retain_usable(&mut listed, &received).await?;
     let id = percent_decode_str(id).decode_utf8_lossy();
     let found = if id.is_empty() { listed.list() } else { listed.find(&id) };
     match (found, listed.failure()) {

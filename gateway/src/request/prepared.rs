@@ -5,10 +5,12 @@ use std::time::Instant;
 use forebay_routing::{Backend, Mirror, Rule};
 use http::request;
 
+use super::authority::Authority;
 use super::context::Context;
 use super::filters::AppliedFilters;
 use super::rewrite::Rewrite;
 use super::routed::Routed;
+use super::stream_usage::{add_usage, wants_usage};
 use crate::error::Error;
 use crate::hold::HeldBody;
 use crate::observe::MirrorResult;
@@ -19,17 +21,19 @@ pub(super) struct Prepared<'a> {
     pub(super) context: Context<'a>,
     pub(super) head: Box<request::Parts>,
     pub(super) body: Box<HeldBody>,
-    pub(super) authority: String,
+    pub(super) authority: Authority,
     pub(super) rule: &'a Rule,
     pub(super) backend: &'a Backend,
     pub(super) filters: AppliedFilters<'a>,
     pub(super) rewrite: Option<Rewrite>,
     /// Restricts the endpoints.
     pub(super) hint: Option<SubsetHint>,
+    /// The gateway asked for the usage of the stream, not the client.
+    pub(super) adds_usage: bool,
 }
 
 impl<'a> Prepared<'a> {
-    /// Applies request filters and the model rewrite, and sends mirrors.
+    /// Applies request filters and the model rewrite, sends mirrors, and asks for usage.
     #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
     pub(super) fn new(routed: Routed<'a>) -> impl Future<Output = Result<Self, Error>> + Send {
         async move {
@@ -45,19 +49,28 @@ impl<'a> Prepared<'a> {
                 obeys_headers,
             )?;
             if let Some(rewrite) = &rewrite {
+                if let Some(caller) = &routed.caller {
+                    rewrite.authorize(caller, &head.headers)?;
+                }
                 let start = Instant::now();
                 rewrite.apply(&mut head.headers, &mut body).await?;
-                context.observe_rewritten(start);
+                context.observe_read(start);
             }
             let hint = match backend {
                 Backend::Pool(_) if obeys_headers => SubsetHint::take(&mut head.headers),
                 _ => None,
             };
-            for mirror in filters.mirrors() {
-                send_mirror(&context, mirror, &head, &mut body).await?;
+            // A reservation sends nothing to any endpoint.
+            if !context.reserves {
+                for mirror in filters.mirrors() {
+                    send_mirror(&context, mirror, &head, &mut body).await?;
+                }
             }
+            let adds_usage = model.is_some()
+                && wants_usage(&context)
+                && add_usage(&mut context, &mut head, &mut body).await?;
             let (authority, rule) = (routed.authority, matched.rule);
-            Ok(Self { context, head, body, authority, rule, backend, filters, rewrite, hint })
+            Ok(Self { context, head, body, authority, rule, backend, filters, rewrite, hint, adds_usage })
         }
     }
 }
@@ -78,7 +91,7 @@ async fn send_mirror(
         proxy.metrics.mirrored(MirrorResult::Skipped);
         return Ok(());
     }
-    while body.read_frame().await? {}
+    body.read_all().await?;
     proxy.mirrors.send(&mirror.backend, head, body.frames(), proxy.budget.open());
     Ok(())
 }

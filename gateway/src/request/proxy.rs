@@ -1,16 +1,31 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use forebay_epp::schedule::Scheduler;
+use forebay_resources::ObjectKey;
 use forebay_routing::RouteTable;
 
 use crate::forward::{Forwarder, Mirrors};
 use crate::hold::HoldBudget;
+use crate::jwks::KeySets;
+use crate::limit::PolicyState;
 use crate::models::ModelLists;
-use crate::observe::{AccessLog, Metrics, Traces};
+use crate::observe::{Logs, Metrics, Traces};
 use crate::pick::Picker;
+
+/// When the gateway asks for the usage of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StreamUsage {
+    /// If something counts tokens of the request.
+    Auto,
+    /// For each stream.
+    Always,
+    /// For no stream. Tokens are then counted by events.
+    Never,
+}
 
 /// What all requests share.
 #[derive(Debug)]
@@ -25,8 +40,9 @@ pub(crate) struct Proxy {
     pub(crate) mirrors: Mirrors,
     pub(crate) models: ModelLists,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) logs: Logs,
     pub(crate) traces: Option<Arc<Traces>>,
+    pub(crate) stream_usage: StreamUsage,
     pub(crate) client_body_timeout: Duration,
     pub(crate) stream_idle_timeout: Duration,
     /// Label of models and pools that no resource names.
@@ -35,10 +51,22 @@ pub(crate) struct Proxy {
     pub(crate) draining: Arc<AtomicBool>,
 }
 
+impl Proxy {
+    /// Whether the newest routing table has the endpoint as a ready member of the pool.
+    pub(crate) fn has_ready(&self, pool: &ObjectKey, endpoint: &SocketAddr) -> bool {
+        let routes = self.routes.load();
+        routes.table.pools.iter().any(|it| it.key == *pool && it.has_ready(endpoint))
+    }
+}
+
 /// The routing table with the schedulers of its pools: one immutable snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     pub(crate) table: RouteTable,
     /// Schedulers of pools without an endpoint picker, by [`forebay_routing::Pool::index`].
     pub(crate) schedulers: Vec<Option<Arc<Scheduler>>>,
+    /// Rate limits, by [`forebay_routing::PolicyLimits::index`].
+    pub(crate) limits: Vec<Arc<PolicyState>>,
+    /// Keys of tokens that are loaded from servers.
+    pub(crate) key_sets: KeySets,
 }

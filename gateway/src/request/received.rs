@@ -3,11 +3,13 @@
 use forebay_routing::{BeforeBody, ListenerRoutes, Rule};
 use http::{Method, request};
 
-use super::authority::{host_of, take_authority};
+use super::access::check_early;
+use super::authority::{Authority, take_authority};
 use super::context::Context;
 use super::path::normalise;
+use crate::auth::Tokens;
 use crate::error::Error;
-use crate::headers::{self, remove_internal, remove_trace_context, sanitise, set_forwarded};
+use crate::headers::{self, remove_internal, sanitise, set_forwarded, take_reservation};
 use crate::hold::ClientBody;
 
 #[derive(Debug)]
@@ -16,13 +18,13 @@ pub(super) struct Received<'a> {
     /// Boxed, because it is passed from stage to stage.
     pub(super) head: Box<request::Parts>,
     pub(super) body: ClientBody,
-    /// Host and port that the client asked for.
-    pub(super) authority: String,
+    pub(super) authority: Authority,
     /// `http` or `https`.
     pub(super) scheme: &'static str,
     pub(super) listener: &'a ListenerRoutes,
     /// What is known about the route before the body is read.
     pub(super) before_body: BeforeBody<'a>,
+    pub(super) tokens: Tokens<'a>,
 }
 
 impl<'a> Received<'a> {
@@ -38,7 +40,7 @@ impl<'a> Received<'a> {
         sanitise(&mut head.headers)?;
         let authority = take_authority(&mut head)?;
         normalise(&mut head.uri)?;
-        let host = host_of(&authority);
+        let host = authority.host();
         let port = context.routes.table.ports.get(&*context.via.port).ok_or(Error::NoRoute)?;
         let listener = port.listener(host).ok_or(Error::NoRoute)?;
         // The client was shown the certificate of another listener (RFC 9110 §15.5.20).
@@ -50,22 +52,23 @@ impl<'a> Received<'a> {
         if let Some(policy) = listener.closed_by() {
             return Err(Error::PolicyNotEnforced(policy.clone()));
         }
-        remove_internal(&mut head.headers, listener.is_trusted());
+        let may_trace = listener.is_trusted() || context.proxy.traces.is_some();
+        remove_internal(&mut head.headers, listener.is_trusted(), may_trace);
+        context.reserves = take_reservation(&mut head.headers) && listener.is_trusted();
         set_forwarded(&mut head.headers, &context.via.client, port.scheme());
-        if !listener.is_trusted() && context.proxy.traces.is_none() {
-            remove_trace_context(&mut head.headers);
-        }
         context.observe_received(&mut head.headers, listener);
         let before_body = listener.before_body(host, &head);
         if let BeforeBody::Decided(matched) = before_body {
             check_policy(matched.rule)?;
         }
+        let tokens = Tokens::new(&context.routes.key_sets);
+        check_early(listener, before_body, &head, &tokens)?;
         let scheme = port.scheme();
-        Ok(Self { context, head, body, authority, scheme, listener, before_body })
+        Ok(Self { context, head, body, authority, scheme, listener, before_body, tokens })
     }
 
     pub(super) fn host(&self) -> &str {
-        host_of(&self.authority)
+        self.authority.host()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use forebay_grpc::names::{MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use forebay_openai::ModelName;
-use forebay_routing::Backend;
+use forebay_routing::{BASE_MODEL_NAME_HEADER, Backend};
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::auth::{Caller, Models};
 use crate::error::Error;
 use crate::hold::{self, HeldBody};
 
@@ -13,6 +14,7 @@ use crate::hold::{self, HeldBody};
 pub(crate) struct Rewrite {
     pub(crate) client_model: ModelName,
     target: ModelName,
+    is_from_header: bool,
 }
 
 impl Rewrite {
@@ -28,8 +30,25 @@ impl Rewrite {
         let (Some(model), Backend::Pool(pool)) = (model, backend) else { return Ok(None) };
         let from_header = if obeys_headers { take_header(headers)? } else { None };
         let rewrites = || pool.rewrites.as_ref()?.target(model);
+        let is_from_header = from_header.is_some();
         let target = from_header.or_else(|| alias_target.or_else(rewrites).cloned());
-        Ok(target.filter(|target| target != model).map(|target| Self { client_model: model.clone(), target }))
+        let client_model = model.clone();
+        Ok(target.filter(|target| target != model).map(|target| Self {
+            client_model,
+            target,
+            is_from_header,
+        }))
+    }
+
+    /// Fails if the caller may not use the target. The model of a header is one that the client asks for.
+    pub(crate) fn authorize(&self, caller: &Caller<'_>, headers: &HeaderMap) -> Result<(), Error> {
+        let base = headers.get(BASE_MODEL_NAME_HEADER).and_then(|base| base.to_str().ok());
+        let (model, target) = (self.client_model.as_str(), Some(self.target.as_str()));
+        caller.authorize(Models { requested: Some(model), base, target })?;
+        if self.is_from_header {
+            caller.authorize(Models { requested: target, base: None, target })?;
+        }
+        Ok(())
     }
 
     /// Rewrites head and body. A small body is read completely first, so that its new length is known, even if it contains
@@ -40,7 +59,7 @@ impl Rewrite {
         body: &mut HeldBody,
     ) -> Result<(), hold::Error> {
         if body.is_replayable() {
-            while body.read_frame().await? {}
+            body.read_all().await?;
         }
         body.replace_model(headers, &self.target)?;
         // The model cannot be restored in a compressed response.

@@ -8,12 +8,15 @@ use forebay_openai::{BodyScanner, ModelName};
 use forebay_routing::{
     BASE_MODEL_NAME_HEADER, Backend, BeforeBody, ListenerRoutes, MODEL_NAME_HEADER, Matched,
 };
-use http::{Method, Response, header, request};
+use http::{Method, Response, request};
 
-use super::authority::host_of;
+use super::access::{Asked, admit, is_preflight, reject_unmatched};
+use super::authority::Authority;
 use super::context::Context;
 use super::filters::AppliedFilters;
+use super::limits::count;
 use super::received::{Received, check_policy};
+use crate::auth::Caller;
 use crate::error::Error;
 use crate::hold::{self, ClientBody, HeldBody, ModelScan};
 use crate::models::ModelLists;
@@ -24,12 +27,14 @@ pub(super) struct Routed<'a> {
     pub(super) head: Box<request::Parts>,
     /// Boxed, because it is passed from stage to stage.
     pub(super) body: Box<HeldBody>,
-    pub(super) authority: String,
+    pub(super) authority: Authority,
     scheme: &'static str,
     pub(super) is_trusted: bool,
     pub(super) model: Option<ModelName>,
     /// Target of the alias by which the route was found.
     pub(super) alias_target: Option<&'a ModelName>,
+    /// `None` if no policy has rules for the request.
+    pub(super) caller: Option<Box<Caller<'a>>>,
     pub(super) matched: Matched<'a>,
     pub(super) backend: &'a Backend,
     pub(super) filters: AppliedFilters<'a>,
@@ -40,25 +45,24 @@ impl<'a> Routed<'a> {
     #[expect(clippy::manual_async_fn, reason = "an async fn would store its argument twice")]
     pub(super) fn new(received: Received<'a>) -> impl Future<Output = Result<Self, Error>> + Send {
         async move {
-            let Received { mut context, mut head, body, authority, scheme, listener, before_body } = received;
+            let Received { mut context, mut head, body, authority, scheme, listener, before_body, tokens } =
+                received;
             let proxy = context.proxy;
-            let scan = scan(&head, &body, before_body)?;
+            let scan = scan(&head, &body, listener, before_body)?;
             let is_scanned = !matches!(scan, ModelScan::None);
             let mut body =
                 Box::new(HeldBody::new(body, proxy.budget.open(), scan, proxy.client_body_timeout)?);
-            let model = if is_scanned {
+            let mut model = None;
+            if is_scanned {
                 let start = Instant::now();
-                let model = body.read_model().await?;
+                model = body.read_model().await?;
                 context.observe_model(model.as_ref(), start);
-                if let Some(model) = &model {
-                    set_model_headers(&mut head, listener, model);
-                }
-                model
-            } else {
-                None
-            };
+            }
+            if let Some(model) = &model {
+                set_model_headers(&mut head, listener, model);
+            }
             let mut alias_target = None;
-            let host = host_of(&authority);
+            let host = authority.host();
             let matched = match (before_body, &model) {
                 (BeforeBody::NoRoute, _) => None,
                 (BeforeBody::Decided(matched), None) => Some(matched),
@@ -70,17 +74,19 @@ impl<'a> Routed<'a> {
                     route_model(&proxy.models, listener, host, &mut head, model, &mut alias_target).await
                 }
             };
+            let asked = Asked { via: context.via, host, model: model.as_ref(), target: alias_target };
             let Some(matched) = matched else {
-                return Err(model.map_or(Error::NoRoute, Error::UnknownModel));
+                return Err(reject_unmatched(listener, Asked { target: None, ..asked }, &head, &tokens));
             };
             check_policy(matched.rule)?;
+            let admitted = admit(listener, matched.rule, asked, &mut head, &tokens)?;
+            context.record.identified(&admitted.identity);
+            count(&mut context, (listener, matched.rule), &admitted.identity, asked, &head, &mut body)
+                .await?;
+            let caller = admitted.caller;
             let chosen = matched.rule.backends.choose();
             context.observe_routed(&head, listener, model.as_ref(), matched.rule, &chosen.backend);
-            let filters = AppliedFilters::new(
-                matched.rule.filters.as_deref(),
-                chosen.filters.as_deref(),
-                &head.headers,
-            );
+            let filters = AppliedFilters::new(matched.rule, chosen, &head.headers);
             Ok(Self {
                 context,
                 head,
@@ -90,6 +96,7 @@ impl<'a> Routed<'a> {
                 is_trusted: listener.is_trusted(),
                 model,
                 alias_target,
+                caller,
                 matched,
                 backend: &chosen.backend,
                 filters,
@@ -99,7 +106,7 @@ impl<'a> Routed<'a> {
 
     /// Breaks with the response of a filter, if a filter answers the request (redirect, CORS preflight).
     pub(super) fn answer_by_filter(self) -> Result<ControlFlow<Response<Bytes>, Self>, Error> {
-        let host = host_of(&self.authority);
+        let host = self.authority.host();
         let port = self.context.via.port.port;
         let response =
             self.filters.response(&self.head, self.matched.prefix_bytes, host, self.scheme, port)?;
@@ -107,11 +114,12 @@ impl<'a> Routed<'a> {
     }
 }
 
-/// What the body is scanned for. If the route depends on the model, a body without one is an error. If only the picker
-/// and metrics use the model, it is not.
+/// What the body is scanned for. If the route depends on the model, a body without one is an error. If only the picker,
+/// metrics and policies use the model, it is not.
 fn scan(
     head: &request::Parts,
     body: &ClientBody,
+    listener: &ListenerRoutes,
     before_body: BeforeBody<'_>,
 ) -> Result<ModelScan, hold::Error> {
     let is_empty = body.is_end_stream();
@@ -120,6 +128,7 @@ fn scan(
         BeforeBody::DependsOnModel { without: false } => false,
         BeforeBody::DependsOnModel { without: true } => true,
         BeforeBody::Decided(matched) if matched.rule.backends.pools().next().is_some() => true,
+        BeforeBody::Decided(matched) if listener.checks(Some(matched.rule)).reads_model() => true,
         BeforeBody::Decided(_) | BeforeBody::NoRoute => return Ok(ModelScan::None),
     };
     if !has_model {
@@ -134,7 +143,7 @@ fn scan(
 
 /// The rule for the model, whose headers are set, in this order: a rule that names the model; a rule for the target of the model's alias, which
 /// is returned in `alias_target`; a rule for the base model that the endpoints report.
-async fn route_model<'a>(
+pub(super) async fn route_model<'a>(
     models: &ModelLists,
     listener: &'a ListenerRoutes,
     host: &str,
@@ -170,7 +179,7 @@ async fn route_model<'a>(
 }
 
 /// Sets the headers with the model and its base model, on which routes match.
-fn set_model_headers(head: &mut request::Parts, listener: &ListenerRoutes, model: &ModelName) {
+pub(super) fn set_model_headers(head: &mut request::Parts, listener: &ListenerRoutes, model: &ModelName) {
     let (name, base) = listener.models().headers(model);
     if let Some(name) = name {
         head.headers.insert(MODEL_NAME_HEADER, name);
@@ -179,8 +188,4 @@ fn set_model_headers(head: &mut request::Parts, listener: &ListenerRoutes, model
         Some(base) => drop(head.headers.insert(BASE_MODEL_NAME_HEADER, base)),
         None => drop(head.headers.remove(BASE_MODEL_NAME_HEADER)),
     }
-}
-
-fn is_preflight(head: &request::Parts) -> bool {
-    head.method == Method::OPTIONS && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }

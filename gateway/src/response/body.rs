@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay_openai::{Finding, ResponseScanner, Restore};
+use forebay_openai::{Finding, ResponseScanner, Restore, UsageFilter};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
@@ -34,6 +34,9 @@ pub(crate) struct UpstreamResponse {
     is_finished: bool,
     record: Box<Record>,
     restore: Option<Box<Restore>>,
+    usage_filter: Option<Box<UsageFilter>>,
+    /// Trailers that wait until the usage filter has passed its last bytes.
+    trailers: Option<Frame<Bytes>>,
     scanner: ResponseScanner,
     /// Set for event streams.
     idle: Option<IdleTimeout>,
@@ -47,6 +50,8 @@ pub(crate) struct ResponseState {
     pub(crate) session: Option<Session>,
     /// Restores the model name of the client.
     pub(crate) restore: Option<Box<Restore>>,
+    /// Removes usage that the client did not ask for.
+    pub(crate) usage_filter: Option<Box<UsageFilter>>,
     /// The response is aborted at this time.
     pub(crate) deadline: Option<Instant>,
 }
@@ -64,11 +69,21 @@ impl ResponseBody {
         scanner: ResponseScanner,
         idle_timeout: Duration,
     ) -> Self {
-        let ResponseState { session, restore, deadline } = state;
+        let ResponseState { session, restore, usage_filter, deadline } = state;
         let idle = scanner.is_event_stream().then(|| IdleTimeout::new(idle_timeout));
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
-        let mut response =
-            UpstreamResponse { body, session, is_finished: false, record, restore, scanner, idle, deadline };
+        let mut response = UpstreamResponse {
+            body,
+            session,
+            is_finished: false,
+            record,
+            restore,
+            usage_filter,
+            trailers: None,
+            scanner,
+            idle,
+            deadline,
+        };
         response.finish_if_ended();
         Self::Upstream(Box::new(response))
     }
@@ -89,8 +104,10 @@ impl UpstreamResponse {
     }
 
     fn is_ended(&self) -> bool {
+        let is_holding = self.usage_filter.as_ref().is_some_and(|filter| filter.is_holding());
         match self.session.as_ref().and_then(Session::relay) {
             _ if self.is_finished => true,
+            _ if is_holding || self.trailers.is_some() => false,
             None => self.body.is_end_stream(),
             Some(relay) => relay.is_ended(&self.body),
         }
@@ -120,6 +137,25 @@ impl UpstreamResponse {
         let Some(restore) = &mut self.restore else { return Some(frame) };
         let frame = frame.map_data(|data| restore.feed(data));
         frame.data_ref().is_none_or(|data| !data.is_empty()).then_some(frame)
+    }
+
+    /// The frame without usage that the client did not ask for. `None` if it becomes empty.
+    fn filtered(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(filter) = &mut self.usage_filter else { return Some(frame) };
+        if frame.is_trailers()
+            && let Some(rest) = filter.finish()
+        {
+            self.trailers = Some(frame);
+            return Some(Frame::data(rest));
+        }
+        let frame = frame.map_data(|data| filter.feed(data));
+        frame.data_ref().is_none_or(|data| !data.is_empty()).then_some(frame)
+    }
+
+    /// What was not sent when the endpoint's body ended.
+    fn last_frame(&mut self) -> Option<Frame<Bytes>> {
+        let rest = self.usage_filter.as_mut().and_then(|filter| filter.finish());
+        rest.map(Frame::data).or_else(|| self.trailers.take())
     }
 
     fn observe(&mut self, data: &[u8]) {
@@ -175,8 +211,12 @@ impl UpstreamResponse {
             }
             let frame = match frame {
                 None => {
-                    self.finish();
-                    return Poll::Ready(None);
+                    let last = self.last_frame();
+                    match last {
+                        None => self.finish(),
+                        Some(_) => self.finish_if_ended(),
+                    }
+                    return Poll::Ready(last.map(Ok));
                 }
                 Some(Err(reason)) => return Poll::Ready(Some(Err(self.abort(reason)))),
                 Some(Ok(frame)) => self.restored(frame),
@@ -184,6 +224,7 @@ impl UpstreamResponse {
             if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
                 self.observe(data);
             }
+            let frame = frame.and_then(|frame| self.filtered(frame));
             self.finish_if_ended();
             if let Some(frame) = frame {
                 return Poll::Ready(Some(Ok(frame)));
@@ -226,7 +267,9 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Complete(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Upstream(response) if response.restore.is_some() => SizeHint::default(),
+            Self::Upstream(response) if response.restore.is_some() || response.usage_filter.is_some() => {
+                SizeHint::default()
+            }
             Self::Upstream(response) => match response.session.as_ref().and_then(Session::relay) {
                 None => response.body.size_hint(),
                 Some(relay) => relay.size_hint(&response.body),

@@ -79,7 +79,7 @@ async fn a_change_of_a_condition_is_one_event() {
     } });
     harness.apply(POLICIES, "AgentgatewayPolicy", "infra", "jwt", policy).await;
     let note = until_event(&harness, ("infra", "AgentgatewayPolicy", "jwt"), ("Warning", "Invalid")).await;
-    assert!(note.contains("traffic.jwtAuthentication is not supported"), "{note}");
+    assert!(note.contains("traffic.jwtAuthentication: missing field `providers`"), "{note}");
 
     // Nothing is repeated by another writer: it compares with the statuses that are written.
     gateway.shutdown().await;

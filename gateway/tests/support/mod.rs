@@ -4,6 +4,8 @@ pub mod client;
 pub mod h2;
 pub mod harness;
 pub mod picker;
+pub mod prompts;
+pub mod proxy;
 pub mod tls;
 pub mod upstream;
 

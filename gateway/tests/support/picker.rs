@@ -202,8 +202,17 @@ impl Picker {
         Self::start_with(phases, Some(Identity::load(files).unwrap())).await
     }
 
+    /// `None` if the address is in use.
+    pub async fn try_start_at(phases: impl Phases, address: SocketAddr) -> Option<Self> {
+        let listener = TcpListener::bind(address).await.ok()?;
+        Some(Self::serve(phases, None, listener))
+    }
+
     async fn start_with(phases: impl Phases, identity: Option<Arc<Identity>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(phases, identity, TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn serve(phases: impl Phases, identity: Option<Arc<Identity>>, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let (sender, seen) = mpsc::channel(10_000);
         let stop = CancellationToken::new();
@@ -227,6 +236,11 @@ impl Picker {
     /// The next event.
     pub async fn seen(&mut self) -> Seen {
         within("the picker to see something", self.seen.recv()).await.expect("the picker lives")
+    }
+
+    /// The next event, if it has happened.
+    pub fn try_seen(&mut self) -> Option<Seen> {
+        self.seen.try_recv().ok()
     }
 
     pub async fn message(&mut self) -> processing_request::Request {

@@ -1,9 +1,12 @@
 //! Rendered charts: permissions of each program, and values that the tests in the cluster do not cover.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use forebay_agent::node::{OWNER_RULES, RULES};
-use forebay_cluster_tests::charts::helm;
+use forebay_cluster_tests::charts::{helm, root};
 use forebay_epp::{AGENT_RULES, POOL_RULES};
 use forebay_gateway::{READ_RULES, STATUS_RULES, WRITE_RULES};
 use forebay_resources::cluster::Rule;
@@ -358,6 +361,8 @@ fn names_that_look_like_numbers_stay_strings() {
         "openshift.enabled=true",
         "openshift.route.enabled=true",
         "podMonitors.enabled=true",
+        "alerts.enabled=true",
+        "dashboards.enabled=true",
     ];
     let pool = [
         POOL_SECRET,
@@ -371,6 +376,43 @@ fn names_that_look_like_numbers_stay_strings() {
         let objects = helm.render(chart, "1e3", set);
         assert!(objects.iter().any(|it| it["metadata"]["namespace"] == "1e3"), "{chart}");
         objects.iter().for_each(|it| check(it, &format!("{chart} {}", it["kind"])));
+    }
+}
+
+#[test]
+fn alerts_and_dashboards_are_those_of_the_files() {
+    let Some(helm) = helm() else { return };
+    let plain = helm.render("forebay", SYSTEM, &[EXISTING]);
+    assert!(of_kind(&plain, "PrometheusRule").is_empty(), "off by default");
+    assert!(!of_kind(&plain, "ConfigMap").keys().any(|name| name.contains("dashboard")), "off by default");
+
+    let folder = root().join("charts/forebay");
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+    let objects = helm.render(
+        "forebay",
+        SYSTEM,
+        &[
+            EXISTING,
+            "alerts.enabled=true",
+            "alerts.labels.release=kps",
+            "dashboards.enabled=true",
+            "dashboards.annotations.grafana_folder=Forebay",
+        ],
+    );
+    let rule = of_kind(&objects, "PrometheusRule")["forebay"];
+    assert_eq!(rule["metadata"]["labels"]["release"], "kps");
+    let expected: Value = serde_yaml_ng::from_str(&read("alerts.yaml")).unwrap();
+    assert_eq!(rule["spec"], expected);
+
+    let maps = of_kind(&objects, "ConfigMap");
+    for file in fs::read_dir(folder.join("dashboards")).unwrap() {
+        let file = file.unwrap().file_name().into_string().unwrap();
+        let name =
+            format!("forebay-dashboard-{}", file.trim_start_matches("forebay-").trim_end_matches(".json"));
+        let map = maps[name.as_str()];
+        assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+        assert_eq!(map["metadata"]["annotations"]["grafana_folder"], "Forebay");
+        assert_eq!(map["data"][&file], read(&format!("dashboards/{file}")), "{file}");
     }
 }
 
@@ -391,6 +433,117 @@ fn values_of_gaies_chart_are_accepted() {
         &of_kind(&objects, "Deployment")["inferencepool-epp"]["spec"]["template"]["spec"]["containers"][0];
     assert!(texts(&container["args"]).any(|it| it == "--grpc-listen=0.0.0.0:9902"));
     assert_eq!(container["ports"][0]["containerPort"], 9902);
+}
+
+#[test]
+fn a_shared_picker_takes_the_place_of_an_own_one() {
+    let Some(helm) = helm() else { return };
+    let labels = "inferencePool.modelServers.matchLabels.app=a";
+    let shared = [
+        labels,
+        "inferenceExtension.shared.name=forebay-epp",
+        "inferenceExtension.shared.namespace=forebay-system",
+        "inferenceExtension.shared.port=9005",
+    ];
+    let objects = helm.render("inferencepool", MODELS, &shared);
+    let mut kinds: Vec<&str> = texts_of(&objects, "kind");
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["InferencePool", "Service"], "no picker, permissions or certificate");
+    let service = of_kind(&objects, "Service")["inferencepool-epp"]["spec"].clone();
+    assert_eq!(service["type"], "ExternalName");
+    assert_eq!(service["externalName"], "forebay-epp.forebay-system.svc.cluster.local");
+    assert_eq!(service["ports"][0]["port"], 9005);
+    let picker = &of_kind(&objects, "InferencePool")["inferencepool"]["spec"]["endpointPickerRef"];
+    assert_eq!((&picker["name"], &picker["port"]["number"]), (&"inferencepool-epp".into(), &9005.into()));
+    let error =
+        helm.attempt("inferencepool", MODELS, &[labels, "inferenceExtension.shared.nam=a"]).unwrap_err();
+    assert!(error.contains("nam"), "{error}");
+}
+
+#[test]
+fn one_release_deploys_a_picker_for_the_pools_of_many_namespaces() {
+    let Some(helm) = helm() else { return };
+    let shared = [
+        "sharedPicker.enabled=true",
+        "sharedPicker.namespaces={models,other}",
+        "forebay.namespace=forebay-system",
+        POOL_SECRET,
+    ];
+    let objects = helm.render("inferencepool", SYSTEM, &shared);
+    let kinds: BTreeSet<&str> = texts_of(&objects, "kind").into_iter().collect();
+    assert!(!kinds.contains("InferencePool") && !kinds.contains("HTTPRoute"), "it has no pool: {kinds:?}");
+    let container =
+        of_kind(&objects, "Deployment")["inferencepool-epp"]["spec"]["template"]["spec"]["containers"][0]
+            .clone();
+    let pool_flags: Vec<&str> = texts(&container["args"]).filter(|it| it.starts_with("--pool-")).collect();
+    assert_eq!(pool_flags, ["--pool-namespace=models,other"]);
+    let grant = &of_kind(&objects, "ReferenceGrant")["inferencepool-epp"]["spec"];
+    assert_eq!(texts_in(&grant["from"], "namespace"), ["models", "other"]);
+    assert_eq!(
+        (&grant["to"][0]["kind"], &grant["to"][0]["name"]),
+        (&"Service".into(), &"inferencepool-epp".into())
+    );
+    let of_pools = of_rules(POOL_RULES, None);
+    let picker =
+        rights([("models", of_pools.clone()), ("other", of_pools), (SYSTEM, of_rules(AGENT_RULES, None))]);
+    assert_eq!(granted(&objects), BTreeMap::from([("inferencepool-epp".to_owned(), picker)]));
+
+    // A pool that is told its name uses the Service that this release has.
+    let service = of_kind(&objects, "Service")["inferencepool-epp"]["spec"].clone();
+    let user = [
+        "inferencePool.modelServers.matchLabels.app=a",
+        "inferenceExtension.shared.name=inferencepool-epp",
+        "inferenceExtension.shared.namespace=forebay-system",
+    ];
+    let pool = helm.render("inferencepool", MODELS, &user);
+    assert_eq!(
+        of_kind(&pool, "Service")["inferencepool-epp"]["spec"]["externalName"],
+        format!("inferencepool-epp.{SYSTEM}.svc.cluster.local")
+    );
+    let port =
+        &of_kind(&pool, "InferencePool")["inferencepool"]["spec"]["endpointPickerRef"]["port"]["number"];
+    assert_eq!(&service["ports"][0]["port"], port);
+}
+
+#[test]
+fn certificate_of_a_shared_picker_has_the_names_of_all_namespaces() {
+    let Some(helm) = helm() else { return };
+    let shared = [
+        "sharedPicker.enabled=true",
+        "sharedPicker.namespaces={models,other,models}",
+        "forebay.tls.certManager.enabled=true",
+        "forebay.tls.certManager.issuerRef.name=ca",
+    ];
+    let objects = helm.render("inferencepool", SYSTEM, &shared);
+    let certificate = &of_kind(&objects, "Certificate")["inferencepool-epp-tls"]["spec"];
+    let names: Vec<&str> = texts(&certificate["dnsNames"]).collect();
+    assert_eq!(names, ["forebay-epp.forebay-system", "forebay-epp.models", "forebay-epp.other"]);
+}
+
+#[test]
+fn a_shared_picker_has_no_pool_of_its_own() {
+    let Some(helm) = helm() else { return };
+    let enabled = "sharedPicker.enabled=true";
+    let namespaces = "sharedPicker.namespaces={models}";
+    for (set, expected) in [
+        (&[enabled][..], "sharedPicker.namespaces is empty"),
+        (&[enabled, namespaces, "inferencePool.modelServers.matchLabels.app=a"], "has no pool"),
+        (&[enabled, namespaces, "inferenceExtension.shared.name=a"], "exclude each other"),
+        (&[enabled, namespaces, "httpRoute.enabled=true", "httpRoute.baseModel=a"], "has no pool"),
+        (&[enabled, "sharedPicker.namespace=a"], "namespace"),
+    ] {
+        let set = [set, &[POOL_SECRET]].concat();
+        let error = helm.attempt("inferencepool", SYSTEM, &set).unwrap_err();
+        assert!(error.contains(expected), "{set:?}: {error}");
+    }
+}
+
+fn texts_in<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
+    list.as_array().map(|list| texts_of(list, field)).unwrap_or_default()
+}
+
+fn texts_of<'a>(objects: &'a [Value], field: &str) -> Vec<&'a str> {
+    objects.iter().filter_map(|object| object[field].as_str()).collect()
 }
 
 #[test]

@@ -14,9 +14,10 @@ use std::{
     time::Instant,
 };
 
-use forebay_cluster_tests::{charts, cluster, downloads::Downloads, guide::QWEN, until};
+use forebay_cluster_tests::{Cluster, charts, cluster, downloads::Downloads, guide::QWEN, until};
 
-const SECTION: &str = "\n## In a cluster\n";
+const INSTALLATION: &str = "\n## In a cluster\n";
+const API_KEYS: &str = "\n## API keys\n";
 /// Namespaces that the commands create.
 const NAMESPACES: [&str; 2] = ["forebay-system", "llm-d"];
 
@@ -30,7 +31,7 @@ fn readme_commands_install_forebay() {
     let proxy = [("HTTPS_PROXY", served.proxy()), ("SSL_CERT_FILE", authority.display().to_string())];
 
     let began = Instant::now();
-    let lines = lines();
+    let lines = lines(INSTALLATION);
     assert!(lines.len() > 5, "{lines:?}");
     let mut stdout = String::new();
     let mut background = Vec::new();
@@ -51,6 +52,7 @@ fn readme_commands_install_forebay() {
     assert_eq!(stdout.matches("vllm-qwen3-06b-").count(), 2, "{stdout}");
 
     drop(background);
+    api_keys(&cluster);
     cluster.helm("uninstall vllm-qwen3-06b --namespace llm-d --wait");
     cluster.helm("uninstall forebay --namespace forebay-system --wait");
     for namespace in NAMESPACES {
@@ -65,10 +67,45 @@ fn readme_commands_install_forebay() {
     });
 }
 
+/// Turns on API keys by the commands of the README. Then only a request with the key is answered.
+fn api_keys(cluster: &Cluster) {
+    let status = |header: &str| {
+        let gateway = "get gateway inference-gateway --namespace forebay-system";
+        let address = cluster.kubectl(&format!("{gateway} -o jsonpath={{.status.addresses[0].value}}"));
+        let body = format!(r#"{{"model": "{QWEN}", "messages": [], "max_tokens": 1}}"#);
+        run(
+            &format!(
+                "curl -s -o /dev/null -w '%{{http_code}}' http://{}/v1/chat/completions \
+                 -H 'Content-Type: application/json' -H '{header}' -d '{body}'",
+                address.trim()
+            ),
+            &[],
+        )
+    };
+    assert_eq!(status("X-Key: none"), "200");
+    for line in lines(API_KEYS) {
+        println!("$ {line}");
+        run(&line, &[]);
+    }
+    let key = run(
+        "kubectl get secret api-keys --namespace forebay-system -o jsonpath='{.data.alice}' | base64 -d",
+        &[],
+    );
+    let equals = |header: &str, expected: &str| {
+        until(&format!("{expected} is the status"), || match status(header) {
+            found if found == expected => Ok(()),
+            found => Err(found),
+        });
+    };
+    equals("X-Key: none", "401");
+    equals(&format!("Authorization: Bearer {key}"), "200");
+    assert_eq!(status("Authorization: Bearer wrong"), "401");
+}
+
 /// Commands in the code block of the section. Continued lines are joined.
-fn lines() -> Vec<String> {
+fn lines(section: &str) -> Vec<String> {
     let readme = fs::read_to_string(charts::root().join("README.md")).unwrap();
-    let section = readme.split_once(SECTION).expect("README.md has the section").1;
+    let section = readme.split_once(section).expect("README.md has the section").1;
     let block = section.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     let whole = block.replace("\\\n", " ");
     whole.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()

@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, bail};
 
 use clap::ValueEnum;
 use forebay_e2e::{
-    harness::{Engine, Harness, HarnessOptions, QWEN, SimOptions, TINYLLAMA},
+    harness::{Engine, Harness, HarnessOptions, PoolOptions, QWEN, SimOptions, TINYLLAMA},
     load::{self, Mix},
 };
 
-use crate::{compare, guide, output::show, watch};
+use crate::{compare, conversations, frozen, guide, output::show, watch};
 
 /// Starts all programs on this machine, sends traffic, compares the counters of kernel and engines.
 #[derive(Clone, Debug, clap::Parser)]
@@ -96,7 +96,29 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     if !ledger.failed.is_empty() {
         bail!("{} requests failed", ledger.failed.len());
     }
-    Ok(())
+    drop(harness);
+    match options.engine {
+        EngineKind::Sim => with_caches().await,
+        EngineKind::Vllm => Ok(()),
+    }
+}
+
+/// Four engines with small caches, which take time to compute a prompt.
+async fn with_caches() -> Result<()> {
+    show("\n4. Two groups of conversations with long system prompts, on four pods with small caches");
+    let harness_options = HarnessOptions {
+        engine: Engine::Sim(SimOptions {
+            prefill_tokens_per_second: 20_000,
+            num_gpu_blocks: 1024,
+            ..SimOptions::default()
+        }),
+        pools: vec![PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 4 }],
+        ..HarnessOptions::default()
+    };
+    let harness = tokio::task::block_in_place(|| Harness::start(harness_options))?;
+    conversations::run(&harness).await?;
+    show("\n5. An engine that freezes (SIGSTOP), and continues");
+    frozen::run(&harness).await
 }
 
 fn mix(options: &Options) -> Mix {

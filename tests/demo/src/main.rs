@@ -1,7 +1,9 @@
 //! `forebay-demo`: see `cargo xtask demo`.
 
 mod compare;
+mod conversations;
 mod demo;
+mod frozen;
 mod guide;
 mod output;
 mod watch;

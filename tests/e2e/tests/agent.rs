@@ -168,6 +168,7 @@ impl Pod {
             models: vec![self.model.clone()],
             metrics_lag: Duration::from_millis(1),
             sse_keep_alive: None,
+            speed_file: None,
         };
         self.server = Some(Server::start(tokio(listener.unwrap()), tokio(truth), options).unwrap());
     }

@@ -170,6 +170,7 @@ async fn json_fields_are_stable() {
         "engine",
         "engineOff",
         "gpuUuids",
+        "liveness",
     ];
     assert_eq!(keys(pod), sorted(names));
     let kernel = [
@@ -180,6 +181,10 @@ async fn json_fields_are_stable() {
         "aborted",
         "otherRequests",
         "waitingRequestBytes",
+        "oldestRequestSeconds",
+        "oldestRequestHasResponse",
+        "requestsWithResponse",
+        "silentSeconds",
         "responses2xx",
         "responses4xx",
         "responses5xx",
@@ -208,6 +213,8 @@ async fn json_fields_are_stable() {
         "prefixCacheHits",
         "preemptions",
         "requestsSucceeded",
+        "steps",
+        "sleeping",
         "blockSizeTokens",
         "numGpuBlocks",
         "models",

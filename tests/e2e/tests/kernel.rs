@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
-use forebay_agent::kernel::{Kernel, Options, Quantiles, WatchError};
+use forebay_agent::kernel::{Kernel, Options, Quantiles, WatchError, boottime_ns};
 use forebay_agent_ebpf::{
     framing::Connection,
     maps::{self, EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA},
@@ -113,6 +113,44 @@ async fn request_bytes_wait_until_the_first_response_body_byte() {
     eventually("the abort removes the bytes", || waiting() == POST.len() as u64);
     send(&mut other_server, &mut other_client, JSON);
     assert_eq!(waiting(), 0);
+}
+
+#[tokio::test]
+async fn the_oldest_request_and_the_last_content_are_known() {
+    let Some(bench) = Bench::new("open") else { return };
+    let open = || bench.kernel.open_requests().unwrap().get(&bench.slot()).copied();
+    let sent_ns = || bench.kernel.load_of(bench.slot()).unwrap().sent_ns;
+    assert_eq!((open(), sent_ns()), (None, 0));
+
+    let before_ns = boottime_ns();
+    let (mut client, mut server) = bench.connect();
+    let (mut other_client, mut other_server) = bench.connect();
+    send(&mut client, &mut server, POST);
+    let oldest = open().unwrap().oldest;
+    assert!((before_ns..boottime_ns()).contains(&oldest.started_ns));
+    send(&mut other_client, &mut other_server, POST);
+    send(&mut other_server, &mut other_client, HEAD_CHUNKED);
+    send(&mut other_server, &mut other_client, &chunk(": keep-alive\n\n"));
+    assert_eq!((open().unwrap().with_response, sent_ns()), (0, 0), "neither head nor comment is content");
+    send(&mut other_server, &mut other_client, &chunk("data: a\n\n"));
+    let first_ns = sent_ns();
+    assert!((oldest.started_ns..boottime_ns()).contains(&first_ns));
+    assert_eq!(open().map(|it| (it.oldest, it.with_response)), Some((oldest, 1)));
+
+    // Probes and scrapes tell nothing of the engine behind the server.
+    let (mut scraper, mut scraped) = bench.connect();
+    send(&mut scraper, &mut scraped, b"GET /metrics HTTP/1.1\r\n\r\n");
+    send(&mut scraped, &mut scraper, &[HEAD_CHUNKED, &chunk("vllm:x 1\n"), TERMINATOR].concat());
+    assert_eq!(sent_ns(), first_ns);
+
+    send(&mut server, &mut client, JSON);
+    let last_ns = sent_ns();
+    assert!(last_ns > first_ns);
+    let left = open().unwrap();
+    assert!(left.oldest.has_response && left.oldest.started_ns > oldest.started_ns, "{left:?}");
+    send(&mut other_server, &mut other_client, TERMINATOR);
+    assert_eq!(open(), None);
+    assert!(sent_ns() > last_ns);
 }
 
 #[tokio::test]

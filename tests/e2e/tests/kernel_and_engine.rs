@@ -55,6 +55,7 @@ fn serve(bench: &Bench) -> Server {
         models: vec![MODEL.into()],
         metrics_lag: Duration::from_millis(250),
         sse_keep_alive: Some(Duration::from_millis(20)),
+        speed_file: None,
     };
     let from_std = |listener| tokio::net::TcpListener::from_std(listener).unwrap();
     Server::start(from_std(listener), from_std(truth), options).unwrap()

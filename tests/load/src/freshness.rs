@@ -20,7 +20,10 @@ use forebay_e2e::{
     harness::{Engine, Harness, HarnessOptions, NAMESPACE, PoolOptions, QWEN, SimOptions, get},
     load::{Client, Shape},
 };
-use forebay_epp::{Metrics, Picker, PickerOptions, schedule::PickRequest};
+use forebay_epp::{
+    PickerOptions, Pools,
+    schedule::{PickRequest, Scheduler},
+};
 use forebay_resources::{ObjectKey, Store, folder};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
@@ -79,16 +82,17 @@ async fn run() -> Result<String> {
     let store = Store::new();
     let _provider = folder::start(harness.resources(), Arc::clone(&store)).await?;
     let pool = ObjectKey::new(NAMESPACE, POOL);
-    let picker = Picker::start(store, pool, Metrics::new(), PickerOptions::default())?;
+    let pools = Pools::start(store, pool.clone().into(), PickerOptions::default())?;
+    let scheduler = pools.scheduler(&pool).context("the pool is not served")?;
 
     let mut pushed = Vec::with_capacity(CHANGES);
     for change in 0..CHANGES {
-        await_balance(&picker).await?;
-        pushed.push(until_avoided(&picker, pods[change % 2]).await?);
+        await_balance(&scheduler).await?;
+        pushed.push(until_avoided(&scheduler, pods[change % 2]).await?);
     }
     let mut scraped = Vec::with_capacity(BASELINE_CHANGES);
     for change in 0..BASELINE_CHANGES {
-        await_balance(&picker).await?;
+        await_balance(&scheduler).await?;
         // Spread the changes evenly over the scrape interval.
         let to_next_scrape = SCRAPE_INTERVAL.mul_f64((change as f64 + 0.5) / BASELINE_CHANGES as f64);
         scraped.push(until_scraped(pods[change % 2], to_next_scrape).await?);
@@ -110,11 +114,10 @@ async fn run() -> Result<String> {
 }
 
 /// Waits until the picker sees the same load on both pods.
-async fn await_balance(picker: &Picker) -> Result<()> {
+async fn await_balance(scheduler: &Scheduler) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let loads: Vec<u64> = picker
-            .scheduler()
+        let loads: Vec<u64> = scheduler
             .endpoints()
             .endpoints()
             .iter()
@@ -130,12 +133,12 @@ async fn await_balance(picker: &Picker) -> Result<()> {
 
 /// Opens a request to the pod. Returns the time until picks avoid the pod. The request ends when its connection is
 /// dropped.
-async fn until_avoided(picker: &Picker, pod: SocketAddr) -> Result<Duration> {
+async fn until_avoided(scheduler: &Scheduler, pod: SocketAddr) -> Result<Duration> {
     let (_request, started) = open_request(pod).await?;
     let mut first_other = started;
     let mut others = 0;
     while others < AVOIDED {
-        let pick = picker.pick(&PickRequest::default()).context("the picker returned no endpoint")?;
+        let pick = scheduler.pick(&PickRequest::default()).context("the picker returned no endpoint")?;
         if pick.addresses().first() == Some(&pod) {
             others = 0;
         } else {

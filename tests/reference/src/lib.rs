@@ -1,9 +1,15 @@
-//! Reference files: flags, metrics and error codes of a program, generated from its code.
+//! Reference files: flags, metrics and error codes of a program, generated from its code, and values of charts.
 //!
 //! A test of each program generates the text and compares it with the file in its folder. `UPDATE_REFERENCE=1 cargo test
 //! --workspace reference` writes the files.
 
+mod chart_values;
+mod metrics;
+
 use std::{fmt::Write as _, fs, path::Path};
+
+pub use chart_values::chart_values;
+pub use metrics::{Bound, metrics};
 
 /// Compares `text` with the file, or writes the file if `UPDATE_REFERENCE` is set.
 ///
@@ -56,33 +62,6 @@ fn write_flags(command: &clap::Command, text: &mut String) {
     for subcommand in command.get_subcommands().filter(|it| it.get_name() != "help") {
         write_flags(subcommand, text);
     }
-}
-
-/// A table of the metrics of an OpenMetrics text, by its `HELP` and `TYPE` lines.
-pub fn metrics(open_metrics: &str) -> String {
-    let mut rows: Vec<(String, String, String)> = Vec::new();
-    for line in open_metrics.lines() {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some("HELP"), Some(name), Some(help)) => {
-                rows.push((name.to_owned(), String::new(), help.trim_end_matches('.').replace('|', "\\|")));
-            }
-            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
-                if let Some(row) = rows.iter_mut().find(|row| row.0 == name) {
-                    kind.clone_into(&mut row.1);
-                }
-            }
-            _ => {}
-        }
-    }
-    rows.sort();
-    let mut text = "## Metrics\n\n| metric | type | meaning |\n|---|---|---|\n".to_owned();
-    for (name, kind, help) in rows {
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        let _ = writeln!(text, "| `{name}{suffix}` | {kind} | {} |", one_line(&help));
-    }
-    text.push('\n');
-    text
 }
 
 fn one_line(text: &str) -> String {

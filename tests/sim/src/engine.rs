@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::speed::Speed;
+
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Maximum requests in the batch (`--max-num-seqs`). Others wait in FIFO order.
@@ -26,6 +28,9 @@ pub struct EngineOptions {
     pub token_interval: Duration,
 }
 
+/// Tokens of a prompt that are computed in one step (`--max-num-batched-tokens`).
+const TOKENS_PER_STEP: u32 = 2048;
+
 /// Current counters and gauges. `/metrics` shows them with a delay.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
@@ -35,6 +40,8 @@ pub(crate) struct Live {
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) cached_tokens: AtomicU64,
     pub(crate) generation_tokens: AtomicU64,
+    /// Steps of the engine: parts of prompts, and tokens. A batch of vLLM makes fewer.
+    pub(crate) steps: AtomicU64,
     pub(crate) succeeded: AtomicU64,
 }
 
@@ -43,6 +50,7 @@ pub(crate) struct Live {
 pub struct Engine {
     pub(crate) options: EngineOptions,
     pub(crate) live: Live,
+    pub(crate) speed: Speed,
     batch: Semaphore,
     cache: Mutex<PrefixCache>,
 }
@@ -59,6 +67,7 @@ impl Engine {
             batch: Semaphore::new(options.max_num_seqs as usize),
             cache: Mutex::new(cache),
             live: Live::default(),
+            speed: Speed::normal(),
             options,
         })
     }
@@ -100,10 +109,17 @@ impl<'a> Waiting<'a> {
         live.prompt_tokens.fetch_add(u64::from(prompt_tokens), Relaxed);
         live.cached_tokens.fetch_add(u64::from(cached), Relaxed);
         let running = Running { engine, _permit: permit, blocks };
-        let compute =
-            f64::from(prompt_tokens - cached) / f64::from(engine.options.prefill_tokens_per_second.max(1));
-        tokio::time::sleep(Duration::from_secs_f64(compute)).await;
-        running
+        let mut uncached = prompt_tokens - cached;
+        loop {
+            let part = uncached.min(TOKENS_PER_STEP);
+            let compute = f64::from(part) / f64::from(engine.options.prefill_tokens_per_second.max(1));
+            engine.speed.work(Duration::from_secs_f64(compute)).await;
+            live.steps.fetch_add(1, Relaxed);
+            uncached -= part;
+            if uncached == 0 {
+                return running;
+            }
+        }
     }
 }
 
@@ -117,8 +133,9 @@ pub(crate) struct Running<'a> {
 impl Running<'_> {
     /// One decoding step.
     pub(crate) async fn token(&self) {
-        tokio::time::sleep(self.engine.options.token_interval).await;
+        self.engine.speed.work(self.engine.options.token_interval).await;
         self.engine.live.generation_tokens.fetch_add(1, Relaxed);
+        self.engine.live.steps.fetch_add(1, Relaxed);
     }
 
     /// Counts the request as completed.

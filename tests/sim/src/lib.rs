@@ -12,6 +12,7 @@ mod prompt;
 mod request;
 mod responses_api;
 mod server;
+mod speed;
 mod truth;
 mod wire;
 

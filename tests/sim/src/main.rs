@@ -1,6 +1,6 @@
 //! `vllm-sim`: runs the simulator.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use forebay_sim::{EngineOptions, Server, ServerOptions};
@@ -49,6 +49,9 @@ struct Args {
     /// Interval of SSE comments while a request waits, in milliseconds [default: no comments].
     #[arg(long)]
     sse_keep_alive_ms: Option<u64>,
+    /// File with the speed of the engine in percent. 0: the engine hangs, while its server responds. Without the file: 100.
+    #[arg(long)]
+    speed_file: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -79,6 +82,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         models: args.served_model_name,
         metrics_lag: Duration::from_millis(args.metrics_lag_ms),
         sse_keep_alive: args.sse_keep_alive_ms.map(Duration::from_millis),
+        speed_file: args.speed_file,
     };
     let mut server = Server::start(listener, truth, options)?;
     let mut terminate = signal(SignalKind::terminate())?;

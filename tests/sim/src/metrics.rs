@@ -17,6 +17,7 @@ struct Published {
     prompt_tokens: u64,
     cached_tokens: u64,
     generation_tokens: u64,
+    steps: u64,
     succeeded: u64,
 }
 
@@ -40,6 +41,7 @@ impl Metrics {
             prompt_tokens,
             cached_tokens,
             generation_tokens,
+            steps,
             succeeded,
         } = &engine.live;
         let usage = blocks_used.load(Relaxed) as f64 / f64::from(engine.options.num_gpu_blocks.max(1));
@@ -50,6 +52,7 @@ impl Metrics {
             prompt_tokens: prompt_tokens.load(Relaxed),
             cached_tokens: cached_tokens.load(Relaxed),
             generation_tokens: generation_tokens.load(Relaxed),
+            steps: steps.load(Relaxed),
             succeeded: succeeded.load(Relaxed),
         };
     }
@@ -109,6 +112,16 @@ impl Metrics {
             "counter",
             "Number of generation tokens processed.",
             now.generation_tokens as f64,
+        );
+        let _ = writeln!(
+            text,
+            "# HELP vllm:iteration_tokens_total Histogram of number of tokens per engine_step.\n\
+             # TYPE vllm:iteration_tokens_total histogram\n\
+             vllm:iteration_tokens_total_bucket{{{labels},le=\"+Inf\"}} {steps:?}\n\
+             vllm:iteration_tokens_total_count{{{labels}}} {steps:?}\n\
+             vllm:iteration_tokens_total_sum{{{labels}}} {tokens:?}",
+            steps = now.steps as f64,
+            tokens = (now.prompt_tokens + now.generation_tokens) as f64,
         );
         let _ = writeln!(
             text,

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -40,6 +41,8 @@ pub struct ServerOptions {
     pub metrics_lag: Duration,
     /// SSE comments while a request waits (`--sse-keep-alive-interval`).
     pub sse_keep_alive: Option<Duration>,
+    /// File with the speed of the engine in percent, read while it runs.
+    pub speed_file: Option<PathBuf>,
 }
 
 /// A running server. Drop closes all connections at once, like a killed process.
@@ -74,7 +77,10 @@ impl Server {
         });
         let (address, truth_address) = (listener.local_addr()?, truth.local_addr()?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(metrics.follow(engine, shared.options.metrics_lag));
+        tasks.spawn(metrics.follow(Arc::clone(&engine), shared.options.metrics_lag));
+        if let Some(file) = shared.options.speed_file.clone() {
+            tasks.spawn(async move { engine.speed.follow(&file).await });
+        }
         tasks.spawn(accept(listener, Arc::clone(&shared), Shared::serve));
         tasks.spawn(accept(truth, Arc::clone(&shared), Shared::serve_truth));
         Ok(Self { address, truth_address, shared, tasks })

@@ -33,7 +33,7 @@ pub(super) fn import_pause_image(cluster: &Cluster, name: &str, entrypoint: &str
     layer.file(entrypoint, 0o755, &fs::read(&program)?)?;
     let image = Image {
         name: name.to_owned(),
-        entrypoint: format!("/{entrypoint}"),
+        entrypoint: vec![format!("/{entrypoint}")],
         user: "65532:65532",
         title: "pause",
         description: "Waits for a signal",

@@ -11,8 +11,11 @@ use anyhow::{Context as _, Result};
 use super::{Cluster, binaries::go_module};
 use crate::run;
 
-const GATEWAY_API: (&str, &str) = ("sigs.k8s.io/gateway-api", "1.6.3");
-const INFERENCE_EXTENSION: (&str, &str) = ("sigs.k8s.io/gateway-api-inference-extension", "1.6.0");
+const GATEWAY_API: &str = "sigs.k8s.io/gateway-api";
+/// Version of Gateway API that Forebay is tested with.
+pub(crate) const GATEWAY_API_VERSION: &str = "1.6.3";
+/// Module and version.
+pub(super) const INFERENCE_EXTENSION: (&str, &str) = ("sigs.k8s.io/gateway-api-inference-extension", "1.6.0");
 
 /// Release channel of Gateway API.
 #[derive(Clone, Copy, Debug)]
@@ -23,16 +26,16 @@ pub(crate) enum Channel {
 }
 
 impl Cluster {
-    /// Applies all definitions and waits until the API server serves them. The published ones are also written below
+    /// Applies all definitions, Gateway API's of version `gateway_api`, and waits until the API server serves them. The published ones are also written below
     /// `downloads/`, under the paths of their release URLs, so that a test can serve them.
-    pub(crate) fn install_crds(&self, channel: Channel) -> Result<()> {
+    pub(crate) fn install_crds(&self, channel: Channel, gateway_api: &str) -> Result<()> {
         let (of_channel, of_release) = match channel {
             Channel::Standard => ("config/crd/standard", "standard-install.yaml"),
             Channel::Experimental => ("config/crd/experimental", "experimental-install.yaml"),
         };
         let mut files = Vec::new();
         for (module, version, folder, release) in [
-            (GATEWAY_API.0, GATEWAY_API.1, of_channel, of_release),
+            (GATEWAY_API, gateway_api, of_channel, of_release),
             (INFERENCE_EXTENSION.0, INFERENCE_EXTENSION.1, "config/crd/bases", "manifests.yaml"),
         ] {
             let published = manifests(go_module(module, version)?.join(folder))?;

@@ -5,7 +5,7 @@ use std::{env, path::PathBuf, process::Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{Binaries, Channel, Cluster, binaries, network};
+use super::{Binaries, Channel, Cluster, binaries, crds::GATEWAY_API_VERSION, network};
 use crate::{build, image, run, setup};
 
 /// Test targets of `tests/cluster`.
@@ -28,7 +28,7 @@ pub(crate) fn run_tests(keep: bool, filter: Option<&str>) -> Result<()> {
     let tests = build_tests()?;
     Cluster::default().during(keep, |cluster| {
         cluster.load(&archives)?;
-        cluster.install_crds(Channel::Standard)?;
+        cluster.install_crds(Channel::Standard, GATEWAY_API_VERSION)?;
         let path = Binaries::find()?.search_path();
         let programs = std::iter::once(run::root().join("target/debug"));
         let path = env::join_paths(programs.chain(env::split_paths(&path)))?;

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -120,24 +121,40 @@ fn write(built: &Path, programs: &[&Program]) -> Result<Vec<PathBuf>> {
     programs
         .iter()
         .map(|program| {
-            let mut own = Layer::new();
-            let binary = stripped(&built.join(program.name), &folder)?;
-            own.file(&format!("usr/bin/{}", program.name), 0o755, &binary)?;
-            let image = Image {
-                name: reference(program.name),
-                entrypoint: format!("/usr/bin/{}", program.name),
-                user: program.user,
-                title: program.name,
-                description: program.description,
-                version: VERSION,
-                layers: vec![base.clone(), own.finish()?],
-            };
             let archive = folder.join(format!("{}.tar", program.name));
+            let image = program.image(built, &folder, base.clone())?;
             let digest = image.write(&archive)?;
             run::say(&format!("{}: {} {digest}", archive.display(), image.name));
             Ok(archive)
         })
         .collect()
+}
+
+impl Program {
+    /// The image of the program in the folder `built`. `scratch`: a folder for temporary files.
+    fn image(&self, built: &Path, scratch: &Path, base: Arc<[u8]>) -> Result<Image> {
+        let mut own = Layer::new();
+        let binary = stripped(&built.join(self.name), scratch)?;
+        own.file(&format!("usr/bin/{}", self.name), 0o755, &binary)?;
+        Ok(Image {
+            name: reference(self.name),
+            entrypoint: vec![format!("/usr/bin/{}", self.name)],
+            user: self.user,
+            title: self.name,
+            description: self.description,
+            version: VERSION,
+            layers: vec![base, own.finish()?],
+        })
+    }
+}
+
+/// Writes an image of forebay-epp of `target/debug` under another name and with `arguments` before those of the container.
+pub(crate) fn write_picker_for_tests(name: &str, arguments: &[&str], archive: &Path) -> Result<()> {
+    let picker = PROGRAMS.iter().find(|program| program.name == "forebay-epp").context("not in the list")?;
+    let mut image = picker.image(&run::root().join("target/debug"), &folder(), base::layer()?)?;
+    image.name = name.to_owned();
+    image.entrypoint.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    image.write(archive).map(drop)
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -22,7 +22,8 @@ pub(super) fn labels(title: &str, description: &str, version: &str) -> Vec<(&'st
 pub(crate) struct Image {
     /// `registry/repository:tag`: the name in containerd.
     pub(crate) name: String,
-    pub(crate) entrypoint: String,
+    /// The program and its first arguments.
+    pub(crate) entrypoint: Vec<String>,
     /// `uid:gid`.
     pub(crate) user: &'static str,
     pub(crate) title: &'static str,
@@ -44,7 +45,7 @@ impl Image {
             "architecture": architecture(),
             "os": "linux",
             "config": {
-                "Entrypoint": [self.entrypoint],
+                "Entrypoint": self.entrypoint,
                 "Env": ["PATH=/usr/bin"],
                 "User": self.user,
                 "Labels": labels,

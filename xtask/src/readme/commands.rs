@@ -14,11 +14,35 @@ pub(super) enum Run {
 
 const IN_CLUSTER: Run =
     Run::Elsewhere("`cargo xtask test` runs it in a cluster (readme_commands_install_forebay)");
+const KEYS: Run = Run::Elsewhere(
+    "it needs a cluster; `cargo xtask test` runs it with an API server (agent/cli/tests/keys)",
+);
+
+const USAGE: Run =
+    Run::Elsewhere("it needs a database; `cargo xtask test` runs it with SQLite (agent/cli/tests/usage)");
 
 /// Each command of the README, without its comment.
 const HOW: &[(&str, Run)] = &[
     ("cargo xtask demo", Run::AsIs),
     ("cargo xtask test", Run::Elsewhere("CI runs it in a fresh clone")),
+    (
+        "forebay top --agents AGENT:9550",
+        Run::Elsewhere("it needs a terminal; `cargo xtask test` runs it in tmux (agent/cli/tests/telemetry)"),
+    ),
+    (
+        "forebay record FILE --agents AGENT:9550 --for 5m",
+        Run::WithDemo(
+            "rm -f target/demo.recording && forebay record target/demo.recording --agents {agent} --for 2s",
+        ),
+    ),
+    (
+        "forebay top --replay FILE",
+        Run::Elsewhere("it needs a terminal; `cargo xtask test` runs it in tmux (agent/cli/tests/telemetry)"),
+    ),
+    (
+        "forebay pods --replay FILE --at 90s -o yaml",
+        Run::Instead("forebay pods --replay target/demo.recording --at 1s -o yaml"),
+    ),
     (
         "forebay pods --agents AGENT:9550 --watch",
         // Ctrl-C after a few frames.
@@ -33,12 +57,16 @@ const HOW: &[(&str, Run)] = &[
             "it needs a trusted listener; `cargo xtask test` runs it (explain_works_only_on_trusted_listeners)",
         ),
     ),
+    ("export FOREBAY_USAGE_DB=postgres://USER:PASSWORD@HOST/NAME", USAGE),
+    ("forebay usage --by group,model --since 7d", USAGE),
+    ("forebay usage --by key,day --prices prices.yaml -o csv", USAGE),
     ("cargo xtask bench list", Run::AsIs),
     ("cargo xtask bench freshness", Run::AsIs),
     (
         "cargo xtask bench routing",
         Run::Instead("cargo xtask bench routing --trace agents --scenario plain --requests 400 --seeds 1"),
     ),
+    ("cargo xtask bench epp", Run::Instead("cargo xtask bench epp -- --runs 1 --seconds 1 --prompts 20000")),
     ("cargo xtask bench micro extract", Run::AsIs),
     (
         "cargo xtask bench gateway",
@@ -58,6 +86,14 @@ const HOW: &[(&str, Run)] = &[
         ),
     ),
     (
+        "forebay keys create alice --secret forebay-system/api-keys --owner alice@example.com --model Qwen/Qwen3-0.6B \
+         --expires 30d",
+        KEYS,
+    ),
+    ("forebay keys list --secret forebay-system/api-keys", KEYS),
+    ("forebay keys rotate alice --secret forebay-system/api-keys --grace 24h", KEYS),
+    ("forebay keys revoke alice --secret forebay-system/api-keys", KEYS),
+    (
         "forebay certificates --pool-namespace llm-d | kubectl apply -f -",
         Run::Instead("forebay certificates --pool-namespace llm-d | grep -c 'kind: Secret'"),
     ),
@@ -74,11 +110,11 @@ pub(super) fn how(command: &str) -> Option<Run> {
     HOW.iter().find(|(known, _)| *known == command).map(|(_, how)| *how)
 }
 
-/// The lines of code blocks outside [`CLUSTER_SECTION`], and all tasks that the text names.
+/// The lines of code blocks outside [`CLUSTER_SECTIONS`], and all tasks that the text names.
 pub(super) fn commands(readme: &str) -> Vec<String> {
     let mut commands = Vec::new();
     for section in readme.split("\n## ") {
-        if !section.starts_with(CLUSTER_SECTION) {
+        if !CLUSTER_SECTIONS.iter().any(|title| section.starts_with(title)) {
             let blocks = section.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
             for block in blocks {
                 let lines = block.replace("\\\n", " ");
@@ -93,8 +129,8 @@ pub(super) fn commands(readme: &str) -> Vec<String> {
     commands
 }
 
-/// Its code block is run by a test in the cluster.
-const CLUSTER_SECTION: &str = "In a cluster\n";
+/// Their code blocks are run by a test in the cluster.
+const CLUSTER_SECTIONS: [&str; 2] = ["In a cluster\n", "API keys\n"];
 
 fn without_comment(line: &str) -> String {
     let line = line.split(" #").next().unwrap_or(line);

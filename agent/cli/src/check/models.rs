@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_resources::{HttpRoute, Kind, ObjectKey};
 use forebay_routing::{
-    BASE_MODEL_NAME_HEADER, GATEWAY_GROUP, HTTP_ROUTE, ListenerModels, POOL_GROUP, POOL_KIND, PolicyEffect,
-    PolicyProblem, gateway_parents, listener_models, reason,
+    BASE_MODEL_NAME_HEADER, CONTROLLER_NAME, GATEWAY_GROUP, HTTP_ROUTE, ListenerModels, POOL_GROUP,
+    POOL_KIND, PolicyEffect, PolicyProblem, gateway_parents, key_source, listener_models, reason,
 };
 use gateway_api::experimental::httproutes::HttpRouteRulesMatchesHeadersType as MatchType;
 
@@ -14,6 +14,11 @@ use super::{
     installation::Installation,
     nearest::typo,
 };
+
+/// Condition of a policy.
+const ACCEPTED: &str = "Accepted";
+const KEY_FIX: &str =
+    "correct the entry or the name, and let the gateway read the Secret (chart value gateway.tlsSecrets)";
 
 pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     let kinds = [Kind::HttpRoute, Kind::Gateway, Kind::AgentgatewayPolicy, Kind::ConfigMap];
@@ -52,10 +57,15 @@ pub(super) fn check(installation: &Installation) -> Vec<Finding> {
     // Also policies of routes and backends.
     for (policy, gateways) in &installation.report.policies {
         let problems = gateways.values().flat_map(|report| &report.problems);
-        problems_of.extend(problems.map(|problem| (policy.clone(), problem.clone())));
+        // Keys cannot be judged without the Secrets, which are not read from a cluster.
+        let judged =
+            problems.filter(|it| it.effect != PolicyEffect::KeyNotAccepted || !installation.is_cluster());
+        problems_of.extend(judged.map(|problem| (policy.clone(), problem.clone())));
     }
     let mut all: Vec<Finding> =
         problems_of.iter().map(|(policy, problem)| not_applied(policy, problem)).collect();
+    let has_problem = |policy: &ObjectKey| problems_of.iter().any(|(of, _)| of == policy);
+    all.extend(keys_by_status(installation).filter(|finding| !has_problem(&finding.object.key)));
     all.extend(config_maps.into_iter().map(|(key, why)| {
         let fix = "correct the field that is named (data.baseModel, data.adapters)";
         Finding::error(Object::new("ConfigMap", &key), why, fix).because(reason::INVALID)
@@ -81,11 +91,27 @@ fn not_applied(policy: &ObjectKey, problem: &PolicyProblem) -> Finding {
             Level::Error,
             r#"set phase: PreRouting, and write the value as {"NAME": "BASE", …}[json(request.body).model]"#,
         ),
+        PolicyEffect::KeyNotAccepted => (Level::Error, KEY_FIX),
         PolicyEffect::Ignored => (Level::Warning, "remove the field from the policy, or do not rely on it"),
     };
     let object = Object::new("AgentgatewayPolicy", policy);
     let finding = Finding::error(object, problem.message.clone(), fix).because(reason::INVALID);
     Finding { level, ..finding }
+}
+
+/// What the gateway reports of policies with keys.
+fn keys_by_status(installation: &Installation) -> impl Iterator<Item = Finding> {
+    let policies = installation.snapshot.agentgateway_policies.iter();
+    let with_keys =
+        policies.filter(|(key, policy)| installation.is_cluster() && key_source(key, policy).is_some());
+    with_keys.filter_map(|(key, policy)| {
+        let ancestors = policy.status.iter().flat_map(|status| &status.ancestors);
+        let ours = ancestors.filter(|ancestor| ancestor.controller_name == CONTROLLER_NAME);
+        let mut conditions = ours.flat_map(|ancestor| &ancestor.conditions);
+        let bad = conditions.find(|it| it.type_ == ACCEPTED && it.status == "False")?;
+        let object = Object::new("AgentgatewayPolicy", key);
+        Some(Finding::error(object, bad.message.clone(), KEY_FIX).because(bad.reason.clone()))
+    })
 }
 
 /// Policies that target an object which is not in their namespace.

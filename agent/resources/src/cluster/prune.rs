@@ -32,8 +32,8 @@ pub(super) fn prune(kind: Kind, object: &mut Value) -> Value {
         | Kind::InferenceModelRewrite
         | Kind::AgentgatewayPolicy => object.remove("status").unwrap_or_default(),
         Kind::Pod => {
-            keep(object.entry("spec"), &["nodeName", "runtimeClassName"]);
-            keep(object.entry("status"), &["conditions", "phase", "podIP"]);
+            keep(object.entry("spec"), &["hostNetwork", "nodeName", "runtimeClassName"]);
+            keep(object.entry("status"), &["conditions", "phase", "podIP", "startTime"]);
             if let Some(Value::Array(conditions)) =
                 object.get_mut("status").and_then(|it| it.get_mut("conditions"))
             {
@@ -143,7 +143,7 @@ mod tests {
             },
             "spec": { "nodeName": "a", "runtimeClassName": "gvisor", "containers": [{ "name": "vllm" }] },
             "status": {
-                "podIP": "10.0.0.1", "phase": "Running", "containerStatuses": [{}],
+                "podIP": "10.0.0.1", "phase": "Running", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": [{}],
                 "conditions": [
                     { "type": "PodScheduled", "status": "True" },
                     { "type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z" },
@@ -160,7 +160,8 @@ mod tests {
                 },
                 "spec": { "nodeName": "a", "runtimeClassName": "gvisor" },
                 "status": {
-                    "podIP": "10.0.0.1", "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
+                    "podIP": "10.0.0.1", "phase": "Running", "startTime": "2026-01-01T00:00:00Z",
+                    "conditions": [{ "type": "Ready", "status": "True" }],
                 },
             })
         );

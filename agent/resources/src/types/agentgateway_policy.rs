@@ -1,5 +1,6 @@
 //! The part of `AgentgatewayPolicy` (`agentgateway.dev/v1alpha1`) that sets request headers before routing. Other fields are
-//! kept: a policy that restricts access must not be taken for one that does not.
+//! kept: a policy that restricts access must not be taken for one that does not. Nor must a policy with an invalid field be
+//! left out ([`lenient`]).
 
 #![allow(missing_docs, reason = "fields are documented by the API; their docs become part of the CRD")]
 
@@ -12,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ParentReference;
+
+mod lenient;
+
+pub use lenient::ANY_GROUP;
 
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -26,11 +31,11 @@ use super::ParentReference;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentgatewayPolicySpec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::targets")]
     pub target_refs: Vec<PolicyTargetRef>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "lenient::targets", skip_serializing_if = "Vec::is_empty")]
     pub target_selectors: Vec<PolicyTargetSelector>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient::traffic", skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficPolicy>,
     /// All other fields.
     #[serde(flatten)]

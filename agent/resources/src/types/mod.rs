@@ -8,9 +8,9 @@ mod secret;
 
 pub use self::{
     agentgateway_policy::{
-        AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus, HeaderTransformation,
-        PolicyAncestorStatus, PolicyTargetRef, PolicyTargetSelector, TrafficPhase, TrafficPolicy,
-        Transformation, TransformationSide,
+        ANY_GROUP, AgentgatewayPolicy, AgentgatewayPolicySpec, AgentgatewayPolicyStatus,
+        HeaderTransformation, PolicyAncestorStatus, PolicyTargetRef, PolicyTargetSelector, TrafficPhase,
+        TrafficPolicy, Transformation, TransformationSide,
     },
     inference_model_rewrite::{
         InferenceModelRewrite, InferenceModelRewriteSpec, InferenceModelRewriteStatus, ModelMatch,

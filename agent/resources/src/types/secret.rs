@@ -20,6 +20,11 @@ impl Secret {
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.data.get(name).map(|bytes| bytes.0.as_slice())
     }
+
+    /// Names and decoded values of all entries, sorted by name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.data.iter().map(|(name, bytes)| (name.as_str(), bytes.0.as_slice()))
+    }
 }
 
 impl fmt::Debug for Secret {

@@ -3,6 +3,7 @@
 
 mod attachments;
 mod blind;
+mod connections;
 mod sampler;
 mod window;
 
@@ -23,10 +24,11 @@ use crate::{
     discover::{CgroupRoot, LocalPod},
     gpu::{GpuMeasurement, GpuReport},
     kernel::{Events, Kernel, boottime_ns},
-    publish::{LoadReport, Publisher, Readiness},
+    publish::{LatencyHistograms, LoadReport, Publisher, Readiness},
 };
 use attachments::Attachments;
 use blind::Sight;
+use connections::ConnectionReader;
 use window::{Histograms, LatencyWindow, STEP};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +41,7 @@ pub(super) struct RequestCounter {
     readiness: Arc<Readiness>,
     /// By slot.
     endpoints: HashMap<u32, WatchedEndpoint>,
+    connections: ConnectionReader,
     next_step: Instant,
     next_sweep: Instant,
 }
@@ -65,6 +68,7 @@ impl RequestCounter {
             publisher,
             readiness,
             endpoints: HashMap::new(),
+            connections: ConnectionReader::new(),
             next_step: now + STEP,
             next_sweep: now + SWEEP_INTERVAL,
         }
@@ -186,6 +190,7 @@ impl RequestCounter {
                 Some(reason) => LoadReport::Off(reason),
                 None => LoadReport::Measured(sampler::kernel_load(
                     &load,
+                    self.connections.of(slot),
                     endpoint.window.latencies(),
                     measured_ns,
                 )),
@@ -203,13 +208,20 @@ impl RequestCounter {
         if advance {
             self.next_step = now + STEP;
         }
-        let measured_ns = boottime_ns();
         let slots: Vec<u32> = self.endpoints.keys().copied().collect();
+        let has_requests =
+            slots.iter().any(|&slot| self.kernel.load_of(slot).is_ok_and(|it| it.in_flight > 0));
+        if let Err(error) = self.connections.refresh(&self.kernel, has_requests) {
+            tracing::warn!(%error, retry_in = ?REFRESH_INTERVAL, "cannot read the connections; the oldest requests are not known");
+        }
+        let measured_ns = boottime_ns();
         for slot in slots {
             if let Some(histograms) = self.histograms(slot)
                 && let Some(endpoint) = self.endpoints.get_mut(&slot)
             {
                 endpoint.window.update(histograms, advance);
+                let cumulative = LatencyHistograms::new(histograms);
+                self.publisher.set_latency_histograms(endpoint.address, &endpoint.uid, cumulative);
             }
             self.publish(slot);
         }

@@ -2,12 +2,19 @@
 
 use forebay_agent_ebpf::maps::{GpuSample, Load, gpu_field};
 
-use crate::gpu::GpuMeasurement;
+use crate::{gpu::GpuMeasurement, kernel::OpenRequests};
 use forebay_telemetry::v1::{KernelLoad, Latency};
 
-/// `latencies` are TTFT, ITL and duration.
-pub(super) fn kernel_load(load: &Load, latencies: &[Latency; 3], measured_boottime_ns: u64) -> KernelLoad {
+/// `latencies` are TTFT, ITL and duration. `open`: the requests in flight, if the connections were read since they arrived.
+pub(super) fn kernel_load(
+    load: &Load,
+    open: Option<&OpenRequests>,
+    latencies: &[Latency; 3],
+    measured_boottime_ns: u64,
+) -> KernelLoad {
     let [ttft, itl, duration] = latencies.map(Some);
+    let is_idle = load.in_flight == 0;
+    let open = open.filter(|_| !is_idle);
     KernelLoad {
         measured_boottime_ns,
         in_flight: load.in_flight,
@@ -26,6 +33,10 @@ pub(super) fn kernel_load(load: &Load, latencies: &[Latency; 3], measured_bootti
         ttft,
         itl,
         duration,
+        oldest_request_boottime_ns: open.map(|open| open.oldest.started_ns),
+        oldest_request_has_response: open.map(|open| open.oldest.has_response),
+        requests_with_response: if is_idle { Some(0) } else { open.map(|open| open.with_response) },
+        last_content_boottime_ns: (load.sent_ns != 0).then_some(load.sent_ns),
     }
 }
 

@@ -149,6 +149,11 @@ impl EventScanner {
 
     fn line(&mut self, line: &[u8], report: &mut impl FnMut(Finding)) {
         let Some(data) = line.strip_prefix(DATA) else { return };
+        if line.len() > MAX_LINE_BYTES {
+            let mut finder = UsageFinder::default();
+            finder.feed(line);
+            return self.event(false, finder.usage(), report);
+        }
         let data = data.trim_ascii();
         if data == b"[DONE]" {
             return;
@@ -221,6 +226,7 @@ mod tests {
         Finding::Usage(Usage {
             prompt_tokens: Some(prompt_tokens),
             completion_tokens: Some(completion_tokens),
+            ..Usage::default()
         })
     }
 
@@ -274,10 +280,12 @@ mod tests {
             format!(r#"{{"response":{{"output":"{text}",{usage_json}}}}}"#),
             format!(r#"{{"response":{{{usage_json},"output":"{text}"}}}}"#),
         ] {
-            let stream = format!("data: {event}\n\ndata: {{}}\n\n: {text}{text}\n\ndata: {{}}\n\n");
+            let error = format!(r#"{{"error":"{text}"}}"#);
+            let stream =
+                format!("data: {event}\n\ndata: {{}}\n\n: {text}{text}\n\ndata: {{}}\n\ndata: {error}\n\n");
             for piece_bytes in [999, 5000, 1_000_000] {
                 let all = findings(&mut scanner("text/event-stream"), stream.as_bytes(), piece_bytes);
-                assert_eq!(all, [Finding::FirstEvent, usage(3, 4), NEXT, NEXT], "{piece_bytes}");
+                assert_eq!(all, [Finding::FirstEvent, usage(3, 4), NEXT, NEXT, NEXT], "{piece_bytes}");
             }
         }
     }

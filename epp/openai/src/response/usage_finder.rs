@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem;
 use serde::Deserialize;
 
-use super::tokens::Usage;
+use super::tokens::{Members, Usage};
 use crate::nested::NestedValue;
 use crate::string::{StringState, plain_string, skip_string};
 
@@ -66,6 +66,13 @@ impl UsageFinder {
             State::Colon | State::Value => {
                 let rest = bytes.trim_ascii_start();
                 let Some((first, after)) = rest.split_first() else { return &[] };
+                // Most objects are complete and plain.
+                let object = &rest[..rest.len().min(MAX_OBJECT_BYTES)];
+                if let (State::Value, Some((usage, used))) = (&self.state, plain(object)) {
+                    self.usage.update(usage);
+                    self.state = State::default();
+                    return &rest[used..];
+                }
                 self.state = match (&self.state, first) {
                     (State::Colon, b':') => State::Value,
                     (State::Value, b'{') => {
@@ -80,20 +87,18 @@ impl UsageFinder {
                 after
             }
             State::Object { bytes: object, nested } => {
-                let Ok(end) = nested.skip(bytes) else {
-                    self.state = State::default();
-                    return bytes;
-                };
-                let (taken, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-                if object.len() + taken.len() > MAX_OBJECT_BYTES {
-                    self.state = State::default();
-                    return rest;
-                }
+                // At the limit the search is resumed, at a byte that does not depend on how the bytes are split.
+                let readable = &bytes[..bytes.len().min(MAX_OBJECT_BYTES - object.len())];
+                // So few bytes are not nested too deeply.
+                let end = nested.skip(readable).unwrap_or_default();
+                let (taken, rest) = bytes.split_at(end.unwrap_or(readable.len()));
                 object.extend_from_slice(taken);
                 if end.is_some() {
                     if let Some(usage) = read(object) {
                         self.usage.update(usage);
                     }
+                    self.state = State::default();
+                } else if object.len() == MAX_OBJECT_BYTES {
                     self.state = State::default();
                 }
                 rest
@@ -124,40 +129,54 @@ fn search<'a>(tail: &mut Vec<u8>, bytes: &'a [u8]) -> Option<&'a [u8]> {
 
 /// Reads one complete object.
 pub(super) fn read(object: &[u8]) -> Option<Usage> {
-    plain(object).or_else(|| Usage::deserialize(&mut serde_json::Deserializer::from_slice(object)).ok())
+    let plain = plain(object).map(|(usage, _)| usage);
+    plain.or_else(|| Usage::deserialize(&mut serde_json::Deserializer::from_slice(object)).ok())
 }
 
-/// Usage in the form that engines write. `None` for other forms, which may be valid; [`read`] then asks `serde_json`.
-fn plain(json: &[u8]) -> Option<Usage> {
-    let mut usage = Usage::default();
+/// Usage in the form that engines write, and its length. `None` for other forms, which may be valid; [`read`] then asks
+/// `serde_json`.
+fn plain(json: &[u8]) -> Option<(Usage, usize)> {
+    let mut members = Members::default();
     let mut rest = json.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
     loop {
         let after_quote = rest.strip_prefix(b"\"")?;
         let name = plain_string(after_quote)?;
         rest = after_quote[name.len() + 1..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
-        let tokens = match name {
-            b"prompt_tokens" | b"input_tokens" => Some(&mut usage.prompt_tokens),
-            b"completion_tokens" | b"output_tokens" => Some(&mut usage.completion_tokens),
-            _ => None,
-        };
-        rest = match tokens {
-            Some(tokens) => {
-                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                *tokens = Some(str::from_utf8(&rest[..digits]).ok()?.parse().ok()?);
-                &rest[digits..]
-            }
-            None => skip_value(rest)?,
-        }
-        .trim_ascii_start();
+        rest = read_member(name, rest, &mut members)?.trim_ascii_start();
         match rest.split_first()? {
             (b',', after) => rest = after.trim_ascii_start(),
-            (b'}', _) => return Some(usage),
+            (b'}', after) => return Some((members.into(), json.len() - after.len())),
             _ => return None,
         }
     }
 }
 
-/// The bytes after the value that `json` starts with. `None` if the value does not end in `json`.
+/// Reads the value that `rest` starts with. Returns the bytes after it.
+fn read_member<'a>(name: &[u8], rest: &'a [u8], members: &mut Members) -> Option<&'a [u8]> {
+    let tokens = match name {
+        b"prompt_tokens" | b"input_tokens" => &mut members.prompt_tokens,
+        b"completion_tokens" | b"output_tokens" => &mut members.completion_tokens,
+        _ => {
+            let after = skip_value(rest)?;
+            let details = match name {
+                b"prompt_tokens_details" | b"input_tokens_details" => &mut members.prompt_tokens_details,
+                b"completion_tokens_details" | b"output_tokens_details" => {
+                    &mut members.completion_tokens_details
+                }
+                b"cache_read_input_tokens" => &mut members.cache_read_input_tokens,
+                _ => return Some(after),
+            };
+            *details = serde_json::from_slice(&rest[..rest.len() - after.len()]).ok()?;
+            return Some(after);
+        }
+    };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    *tokens = Some(str::from_utf8(&rest[..digits]).ok()?.parse().ok()?);
+    Some(&rest[digits..])
+}
+
+/// The bytes after the value that `json` starts with. `None` if the value does not end in `json`, or if it has bytes that no
+/// number and no literal has: [`NestedValue`] may see brackets in them.
 fn skip_value(json: &[u8]) -> Option<&[u8]> {
     let (first, rest) = json.split_first()?;
     match first {
@@ -166,12 +185,18 @@ fn skip_value(json: &[u8]) -> Option<&[u8]> {
             _ => None,
         },
         b'{' | b'[' => Some(&rest[NestedValue::opened().skip(rest).ok()??..]),
-        _ => json.iter().position(|byte| matches!(byte, b',' | b'}')).map(|end| &json[end..]),
+        _ => {
+            let is_scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+            let end = json.iter().position(|byte| !is_scalar(byte))?;
+            (end > 0).then_some(&json[end..])
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn found(body: &str, piece_bytes: usize) -> Usage {
@@ -181,7 +206,12 @@ mod tests {
     }
 
     fn usage(prompt_tokens: impl Into<Option<u64>>, completion_tokens: impl Into<Option<u64>>) -> Usage {
-        Usage { prompt_tokens: prompt_tokens.into(), completion_tokens: completion_tokens.into() }
+        let (prompt_tokens, completion_tokens) = (prompt_tokens.into(), completion_tokens.into());
+        Usage { prompt_tokens, completion_tokens, ..Usage::default() }
+    }
+
+    fn detailed(cached: impl Into<Option<u64>>, reasoning: impl Into<Option<u64>>) -> Usage {
+        Usage { cached_tokens: cached.into(), reasoning_tokens: reasoning.into(), ..usage(7, 2) }
     }
 
     #[test]
@@ -196,6 +226,19 @@ mod tests {
             (r#"{"prompt_tokens":7,"a\"b":"\\","completion_tokens":2}"#, usage(7, 2)),
             (r#"{"prompt_tokens":7}"#, usage(7, None)),
             (r#"{"output_tokens":7,"input_tokens":null}"#, usage(None, 7)),
+            (
+                r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":5},"completion_tokens_details":{"x":1,"reasoning_tokens":1}}"#,
+                detailed(5, 1),
+            ),
+            (
+                r#"{"input_tokens":7,"output_tokens":2,"input_tokens_details":{"cached_tokens":0},"output_tokens_details":null}"#,
+                detailed(0, None),
+            ),
+            (r#"{"input_tokens":7,"output_tokens":2,"cache_read_input_tokens":4}"#, detailed(4, None)),
+            (
+                r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":-5},"completion_tokens_details":[1]}"#,
+                detailed(None, None),
+            ),
             (r"{}", usage(None, None)),
             ("null", usage(None, None)),
             (r#"{"prompt_tokens":-7}"#, usage(None, None)),
@@ -210,7 +253,7 @@ mod tests {
                 }
             }
             let parsed = serde_json::from_str::<Usage>(json).ok();
-            assert!(plain(json.as_bytes()).is_none_or(|usage| Some(usage) == parsed), "{json}");
+            assert!(plain(json.as_bytes()).is_none_or(|(usage, _)| Some(usage) == parsed), "{json}");
         }
     }
 
@@ -223,6 +266,22 @@ mod tests {
         );
         for piece_bytes in [1, 5, 6, 7, 8, 4096, 1_000_000] {
             assert_eq!(found(&body, piece_bytes), usage(5, 6), "{piece_bytes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn splits_change_nothing(
+            members in prop::collection::vec(prop::sample::select(vec![
+                r#""prompt_tokens":1"#, r#""completion_tokens":2"#, r#""x":12"#, r#""x": "}""#, r#""x":{"a":[]}"#,
+                r#""usage":{"prompt_tokens":3}"#, r#""prompt_tokens_details":{"cached_tokens":4}"#, r#""x":LONG"#, r#""x":a{b"#, r#""x":["#, r#""x":"#, r#""x":"\"#, "}",
+            ]), 0..8),
+            piece_bytes in 1_usize..40,
+        ) {
+            // Some objects are longer than the limit. Some are not valid.
+            let body = format!(r#""usage":{{{}}}"#, members.join(","));
+            let body = body.replace("LONG", &"0".repeat(MAX_OBJECT_BYTES / 2));
+            prop_assert_eq!(found(&body, piece_bytes), found(&body, usize::MAX), "{}", body);
         }
     }
 

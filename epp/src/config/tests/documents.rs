@@ -158,3 +158,16 @@ fn the_chart_knows_every_policy() {
     let expected: Vec<String> = [String::new()].into_iter().chain(names).collect();
     assert_eq!(*known, serde_json::json!(expected));
 }
+
+/// Plugins keep state, such as the endpoints of sessions.
+#[test]
+fn each_pool_has_a_pipeline_of_its_own() {
+    let text = "{apiVersion: llm-d.ai/v1, kind: EndpointPickerConfig, plugins: [{type: queue-scorer}]}";
+    let pipelines = parse(text).into_pipelines();
+    let [one, other] = [pipelines.for_pool(), pipelines.for_pool()];
+    assert!(!std::sync::Arc::ptr_eq(&one, &other));
+    let scorers = |pipeline: &crate::schedule::Pipeline| {
+        pipeline.scorers().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!([scorers(&one), scorers(&other)], [["queue-scorer"], ["queue-scorer"]]);
+}

@@ -151,11 +151,6 @@ const FIELDS: &[(&str, &str)] = &[
         "plugins[0].type: precise-prefix-cache-producer is not supported: KV cache events of engines are not read; use \
          approx-prefix-cache-producer, or no producer, with prefix-cache-scorer",
     ),
-    (
-        "plugins: [{type: lora-affinity-scorer}]",
-        "plugins[0].type: lora-affinity-scorer is not supported: the picker does not know which adapters an engine has \
-         loaded",
-    ),
 ];
 
 fn error(text: &str) -> String {

@@ -7,6 +7,7 @@ mod header_label_affinity;
 mod in_flight;
 mod kv_cache;
 mod lmetric;
+mod lora_affinity;
 mod no_hit_lru;
 mod prefix_cache;
 mod queue;
@@ -21,6 +22,7 @@ pub use self::{
     in_flight::{ActiveRequests, RunningRequests},
     kv_cache::KvCacheUtilization,
     lmetric::LMetric,
+    lora_affinity::LoraAffinity,
     no_hit_lru::{NoHitLru, NoHitLruSettings},
     prefix_cache::PrefixCache,
     queue::{LoadAware, Queue},

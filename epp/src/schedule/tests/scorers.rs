@@ -1,10 +1,13 @@
+use forebay_telemetry::v1;
+
 use super::{
     super::{
         ContextLengthAware, Scorer,
         fixture::{Fixture, Load},
         score::{
             ActiveRequests, BlockLoad, EndpointAttributeScorer, HeaderLabelAffinity, KvCacheUtilization,
-            LMetric, LoadAware, NoHitLru, NoHitLruSettings, PrefixCache, Queue, RunningRequests, TokenLoad,
+            LMetric, LoadAware, LoraAffinity, NoHitLru, NoHitLruSettings, PrefixCache, Queue,
+            RunningRequests, TokenLoad,
         },
     },
     plugin,
@@ -188,4 +191,27 @@ fn header_label_affinity_scorer_compares_header_and_label() {
     let scorer = plugin::<HeaderLabelAffinity>("{headerName: X-Zone, labelKey: zone}");
     check(&scorer, &zones, &[0.0, 0.0, 0.0]);
     assert_eq!(Fixture::new(0, &zones).with_header("x-zone", "b").scores(&scorer), [0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn lora_affinity_prefers_engines_that_need_not_load_the_adapter() {
+    let names = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect();
+    let report = |running: &[&str], waiting: &[&str]| {
+        Some(v1::Adapters { running: names(running), waiting: names(waiting), slots: 2, omitted: 0 })
+    };
+    let reports = [
+        report(&["other", "lora"], &[]),
+        report(&["other"], &["other"]),
+        report(&["other", "third"], &["lora"]),
+        report(&["other", "third"], &[]),
+        None,
+    ];
+    let endpoints = Fixture::new(4, &[Load::default(); 5]).with_adapter("lora", &reports);
+    let scorer = LoraAffinity::default();
+    assert_eq!(endpoints.scores(&scorer), [1.0, 0.8, 0.6, 0.0, 0.8]);
+    scorer.picked(&endpoints.view(), 3);
+    assert_eq!(endpoints.scores(&scorer), [1.0, 0.8, 0.6, 1.0, 0.8], "it was just sent there");
+    assert_eq!(endpoints.at(6.0).scores(&scorer), [1.0, 0.8, 0.6, 0.0, 0.8], "the engine has not loaded it");
+    let base = Fixture::new(4, &[Load::default(); 2]);
+    assert_eq!(base.scores(&scorer), [1.0, 1.0], "a base model needs no adapter");
 }

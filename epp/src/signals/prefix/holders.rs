@@ -89,6 +89,24 @@ impl Holders {
         }
     }
 
+    /// Whether all endpoints in `active` hold the block.
+    pub(super) fn include(&self, active: &[u64]) -> bool {
+        match self {
+            Self::Few { len, holders } => {
+                let holders = &holders[..usize::from(*len)];
+                let bits = |word: usize| {
+                    let here = holders.iter().map(|(slot, _)| position(*slot)).filter(|(at, _)| *at == word);
+                    here.fold(0, |bits, (_, bit)| bits | bit)
+                };
+                active.iter().enumerate().all(|(word, active)| *active == 0 || active & !bits(word) == 0)
+            }
+            Self::Many { bits, .. } => active
+                .iter()
+                .enumerate()
+                .all(|(word, active)| active & !bits.get(word).copied().unwrap_or(0) == 0),
+        }
+    }
+
     /// Keeps those bits of `active` whose endpoints hold the block, in `kept`. Returns whether there are any.
     pub(super) fn intersect(&self, active: &[u64], kept: &mut [u64]) -> bool {
         match self {
@@ -148,6 +166,8 @@ mod tests {
                 let active = [u64::MAX, 0xff, 0];
                 let mut kept = [0; 3];
                 holders.intersect(&active, &mut kept);
+                prop_assert_eq!(holders.include(&active), kept == active);
+                prop_assert!(holders.include(&kept));
                 let is_kept = |slot: u32| kept[position(slot).0] & position(slot).1 != 0;
                 for slot in 0..130 {
                     prop_assert_eq!(is_kept(slot), slot < 72 && model.contains_key(&slot));

@@ -1,6 +1,10 @@
-//! The blocks that one endpoint is believed to hold, in order of use.
+//! The blocks that one endpoint is believed to hold, and which is evicted next.
 
-/// A list in an array: constant time for all operations, and no allocation per block.
+/// A tree in an array: constant time for all operations, and no allocation per block.
+///
+/// A prompt uses all of its blocks at once, so a block is used at least as recently as every block behind it. Only the last
+/// block of a prompt is therefore linked into the list of recent use, and only blocks without a following block are
+/// evicted. The result is the order of "least recently used, and of one prompt the last block first".
 #[derive(Debug)]
 pub(super) struct Lru {
     nodes: Vec<Node>,
@@ -16,12 +20,18 @@ pub(super) struct Lru {
 #[derive(Clone, Copy, Debug)]
 struct Node {
     key: u64,
+    /// [`UNLINKED`] if the node is not in the list.
     newer: u32,
     older: u32,
+    /// The block before it.
+    parent: u32,
+    /// Blocks that follow it, and pins.
+    children: u32,
 }
 
 /// No node.
 const NONE: u32 = u32::MAX;
+const UNLINKED: u32 = u32::MAX - 1;
 
 impl Default for Lru {
     fn default() -> Self {
@@ -34,58 +44,97 @@ impl Lru {
         self.len
     }
 
-    /// Adds a block as the most recently used. Returns its node.
-    pub(super) fn add(&mut self, key: u64) -> u32 {
-        let node = match self.nodes.get(self.free as usize) {
+    /// Adds a block that follows `parent`. It is pinned: not evicted until [`Lru::used`].
+    pub(super) fn add(&mut self, key: u64, parent: Option<u32>) -> u32 {
+        let parent = parent.unwrap_or(NONE);
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.children += 1;
+        }
+        self.len += 1;
+        let added = Node { key, newer: UNLINKED, older: NONE, parent, children: 1 };
+        match self.nodes.get_mut(self.free as usize) {
             Some(free) => {
-                let node = self.free;
-                self.free = free.newer;
+                let node = std::mem::replace(&mut self.free, free.newer);
+                *free = added;
                 node
             }
             None => {
-                // `NONE` is never a node: an endpoint has far fewer blocks.
-                let node = u32::try_from(self.nodes.len()).unwrap_or(NONE - 1);
-                self.nodes.push(Node { key, newer: NONE, older: NONE });
+                // The constants are never nodes: an endpoint has far fewer blocks.
+                let node = u32::try_from(self.nodes.len()).unwrap_or(UNLINKED - 1);
+                self.nodes.push(added);
                 node
             }
-        };
-        self.nodes[node as usize].key = key;
-        self.len += 1;
-        self.link(node);
-        node
-    }
-
-    /// The block was used.
-    pub(super) fn touch(&mut self, node: u32) {
-        if node != self.newest {
-            self.unlink(node);
-            self.link(node);
         }
     }
 
-    /// Removes the least recently used block. Returns its key.
-    pub(super) fn pop_oldest(&mut self) -> Option<u64> {
-        let node = self.oldest;
-        let key = self.nodes.get(node as usize)?.key;
-        self.unlink(node);
-        self.nodes[node as usize].newer = self.free;
-        self.free = node;
-        self.len -= 1;
-        Some(key)
+    /// The block is not evicted until [`Lru::used`] or [`Lru::unpin`].
+    pub(super) fn pin(&mut self, node: u32) {
+        self.nodes[node as usize].children += 1;
     }
 
-    fn link(&mut self, node: u32) {
+    /// Ends a pin of a block that another block follows.
+    pub(super) fn unpin(&mut self, node: u32) {
+        self.nodes[node as usize].children -= 1;
+    }
+
+    /// Ends a pin: a prompt that ends with the block was used.
+    pub(super) fn used(&mut self, node: u32) {
+        self.unpin(node);
+        if node != self.newest {
+            self.unlink(node);
+            self.link_as_newest(node);
+        }
+    }
+
+    /// Removes the last block of the prompt that was used least recently. Returns its key.
+    pub(super) fn pop_oldest(&mut self) -> Option<u64> {
+        loop {
+            let node = self.oldest;
+            let Node { key, parent, children, .. } = *self.nodes.get(node as usize)?;
+            self.unlink(node);
+            // Blocks that follow it were used later. It comes back when they are gone.
+            if children > 0 {
+                continue;
+            }
+            self.nodes[node as usize].newer = self.free;
+            self.free = node;
+            self.len -= 1;
+            if let Some(before) = self.nodes.get_mut(parent as usize) {
+                before.children -= 1;
+                // It was last used with the block behind it, so it is the oldest now.
+                if before.children == 0 && before.newer == UNLINKED {
+                    self.link_as_oldest(parent);
+                }
+            }
+            return Some(key);
+        }
+    }
+
+    fn link_as_newest(&mut self, node: u32) {
         let older = std::mem::replace(&mut self.newest, node);
-        self.nodes[node as usize].older = older;
-        self.nodes[node as usize].newer = NONE;
+        let linked = &mut self.nodes[node as usize];
+        (linked.older, linked.newer) = (older, NONE);
         match self.nodes.get_mut(older as usize) {
             Some(second) => second.newer = node,
             None => self.oldest = node,
         }
     }
 
+    fn link_as_oldest(&mut self, node: u32) {
+        let newer = std::mem::replace(&mut self.oldest, node);
+        let linked = &mut self.nodes[node as usize];
+        (linked.older, linked.newer) = (NONE, newer);
+        match self.nodes.get_mut(newer as usize) {
+            Some(second) => second.older = node,
+            None => self.newest = node,
+        }
+    }
+
     fn unlink(&mut self, node: u32) {
         let Node { newer, older, .. } = self.nodes[node as usize];
+        if newer == UNLINKED {
+            return;
+        }
         match self.nodes.get_mut(newer as usize) {
             Some(next) => next.older = older,
             None => self.newest = older,
@@ -94,38 +143,6 @@ impl Lru {
             Some(next) => next.newer = newer,
             None => self.oldest = newer,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn evicts_in_the_order_of_use(steps in prop::collection::vec((0u8..3, any::<prop::sample::Index>()), 0..200)) {
-            let mut lru = Lru::default();
-            let mut model: VecDeque<(u64, u32)> = VecDeque::new();
-            let mut next = 0;
-            for (step, which) in steps {
-                match step {
-                    0 => {
-                        model.push_back((next, lru.add(next)));
-                        next += 1;
-                    }
-                    1 if !model.is_empty() => {
-                        let used = model.remove(which.index(model.len())).unwrap();
-                        lru.touch(used.1);
-                        model.push_back(used);
-                    }
-                    _ => prop_assert_eq!(lru.pop_oldest(), model.pop_front().map(|(key, _)| key)),
-                }
-                prop_assert_eq!(lru.len(), model.len());
-            }
-        }
+        self.nodes[node as usize].newer = UNLINKED;
     }
 }

@@ -4,8 +4,8 @@
 //! full of newer blocks. Its capacity is what the engine reports, and engines evict in the same order: least recently used
 //! first, and of one prompt the last blocks first.
 //!
-//! A block is known by a hash over itself and all blocks before it, so two prompts that share a block share its prefix.
-//! All lookups of one prompt are therefore one walk that ends at the first block that no endpoint holds.
+//! A block is known by a hash over itself and all blocks before it, so two prompts that share a block share its prefix, and an
+//! endpoint that holds a block holds all blocks before it.
 
 mod holders;
 mod lru;
@@ -28,7 +28,7 @@ pub const BLOCK_BYTES: u64 = 256;
 /// Capacity of an endpoint whose engine does not report its cache: 8 MiB of prompt, about two million tokens.
 const DEFAULT_CAPACITY: usize = 32 << 10;
 /// About the memory of one block of one endpoint: its node, and its share of the map.
-const BYTES_PER_BLOCK: usize = 72;
+const BYTES_PER_BLOCK: usize = 80;
 
 /// An index may hold this many times as many blocks as are free, so one index alone holds three quarters of the budget.
 const SHARE_WEIGHT: usize = 3;
@@ -114,34 +114,58 @@ impl Lookup {
     }
 }
 
+impl Lookup {
+    /// No endpoint has an end yet.
+    fn start(&mut self, slots: usize) {
+        self.matched.clear();
+        self.matched.resize(slots, 0);
+        self.active.clear();
+        self.active.resize(slots.div_ceil(u64::BITS as usize), u64::MAX);
+        self.kept.clear();
+        self.kept.resize(self.active.len(), 0);
+    }
+
+    /// All endpoints that have no end yet hold `walked` blocks.
+    fn end(&mut self, walked: usize) {
+        self.kept.fill(0);
+        record(&self.active, &self.kept, walked, &mut self.matched);
+    }
+}
+
 impl PrefixIndex {
     pub(crate) fn new(budget: Arc<IndexBudget>) -> Self {
         Self { state: RwLock::default(), budget }
     }
 
     /// Finds the longest prefix that each endpoint holds. `keys`: the blocks of the prompt in order.
-    pub(crate) fn look_up(&self, keys: impl IntoIterator<Item = u64>, lookup: &mut Lookup) {
+    ///
+    /// An endpoint that holds a block holds all blocks before it, so the ends of prefixes are found by search, not by a visit
+    /// of every block.
+    pub(crate) fn look_up(&self, keys: &[u64], lookup: &mut Lookup) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let slots = state.endpoints.len();
-        lookup.matched.clear();
-        lookup.matched.resize(slots, 0);
-        lookup.active.clear();
-        lookup.active.resize(slots.div_ceil(u64::BITS as usize), u64::MAX);
-        lookup.kept.clear();
-        lookup.kept.resize(lookup.active.len(), 0);
-        let mut walked = 0;
-        for key in keys {
-            let Some(holders) = state.blocks.get(&key) else { break };
-            let any = holders.intersect(&lookup.active, &mut lookup.kept);
-            record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
-            std::mem::swap(&mut lookup.active, &mut lookup.kept);
-            if !any {
+        lookup.start(state.endpoints.len());
+        // Nearly all endpoints end before the first block.
+        let mut at = 0;
+        let mut step = 1;
+        while at < keys.len() {
+            let until = (at + step).min(keys.len());
+            if at > 0 && state.all_hold(keys[until - 1], lookup) {
+                at = until;
+                step *= 2;
+                continue;
+            }
+            let first = if at == 0 {
+                0
+            } else {
+                at + keys[at..until].partition_point(|key| state.all_hold(*key, lookup))
+            };
+            if !state.keep_holders(keys[first], first, lookup) {
                 return;
             }
-            walked += 1;
+            at = first + 1;
+            step = 1;
         }
-        lookup.kept.fill(0);
-        record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
+        lookup.end(keys.len());
     }
 
     /// Whether any endpoint holds the block.
@@ -153,32 +177,40 @@ impl PrefixIndex {
     pub(crate) fn insert(&self, slot: Slot, keys: &[u64]) {
         let state = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner);
         let cache = endpoint(&mut state.endpoints, slot);
-        // Last blocks first: they are the first to be evicted.
-        for key in keys.iter().take(cache.capacity).rev() {
-            if let Some(node) = state.blocks.get(key).and_then(|holders| holders.node(slot)) {
-                cache.lru.touch(node);
-                continue;
-            }
+        let keys = &keys[..keys.len().min(cache.capacity)];
+        let node = |key: &u64| state.blocks.get(key).and_then(|holders| holders.node(slot));
+        let held = keys.partition_point(|key| node(key).is_some());
+        let mut last = held.checked_sub(1).and_then(|last| node(&keys[last]));
+        if let Some(last) = last {
+            cache.lru.pin(last);
+        }
+        for key in &keys[held..] {
             let may_grow = cache.lru.len() < cache.capacity && self.budget.take(state.held);
             if may_grow {
                 state.held += 1;
             } else {
                 // The endpoint's oldest block makes room.
                 if !evict_oldest(cache, &mut state.blocks, slot) {
-                    return;
+                    break;
                 }
                 if self.budget.is_over_share(state.held) && evict_oldest(cache, &mut state.blocks, slot) {
                     state.held -= 1;
                     self.budget.release(1);
                 }
             }
-            let node = cache.lru.add(*key);
+            let node = cache.lru.add(*key, last);
+            if let Some(last) = last.replace(node) {
+                cache.lru.unpin(last);
+            }
             match state.blocks.entry(*key) {
                 Entry::Occupied(mut holders) => holders.get_mut().add(slot, node),
                 Entry::Vacant(place) => {
                     place.insert(Holders::one(slot, node));
                 }
             }
+        }
+        if let Some(last) = last {
+            cache.lru.used(last);
         }
     }
 
@@ -221,6 +253,25 @@ impl Drop for PrefixIndex {
     }
 }
 
+impl State {
+    /// Whether all endpoints of the lookup that have no end yet hold the block.
+    fn all_hold(&self, key: u64, lookup: &Lookup) -> bool {
+        self.blocks.get(&key).is_some_and(|holders| holders.include(&lookup.active))
+    }
+
+    /// Records the end of those endpoints that do not hold the block behind `walked` blocks. Returns whether others are left.
+    fn keep_holders(&self, key: u64, walked: usize, lookup: &mut Lookup) -> bool {
+        let Some(holders) = self.blocks.get(&key) else {
+            lookup.end(walked);
+            return false;
+        };
+        let any = holders.intersect(&lookup.active, &mut lookup.kept);
+        record(&lookup.active, &lookup.kept, walked, &mut lookup.matched);
+        std::mem::swap(&mut lookup.active, &mut lookup.kept);
+        any
+    }
+}
+
 /// Removes the block that the endpoint used least recently. Returns whether there was one.
 fn evict_oldest(cache: &mut Cache, blocks: &mut foldhash::HashMap<u64, Holders>, slot: Slot) -> bool {
     let Some(key) = cache.lru.pop_oldest() else { return false };
@@ -241,7 +292,8 @@ fn endpoint(endpoints: &mut Vec<Cache>, slot: Slot) -> &mut Cache {
 }
 
 /// The endpoints in `active` that are not in `kept` hold `walked` blocks.
-fn record(active: &[u64], kept: &[u64], walked: u32, matched: &mut [u32]) {
+fn record(active: &[u64], kept: &[u64], walked: usize, matched: &mut [u32]) {
+    let walked = u32::try_from(walked).unwrap_or(u32::MAX);
     if walked == 0 {
         return;
     }

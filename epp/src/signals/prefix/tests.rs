@@ -6,7 +6,7 @@ fn index() -> PrefixIndex {
 
 fn matched(index: &PrefixIndex, keys: &[u64], slots: u32) -> Vec<u32> {
     let mut lookup = Lookup::default();
-    index.look_up(keys.iter().copied(), &mut lookup);
+    index.look_up(keys, &mut lookup);
     (0..slots).map(|slot| lookup.matched(slot)).collect()
 }
 
@@ -124,5 +124,23 @@ fn agrees_with_a_simple_model() {
                 held.remove(0);
             }
         }
+    }
+}
+
+#[test]
+fn finds_ends_anywhere_in_a_long_prompt() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let index = PrefixIndex::new(IndexBudget::new(BYTES_PER_BLOCK * 1_000_000));
+    let prompt: Vec<u64> = (1..=500).collect();
+    let held: Vec<usize> = (0..150).map(|_| random.usize(0..=prompt.len())).collect();
+    for (slot, blocks) in (0..).zip(&held) {
+        index.insert(slot, &prompt[..*blocks]);
+        // A branch of its own.
+        let branch: Vec<u64> = prompt[..blocks / 2].iter().copied().chain([1000 + u64::from(slot)]).collect();
+        index.insert(slot, &branch);
+    }
+    for end in [0, 1, 2, 3, 100, 333, 500] {
+        let expected: Vec<u32> = held.iter().map(|blocks| (*blocks).min(end) as u32).collect();
+        assert_eq!(matched(&index, &prompt[..end], 150), expected, "{end} blocks");
     }
 }

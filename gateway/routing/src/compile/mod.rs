@@ -3,6 +3,7 @@
 //! References are resolved first (`reference`, `grants`, `resolve`), then routes are compiled (`filters`, `rule`),
 //! attached to listeners (`attach`), and sorted into the table. Every decision is recorded in the [`Report`].
 
+mod access;
 mod attach;
 mod certificate;
 mod credential;
@@ -21,13 +22,16 @@ mod restrictions;
 mod rewrites;
 mod rule;
 mod settle;
+mod targets;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use forebay_resources::{HttpRoute, ObjectKey, Snapshot};
+use forebay_resources::{HttpRoute, ObjectKey, Snapshot, TrafficPhase};
 
+use self::access::Replaced;
+pub use self::access::{KeySource, key_source, label_selector};
 use self::attach::{attach, effective_hostnames};
 pub use self::certificate::Certificates;
 pub use self::credential::models_secret;
@@ -39,12 +43,15 @@ pub use self::policies::{PolicyEffect, PolicyProblem, PolicyReport};
 pub use self::pools::{Overlaps, PoolProblem, overlaps, pool_problems, without_picker};
 pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
 use self::resolve::Resolver;
-use self::restrictions::Restrictions;
+use self::restrictions::{Restrictions, Target};
 use self::rule::CompiledRoute;
 pub use self::settle::{Settled, SnapshotSettler};
 use self::trust::trusted;
 use crate::condition::{ConditionStatus, reason};
-use crate::table::{Entry, ListenerPort, ListenerRoutes, ModelMap, PortRoutes, PortSharing, RouteTable};
+use crate::table::{
+    Access, Entry, ListenerAccess, ListenerPort, ListenerRoutes, ModelMap, PortRoutes, PortSharing,
+    RouteTable,
+};
 
 /// Compiles the routes of all Gateways of `class`.
 ///
@@ -104,7 +111,7 @@ pub fn compile(
     problems.extend(report.problems());
     let pools = resolver.into_pools();
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
-    (RouteTable { ports, pools, problems }, report)
+    (RouteTable { ports, pools, limits: restrictions.into_limits(), problems }, report)
 }
 
 fn report_pools(
@@ -146,10 +153,10 @@ fn ports<'a>(
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
-            let closed_by = restrictions.of_listener(snapshot, listener.gateway, &listener.spec.name);
+            let restricted = restrict(listener, snapshot, restrictions, report, problems);
             let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
             report_models(&models, listener.gateway, report, problems);
-            let routes = listener_routes(listener, is_trusted, closed_by, models.map, routes);
+            let routes = listener_routes(listener, is_trusted, restricted, models.map, routes);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
                 keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
@@ -165,6 +172,37 @@ fn ports<'a>(
     }
     certificates.retain(snapshot, |port| ports.contains_key(port));
     ports
+}
+
+/// What policies require at the listener, and why it is closed.
+fn restrict(
+    listener: &Listener<'_>,
+    snapshot: &Snapshot,
+    restrictions: &Restrictions<'_>,
+    report: &mut Report,
+    problems: &mut BTreeSet<String>,
+) -> (Option<Arc<str>>, ListenerAccess) {
+    let mut closed_by = None;
+    let mut phases = [Vec::new(), Vec::new()];
+    let mut of_policies: Vec<(&ObjectKey, Vec<PolicyProblem>)> = Vec::new();
+    for (policy, level) in restrictions.of_listener(snapshot, listener.gateway, &listener.spec.name) {
+        closed_by = closed_by.or_else(|| policy.closes(Target::Listener));
+        of_policies.push((policy.key, policy.problems(Target::Listener)));
+        let is_after = policy.phase() == TrafficPhase::PostRouting;
+        phases[usize::from(is_after)].extend(policy.attached(level));
+    }
+    let [before, after] = phases.map(|attached| {
+        let (access, replaced) = Access::merge(attached);
+        let target = format!("listener {} of Gateway {}", listener.spec.name, listener.gateway);
+        let problems = |it: &Replaced<'_>| vec![PolicyProblem::replaced(&target, it.field, it.older)];
+        of_policies.extend(replaced.iter().map(|it| (it.policy, problems(it))));
+        access
+    });
+    for (policy, of_policy) in &of_policies {
+        problems.extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
+        report_policy(report, policy, listener.gateway, of_policy);
+    }
+    (closed_by, ListenerAccess { before, after })
 }
 
 fn report_models(
@@ -188,7 +226,7 @@ fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, p
 fn listener_routes(
     listener: &Listener<'_>,
     is_trusted: bool,
-    closed_by: Option<Arc<str>>,
+    (closed_by, access): (Option<Arc<str>>, ListenerAccess),
     models: ModelMap,
     routes: &[&CompiledRoute<'_>],
 ) -> ListenerRoutes {
@@ -206,7 +244,7 @@ fn listener_routes(
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    ListenerRoutes::new(listener.hostname.clone(), is_trusted, closed_by, models, entries)
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, closed_by, access, models, entries)
 }
 
 fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {

@@ -6,7 +6,7 @@ use forebay_resources::{
 };
 
 use super::policies::{PolicyEffect, PolicyProblem};
-use super::restrictions::{Unsupported, targets_listener};
+use super::targets::listener_level;
 use crate::table::ModelMap;
 
 /// The model map of a listener, and the objects that take part in it.
@@ -14,7 +14,7 @@ use crate::table::ModelMap;
 pub struct ListenerModels {
     /// Base models of model names.
     pub map: ModelMap,
-    /// AgentgatewayPolicies that target the listener, with what is invalid or not supported in them.
+    /// AgentgatewayPolicies that target the listener, with what is invalid in their transformations.
     pub policies: Vec<(ObjectKey, Vec<PolicyProblem>)>,
     /// Errors in ConfigMaps.
     pub config_map_errors: Vec<(ObjectKey, String)>,
@@ -24,10 +24,8 @@ pub struct ListenerModels {
 pub fn listener_models(snapshot: &Snapshot, gateway: &ObjectKey, listener: &str) -> ListenerModels {
     let mut models = ListenerModels::default();
     for (key, policy) in &snapshot.agentgateway_policies {
-        if targets_listener(snapshot, policy, key, gateway, listener) {
-            let mut problems: Vec<PolicyProblem> = Unsupported::of(policy).problems().collect();
-            problems.extend(add_policy(&mut models.map, key, policy));
-            models.policies.push((key.clone(), problems));
+        if listener_level(snapshot, policy, key, gateway, listener).is_some() {
+            models.policies.push((key.clone(), add_policy(&mut models.map, key, policy)));
         }
     }
     add_config_maps(&mut models, snapshot);

@@ -1,5 +1,7 @@
 //! What is not supported or invalid in AgentgatewayPolicies, and their condition.
 
+use forebay_resources::ObjectKey;
+
 use crate::condition::{ConditionStatus, reason};
 
 /// Maximum problems in the message of a condition.
@@ -12,7 +14,9 @@ pub enum PolicyEffect {
     Closes,
     /// The value is invalid: what it would set is not set.
     NotSet,
-    /// The field is not supported and has no effect.
+    /// A key cannot be read: requests with it are rejected.
+    KeyNotAccepted,
+    /// The field is not supported, or another policy has precedence: it has no effect.
     Ignored,
 }
 
@@ -23,6 +27,16 @@ pub struct PolicyProblem {
     pub effect: PolicyEffect,
     /// Names the field.
     pub message: String,
+}
+
+impl PolicyProblem {
+    /// The field of an older policy has precedence at the `target`.
+    pub(super) fn replaced(target: &str, field: &str, older: &ObjectKey) -> Self {
+        let message = format!(
+            "traffic.{field} has no effect at {target}: that of AgentgatewayPolicy {older} has precedence"
+        );
+        Self { effect: PolicyEffect::Ignored, message }
+    }
 }
 
 /// A policy at a Gateway.

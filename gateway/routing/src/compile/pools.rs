@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_resources::{FailureMode, InferencePool, ObjectKey, Snapshot, takes_requests};
+use forebay_resources::{Exclusion, FailureMode, InferencePool, ObjectKey, Snapshot};
 
-use super::picker::picker_service;
+use super::picker::{PickerTarget, picker_replicas, picker_service, picker_target};
 use crate::condition::{ConditionStatus, kind, reason};
 
 /// A condition that is present only in its bad state, which is `True`.
@@ -43,10 +43,18 @@ fn no_ready_pods(snapshot: &Snapshot, key: &ObjectKey, pool: &InferencePool) -> 
             reason::NO_PODS,
             format!("selects no Pod: its selector is {selector} in namespace {}", key.namespace),
         )
-    } else if !pods.iter().any(|(_, pod)| takes_requests(pod)) {
-        (reason::PODS_NOT_READY, format!("none of the Pods that it selects is Ready ({selector})"))
     } else {
-        return None;
+        let exclusions: Option<BTreeSet<Exclusion>> =
+            pods.iter().map(|(_, pod)| snapshot.exclusion(pod)).collect();
+        let exclusions = exclusions?;
+        let other = exclusions
+            .iter()
+            .find(|it| matches!(it, Exclusion::AddressTaken { .. } | Exclusion::Role { .. }));
+        let message = match other {
+            Some(why) => format!("none of the Pods that it selects may get requests ({selector}): {why}"),
+            None => format!("none of the Pods that it selects is Ready ({selector})"),
+        };
+        (reason::PODS_NOT_READY, message)
     };
     Some(PoolProblem::new(kind::NO_READY_PODS, reason, message))
 }
@@ -69,7 +77,9 @@ fn picker_problem(snapshot: &Snapshot, key: &ObjectKey, pool: &InferencePool) ->
                 "the endpoint picker's Service {service} has no TCP port {port}; its ports are {ports}: {then}"
             ),
         )
-    } else if snapshot.service_endpoints(&service, port).is_empty() {
+    } else if let Some(problem) = external_problem(snapshot, &service, then) {
+        problem
+    } else if picker_replicas(snapshot, &service, port).is_empty() {
         (
             reason::NO_READY_ENDPOINTS,
             format!("the endpoint picker's Service {service} has no ready endpoint: {then}"),
@@ -78,6 +88,28 @@ fn picker_problem(snapshot: &Snapshot, key: &ObjectKey, pool: &InferencePool) ->
         return None;
     };
     Some(PoolProblem::new(kind::PICKER_UNAVAILABLE, reason, message))
+}
+
+/// Why the gateway does not follow the external name of a picker's Service.
+fn external_problem(snapshot: &Snapshot, service: &ObjectKey, then: &str) -> Option<(&'static str, String)> {
+    match picker_target(snapshot, service) {
+        PickerTarget::Own | PickerTarget::Shared(_) => None,
+        PickerTarget::Unknown(name) => Some((
+            reason::NO_READY_ENDPOINTS,
+            format!(
+                "the endpoint picker's Service {service} is the external name {name:?}, which is not a Service of the cluster \
+                 (NAME.NAMESPACE.svc.DOMAIN): {then}"
+            ),
+        )),
+        PickerTarget::NotGranted(target) => Some((
+            reason::REF_NOT_PERMITTED,
+            format!(
+                "the endpoint picker's Service {service} is an external name of Service {target}, and no ReferenceGrant in \
+                 namespace {} lets InferencePools of namespace {} refer to it: {then}",
+                target.namespace, service.namespace
+            ),
+        )),
+    }
 }
 
 /// What happens to requests while no endpoint picker can be reached.

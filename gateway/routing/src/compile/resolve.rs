@@ -7,7 +7,7 @@ use std::sync::Arc;
 use forebay_resources::{AppProtocol, InferencePool, ObjectKey, Snapshot};
 use k8s_openapi::api::core::v1::ServicePort;
 
-use super::picker::picker_service;
+use super::picker::{picker_replicas, picker_service};
 use super::reference::{Found, Reference, Unresolved};
 use super::{credential, rewrites};
 use crate::condition::{ConditionStatus, reason};
@@ -111,7 +111,7 @@ impl<'a> Resolver<'a> {
                 // The route's reference resolves. The pool's own does not, and the pool's status reports it.
                 Err(message) => return Backend::Invalid(message),
                 Ok((service, port)) => {
-                    let replicas = self.snapshot.service_endpoints(&service, port);
+                    let replicas = picker_replicas(self.snapshot, &service, port);
                     PoolPicker::Service(PickerAddresses {
                         namespace: key.namespace.as_str().into(),
                         replicas,

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use forebay_resources::{HttpRoute, ObjectKey};
+use forebay_resources::{HttpRoute, ObjectKey, Snapshot};
 use gateway_api::experimental::httproutes as api;
 
+use super::access::Replaced;
 use super::filters;
 use super::policies::PolicyProblem;
 use super::reference::Reference;
 use super::resolve::{Resolver, Scope};
-use super::restrictions::{Restriction, Restrictions};
+use super::restrictions::{Restriction, Restrictions, Target};
 use crate::condition::{ConditionStatus, reason};
-use crate::table::{Backends, Match, RetryPolicy, Rule, Timeouts, Weighted};
+use crate::table::{Access, Backends, Match, RetryPolicy, Rule, Timeouts, Weighted};
 
 /// An HTTPRoute, independent of the listeners that it attaches to.
 #[derive(Debug)]
@@ -59,10 +60,10 @@ impl<'a> CompiledRoute<'a> {
             let mut mirror = |reference: Reference<'_>| {
                 let mut closed_by = None;
                 for policy in restrictions.of_backend(snapshot, key, reference) {
-                    let problems = policies_entry(&mut route.policies, policy);
-                    if policy.closes() {
+                    let problems = policies_entry(&mut route.policies, policy, Target::Backend);
+                    if let Some(reason) = policy.closes(Target::Backend) {
                         problems.push(Restriction::problem_of_mirror(&origin));
-                        closed_by.get_or_insert_with(|| policy.reason());
+                        closed_by.get_or_insert(reason);
                     }
                 }
                 closed_by
@@ -75,18 +76,42 @@ impl<'a> CompiledRoute<'a> {
             };
             match compile(rule, &origin, resolver, &mut scope) {
                 Ok((matches, mut compiled)) => {
-                    for policy in restrictions.of_rule(resolver.snapshot(), key, object, rule) {
-                        if policy.closes() && compiled.closed_by.is_none() {
-                            compiled.closed_by = Some(policy.reason());
-                        }
-                        policies_entry(&mut route.policies, policy);
-                    }
+                    route.restrict(&mut compiled, rule, resolver.snapshot(), restrictions);
                     route.rules.push((index, matches, Arc::new(compiled)));
                 }
                 Err(why) => route.dropped.push(format!("rule {index}: {why}")),
             }
         }
         route
+    }
+
+    /// Applies the policies of the route, the rule, and the rule's backends.
+    fn restrict(
+        &mut self,
+        compiled: &mut Rule,
+        rule: &api::HttpRouteRules,
+        snapshot: &Snapshot,
+        restrictions: &Restrictions<'_>,
+    ) {
+        let mut attached = Vec::new();
+        let of_route = restrictions.of_rule(self.key, self.object, rule);
+        let of_route = of_route.map(|(policy, level)| (policy, Target::Rule, Some(level)));
+        let references = rule.backend_refs.iter().flatten().map(Reference::of_backend);
+        let of_backends = references.flat_map(|it| restrictions.of_backend(snapshot, self.key, it));
+        for (policy, target, level) in of_route.chain(of_backends.map(|it| (it, Target::Backend, None))) {
+            policies_entry(&mut self.policies, policy, target);
+            if compiled.closed_by.is_none() {
+                compiled.closed_by = policy.closes(target);
+            }
+            attached.extend(level.and_then(|level| policy.attached(level)));
+        }
+        let (access, replaced) = Access::merge(attached);
+        compiled.access = access;
+        let target = format!("HTTPRoute {}", compiled.origin);
+        for Replaced { field, policy, older } in replaced {
+            let problem = PolicyProblem::replaced(&target, field, older);
+            self.policies.entry(policy.clone()).or_default().push(problem);
+        }
     }
 
     /// Condition `Accepted` as far as it depends on the route alone, and `PartiallyInvalid`.
@@ -108,8 +133,15 @@ impl<'a> CompiledRoute<'a> {
 fn policies_entry<'p>(
     policies: &'p mut BTreeMap<ObjectKey, Vec<PolicyProblem>>,
     policy: &Restriction<'_>,
+    target: Target,
 ) -> &'p mut Vec<PolicyProblem> {
-    policies.entry(policy.key.clone()).or_insert_with(|| policy.problems_of_rule())
+    let of_policy = policies.entry(policy.key.clone()).or_default();
+    for problem in policy.problems(target) {
+        if !of_policy.contains(&problem) {
+            of_policy.push(problem);
+        }
+    }
+    of_policy
 }
 
 /// A rule with anything unsupported is dropped as a whole: half of it would misroute requests.
@@ -130,7 +162,8 @@ fn compile(
     let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse)?;
     let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
     let backends = backends(rule, resolver, scope)?;
-    Ok((matches, Rule { origin: origin.to_owned(), filters, backends, timeouts, retry, closed_by: None }))
+    let (origin, access) = (origin.to_owned(), Access::default());
+    Ok((matches, Rule { origin, filters, backends, timeouts, retry, closed_by: None, access }))
 }
 
 fn backends(

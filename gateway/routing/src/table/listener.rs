@@ -8,12 +8,14 @@ use forebay_openai::ModelName;
 use http::request;
 use rustls::ServerConfig;
 
+use super::access::{Access, Checks, JwtAuthentication};
 use super::backend::Pool;
 use super::entry::{BeforeBody, Entry, Matched};
 use super::hostname::Hostname;
 use super::index::Index;
 use super::models::ModelMap;
 use super::rewrites::{Rewrites, Targets};
+use super::rule::Rule;
 
 /// The listeners that share a port.
 #[derive(Debug, Default)]
@@ -46,12 +48,25 @@ impl PortRoutes {
     }
 }
 
+/// What policies require of all requests to a listener.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerAccess {
+    /// Policies with phase `PreRouting`.
+    pub(crate) before: Access,
+    /// The other ones.
+    pub(crate) after: Access,
+}
+
 /// The routes of one listener.
 #[derive(Debug)]
 pub struct ListenerRoutes {
     hostname: Hostname,
     is_trusted: bool,
     closed_by: Option<Arc<str>>,
+    access: ListenerAccess,
+    has_restricted_rule: bool,
+    /// Rules with an authentication of their own, one of each kind.
+    authenticating_rules: Vec<Arc<Rule>>,
     models: ModelMap,
     /// Models with an exact rewrite in one of the pools.
     aliases: HashMap<String, Targets>,
@@ -68,6 +83,7 @@ impl ListenerRoutes {
         hostname: Hostname,
         is_trusted: bool,
         closed_by: Option<Arc<str>>,
+        access: ListenerAccess,
         models: ModelMap,
         entries: Vec<Entry>,
     ) -> Self {
@@ -80,8 +96,22 @@ impl ListenerRoutes {
         let matched = entries.iter().flat_map(|entry| entry.matching.models());
         let named = models.all().chain(matched).chain(aliases.keys().map(String::as_str));
         let known_models = named.map(Arc::from).collect();
+        let has_restricted_rule = entries.iter().any(|entry| !entry.rule.access.is_open());
+        let authenticating_rules = authenticating_rules(&entries);
         let index = Index::new(&entries);
-        Self { hostname, is_trusted, closed_by, models, aliases, entries, index, known_models }
+        Self {
+            hostname,
+            is_trusted,
+            closed_by,
+            access,
+            has_restricted_rule,
+            authenticating_rules,
+            models,
+            aliases,
+            entries,
+            index,
+            known_models,
+        }
     }
 
     pub(crate) fn hostname(&self) -> &Hostname {
@@ -105,6 +135,52 @@ impl ListenerRoutes {
     /// A policy that restricts the listener and that the gateway does not enforce. Such a listener answers no request.
     pub fn closed_by(&self) -> Option<&Arc<str>> {
         self.closed_by.as_ref()
+    }
+
+    /// What policies require of a request that the rule answers. Without a rule: of requests that no rule matches.
+    pub fn checks<'a>(&'a self, rule: Option<&'a Rule>) -> Checks<'a> {
+        Checks::new(&self.access.before, &self.access.after, rule.map(|rule| &rule.access))
+    }
+
+    /// What is known of the checks before the model is known: those of the listener, unless its rules have their own
+    /// authentication. `rule`: the rule, if it is the same for every model.
+    pub fn early_checks<'a>(&'a self, rule: Option<&'a Rule>) -> Checks<'a> {
+        if rule.is_some() || self.authenticating_rules.is_empty() {
+            return self.checks(rule);
+        }
+        Checks::new(&self.access.before, Access::NONE, None)
+    }
+
+    /// Whether a policy restricts any request.
+    pub fn is_restricted(&self) -> bool {
+        !self.access.before.is_open() || !self.access.after.is_open() || self.has_restricted_rule()
+    }
+
+    /// Whether a policy restricts single rules: then it depends on the model what a caller may do.
+    pub fn has_restricted_rule(&self) -> bool {
+        self.has_restricted_rule
+    }
+
+    /// What policies require of requests that rules with an authentication of their own answer.
+    pub fn authenticating_rules(&self) -> impl Iterator<Item = Checks<'_>> {
+        self.authenticating_rules.iter().map(|rule| self.checks(Some(rule)))
+    }
+
+    /// What policies require of requests for `host`: without a rule, and of those that rules with limits of their own answer.
+    pub fn checks_with_limits(&self, host: &str) -> impl Iterator<Item = Checks<'_>> {
+        let mut seen = HashSet::new();
+        let is_new = move |rule: &&Arc<Rule>| {
+            rule.closed_by.is_none()
+                && rule.access.limits.as_ref().is_some_and(|limits| seen.insert(Arc::as_ptr(limits)))
+        };
+        let rules = self.index.of_host(&self.entries, host).map(|entry| &entry.rule).filter(is_new);
+        std::iter::once(self.checks(None)).chain(rules.map(|rule| self.checks(Some(rule))))
+    }
+
+    /// The authentications by tokens, of the listener and its rules.
+    pub(crate) fn token_authentications(&self) -> impl Iterator<Item = &Arc<JwtAuthentication>> {
+        let of_rules = self.authenticating_rules.iter().map(|rule| &rule.access);
+        [&self.access.before, &self.access.after].into_iter().chain(of_rules).filter_map(|it| it.jwt.as_ref())
     }
 
     /// Base models of model names.
@@ -152,4 +228,15 @@ impl ListenerRoutes {
     pub fn label(&self, model: &str) -> Option<&Arc<str>> {
         self.known_models.get(model)
     }
+}
+
+/// One rule for each combination of authentications.
+fn authenticating_rules(entries: &[Entry]) -> Vec<Arc<Rule>> {
+    let mut seen = HashSet::new();
+    let all = entries.iter().map(|entry| &entry.rule).filter(|rule| rule.access.authenticates());
+    let is_new = |rule: &&Arc<Rule>| {
+        let Access { authentication, jwt, .. } = &rule.access;
+        seen.insert((authentication.as_ref().map(Arc::as_ptr), jwt.as_ref().map(Arc::as_ptr)))
+    };
+    all.filter(is_new).cloned().collect()
 }

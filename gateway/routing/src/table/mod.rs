@@ -1,5 +1,6 @@
 //! The routing table: immutable, read by every request without a lock.
 
+mod access;
 mod backend;
 mod describe;
 mod entry;
@@ -19,6 +20,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use self::access::{
+    Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, Credential, CredentialLocation,
+    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, Phase, PolicyLimits,
+    RateLimit, RemoteJwks, RemoteKeys, RequestAttributes, TokenError, Variables,
+};
+pub(crate) use self::access::{AccessRule, Action, Expression, JwksSource, JwtProvider, KeyHash, from_json};
 pub use self::backend::{
     Backend, FailureMode, ModelsCredential, PickerAddresses, Pool, PoolPicker, ServiceBackend,
 };
@@ -26,6 +33,7 @@ pub(crate) use self::entry::Entry;
 pub use self::entry::{BeforeBody, Matched};
 pub use self::filters::{Cors, Filters, HeaderChange, Mirror, Preflight, Redirect, UrlRewrite};
 pub(crate) use self::hostname::Hostname;
+pub(crate) use self::listener::ListenerAccess;
 pub use self::listener::{ListenerRoutes, PortRoutes};
 pub(crate) use self::matching::Match;
 pub use self::models::ModelMap;
@@ -34,6 +42,7 @@ pub use self::retry::RetryPolicy;
 pub use self::rewrites::{Rewrites, Targets};
 pub use self::rule::{Backends, Rule, Weighted};
 pub use self::timeouts::Timeouts;
+pub(crate) use self::timeouts::parse_duration;
 
 /// All routes of one snapshot.
 #[derive(Debug, Default)]
@@ -42,11 +51,21 @@ pub struct RouteTable {
     pub ports: BTreeMap<ListenerPort, Arc<PortRoutes>>,
     /// The InferencePools that rules refer to; [`Pool::index`] is the position.
     pub pools: Vec<Arc<Pool>>,
+    /// The policies with rate limits; [`PolicyLimits::index`] is the position.
+    pub limits: Vec<Arc<PolicyLimits>>,
     /// What is invalid or not supported in the resources, one line each.
     pub problems: BTreeSet<String>,
 }
 
 impl RouteTable {
+    /// The key sets that policies of listeners and rules load from servers.
+    pub fn remote_key_sets(&self) -> BTreeMap<JwksId, Arc<RemoteJwks>> {
+        let listeners = self.ports.values().flat_map(|port| &port.listeners);
+        let authentications = listeners.flat_map(ListenerRoutes::token_authentications);
+        let remote = authentications.flat_map(|authentication| authentication.remote());
+        remote.map(|jwks| (jwks.id.clone(), jwks.clone())).collect()
+    }
+
     /// Addresses of the endpoint pickers of all pools, each with the pool's namespace.
     pub fn picker_addresses(&self) -> HashSet<(SocketAddr, Arc<str>)> {
         let services = self.pools.iter().filter_map(|pool| match &pool.picker {

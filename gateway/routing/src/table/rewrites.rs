@@ -52,7 +52,12 @@ impl Rewrites {
 
     /// The model that the pods are asked for when a client asks for `model`.
     pub fn target(&self, model: &ModelName) -> Option<&ModelName> {
-        self.exact.get(model.as_str()).or(self.generic.as_ref())?.choose()
+        self.targets(model)?.choose()
+    }
+
+    /// The models of which one replaces `model`.
+    pub fn targets(&self, model: &ModelName) -> Option<&Targets> {
+        self.exact.get(model.as_str()).or(self.generic.as_ref())
     }
 
     /// Targets for every model without an exact match.

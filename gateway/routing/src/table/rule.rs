@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::access::Access;
 use super::backend::{Backend, Pool};
 use super::filters::Filters;
 use super::retry::RetryPolicy;
@@ -22,6 +23,8 @@ pub struct Rule {
     pub retry: Option<RetryPolicy>,
     /// A policy that restricts the rule and that the gateway does not enforce. Such a rule answers no request.
     pub closed_by: Option<Arc<str>>,
+    /// What policies of the route and the rule require.
+    pub(crate) access: Access,
 }
 
 /// The backends of a rule with their weights.

@@ -31,7 +31,7 @@ impl Timeouts {
 }
 
 /// Parses a duration (GEP-2257): one to four numbers of up to five digits, each with a unit h, m, s or ms.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     const MAX_PARTS: usize = 4;
     const MAX_DIGITS: usize = 5;
     let mut rest = text;

@@ -95,6 +95,48 @@ async fn a_picker_that_cannot_be_reached_has_a_condition() {
     assert!(problems(&open, "p").await[0].2.ends_with("endpoints are chosen at random (FailOpen)"));
 }
 
+/// A pool whose picker is shared: its own Service is an external name of one in another namespace.
+#[tokio::test]
+async fn a_shared_picker_is_reached_through_an_external_name() {
+    let shared = [SERVICE, SLICE].concat().replace("namespace: models", "namespace: system");
+    let external =
+        SERVICE.replace("spec: {", "spec: {type: ExternalName, externalName: epp.system.svc.cluster.local, ");
+    let grant = "
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: pools, namespace: system}
+spec:
+  from: [{group: inference.networking.k8s.io, kind: InferencePool, namespace: models}]
+  to: [{group: '', kind: Service, name: epp}]
+";
+    let pool = pools(&["p"]).replace("targetPorts", PICKER) + &pod("a", "p", "True");
+    let all = [&pool, &shared, &external, grant].concat();
+    assert_eq!(problems(&all, "p").await, []);
+    let manifests = gateway(OPEN) + &all + &route("r", &format!("rules: [{{{}}}]", to("p")));
+    let (table, _) = compiled(&manifests).await;
+    let expected = ("10.0.0.9:9002".parse().unwrap(), "models".into());
+    assert_eq!(table.picker_addresses(), [expected].into());
+
+    for (manifests, reason, message) in [
+        (
+            all.replace(grant, ""),
+            "RefNotPermitted",
+            "no ReferenceGrant in namespace system lets InferencePools of namespace models refer to it",
+        ),
+        (all.replace("namespace: models}]", "namespace: other}]"), "RefNotPermitted", "no ReferenceGrant"),
+        (
+            all.replace("epp.system.svc.cluster.local", "epp.example.org"),
+            "NoReadyEndpoints",
+            "is the external name \"epp.example.org\", which is not a Service of the cluster",
+        ),
+    ] {
+        let found = problems(&manifests, "p").await;
+        assert_eq!((found[0].0, found[0].1), (kind::PICKER_UNAVAILABLE, reason), "{found:?}");
+        assert!(found[0].2.contains(message), "{found:?}");
+    }
+}
+
 #[tokio::test]
 async fn pools_with_the_same_pods_and_ports_have_a_condition() {
     let overlap = |found: &[(&str, &str, String)]| {

@@ -17,6 +17,7 @@ spec: {{{target}, {rest}}}
 }
 
 const TO_GATEWAY: &str = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]";
+const JWT: &str = "traffic: {jwtAuthentication: {mode: Strict}}";
 const KEYS: &str = "traffic: {apiKeyAuthentication: {mode: Strict, secretRef: {name: keys}}}";
 
 fn manifests(policy: &str) -> String {
@@ -49,36 +50,64 @@ async fn what_restricts_and_is_not_enforced_closes() {
     let by_labels =
         "targetSelectors: [{group: gateway.networking.k8s.io, kind: Gateway, matchLabels: {team: a}}]";
     for (name, policy, listener, paths) in [
-        ("a Gateway", policy("infra", TO_GATEWAY, KEYS), true, vec![]),
+        ("a Gateway", policy("infra", TO_GATEWAY, JWT), true, vec![]),
         (
             "its listener",
-            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: http}"), KEYS),
+            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: http}"), JWT),
             true,
             vec![],
         ),
         (
             "another listener",
-            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: x}"), KEYS),
+            policy("infra", &TO_GATEWAY.replace("gw}", "gw, sectionName: x}"), JWT),
             false,
             vec![],
         ),
-        ("another namespace", policy("models", TO_GATEWAY, KEYS), false, vec![]),
-        ("a Gateway by labels", policy("infra", by_labels, KEYS), true, vec![]),
-        ("other labels", policy("infra", &by_labels.replace("team: a", "team: b"), KEYS), false, vec![]),
-        ("a route", policy("models", to_route, KEYS), false, vec!["/one", "/two"]),
-        ("a rule", policy("models", &to_rule, KEYS), false, vec!["/two"]),
-        ("a pool", policy("models", to_pool, KEYS), false, vec!["/two"]),
+        ("another namespace", policy("models", TO_GATEWAY, JWT), false, vec![]),
+        ("a Gateway by labels", policy("infra", by_labels, JWT), true, vec![]),
+        ("other labels", policy("infra", &by_labels.replace("team: a", "team: b"), JWT), false, vec![]),
+        ("a route", policy("models", to_route, JWT), false, vec!["/one", "/two"]),
+        ("a rule", policy("models", &to_rule, JWT), false, vec!["/two"]),
+        // What is not valid must not open what the policy would protect.
+        (
+            "an unknown phase",
+            policy("infra", TO_GATEWAY, &KEYS.replace("{api", "{phase: Later, api")),
+            true,
+            vec![],
+        ),
+        (
+            "an odd field",
+            policy("infra", TO_GATEWAY, &KEYS.replace("{api", "{transformation: 7, api")),
+            true,
+            vec![],
+        ),
+        ("odd fields", policy("infra", TO_GATEWAY, "traffic: [apiKeyAuthentication]"), true, vec![]),
+        (
+            "a target without a group",
+            policy("infra", &TO_GATEWAY.replace("group: gateway.networking.k8s.io, ", ""), JWT),
+            true,
+            vec![],
+        ),
+        ("a pool", policy("models", to_pool, JWT), false, vec!["/two"]),
+        ("a pool, with keys", policy("models", to_pool, KEYS), false, vec!["/two"]),
+        (
+            "a route, before routing",
+            policy("models", to_route, &KEYS.replace("{api", "{phase: PreRouting, api")),
+            false,
+            vec!["/one", "/two"],
+        ),
         ("an empty field", policy("infra", TO_GATEWAY, "traffic: {jwtAuthentication: null}"), false, vec![]),
     ] {
         let (is_closed, closed_paths, table, report) = closed(&policy).await;
         assert_eq!((is_closed, closed_paths), (listener, paths.clone()), "{name}");
         if listener || !paths.is_empty() {
-            let problem = table.problems.iter().find(|it| it.contains("apiKeyAuthentication")).unwrap();
+            let problem = table.problems.iter().find(|it| it.starts_with("AgentgatewayPolicy ")).unwrap();
             let status = report.policies.values().next().unwrap()
                 [&forebay_resources::ObjectKey::new("infra", "gw")]
                 .accepted();
             assert_eq!((status.is_true, status.reason), (false, reason::INVALID), "{name}");
-            assert!(problem.ends_with(&status.message), "{name}: {problem}");
+            let (_, what) = problem.split_once(": ").unwrap();
+            assert!(status.message.contains(what), "{name}: {problem}");
         }
     }
 }

@@ -12,9 +12,20 @@ const GATEWAY_NAMESPACE: &str = "forebay-system";
 pub(super) fn write(folder: &Path, options: &HarnessOptions, network: Network, pods: &[Pod]) -> Result<()> {
     fs::write(folder.join("gateway.yaml"), gateway(options))?;
     for (index, pool) in options.pools.iter().enumerate() {
-        let manifest =
-            pool_manifest(pool, options.failure_mode, network.epps(index, options.picker_replicas));
+        let mut manifest = pool_manifest(pool, options.failure_mode);
+        manifest += &if options.shared_picker {
+            external_name(pool.name)
+        } else {
+            let picker = format!("{}-epp", pool.name);
+            picker_service(NAMESPACE, &picker, network.epps(index, options.picker_replicas))
+        };
         fs::write(folder.join(format!("{}.yaml", pool.name)), manifest)?;
+    }
+    if options.shared_picker {
+        let mut manifest = reference_grant();
+        let replicas = network.epps(0, options.picker_replicas);
+        manifest += &picker_service(GATEWAY_NAMESPACE, SHARED_PICKER, replicas);
+        fs::write(folder.join("shared-picker.yaml"), manifest)?;
     }
     let mut text = pod_manifest(
         GATEWAY_NAMESPACE,
@@ -86,9 +97,51 @@ spec:
     )
 }
 
-fn pool_manifest(pool: &PoolOptions, failure_mode: &str, epps: impl Iterator<Item = IpAddr>) -> String {
-    let epps: String =
-        epps.map(|ip| format!("\n  - addresses: [\"{ip}\"]\n    conditions:\n      ready: true")).collect();
+/// Name of the Service of the picker of all pools.
+const SHARED_PICKER: &str = "shared-epp";
+
+/// The Service of a pool whose picker serves all pools, as the chart makes it.
+fn external_name(pool: &str) -> String {
+    format!(
+        r"---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {pool}-epp
+  namespace: {NAMESPACE}
+spec:
+  type: ExternalName
+  externalName: {SHARED_PICKER}.{GATEWAY_NAMESPACE}.svc.cluster.local
+  ports:
+    - name: grpc-ext-proc
+      port: 9002
+      appProtocol: http2
+"
+    )
+}
+
+/// Lets the pools use the picker of another namespace.
+fn reference_grant() -> String {
+    format!(
+        r#"apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata:
+  name: {SHARED_PICKER}
+  namespace: {GATEWAY_NAMESPACE}
+spec:
+  from:
+    - group: inference.networking.k8s.io
+      kind: InferencePool
+      namespace: {NAMESPACE}
+  to:
+    - group: ""
+      kind: Service
+      name: {SHARED_PICKER}
+"#
+    )
+}
+
+fn pool_manifest(pool: &PoolOptions, failure_mode: &str) -> String {
     let PoolOptions { name, model, .. } = pool;
     format!(
         r#"apiVersion: inference.networking.k8s.io/v1
@@ -127,12 +180,21 @@ spec:
         - group: inference.networking.k8s.io
           kind: InferencePool
           name: {name}
----
+"#
+    )
+}
+
+fn picker_service(namespace: &str, name: &str, replicas: impl Iterator<Item = IpAddr>) -> String {
+    let endpoints: String = replicas
+        .map(|ip| format!("\n  - addresses: [\"{ip}\"]\n    conditions:\n      ready: true"))
+        .collect();
+    format!(
+        r#"---
 apiVersion: v1
 kind: Service
 metadata:
-  name: {name}-epp
-  namespace: {NAMESPACE}
+  name: {name}
+  namespace: {namespace}
 spec:
   ports:
     - name: grpc-ext-proc
@@ -142,15 +204,15 @@ spec:
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: {name}-epp-0
-  namespace: {NAMESPACE}
+  name: {name}-0
+  namespace: {namespace}
   labels:
-    kubernetes.io/service-name: {name}-epp
+    kubernetes.io/service-name: {name}
 addressType: IPv4
 ports:
   - name: grpc-ext-proc
     port: 9002
-endpoints:{epps}
+endpoints:{endpoints}
 "#
     )
 }

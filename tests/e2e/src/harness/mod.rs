@@ -10,6 +10,7 @@ mod identity;
 mod limits;
 mod manifests;
 mod network;
+mod pickers;
 mod pods;
 mod process;
 
@@ -53,6 +54,8 @@ pub struct HarnessOptions {
     pub pools: Vec<PoolOptions>,
     /// Picker processes of each pool.
     pub picker_replicas: usize,
+    /// The pickers serve all pools, as those of the chart with `sharedPicker.enabled`.
+    pub shared_picker: bool,
     /// `FailOpen` or `FailClose`.
     pub failure_mode: &'static str,
     /// Use kernel measurement, if this machine supports it.
@@ -88,6 +91,7 @@ impl Default for HarnessOptions {
                 PoolOptions { name: "vllm-tinyllama-11b", model: TINYLLAMA, pods: 1 },
             ],
             picker_replicas: 1,
+            shared_picker: false,
             failure_mode: "FailOpen",
             kernel: true,
             gpus: false,
@@ -137,7 +141,8 @@ pub struct Pod {
 /// A running picker.
 #[derive(Debug)]
 pub struct Epp {
-    pub pool: &'static str,
+    /// `None`: all pools.
+    pub pool: Option<&'static str>,
     pub ip: IpAddr,
     pub process: Process,
 }
@@ -222,6 +227,14 @@ impl Harness {
     /// Makes the GPU of a pod report an XID error.
     pub fn report_xid(&self, pod: usize, xid: u64) -> Result<()> {
         gpus::write(self.folder.path(), &self.pods, Some((pod, xid)))
+    }
+
+    /// Sets the speed of a simulated engine in percent. 0: it hangs, while its server responds.
+    pub fn set_speed(&self, pod: usize, percent: u32) -> Result<()> {
+        let file = pods::speed_file(&self.folder.path().join("logs"), &self.pods[pod].name);
+        let fresh = file.with_extension("fresh");
+        fs::write(&fresh, percent.to_string())?;
+        Ok(fs::rename(fresh, file)?)
     }
 
     /// Path of a program.
@@ -397,38 +410,11 @@ impl Starter<'_> {
         }
         if self.options.gpus {
             let library = self.programs.join("libnvidia_ml.so");
-            args.extend(["--nvml-library".into(), library.display().to_string()]);
+            args.extend(["--nvml-library".into(), library.display().to_string(), "--dcgm-metrics".into()]);
             environment.push(("FOREBAY_NVML_SCENARIO", gpus::scenario(self.folder).display().to_string()));
         }
         args.extend(self.tls("forebay-agent", "tls-", "client-ca"));
         self.start("forebay-agent", "forebay-agent", args, &environment)
-    }
-
-    fn start_epps(&self) -> Result<Vec<Epp>> {
-        let mut epps = Vec::new();
-        for (index, pool) in self.options.pools.iter().enumerate() {
-            for (replica, ip) in self.network.epps(index, self.options.picker_replicas).enumerate() {
-                let name = format!("{}-epp-{replica}", pool.name);
-                let process = self.start("forebay-epp", &name, self.epp_args(pool.name, ip), &[])?;
-                epps.push(Epp { pool: pool.name, ip, process });
-            }
-        }
-        Ok(epps)
-    }
-
-    fn epp_args(&self, pool: &str, ip: IpAddr) -> Vec<String> {
-        let flags = [
-            ("--pool-namespace", NAMESPACE.to_owned()),
-            ("--pool-name", pool.to_owned()),
-            ("--grpc-listen", format!("{ip}:9002")),
-            ("--health-listen", format!("{ip}:9003")),
-            ("--http-listen", format!("{ip}:9090")),
-        ];
-        let mut args: Vec<String> =
-            flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-        args.extend(self.tls("forebay-epp", "tls-", "client-ca"));
-        args.extend(self.tls("forebay-epp", "agent-tls-", "ca"));
-        args
     }
 
     fn start_gateway(&self) -> Result<Process> {

@@ -40,6 +40,11 @@ impl Network {
         SocketAddr::new(self.ip(2), 9551)
     }
 
+    /// Free for a Prometheus that scrapes the programs.
+    pub fn prometheus(self) -> SocketAddr {
+        SocketAddr::new(self.ip(3), 9090)
+    }
+
     /// The replicas of the picker of one pool.
     pub(super) fn epps(self, pool: usize, replicas: usize) -> impl Iterator<Item = IpAddr> {
         (0..replicas).map(move |replica| self.ip(10 + (pool * replicas + replica) as u8))

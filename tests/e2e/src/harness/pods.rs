@@ -24,6 +24,8 @@ pub struct SimOptions {
     pub prefill_tokens_per_second: u32,
     pub token_interval_us: u64,
     pub metrics_lag_ms: u64,
+    /// Blocks of 16 tokens in the KV cache.
+    pub num_gpu_blocks: u32,
 }
 
 impl Default for SimOptions {
@@ -33,12 +35,18 @@ impl Default for SimOptions {
             prefill_tokens_per_second: 2_000_000,
             token_interval_us: 10_000,
             metrics_lag_ms: 250,
+            num_gpu_blocks: 65_536,
         }
     }
 }
 
 /// Port of the exact counters of a simulator.
 const TRUTH_PORT: u16 = 7999;
+
+/// File with the speed of a simulator.
+pub(super) fn speed_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.speed"))
+}
 
 pub(super) fn start(
     engine: &Engine,
@@ -60,6 +68,8 @@ pub(super) fn start(
                 ("--prefill-tokens-per-second", options.prefill_tokens_per_second.to_string()),
                 ("--token-interval-us", options.token_interval_us.to_string()),
                 ("--metrics-lag-ms", options.metrics_lag_ms.to_string()),
+                ("--num-gpu-blocks", options.num_gpu_blocks.to_string()),
+                ("--speed-file", speed_file(logs, name).display().to_string()),
             ];
             let args: Vec<String> =
                 args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();

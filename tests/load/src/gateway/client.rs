@@ -15,7 +15,9 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 use tokio_util::either::Either;
 
-use crate::{request::RawRequest, tls, usage};
+use forebay_bench::usage;
+
+use crate::{request::RawRequest, tls};
 
 /// Destination of requests.
 #[derive(Clone)]

@@ -23,10 +23,10 @@ use tokio::{
 use crate::{
     events::Events,
     proxies::{Proxies, Proxy},
-    report::{Section, kib, say},
     request::{Order, RawRequest},
     upstream::{ResponseKind, Upstream},
 };
+use forebay_bench::report::{Section, kib, say};
 
 /// Maximum concurrent connection attempts.
 const MAX_CONNECTING: usize = 64;

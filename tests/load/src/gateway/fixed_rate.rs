@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     client,
     proxies::{Kind, Proxies},
-    report::{Section, median, milliseconds, quantile, say},
     request::{Order, RawRequest},
 };
+use forebay_bench::report::{Section, median, milliseconds, quantile, say};
 
 const REQUESTS_PER_SECOND: u32 = 1000;
 /// Number of connections that share the rate.

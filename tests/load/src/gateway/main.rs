@@ -8,14 +8,12 @@ mod concurrent;
 mod events;
 mod fixed_rate;
 mod proxies;
-mod report;
 mod request;
 mod streams;
 mod throughput;
 mod tls;
 mod train;
 mod upstream;
-mod usage;
 
 use std::{
     io::{self, Write as _},
@@ -109,7 +107,7 @@ fn run(options: &Options) -> Result<()> {
             options.workers,
             tls.as_ref(),
         )?;
-        report::print(&throughput::measure(&proxies, options.runs, duration, &options.body)?);
+        forebay_bench::report::print(&throughput::measure(&proxies, options.runs, duration, &options.body)?);
     }
     if is_selected(Part::Latency) {
         let proxies = Proxies::all(
@@ -119,13 +117,13 @@ fn run(options: &Options) -> Result<()> {
             options.workers,
             None,
         )?;
-        report::print(&fixed_rate::measure(&proxies, options.runs, duration)?);
+        forebay_bench::report::print(&fixed_rate::measure(&proxies, options.runs, duration)?);
     }
     if is_selected(Part::Streams) {
-        report::print(&streams::measure(duration)?);
+        forebay_bench::report::print(&streams::measure(duration)?);
     }
     if is_selected(Part::Many) {
-        report::print(&concurrent::measure()?);
+        forebay_bench::report::print(&concurrent::measure()?);
     }
     Ok(())
 }

@@ -17,8 +17,8 @@ use crate::{
     request::{Order, RawRequest},
     tls::Tls,
     upstream::{ResponseKind, Upstream},
-    usage::{Cpu, Tree},
 };
+use forebay_bench::usage::{Cpu, Tree};
 
 const SYSTEM: &str = "forebay-system";
 const POOL: &str = "qwen";

@@ -15,11 +15,11 @@ use tokio::{
 use crate::{
     events::Events,
     proxies::Proxies,
-    report::{Section, kib, milliseconds, quantile, say},
     request::{Order, RawRequest},
     upstream::{ResponseKind, Upstream},
-    usage,
 };
+use forebay_bench::report::{Section, kib, milliseconds, quantile, say};
+use forebay_bench::usage;
 
 const STREAMS: u32 = 1000;
 const TOKENS_PER_SECOND: u32 = 50;

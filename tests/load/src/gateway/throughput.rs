@@ -7,8 +7,10 @@ use anyhow::{Context as _, Result};
 use crate::{
     client::{self, Load},
     proxies::{Kind, Proxies, Proxy},
-    report::{Section, median, mib, say},
     request::{Order, RawRequest},
+};
+use forebay_bench::{
+    report::{Section, median, mib, say},
     usage::Cpu,
 };
 

@@ -9,12 +9,12 @@ use crate::{
     client,
     concurrent::{self, StreamCounts},
     proxies::{Instrumented, Proxies},
-    report::say,
     request::{Order, RawRequest},
     throughput::{CONNECTIONS, SIZES},
     tls::Tls,
     upstream::{ResponseKind, Upstream},
 };
+use forebay_bench::report::say;
 
 /// Duration for each body size, order and proxy: thousands of small requests or hundreds of large ones.
 const DURATION: Duration = Duration::from_secs(1);

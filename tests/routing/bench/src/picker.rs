@@ -39,7 +39,6 @@ impl PickerRouter {
     pub(crate) fn new(pipeline: Arc<Pipeline>) -> Self {
         let base = Instant::now();
         let endpoints = Arc::new(Endpoints::starting_at(STALE_AFTER, base));
-        endpoints.add_agent(AGENT);
         let pool = ObjectKey::new("default", "pool");
         let scheduler = Scheduler::new(pool, endpoints, pipeline, Metrics::new(), 1);
         Self { scheduler, base, open: HashMap::new(), incarnations: HashMap::new() }

@@ -19,6 +19,7 @@ pub(crate) struct Policy {
 pub(crate) const FOREBAY: &str = "forebay";
 
 fn policy(name: &'static str, filters: Vec<Box<dyn Filter>>, scorers: Vec<(Box<dyn Scorer>, f32)>) -> Policy {
+    let filters = filters.into_iter().map(|filter| (name.to_owned(), filter)).collect();
     let scorers = scorers.into_iter().map(|(scorer, weight)| (name.to_owned(), scorer, weight)).collect();
     Policy { name, pipeline: Arc::new(Pipeline::new(filters, scorers, Order::MaxScore)) }
 }

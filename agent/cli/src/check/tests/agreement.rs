@@ -63,6 +63,9 @@ fn with_statuses(mut snapshot: Snapshot, is_cluster: bool) -> (Snapshot, Bad) {
     for (key, gateways) in &report.policies {
         let status = policy_status(Some(1), Some(gateways), &Value::Null);
         collect_entries(&mut bad, "AgentgatewayPolicy", key, &status["ancestors"]);
+        let mut policy = (*snapshot.agentgateway_policies[key]).clone();
+        policy.status = parse(&status);
+        snapshot.agentgateway_policies.insert(key.clone(), Arc::new(policy));
     }
     for (key, state) in &report.rewrites {
         let status = rewrite_status(Some(1), Some(state), &Value::Null).unwrap();
@@ -220,6 +223,12 @@ fn agrees_with_statuses_over_faults() {
         ),
         ("port: { number: 9002 } }", "group: x, port: { number: 9002 } }", "InvalidExtensionRef"),
         ("[json(request.body).model]'", "[json(request.body).user]'", "Invalid"),
+        ("  traffic:\n", "  traffic:\n    apiKeyAuthentication: { secretRef: { name: gone } }\n", "Invalid"),
+        (
+            "  traffic:\n",
+            "  traffic:\n    authorization: { policy: { matchExpressions: ['llm.model =='] } }\n",
+            "Invalid",
+        ),
         ("infra }]\n  rules:", "infra, sectionName: other }]\n  rules:", "NoMatchingParent"),
         ("infra }]\n  rules:", "infra }]\n  hostnames: [b.example.com]\n  rules:", ""),
     ];

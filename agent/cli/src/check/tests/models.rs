@@ -4,13 +4,13 @@ use super::*;
 
 #[test]
 fn reports_policies_that_close_what_they_target() {
-    let field = "    phase: PreRouting\n    apiKeyAuthentication: { secretRef: { name: keys } }\n";
+    let field = "    phase: PreRouting\n    jwtAuthentication: { mode: Strict }\n";
     only(
         &changed("    phase: PreRouting\n", field),
         &[
             "error",
             "AgentgatewayPolicy infra/bbr",
-            "traffic.apiKeyAuthentication",
+            "traffic.jwtAuthentication",
             "403",
             "protect the target in another way",
         ],

@@ -1,0 +1,79 @@
+//! The telemetry service of an agent in this process: two pods, and a GPU that one of them uses.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
+use forebay_telemetry::v1::{
+    EndpointKey, EngineLoad, Gpu, GpuHealth, KernelLoad, Latency, Model, Node,
+    telemetry_server::TelemetryServer,
+};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) struct Agent {
+    pub(crate) address: SocketAddr,
+    publisher: Arc<Publisher>,
+    stop: CancellationToken,
+    server: JoinSet<()>,
+}
+
+pub(crate) const BUSY: &str = "10.0.0.1:8000";
+const IDLE: &str = "10.0.0.2:8000";
+
+impl Agent {
+    pub(crate) async fn start() -> Self {
+        let publisher = Arc::new(Publisher::new(Node { name: "node-1".into(), ..Node::default() }));
+        let pods = [(IDLE, "idle"), (BUSY, "zealous")].map(|(address, pod)| {
+            let address: SocketAddr = address.parse().unwrap();
+            let key = EndpointKey {
+                namespace: "llm-d".into(),
+                pod: pod.into(),
+                uid: pod.into(),
+                ip: address.ip().to_string(),
+                port: address.port().into(),
+            };
+            (address, key)
+        });
+        publisher.set_endpoints(BTreeMap::from(pods));
+        let gpu = Gpu {
+            uuid: "GPU-0".into(),
+            name: "NVIDIA H100".into(),
+            health: GpuHealth::Ok.into(),
+            utilization_percent: Some(87),
+            ..Gpu::default()
+        };
+        let users = BTreeMap::from([(BUSY.parse().unwrap(), vec!["GPU-0".to_owned()])]);
+        publisher.set_gpus(vec![gpu], &users, Some(1));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let service = TelemetryService::new(Arc::clone(&publisher), 1, stop.clone());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        let agent = Self { address, publisher, stop, server };
+        agent.measure(BUSY, "zealous", 7);
+        agent.measure(IDLE, "idle", 1);
+        agent
+    }
+
+    pub(crate) fn measure(&self, address: &str, uid: &str, in_flight: u64) {
+        let ttft = Some(Latency { count: 9, p50_ns: 40_000_000, p99_ns: 90_000_000, ..Latency::default() });
+        let load = KernelLoad { in_flight, ttft, ..KernelLoad::default() };
+        let address = address.parse().unwrap();
+        self.publisher.set_kernel(address, uid, LoadReport::Measured(load));
+        let models = vec![Model { id: "qwen".into(), ..Model::default() }];
+        let load = EngineLoad { running: 2, models, ..EngineLoad::default() };
+        self.publisher.set_engine(address, uid, LoadReport::Measured(load));
+    }
+
+    /// Ends all streams, and accepts no others.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.cancel();
+        self.server.shutdown().await;
+    }
+}

@@ -1,0 +1,15 @@
+//! Who sends a request.
+
+use std::sync::Arc;
+
+use super::jwt::Jwt;
+use super::keys::ApiKey;
+
+/// Who sends a request, as far as the policies authenticate it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity<'a> {
+    /// The key of the caller.
+    pub key: Option<&'a Arc<ApiKey>>,
+    /// The token of the caller.
+    pub jwt: Option<Arc<Jwt>>,
+}

@@ -1,0 +1,276 @@
+//! What a request takes from limits, and what it gives back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forebay_openai::Usage;
+use forebay_routing::Measure;
+
+use super::bucket::Bucket;
+use super::estimate::{Estimate, Expected};
+use super::exceeded::Exceeded;
+use super::registry::PolicyState;
+use super::standing::Standing;
+
+/// A request that has taken from all limits that apply to it. Without [`Admission::settle`] its estimate stays taken.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    taken: Vec<Taken>,
+    standings: Vec<Standing>,
+    expected: Option<Expected>,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Taken {
+    policy: Arc<PolicyState>,
+    /// Position of the limits in the policy.
+    set: usize,
+    estimate: Estimate,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// Another limit has no room for it.
+    NotAdmitted,
+    /// No engine worked on it, or the engine reported an error.
+    Failed,
+    /// The engine reported what it used.
+    Reported(Usage),
+    /// A stream without usage had so many events. Each has about one token.
+    Streamed { events: u64 },
+    /// An engine worked on it, and it is not known how much.
+    Unknown,
+}
+
+/// Takes one request from all limits, or from none. `limits`: policies, each with the position of its limits. `expected`: of
+/// a request to a model; `None` for other requests, which use no tokens.
+pub(crate) fn admit<'a>(
+    limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
+    expected: Option<Expected>,
+    now: Instant,
+) -> Result<Option<Box<Admission>>, Box<Exceeded>> {
+    let mut admission: Option<Box<Admission>> = None;
+    for (policy, set) in limits {
+        match take(policy, set, expected.as_ref(), now) {
+            Ok((estimate, standings)) => {
+                let admission = admission.get_or_insert_with(|| {
+                    Box::new(Admission { taken: Vec::new(), standings: Vec::new(), expected: None, at: now })
+                });
+                admission.taken.push(Taken { policy: policy.clone(), set, estimate });
+                admission.standings.extend(standings);
+            }
+            Err(exceeded) => {
+                if let Some(admission) = admission {
+                    admission.settle(Served::NotAdmitted, now);
+                }
+                return Err(exceeded);
+            }
+        }
+    }
+    if let Some(admission) = &mut admission {
+        admission.expected = expected;
+    }
+    Ok(admission)
+}
+
+fn take(
+    policy: &PolicyState,
+    set: usize,
+    expected: Option<&Expected>,
+    now: Instant,
+) -> Result<(Estimate, Vec<Standing>), Box<Exceeded>> {
+    let state = &mut *policy.lock();
+    let estimate = expected.map_or_else(Estimate::default, |expected| state.estimates.of(expected));
+    // The policy may have changed since the request was routed.
+    let buckets = state.sets.get_mut(set).map_or(&mut [][..], Vec::as_mut_slice);
+    // The limit that opens last is the one to wait for.
+    let checked = buckets.iter_mut().filter_map(|bucket| {
+        let wait = bucket.check(amount(bucket, estimate), now).err()?;
+        Some((wait, bucket.limit))
+    });
+    if let Some((retry_after, limit)) = checked.max_by_key(|(wait, _)| *wait) {
+        let standings = buckets.iter().map(Standing::of).collect();
+        return Err(Box::new(Exceeded { policy: policy.policy.clone(), limit, retry_after, standings }));
+    }
+    for bucket in &mut *buckets {
+        bucket.take(amount(bucket, estimate));
+    }
+    Ok((estimate, buckets.iter().map(Standing::of).collect()))
+}
+
+fn amount(bucket: &Bucket, estimate: Estimate) -> u64 {
+    match bucket.limit.measure {
+        Measure::Requests => 1,
+        Measure::Tokens => estimate.tokens(),
+    }
+}
+
+impl Admission {
+    /// State of the limits after the request was admitted.
+    pub(crate) fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// Corrects what was taken.
+    pub(crate) fn settle(self, served: Served, now: Instant) {
+        for Taken { policy, set, estimate } in &self.taken {
+            let state = &mut *policy.lock();
+            if let (Served::Reported(usage), Some(expected)) = (served, &self.expected) {
+                state.estimates.learn(expected, usage);
+            }
+            let buckets = state.sets.get_mut(*set).into_iter().flatten();
+            for bucket in buckets.filter(|bucket| bucket.has_counted(self.at)) {
+                let (reserved, used) = match bucket.limit.measure {
+                    Measure::Requests => (1, u64::from(served != Served::NotAdmitted)),
+                    Measure::Tokens => (estimate.tokens(), served.tokens(*estimate)),
+                };
+                bucket.settle(reserved, used, now);
+            }
+        }
+    }
+}
+
+impl Served {
+    fn tokens(self, estimate: Estimate) -> u64 {
+        match self {
+            Self::NotAdmitted | Self::Failed => 0,
+            Self::Reported(usage) => {
+                let prompt = usage.prompt_tokens.unwrap_or(estimate.prompt);
+                prompt.saturating_add(usage.completion_tokens.unwrap_or(0))
+            }
+            Self::Streamed { events } => estimate.prompt.saturating_add(events),
+            Self::Unknown => estimate.tokens(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use forebay_resources::ObjectKey;
+    use forebay_routing::{LimitSet, LimitUnit, PolicyLimits, RateLimit};
+
+    use super::super::registry::LimitRegistry;
+    use super::*;
+
+    fn limit(measure: Measure, amount: u32) -> RateLimit {
+        RateLimit { measure, amount, burst: 0, unit: LimitUnit::Hour }
+    }
+
+    fn policies(limits: &[&[RateLimit]]) -> Vec<Arc<PolicyState>> {
+        LimitRegistry::default().update(&specs(limits))
+    }
+
+    fn specs(limits: &[&[RateLimit]]) -> Vec<Arc<PolicyLimits>> {
+        let spec = |(index, limits): (usize, &&[RateLimit])| {
+            let policy = ObjectKey::new("ns", format!("p{index}"));
+            Arc::new(PolicyLimits { policy, sets: vec![LimitSet::unconditional(limits.to_vec())], index })
+        };
+        limits.iter().enumerate().map(spec).collect()
+    }
+
+    fn all(states: &[Arc<PolicyState>]) -> impl Iterator<Item = (&Arc<PolicyState>, usize)> {
+        states.iter().map(|state| (state, 0))
+    }
+
+    fn bytes(body_bytes: u64) -> Option<Expected> {
+        Some(Expected { body_bytes, ..Expected::default() })
+    }
+
+    fn remaining(policy: &PolicyState) -> Vec<u64> {
+        policy.lock().sets[0].iter().map(Bucket::remaining).collect()
+    }
+
+    #[test]
+    fn a_request_takes_from_all_limits_or_from_none() {
+        let requests = Measure::Requests;
+        let states = policies(&[&[limit(requests, 5), limit(requests, 9)], &[limit(requests, 1)]]);
+        let now = Instant::now();
+        let first = admit(all(&states), bytes(10), now).unwrap().unwrap();
+        assert_eq!(first.standings().len(), 3);
+        let exceeded = admit(all(&states), bytes(10), now).unwrap_err();
+        assert_eq!(exceeded.retry_after, Duration::from_secs(3600));
+        assert_eq!(
+            exceeded.to_string(),
+            "the limit of 1 request per hour (AgentgatewayPolicy ns/p1) is reached; try again in 3600 s"
+        );
+        assert_eq!((remaining(&states[0]), remaining(&states[1])), (vec![4, 8], vec![0]));
+        // A request counts whether it succeeds or not.
+        first.settle(Served::Failed, now);
+        assert_eq!(remaining(&states[0]), [4, 8]);
+    }
+
+    #[test]
+    fn tokens_are_reserved_and_settled() {
+        let usage = |prompt, completion| Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            ..Usage::default()
+        };
+        // 400 bytes are 100 tokens, and 256 of output.
+        for (served, used) in [
+            (Served::NotAdmitted, 0),
+            (Served::Failed, 0),
+            (Served::Reported(usage(Some(7), Some(2))), 9),
+            (Served::Reported(usage(Some(7), None)), 7),
+            (Served::Reported(usage(None, Some(2))), 102),
+            (Served::Streamed { events: 3 }, 103),
+            (Served::Unknown, 356),
+        ] {
+            let states = policies(&[&[limit(Measure::Tokens, 1000)]]);
+            let now = Instant::now();
+            let admission = admit(all(&states), bytes(400), now).unwrap().unwrap();
+            assert_eq!(remaining(&states[0]), [644]);
+            admission.settle(served, now);
+            assert_eq!(remaining(&states[0]), [1000 - used], "{served:?}");
+        }
+    }
+
+    #[test]
+    fn requests_in_flight_bound_the_overrun() {
+        let states = policies(&[&[limit(Measure::Tokens, 1000)]]);
+        let now = Instant::now();
+        let admitted: Vec<_> = (0..64).filter_map(|_| admit(all(&states), bytes(400), now).ok()).collect();
+        assert_eq!(admitted.len(), 2, "each reserves 356");
+        let usage = Usage { prompt_tokens: Some(500), completion_tokens: Some(500), ..Usage::default() };
+        for admission in admitted {
+            admission.unwrap().settle(Served::Reported(usage), now);
+        }
+        let exceeded = admit(all(&states), bytes(400), now).unwrap_err();
+        assert!(exceeded.retry_after > Duration::from_secs(3600), "the debt is paid off first: {exceeded}");
+    }
+
+    #[test]
+    fn requests_without_a_model_use_no_tokens() {
+        let now = Instant::now();
+        let states = policies(&[&[limit(Measure::Tokens, 10)]]);
+        for _ in 0..3 {
+            assert!(admit(all(&states), None, now).is_ok());
+        }
+        assert_eq!(remaining(&states[0]), [10]);
+        assert!(admit(all(&[]), bytes(1), now).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_used_survives_a_change_of_the_policy() {
+        let mut registry = LimitRegistry::default();
+        let before = registry.update(&specs(&[&[limit(Measure::Requests, 5)]]));
+        let now = Instant::now();
+        let admission = admit(all(&before), bytes(1), now).unwrap().unwrap();
+        let after = registry.update(&specs(&[&[limit(Measure::Requests, 3), limit(Measure::Tokens, 1000)]]));
+        after[0].lock().sets[0][1].take(500);
+        assert_eq!(remaining(&after[0]), [2, 500]);
+        // The new limit did not count it.
+        admission.settle(Served::Failed, now);
+        assert_eq!(remaining(&after[0]), [2, 500]);
+        let unchanged =
+            registry.update(&specs(&[&[limit(Measure::Requests, 3), limit(Measure::Tokens, 1000)]]));
+        assert!(Arc::ptr_eq(&after[0], &unchanged[0]));
+        registry.update(&[]);
+        let recreated = registry.update(&specs(&[&[limit(Measure::Requests, 3)]]));
+        assert_eq!(remaining(&recreated[0]), [3]);
+    }
+}

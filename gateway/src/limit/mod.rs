@@ -1,0 +1,22 @@
+//! Rate limits of policies.
+//!
+//! A limit is a token bucket in this process: replicas of the gateway do not share it. A request takes from all limits that
+//! apply to it, or from none. Tokens are not known when a request is admitted, so an estimate is taken, and corrected when
+//! the request ends ([`Admission::settle`]). The prompt is estimated from the size of the body, the output is the maximum
+//! that the request sets, or else what earlier requests for the model used. A bucket can thus be in debt by what requests
+//! in flight use above their estimates, and never by more.
+//!
+//! A request that needs more than the whole bucket is admitted when the bucket is full, and leaves a debt.
+
+mod admission;
+mod bucket;
+mod estimate;
+mod exceeded;
+mod registry;
+mod standing;
+
+pub(crate) use admission::{Admission, Served, admit};
+pub(crate) use estimate::Expected;
+pub(crate) use exceeded::Exceeded;
+pub(crate) use registry::{LimitRegistry, PolicyState};
+pub(crate) use standing::Standing;

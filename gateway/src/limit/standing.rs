@@ -1,0 +1,111 @@
+//! What is left of a limit, as response headers.
+
+use std::time::Duration;
+
+use forebay_routing::{Measure, RateLimit};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::bucket::Bucket;
+
+/// State of a limit when a request was admitted or rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) limit: RateLimit,
+    remaining: u64,
+    reset_after: Duration,
+}
+
+impl Standing {
+    pub(super) fn of(bucket: &Bucket) -> Self {
+        Self { limit: bucket.limit, remaining: bucket.remaining(), reset_after: bucket.reset_after() }
+    }
+
+    /// The most that can be used at once, what is left of it, and the time until all of it is.
+    pub(crate) fn amounts(&self) -> (u64, u64, Duration) {
+        (self.limit.capacity(), self.remaining, self.reset_after)
+    }
+
+    /// Sets the headers of the OpenAI API (`x-ratelimit-*`): for requests and for tokens, those of the limit with the least
+    /// left.
+    pub(crate) fn set_headers(all: &[Self], headers: &mut HeaderMap) {
+        let least =
+            |measure| all.iter().filter(|it| it.limit.measure == measure).min_by_key(|it| it.remaining);
+        if let Some(requests) = least(Measure::Requests) {
+            let [limit, remaining, reset] = [
+                HeaderName::from_static("x-ratelimit-limit-requests"),
+                HeaderName::from_static("x-ratelimit-remaining-requests"),
+                HeaderName::from_static("x-ratelimit-reset-requests"),
+            ];
+            requests.set(headers, limit, remaining, reset);
+        }
+        if let Some(tokens) = least(Measure::Tokens) {
+            let [limit, remaining, reset] = [
+                HeaderName::from_static("x-ratelimit-limit-tokens"),
+                HeaderName::from_static("x-ratelimit-remaining-tokens"),
+                HeaderName::from_static("x-ratelimit-reset-tokens"),
+            ];
+            tokens.set(headers, limit, remaining, reset);
+        }
+    }
+
+    fn set(self, headers: &mut HeaderMap, limit: HeaderName, remaining: HeaderName, reset: HeaderName) {
+        headers.insert(limit, self.limit.capacity().into());
+        headers.insert(remaining, self.remaining.into());
+        if let Ok(text) = HeaderValue::try_from(go_duration(self.reset_after)) {
+            headers.insert(reset, text);
+        }
+    }
+}
+
+/// `120ms`, `1s`, `6m0s`, `2h0m30s`, rounded up
+fn go_duration(duration: Duration) -> String {
+    if duration <= Duration::from_millis(999) {
+        return format!("{}ms", duration.as_nanos().div_ceil(1_000_000));
+    }
+    let seconds = duration.as_nanos().div_ceil(1_000_000_000);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_routing::LimitUnit;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_rounded_up() {
+        for (duration, expected) in [
+            (Duration::ZERO, "0ms"),
+            (Duration::from_micros(1), "1ms"),
+            (Duration::from_millis(999), "999ms"),
+            (Duration::from_millis(1001), "2s"),
+            (Duration::from_secs(360), "6m0s"),
+            (Duration::from_millis(7_229_001), "2h0m30s"),
+        ] {
+            assert_eq!(go_duration(duration), expected);
+        }
+    }
+
+    #[test]
+    fn the_limit_with_the_least_left_is_shown() {
+        let limit = |measure| RateLimit { measure, amount: 100, burst: 0, unit: LimitUnit::Minute };
+        let standing = |measure, remaining| Standing {
+            limit: limit(measure),
+            remaining,
+            reset_after: Duration::from_secs(remaining),
+        };
+        let mut headers = HeaderMap::new();
+        let all =
+            [standing(Measure::Requests, 7), standing(Measure::Tokens, 9), standing(Measure::Requests, 5)];
+        Standing::set_headers(&all, &mut headers);
+        assert_eq!(headers["x-ratelimit-remaining-requests"], "5");
+        assert_eq!(headers["x-ratelimit-reset-requests"], "5s");
+        assert_eq!(headers["x-ratelimit-limit-tokens"], "100");
+        assert_eq!(headers["x-ratelimit-remaining-tokens"], "9");
+    }
+}
