@@ -117,7 +117,10 @@ async fn exchange_until(
     let Question { head, body, metadata, offered, wanted, .. } = question;
     let headers = &mut head.headers;
     let mut progress = Progress::new(body, *offered);
-    if let Err(status) = requests.send(&first) {
+    let sent = requests.send(&first);
+    // It has a copy of the head, which would be kept until the picker replies.
+    drop(first);
+    if let Err(status) = sent {
         return Ok(Outcome::Failed(PickerFault::Stream(Box::new(status))));
     }
     content.first_was_sent();

@@ -77,7 +77,7 @@ impl Proxy {
     async fn run(
         &self,
         via: &Via,
-        head: Box<request::Parts>,
+        mut head: Box<request::Parts>,
         size: HeadSize,
         body: ClientBody,
         record: &mut Record,
@@ -85,7 +85,7 @@ impl Proxy {
         let routes = self.routes.load_full();
         let mut context =
             Context { proxy: self, routes: &routes, via, record, reserves: false, counts_tokens: false };
-        context.admit(size)?;
+        context.admit(&mut head, size)?;
         let received = match answer_limits(Received::new(context, head, body)?)? {
             ControlFlow::Continue(received) => received,
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use forebay_e2e::{TIMEOUT, harness};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -59,22 +60,24 @@ async fn silent_pod(address: SocketAddr) {
     }
 }
 
-/// Requests of which each waits for a pod, with headers of `bytes`.
-async fn waiting(connections: usize, bytes: usize) {
+/// Requests of which each waits for a pod, with `headers` headers of `bytes` each.
+async fn waiting(connections: usize, headers: usize, bytes: usize) {
     let Some(mut harness) = start(0) else { return };
     let pod = tokio::spawn(silent_pod(harness.announce_pod(POOL, 200).unwrap()));
     let address = harness.network.gateway();
     let mut held = Vec::new();
-    let long = "x".repeat(bytes);
+    let value = HeaderValue::from_str(&"x".repeat(bytes)).unwrap();
+    let name = |at| HeaderName::try_from(format!("x-{at}")).unwrap();
+    let extra: HeaderMap = (0..headers).map(|at| (name(at), value.clone())).collect();
     for _ in 0..connections {
         let Some((mut send, reading)) = attack::http2(address, 1 << 16).await else { break };
         let mut streams = Vec::new();
         for _ in 0..1_000 {
-            let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
+            let mut request = http::Request::post(format!("http://{address}/v1/chat/completions"))
                 .header("content-type", "application/json")
-                .header("x-long", &long)
                 .body(())
                 .unwrap();
+            request.headers_mut().extend(extra.clone());
             let Ok((response, mut body)) = send.send_request(request, false) else { break };
             let _ = body.send_data(Bytes::from_static(attack::BODY.as_bytes()), true);
             streams.push((response, body));
@@ -82,8 +85,9 @@ async fn waiting(connections: usize, bytes: usize) {
         held.push((send, streams, reading));
     }
     harness.limited_gateway().unwrap().settle().await;
-    let attack =
-        format!("{connections} connections of 1,000 requests that wait, with heads of {bytes} bytes");
+    let attack = format!(
+        "{connections} connections of 1,000 requests that wait, each with {headers} headers of {bytes} bytes"
+    );
     survived(&attack, harness.limited_gateway());
     assert_eq!(harness::get(harness.network.gateway_admin(), "/healthz").unwrap().0, 200);
     for (_, _, reading) in held {
@@ -94,10 +98,16 @@ async fn waiting(connections: usize, bytes: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_of_waiting_requests_are_bounded() {
-    waiting(48, 50 << 10).await;
+    waiting(48, 1, 50 << 10).await;
+}
+
+/// A header takes more memory than its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_with_many_headers_are_bounded() {
+    waiting(12, 1_500, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_requests_are_bounded() {
-    waiting(48, 10).await;
+    waiting(48, 1, 10).await;
 }
