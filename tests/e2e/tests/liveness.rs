@@ -8,6 +8,7 @@
 
 use std::{
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,8 +29,12 @@ const WITHIN: Duration = Duration::from_secs(20);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Three simulators of one model. Pod 0 is the one that freezes.
+///
+/// Tests run one after the other: on a busy machine the engines that are not frozen look slow, and may then rightly be
+/// preferred less than one that is only suspect.
 struct Fleet {
     harness: Harness,
+    _alone: MutexGuard<'static, ()>,
     /// Requests that clients of pod 0 keep open. They do not pass the gateway.
     open: JoinSet<()>,
 }
@@ -37,12 +42,14 @@ struct Fleet {
 impl Fleet {
     /// `None` if this machine cannot measure in the kernel; the reason is printed.
     fn start() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let pools = vec![PoolOptions { name: POOL, model: QWEN, pods: 3 }];
         let harness = Harness::start(HarnessOptions { pools, ..HarnessOptions::default() }).unwrap();
         for reason in &harness.unavailable {
             println!("skipped: {reason}");
         }
-        harness.unavailable.is_empty().then_some(Self { harness, open: JoinSet::new() })
+        harness.unavailable.is_empty().then_some(Self { harness, _alone: alone, open: JoinSet::new() })
     }
 
     fn open(&mut self, requests: usize, shape: &Shape) {
@@ -112,8 +119,10 @@ impl Fleet {
         for number in 0..requests {
             let shape = Shape::Stream { tokens: 3 };
             let answered = tokio::time::timeout(REQUEST_TIMEOUT, client.chat(QWEN, &shape)).await;
-            let outcome =
-                answered.unwrap_or_else(|_| panic!("request {number} hangs: {}", self.picker_view(0)));
+            let outcome = answered.unwrap_or_else(|_| {
+                let views: Vec<Value> = (0..3).map(|pod| self.picker_view(pod)).collect();
+                panic!("request {number} hangs: {views:#?}")
+            });
             assert_eq!(outcome.unwrap().status, 200);
         }
     }
