@@ -1,20 +1,21 @@
 use std::time::SystemTime;
 
+use clap::ValueEnum;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Database, Error};
 use crate::database::millis;
 
-/// What usage is summed up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What usage is summed up by. `forebay usage --by` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dimension {
-    /// Name of the key, or subject of the token.
+    /// Name of the API key, or subject of the token.
     Key,
-    /// Group of the key.
+    /// `group` of the metadata of the API key.
     Group,
     /// Model that clients asked for.
     Model,
-    /// Model that served it.
+    /// Model that served it, without adapters and aliases.
     BaseModel,
     /// InferencePool or Service.
     Pool,
@@ -22,7 +23,7 @@ pub enum Dimension {
     Endpoint,
     /// Status code.
     Status,
-    /// Days since 1970, in UTC.
+    /// Day, in UTC. In reports, days since 1970.
     Day,
 }
 
@@ -70,6 +71,20 @@ const SUMS: &str = "COUNT(*), \
     SUM(duration_seconds)";
 
 impl Dimension {
+    /// `base_model`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Group => "group",
+            Self::Model => "model",
+            Self::BaseModel => "base_model",
+            Self::Pool => "pool",
+            Self::Endpoint => "endpoint",
+            Self::Status => "status",
+            Self::Day => "day",
+        }
+    }
+
     fn expression(self) -> &'static str {
         match self {
             Self::Key => "api_key",

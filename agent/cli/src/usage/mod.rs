@@ -26,7 +26,7 @@ pub(crate) struct Options {
 
     /// What to sum up by, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "key,model", value_name = "WHAT,…")]
-    by: Vec<By>,
+    by: Vec<Dimension>,
 
     /// Requests that ended since then: a time ago, such as 7d, or a time such as 2027-01-31T00:00:00Z.
     #[arg(long, default_value = "30d", value_name = "TIME")]
@@ -47,26 +47,6 @@ pub(crate) struct Options {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum By {
-    /// Name of the API key, or subject of the token.
-    Key,
-    /// `group` of the metadata of the API key.
-    Group,
-    /// Model that clients asked for.
-    Model,
-    /// Model that served it, without adapters and aliases.
-    BaseModel,
-    /// InferencePool or Service.
-    Pool,
-    /// Address of the endpoint.
-    Endpoint,
-    /// Status code.
-    Status,
-    /// Day, in UTC.
-    Day,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// A table.
     Table,
@@ -74,35 +54,6 @@ enum Output {
     Json,
     /// Comma-separated values with a header line.
     Csv,
-}
-
-impl By {
-    fn dimension(self) -> Dimension {
-        match self {
-            Self::Key => Dimension::Key,
-            Self::Group => Dimension::Group,
-            Self::Model => Dimension::Model,
-            Self::BaseModel => Dimension::BaseModel,
-            Self::Pool => Dimension::Pool,
-            Self::Endpoint => Dimension::Endpoint,
-            Self::Status => Dimension::Status,
-            Self::Day => Dimension::Day,
-        }
-    }
-
-    /// Name of the column.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Group => "group",
-            Self::Model => "model",
-            Self::BaseModel => "base_model",
-            Self::Pool => "pool",
-            Self::Endpoint => "endpoint",
-            Self::Status => "status",
-            Self::Day => "day",
-        }
-    }
 }
 
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
@@ -114,7 +65,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         anyhow::bail!("--since must be before --until");
     }
     let database = Database::for_reports(&options.database)?;
-    let mut by: Vec<Dimension> = options.by.iter().map(|by| by.dimension()).collect();
+    let mut by = options.by.clone();
     // Prices are those of models.
     if prices.is_some() {
         by.extend([Dimension::Model, Dimension::BaseModel]);

@@ -1,10 +1,10 @@
 //! Output formats.
 
+use forebay_usage::Dimension;
 use serde_json::{Map, Value, json};
 use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    By,
     prices::Prices,
     summary::{Summary, total},
 };
@@ -37,10 +37,10 @@ fn counts(it: &Summary) -> [u64; 7] {
 }
 
 /// The value of a dimension. `None`: the requests have none.
-fn value(by: By, text: Option<&str>) -> Option<String> {
+fn value(by: Dimension, text: Option<&str>) -> Option<String> {
     let text = text?;
     match by {
-        By::Day => {
+        Dimension::Day => {
             let days: i64 = text.parse().ok()?;
             let date: Date = (OffsetDateTime::UNIX_EPOCH.checked_add(Duration::days(days))?).date();
             Some(date.to_string())
@@ -49,7 +49,7 @@ fn value(by: By, text: Option<&str>) -> Option<String> {
     }
 }
 
-fn values<'r>(by: &'r [By], it: &'r Summary) -> impl Iterator<Item = Option<String>> + 'r {
+fn values<'r>(by: &'r [Dimension], it: &'r Summary) -> impl Iterator<Item = Option<String>> + 'r {
     by.iter().zip(&it.row.values).map(|(by, text)| value(*by, text.as_deref()))
 }
 
@@ -62,7 +62,7 @@ fn cost(it: &Summary) -> Option<String> {
     is_priced(it).then(|| format!("{:.4}{}", it.cost, if it.has_unpriced { "+" } else { "" }))
 }
 
-pub(super) fn table(by: &[By], rows: &[Summary], prices: Option<&Prices>) -> String {
+pub(super) fn table(by: &[Dimension], rows: &[Summary], prices: Option<&Prices>) -> String {
     let mut header: Vec<String> = by.iter().map(|by| by.name().to_uppercase().replace('_', "-")).collect();
     header.extend(COUNTS.map(|name| name.to_uppercase().replace("_TOKENS", "").replace('_', "-")));
     if let Some(prices) = prices {
@@ -88,7 +88,7 @@ pub(super) fn table(by: &[By], rows: &[Summary], prices: Option<&Prices>) -> Str
 }
 
 pub(super) fn json(
-    by: &[By],
+    by: &[Dimension],
     rows: &[Summary],
     prices: Option<&Prices>,
     since: OffsetDateTime,
@@ -115,7 +115,7 @@ pub(super) fn json(
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 
-pub(super) fn csv(by: &[By], rows: &[Summary], prices: Option<&Prices>) -> anyhow::Result<String> {
+pub(super) fn csv(by: &[Dimension], rows: &[Summary], prices: Option<&Prices>) -> anyhow::Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let names = by.iter().map(|by| by.name()).chain(COUNTS);
     writer.write_record(names.chain(prices.map(|_| "cost")))?;
