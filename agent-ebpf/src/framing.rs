@@ -11,7 +11,7 @@
 //! They share the ring of pending requests, where every shared word is written with one atomic instruction:
 //! `ended` (each request ends once) and `waiting_bytes` (each byte is removed once).
 //!
-//! Imports go one way: [`payload`] and `atomic` below, then the state (`half`, `pending`, `state`), then the readers of one
+//! Imports go one way: [`payload`], `ended` and `atomic` below, then the state (`half`, `pending`, `state`), then the readers of one
 //! syntax element (`chunk`, `header`, `sequence`, `requests`), then one step of a direction (`request`, `response`),
 //! then the loop over a segment (`walk`), and `driver` on top.
 //!
@@ -31,6 +31,7 @@
 mod atomic;
 mod chunk;
 mod driver;
+mod ended;
 mod half;
 mod header;
 mod payload;
@@ -42,6 +43,7 @@ mod sequence;
 mod state;
 mod walk;
 
+pub use ended::{Ended, Outcome, known};
 pub use half::{Effects, Half};
 pub use payload::Payload;
 pub use state::{Connection, MAX_PENDING, OpenRequest, Segment};

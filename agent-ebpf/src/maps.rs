@@ -15,10 +15,13 @@
 
 use core::{marker::PhantomData, mem::size_of};
 
-use crate::{framing::Connection, histogram::BUCKETS};
+use crate::{
+    framing::{Connection, Ended},
+    histogram::BUCKETS,
+};
 
-/// Version of all layouts. Part of the pin path (`…/forebay/v3`).
-pub const SCHEMA: u32 = 3;
+/// Version of all layouts. Part of the pin path (`…/forebay/v4`).
+pub const SCHEMA: u32 = 4;
 
 /// Maximum endpoints (pod address and port) followed on a node.
 pub const MAX_ENDPOINTS: u32 = 256;
@@ -29,7 +32,7 @@ pub const MAX_CONNECTIONS: u32 = 32_768;
 /// Maximum GPUs of a node. MIG instances are not counted separately.
 pub const MAX_GPUS: u32 = 64;
 /// Bytes of the event ring. A power of two, at least a page.
-pub const EVENT_RING_BYTES: u32 = 256 * 1024;
+pub const EVENT_RING_BYTES: u32 = 512 * 1024;
 
 /// Kind of a BPF map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,23 +268,54 @@ impl EventKind {
 
 /// Record of [`EVENTS`]: a request changed state. Events wake the agent. The counts are in [`LOADS`], so a dropped event
 /// loses no count.
+///
+/// A segment that ends several requests (pipelining) gives one event with the values of the first, and one without
+/// values for the others of the same kind.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Event {
     /// CLOCK_BOOTTIME, nanoseconds.
     pub at_ns: u64,
-    /// FirstBody: TTFT. Finished: duration of the request. Otherwise 0.
-    pub elapsed_ns: u64,
+    /// Finished, Aborted: first request byte to the end of the request.
+    pub duration_ns: u64,
+    /// FirstBody, Finished, Aborted: first request byte to the first content byte of the response.
+    pub ttft_ns: u64,
+    /// Finished, Aborted: head and body of the final response as sent, without retransmits.
+    pub response_bytes: u64,
     /// Slot of the endpoint.
     pub slot: u32,
     /// An [`EventKind`].
     pub kind: u32,
+    /// Finished, Aborted: chunks with data of the response.
+    pub response_chunks: u32,
+    /// Number of requests. More than one only with pipelining, and then no value is known.
+    pub count: u32,
+    /// Bits of [`known`](crate::framing::known): the values that are known. Others are 0.
+    pub known: u32,
     /// Port of the client.
     pub remote_port: u16,
-    /// HTTP status; 0 if unknown.
+    /// Finished, Aborted: status of the final response; 0 if it is not known or was not sent.
     pub status: u16,
-    /// Number of requests (more than one only with pipelining).
-    pub count: u32,
+}
+
+impl Event {
+    /// An event of `count` requests of a connection, with the values of `ended`.
+    #[inline(always)]
+    pub fn new(connection: &Connection, kind: EventKind, count: u32, ended: &Ended, at_ns: u64) -> Self {
+        Self {
+            at_ns,
+            duration_ns: ended.duration_ns,
+            ttft_ns: ended.ttft_ns,
+            response_bytes: ended.response_bytes,
+            slot: connection.slot,
+            kind: kind as u32,
+            response_chunks: ended.response_chunks,
+            count,
+            known: ended.known.into(),
+            remote_port: connection.remote_port,
+            status: ended.status,
+        }
+    }
 }
 
 /// Index of [`STATS`]: what the programs could not record.
@@ -356,9 +390,9 @@ const _: () = {
     assert!(size_of::<EndpointKey>() == 16);
     assert!(size_of::<Load>() == 128);
     assert!(size_of::<Histogram>() == 8 + 8 * 224);
-    assert!(size_of::<Event>() == 32);
+    assert!(size_of::<Event>() == 56);
     assert!(size_of::<GpuSample>() == 120);
-    assert!(size_of::<Connection>() == 504);
+    assert!(size_of::<Connection>() == 584);
 };
 
 #[cfg(feature = "user")]

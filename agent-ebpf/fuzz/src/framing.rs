@@ -2,7 +2,7 @@
 //! wait are those of the open requests.
 
 use arbitrary::{Arbitrary, Unstructured};
-use forebay_agent_ebpf::framing::{Connection, Effects, Segment};
+use forebay_agent_ebpf::framing::{Connection, Effects, Outcome, Segment};
 
 #[derive(Arbitrary, Debug)]
 struct Step<'a> {
@@ -57,16 +57,25 @@ const KNOWN: [&[u8]; 16] = [
 
 #[derive(Default)]
 struct Sum {
+    /// Bytes from the server.
+    sent_bytes: u64,
     started: u64,
     ended: u64,
     waiting_bytes: i64,
 }
 
 impl Sum {
+    fn add_response(&mut self, effects: &Effects) {
+        self.sent_bytes += u64::from(effects.bytes);
+        self.add(effects);
+    }
+
     fn add(&mut self, effects: &Effects) {
         self.started += u64::from(effects.started);
         self.ended += u64::from(effects.finished) + u64::from(effects.aborted);
         self.waiting_bytes += effects.waiting_bytes;
+        assert_eq!(effects.ended.outcome != Outcome::NONE, effects.finished + effects.aborted != 0);
+        assert!(effects.ended.response_bytes <= self.sent_bytes, "more than was sent");
     }
 }
 
@@ -97,14 +106,14 @@ pub fn framing(data: &[u8]) {
         };
         expected[side] = seq.wrapping_add(segment.length);
         if matches!(step.flags, Flags::SocketClosed) {
-            connection.socket_closed();
-            sum.add(&connection.response.effects);
+            connection.socket_closed(now_ns);
+            sum.add_response(&connection.response.effects);
         } else if step.from_client {
             connection.ingress(segment, bytes, now_ns);
             sum.add(&connection.request.effects);
         } else {
             connection.egress(segment, bytes, now_ns);
-            sum.add(&connection.response.effects);
+            sum.add_response(&connection.response.effects);
         }
         assert_eq!(sum.started, sum.ended + u64::from(connection.open_requests()));
         assert_eq!(sum.waiting_bytes, connection.waiting_bytes() as i64);

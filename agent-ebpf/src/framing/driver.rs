@@ -25,7 +25,7 @@ impl Connection {
         if (segment.fin || segment.rst) && sequence::is_near(&self.request, segment) {
             // A half-close counts as a disconnect, as in uvicorn.
             self.closed = 1;
-            requests::abort_all(self, Direction::Ingress);
+            requests::abort_all(self, Direction::Ingress, now_ns);
         }
     }
 
@@ -39,18 +39,18 @@ impl Connection {
         if segment.fin || segment.rst {
             self.closed = 1;
             if segment.fin && self.response.phase == Phase::UNSIZED_BODY {
-                response::end(self, now_ns);
+                response::end(self, 0, now_ns);
             }
-            requests::abort_all(self, Direction::Egress);
+            requests::abort_all(self, Direction::Egress, now_ns);
         }
     }
 
     /// Handles the destruction of the socket: open requests are aborted. The result is in `response.effects`.
     #[inline(always)]
-    pub fn socket_closed(&mut self) {
+    pub fn socket_closed(&mut self, now_ns: u64) {
         self.response.effects = Effects::default();
         self.closed = 1;
-        requests::abort_all(self, Direction::Egress);
+        requests::abort_all(self, Direction::Egress, now_ns);
     }
 
     #[inline(always)]
@@ -84,11 +84,12 @@ impl Connection {
         let Admitted::From(from) = sequence::admit(&mut self.response, segment.seq, segment.length) else {
             return;
         };
+        self.reply.sent_bytes = self.reply.sent_bytes.wrapping_add(u64::from(self.response.effects.bytes));
         if !Walk::<P, false>::through(self, payload, segment, from, now_ns) {
             self.response.lose_framing();
         }
         if self.response.phase == Phase::LOST && response::ends_with_terminator(payload, segment.length) {
-            response::end(self, now_ns);
+            response::end(self, 0, now_ns);
         }
     }
 }

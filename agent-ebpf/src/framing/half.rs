@@ -1,5 +1,7 @@
 //! State of one direction of a connection.
 
+use super::ended::Ended;
+
 /// Position within a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
@@ -118,6 +120,12 @@ impl Half {
         self.unrecorded_bytes = 0;
     }
 
+    /// Bytes of the segment from the current step on.
+    #[inline(always)]
+    pub(super) fn unread(&self) -> u32 {
+        self.end.wrapping_sub(self.cursor)
+    }
+
     /// Gives up on the current message. The direction recovers at the next segment that looks like a message start.
     #[inline(always)]
     pub(super) fn lose_framing(&mut self) {
@@ -134,10 +142,11 @@ pub struct Effects {
     pub ttft_ns: u64,
     /// Time since the previous chunk of a response to POST, if this segment starts a chunk.
     pub itl_ns: u64,
-    /// Duration of the request that this segment finished; 0 if the end was not seen.
-    pub duration_ns: u64,
     /// Change of the bytes that wait for a response: received minus answered or ended.
     pub waiting_bytes: i64,
+    /// The first of the requests that this segment ended of which values are known. Several end in one segment only with
+    /// pipelining.
+    pub ended: Ended,
     /// POST requests started.
     pub started: u32,
     /// POST requests whose response is complete.
@@ -160,6 +169,4 @@ pub struct Effects {
     pub lost: u32,
     /// New payload bytes, including those of a gap that was stepped over.
     pub bytes: u32,
-    /// Status of the response in this segment; 0 if unknown.
-    pub status: u32,
 }

@@ -2,6 +2,7 @@
 
 use super::{
     chunk,
+    ended::Ended,
     half::{Half, Phase},
     header,
     payload::Payload,
@@ -97,7 +98,7 @@ fn read(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
             half.token = half.token << 8 | u32::from(byte);
             half.position += 1;
             if half.position == METHOD_BYTES {
-                begin(connection);
+                begin(connection, now_ns);
             }
             return 1;
         }
@@ -154,7 +155,7 @@ fn between_messages(connection: &mut Connection, byte: u8, now_ns: u64) -> u32 {
     }
     if !is_upper(byte) {
         if connection.begun == 0 && is_tls_record(byte) {
-            turn_opaque(connection);
+            turn_opaque(connection, now_ns);
         } else {
             // Probably the middle of a request that started before the programs were attached.
             connection.request.lose_framing();
@@ -168,14 +169,14 @@ fn between_messages(connection: &mut Connection, byte: u8, now_ns: u64) -> u32 {
 
 /// Starts a request once its method is known.
 #[inline(always)]
-fn begin(connection: &mut Connection) {
+fn begin(connection: &mut Connection, now_ns: u64) {
     let token = connection.request.token;
     if token != PRI && !is_method(token) {
         connection.request.lose_framing();
         return;
     }
     if token == PRI || connection.begun.wrapping_sub(connection.ended) >= MAX_PENDING {
-        turn_opaque(connection);
+        turn_opaque(connection, now_ns);
         return;
     }
     let mut flags = 0;
@@ -194,11 +195,14 @@ fn begin(connection: &mut Connection) {
 }
 
 #[inline(always)]
-fn turn_opaque(connection: &mut Connection) {
+fn turn_opaque(connection: &mut Connection, now_ns: u64) {
     connection.opaque = 1;
     connection.request.effects.opaque = 1;
     connection.request.phase = Phase::LOST;
-    requests::abort_all(connection, Direction::Ingress);
+    requests::abort_all(connection, Direction::Ingress, now_ns);
+    // The requests continue unseen.
+    let ended = &mut connection.request.effects.ended;
+    *ended = Ended { outcome: ended.outcome, ..Ended::default() };
 }
 
 /// Returns whether the byte is a TLS content type (RFC 8446 §5.1): control characters, with which no text starts.

@@ -2,6 +2,8 @@
 
 use super::{
     atomic::replace_u32,
+    ended::{Ended, Outcome, known},
+    half::Phase,
     state::{Connection, MAX_PENDING},
 };
 
@@ -22,9 +24,9 @@ pub(super) fn end(connection: &mut Connection, number: u32, direction: Direction
     replace_u32(&mut connection.ended, number, number.wrapping_add(1))
 }
 
-/// Ends every open request as aborted.
+/// Ends every open request as aborted. The first one is recorded.
 #[inline(always)]
-pub(super) fn abort_all(connection: &mut Connection, direction: Direction) {
+pub(super) fn abort_all(connection: &mut Connection, direction: Direction, now_ns: u64) {
     for _ in 0..MAX_PENDING {
         let number = connection.ended;
         if number == connection.begun {
@@ -33,10 +35,33 @@ pub(super) fn abort_all(connection: &mut Connection, direction: Direction) {
         if end(connection, number, direction)
             && connection.pending[(number % MAX_PENDING) as usize].is_counted()
         {
-            match direction {
-                Direction::Ingress => connection.request.effects.aborted += 1,
-                Direction::Egress => connection.response.effects.aborted += 1,
+            let ended = aborted(connection, number, now_ns);
+            let effects = match direction {
+                Direction::Ingress => &mut connection.request.effects,
+                Direction::Egress => &mut connection.response.effects,
+            };
+            effects.aborted += 1;
+            if effects.ended.outcome == Outcome::NONE {
+                effects.ended = ended;
             }
         }
     }
+}
+
+/// The counts of an aborted request. Those of the response are known unless framing was lost before it began.
+#[inline(always)]
+fn aborted(connection: &Connection, number: u32, now_ns: u64) -> Ended {
+    let started_ns = connection.pending[(number % MAX_PENDING) as usize].started_ns;
+    let duration_ns = now_ns.saturating_sub(started_ns);
+    let (phase, index) = (connection.response.phase, connection.response.index);
+    if phase != Phase::IDLE && index == number {
+        return connection.reply.ended(Outcome::ABORTED, 0, phase == Phase::LOST, duration_ns);
+    }
+    let mut ended =
+        Ended { duration_ns, known: known::DURATION, outcome: Outcome::ABORTED, ..Ended::default() };
+    if phase != Phase::LOST {
+        // No response was begun.
+        ended.known |= known::BYTES | known::CHUNKS;
+    }
+    ended
 }

@@ -2,6 +2,7 @@
 
 use super::{
     chunk,
+    ended::{Ended, Outcome},
     half::{Phase, Prelude},
     header,
     payload::{Payload, through_line_feed},
@@ -39,8 +40,9 @@ pub(super) fn begin_after_loss(connection: &mut Connection, seq: u32) {
         return;
     }
     let counted = connection.pending[(oldest % MAX_PENDING) as usize].is_counted();
+    let status = if connection.response.index == oldest { connection.reply.status } else { 0 };
     if requests::end(connection, oldest, Direction::Egress) && counted {
-        connection.response.effects.finished += 1;
+        finish(connection, Ended { status, outcome: Outcome::FINISHED, ..Ended::default() });
     }
 }
 
@@ -95,7 +97,8 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
     if phase == Phase::TRAILERS {
         let step = header::step(half, word, count, false);
         if step.over {
-            end(connection, now_ns);
+            let unread = half.unread().wrapping_sub(step.consumed);
+            end(connection, unread, now_ns);
         }
         return step.consumed;
     }
@@ -113,6 +116,7 @@ fn between_messages(connection: &mut Connection, byte: u8) -> u32 {
     }
     let half = &mut connection.response;
     half.index = connection.ended;
+    connection.reply.begin(half.unread());
     if byte != b'H' {
         half.lose_framing();
         return SKIP_SEGMENT;
@@ -142,9 +146,11 @@ fn headers_complete(connection: &mut Connection, now_ns: u64) {
             half.effects.responses_2xx += 1;
         }
     }
-    half.effects.status = status;
+    connection.reply.status = status as u16;
+    // Without the line feed that ends the head.
+    let unread = half.unread().wrapping_sub(1);
     if pending.has_no_body() || status == 204 || status == 304 {
-        end(connection, now_ns);
+        end(connection, unread, now_ns);
     } else if status == 101 {
         half.phase = Phase::UNSIZED_BODY;
     } else if half.chunked != 0 {
@@ -153,7 +159,7 @@ fn headers_complete(connection: &mut Connection, now_ns: u64) {
     } else if half.sized == 0 {
         half.phase = Phase::UNSIZED_BODY;
     } else if half.length == 0 {
-        end(connection, now_ns);
+        end(connection, unread, now_ns);
     } else {
         half.remaining = half.length;
         half.phase = Phase::SIZED_BODY;
@@ -180,6 +186,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
         half.chunk_start = 0;
         if byte != b':' && half.counted != 0 {
             half.effects.chunks += 1;
+            connection.reply.chunks = connection.reply.chunks.saturating_add(1);
             if half.last_chunk_ns != 0 && half.effects.itl_ns == 0 {
                 half.effects.itl_ns = now_ns.saturating_sub(half.last_chunk_ns);
             }
@@ -197,7 +204,10 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
             half.prelude = Prelude::OVER;
             let pending = connection.pending[(half.index % MAX_PENDING) as usize];
             if pending.is_counted() {
-                half.effects.ttft_ns = now_ns.saturating_sub(pending.started_ns);
+                let ttft_ns = now_ns.saturating_sub(pending.started_ns);
+                half.effects.ttft_ns = ttft_ns;
+                connection.reply.ttft_ns = ttft_ns;
+                connection.reply.has_content = 1;
             }
         }
     } else if half.prelude == Prelude::COMMENT {
@@ -215,16 +225,19 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
             if half.phase == Phase::CHUNK_DATA {
                 half.phase = Phase::CHUNK_SIZE;
             } else {
-                end(connection, now_ns);
+                let unread = half.unread().wrapping_sub(consumed);
+                end(connection, unread, now_ns);
             }
         }
     }
     consumed
 }
 
-/// Completes the response, which finishes its request unless that was aborted before.
+/// Completes the response, `unread` bytes before the end of the segment. That finishes its request, unless it was aborted
+/// before.
 #[inline(always)]
-pub(super) fn end(connection: &mut Connection, now_ns: u64) {
+pub(super) fn end(connection: &mut Connection, unread: u32, now_ns: u64) {
+    let is_lost = connection.response.phase == Phase::LOST;
     connection.response.phase = Phase::IDLE;
     let number = connection.response.index;
     if number == connection.begun {
@@ -232,9 +245,17 @@ pub(super) fn end(connection: &mut Connection, now_ns: u64) {
     }
     let pending = connection.pending[(number % MAX_PENDING) as usize];
     if requests::end(connection, number, Direction::Egress) && pending.is_counted() {
-        let half = &mut connection.response;
-        half.effects.finished += 1;
-        half.effects.duration_ns = now_ns.saturating_sub(pending.started_ns);
-        half.effects.status = half.token;
+        let duration_ns = now_ns.saturating_sub(pending.started_ns);
+        let ended = connection.reply.ended(Outcome::FINISHED, unread, is_lost, duration_ns);
+        finish(connection, ended);
+    }
+}
+
+#[inline(always)]
+fn finish(connection: &mut Connection, ended: Ended) {
+    let effects = &mut connection.response.effects;
+    effects.finished += 1;
+    if effects.ended.outcome == Outcome::NONE || effects.ended.known == 0 {
+        effects.ended = ended;
     }
 }

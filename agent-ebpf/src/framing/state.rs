@@ -1,6 +1,7 @@
 //! State of one TCP connection.
 
 use super::{
+    ended::Reply,
     half::{Half, Phase, Prelude},
     pending::Pending,
 };
@@ -53,6 +54,7 @@ pub struct Connection {
     pub remote_port: u16,
     pub(super) reserved: u16,
     pub(super) pending: [Pending; MAX_PENDING as usize],
+    pub(super) reply: Reply,
     /// The client's direction.
     pub request: Half,
     /// The server's direction.

@@ -4,7 +4,7 @@ use std::{string::String, vec, vec::Vec};
 
 use proptest::prelude::*;
 
-use super::{Connection, Effects, OpenRequest, Segment};
+use super::{Connection, Effects, Ended, OpenRequest, Outcome, Segment, known};
 
 const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
 const GET: &str = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -76,6 +76,8 @@ struct Player {
     now_ns: u64,
     /// Times of segments with content.
     content_at: Vec<u64>,
+    /// Requests that ended.
+    ended: Vec<Ended>,
     sum: Sum,
 }
 
@@ -88,6 +90,7 @@ impl Player {
             server_seq: u32::MAX - 50,
             now_ns: 0,
             content_at: Vec::new(),
+            ended: Vec::new(),
             sum: Sum::default(),
         }
     }
@@ -95,15 +98,24 @@ impl Player {
     fn ingress(&mut self, seq: u32, bytes: &[u8], fin: bool, rst: bool) {
         let segment = Segment { seq, length: bytes.len() as u32, fin, rst };
         self.connection.ingress(segment, bytes, self.now_ns);
-        self.sum.add(&self.connection.request.effects, self.now_ns);
+        self.add(self.connection.request.effects);
     }
 
     fn egress(&mut self, seq: u32, bytes: &[u8], fin: bool) {
         let segment = Segment { seq, length: bytes.len() as u32, fin, rst: false };
         self.connection.egress(segment, bytes, self.now_ns);
-        self.sum.add(&self.connection.response.effects, self.now_ns);
+        self.add(self.connection.response.effects);
         if self.connection.has_sent_content() {
             self.content_at.push(self.now_ns);
+        }
+    }
+
+    fn add(&mut self, effects: Effects) {
+        self.sum.add(&effects, self.now_ns);
+        let ended = effects.ended;
+        assert_eq!(ended.outcome != Outcome::NONE, effects.finished + effects.aborted != 0);
+        if ended.outcome != Outcome::NONE {
+            self.ended.push(ended);
         }
     }
 
@@ -416,6 +428,105 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
     ]
 }
 
+/// The requests that ended, with times in turns.
+fn ended(turns: &[Turn], cut: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Vec<Ended> {
+    let mut player = Player::new();
+    turns.iter().for_each(|turn| player.turn(turn, &cut));
+    let in_turns = |it: &Ended| Ended { duration_ns: it.duration_ns / 1_000, ttft_ns: it.ttft_ns / 1_000, ..*it };
+    player.ended.iter().map(in_turns).collect()
+}
+
+const WITHOUT_TTFT: u8 = known::DURATION | known::BYTES | known::CHUNKS;
+const ALL: u8 = WITHOUT_TTFT | known::TTFT;
+
+#[test]
+fn an_ended_request_has_the_counts_of_its_response() {
+    let data = "5\r\ndata:\r\n";
+    let length = |texts: &[&str]| texts.iter().map(|text| text.len() as u64).sum();
+    let no_content = "HTTP/1.1 204 No Content\r\n\r\n";
+    let request = |outcome, status, known| Ended { outcome, status, known, ..Ended::default() };
+    let (finished, aborted) = (Outcome::FINISHED, Outcome::ABORTED);
+    let turns = [
+        client(POST),
+        server(CHUNKED),
+        server("e\r\n: keep-alive\n\n\r\n"),
+        server(data),
+        server(data),
+        server("0\r\nTrailer: 1\r\n\r\n"),
+        client(POST),
+        server("HTTP/1.1 100 Continue\r\n\r\n"),
+        server(SIZED),
+        client(GET),
+        server(SIZED),
+        client(POST),
+        server(no_content),
+        client(POST),
+        server(CHUNKED),
+        server(data),
+        ClientFin,
+        server(data),
+    ];
+    let comment_and_end = "e\r\n: keep-alive\n\n\r\n0\r\nTrailer: 1\r\n\r\n";
+    let expected = [
+        Ended {
+            duration_ns: 5,
+            ttft_ns: 3,
+            response_bytes: length(&[CHUNKED, comment_and_end, data, data]),
+            response_chunks: 2,
+            ..request(finished, 200, ALL)
+        },
+        Ended { duration_ns: 2, ttft_ns: 2, response_bytes: length(&[SIZED]), ..request(finished, 404, ALL) },
+        Ended { duration_ns: 1, response_bytes: length(&[no_content]), ..request(finished, 204, WITHOUT_TTFT) },
+        Ended {
+            duration_ns: 3,
+            ttft_ns: 2,
+            response_bytes: length(&[CHUNKED, data]),
+            response_chunks: 1,
+            ..request(aborted, 200, ALL)
+        },
+    ];
+    assert_eq!(ended(&turns, whole), expected);
+    assert_eq!(ended(&turns, bytewise), expected);
+    let unanswered = [client(POST), ClientRst];
+    assert_eq!(
+        ended(&unanswered, whole),
+        [Ended { duration_ns: 1, ..request(aborted, 0, WITHOUT_TTFT) }],
+        "zero bytes are known"
+    );
+}
+
+#[test]
+fn counts_of_responses_do_not_depend_on_the_split() {
+    for (name, turns, _) in corpus() {
+        let expected = ended(&turns, whole);
+        for size in 1..40 {
+            let cut = |bytes: &[u8]| bytes.chunks(size).map(<[u8]>::to_vec).collect();
+            assert_eq!(ended(&turns, cut), expected, "{name}, in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn counts_that_were_not_seen_are_unknown() {
+    let chunks_unknown = ALL & !known::CHUNKS;
+    let lost = std::format!("{CHUNKED}zz\r\n");
+    let turns = [client(POST), server(&lost), server("0\r\n\r\n")];
+    let found = ended(&turns, whole)[0];
+    assert_eq!((found.known | known::TTFT, found.status), (chunks_unknown, 200), "an invalid chunk size");
+    assert_eq!(found.response_bytes, lost.len() as u64 + 5);
+
+    let turns = [client(POST), server(&lost), server("1"), client(POST), server(SIZED)];
+    let found = ended(&turns, whole);
+    assert_eq!((found[0].known, found[0].duration_ns), (ALL, 1), "the second response");
+    let separately = ended(&turns, |bytes| bytes.chunks(20).map(<[u8]>::to_vec).collect());
+    assert_eq!((separately[0].known, separately[0].status), (0, 200), "the end of the first was not seen");
+    assert_eq!(separately[1].known, ALL);
+
+    let turns: Vec<Turn> = (0..20).map(|_| client(POST)).collect();
+    let found = ended(&turns, whole)[0];
+    assert_eq!((found.known, found.outcome), (0, Outcome::ABORTED), "an opaque connection");
+}
+
 /// Turns after which content of a response to POST was sent, and the open requests at the end.
 fn content(turns: &[Turn], cut: fn(&[u8]) -> Vec<Vec<u8>>) -> (Vec<u64>, Vec<OpenRequest>) {
     let mut player = Player::new();
@@ -587,10 +698,10 @@ fn ignores_requests_from_before_the_attachment() {
 #[test]
 fn closed_socket_aborts_open_requests() {
     let (_, mut connection) = play(&[client(POST), client(POST)], whole);
-    connection.socket_closed();
+    connection.socket_closed(9_000);
     assert_eq!(connection.response.effects.aborted, 2);
     assert!(connection.is_closed());
-    connection.socket_closed();
+    connection.socket_closed(9_000);
     assert_eq!(connection.response.effects.aborted, 0);
 }
 
@@ -674,7 +785,7 @@ fn clock_difference_between_cpus_gives_no_negative_duration() {
     player.now_ns = 100;
     player.turn(&server(SIZED), whole);
     let effects = &player.connection.response.effects;
-    assert_eq!((effects.finished, effects.duration_ns, effects.ttft_ns), (1, 0, 0));
+    assert_eq!((effects.finished, effects.ended.duration_ns, effects.ttft_ns), (1, 0, 0));
 }
 
 #[test]

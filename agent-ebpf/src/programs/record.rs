@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_ringbuf_output;
 use forebay_agent_ebpf::{
-    framing::{Connection, Effects},
+    framing::{Connection, Effects, Ended, Outcome, known},
     histogram::bucket,
     maps::{Event, EventKind, Histogram, LATENCY_KINDS, Latency, Load, Stat},
 };
@@ -26,9 +26,9 @@ pub(crate) fn ingress(connection: &Connection, now_ns: u64) -> Option<()> {
         add(&mut load.in_flight, effects.started);
         add(&mut load.started, effects.started);
         load.changed_ns = now_ns;
-        emit(connection, EventKind::Started, effects.started, 0, effects, now_ns);
+        emit(connection, EventKind::Started, effects.started, &NO_VALUES, now_ns);
     }
-    aborted(connection, load, effects, now_ns);
+    ended(connection, load, effects, now_ns);
     Some(())
 }
 
@@ -53,49 +53,56 @@ pub(crate) fn egress(connection: &Connection, now_ns: u64) -> Option<()> {
     }
     if effects.ttft_ns != 0 {
         sample(connection.slot, Latency::Ttft, effects.ttft_ns);
-        emit(connection, EventKind::FirstBody, 1, effects.ttft_ns, effects, now_ns);
+        let ttft = Ended { ttft_ns: effects.ttft_ns, known: known::TTFT, ..NO_VALUES };
+        emit(connection, EventKind::FirstBody, 1, &ttft, now_ns);
     }
-    if effects.finished != 0 {
-        if effects.duration_ns != 0 {
-            sample(connection.slot, Latency::Duration, effects.duration_ns);
-        }
-        add(&mut load.finished, effects.finished);
-        subtract(&mut load.in_flight, effects.finished);
-        load.changed_ns = now_ns;
-        emit(connection, EventKind::Finished, effects.finished, effects.duration_ns, effects, now_ns);
+    if effects.finished != 0 && effects.ended.outcome == Outcome::FINISHED && effects.ended.duration_ns != 0 {
+        sample(connection.slot, Latency::Duration, effects.ended.duration_ns);
     }
-    aborted(connection, load, effects, now_ns);
+    ended(connection, load, effects, now_ns);
     Some(())
 }
 
+const NO_VALUES: Ended = Ended {
+    duration_ns: 0,
+    ttft_ns: 0,
+    response_bytes: 0,
+    response_chunks: 0,
+    known: 0,
+    status: 0,
+    outcome: Outcome::NONE,
+};
+
+/// Counts the requests that the segment ended.
 #[inline(always)]
-fn aborted(connection: &Connection, load: &mut Load, effects: &Effects, now_ns: u64) {
-    if effects.aborted != 0 {
-        add(&mut load.aborted, effects.aborted);
-        subtract(&mut load.in_flight, effects.aborted);
-        load.changed_ns = now_ns;
-        emit(connection, EventKind::Aborted, effects.aborted, 0, effects, now_ns);
+fn ended(connection: &Connection, load: &mut Load, effects: &Effects, now_ns: u64) {
+    if effects.finished | effects.aborted == 0 {
+        return;
+    }
+    add(&mut load.finished, effects.finished);
+    add(&mut load.aborted, effects.aborted);
+    subtract(&mut load.in_flight, effects.finished + effects.aborted);
+    load.changed_ns = now_ns;
+    let first = &effects.ended;
+    let is_aborted = first.outcome == Outcome::ABORTED;
+    let kind = if is_aborted { EventKind::Aborted } else { EventKind::Finished };
+    emit(connection, kind, 1, first, now_ns);
+    let (finished, aborted) = if is_aborted {
+        (effects.finished, effects.aborted.wrapping_sub(1))
+    } else {
+        (effects.finished.wrapping_sub(1), effects.aborted)
+    };
+    if finished != 0 {
+        emit(connection, EventKind::Finished, finished, &NO_VALUES, now_ns);
+    }
+    if aborted != 0 {
+        emit(connection, EventKind::Aborted, aborted, &NO_VALUES, now_ns);
     }
 }
 
 #[inline(always)]
-fn emit(
-    connection: &Connection,
-    kind: EventKind,
-    requests: u32,
-    elapsed_ns: u64,
-    effects: &Effects,
-    now_ns: u64,
-) {
-    let event = Event {
-        at_ns: now_ns,
-        elapsed_ns,
-        slot: connection.slot,
-        kind: kind as u32,
-        remote_port: connection.remote_port,
-        status: effects.status as u16,
-        count: requests,
-    };
+fn emit(connection: &Connection, kind: EventKind, requests: u32, ended: &Ended, now_ns: u64) {
+    let event = Event::new(connection, kind, requests, ended, now_ns);
     // SAFETY: the record outlives the call, and the size is that of its type.
     let result = unsafe {
         bpf_ringbuf_output(

@@ -31,9 +31,10 @@ pub(crate) fn changed(ctx: &SockOpsContext) -> Option<()> {
             let connection = CONNECTIONS.get_ptr_mut(&cookie)?;
             // SAFETY: a map value. The socket is locked, so egress is not running.
             let connection = unsafe { &mut *connection };
-            connection.socket_closed();
             // SAFETY: no arguments.
-            record::egress(connection, unsafe { bpf_ktime_get_boot_ns() });
+            let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+            connection.socket_closed(now_ns);
+            record::egress(connection, now_ns);
             let _ = CONNECTIONS.remove(&cookie);
         }
         _ => {}

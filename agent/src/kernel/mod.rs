@@ -1,6 +1,6 @@
 //! The kernel side of a node: loads the programs, attaches them to the cgroups of pods, and reads what they recorded.
 //!
-//! Maps and links are pinned under `DIR/v3/…` on a bpffs, so counting continues while no agent runs, and the next agent
+//! Maps and links are pinned under `DIR/v4/…` on a bpffs, so counting continues while no agent runs, and the next agent
 //! adopts them. [`forebay_agent_ebpf::maps`] specifies the maps.
 
 mod attach;
