@@ -5,6 +5,7 @@ mod histograms;
 mod http;
 mod prometheus;
 mod publisher;
+mod requests;
 mod subscription;
 
 pub use grpc::TelemetryService;
@@ -12,6 +13,7 @@ pub use histograms::LatencyHistograms;
 pub use http::{Readiness, serve_http};
 pub use prometheus::MetricsOptions;
 pub use publisher::{LoadReport, Publisher};
+pub use requests::RequestFeed;
 pub use subscription::{Subscription, WatchOptions};
 
 /// The node's metrics as OpenMetrics text, as `/metrics` serves them.

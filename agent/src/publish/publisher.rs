@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::LatencyHistograms;
+use super::{LatencyHistograms, RequestFeed};
 use crate::kernel::DropCounters;
 use forebay_telemetry::v1::{
     Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Liveness, Node, Snapshot,
@@ -34,6 +34,7 @@ pub struct Publisher {
     /// Held for a few map operations, never across an await.
     state: Mutex<State>,
     version: watch::Sender<u64>,
+    requests: RequestFeed,
 }
 
 #[derive(Debug)]
@@ -71,12 +72,17 @@ impl Publisher {
             drop_counters: None,
             histograms: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), version: watch::Sender::new(1) }
+        Self { state: Mutex::new(state), version: watch::Sender::new(1), requests: RequestFeed::default() }
     }
 
     /// Returns a receiver that changes with every version.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// The requests that end, which are not part of the state.
+    pub fn requests(&self) -> &RequestFeed {
+        &self.requests
     }
 
     /// Changes the node.

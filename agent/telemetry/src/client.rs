@@ -12,7 +12,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tokio::time;
-use tonic::{Status, Streaming, transport::Endpoint};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 use crate::v1::{Frame, WatchRequest, frame::Body, telemetry_client::TelemetryClient};
 use forebay_service::tls::{self, AGENT_NAME, Identity};
@@ -20,7 +23,7 @@ use forebay_service::tls::{self, AGENT_NAME, Identity};
 /// A stream without a frame for this many heartbeats is closed, and its values are stale.
 pub const STALE_HEARTBEATS: u32 = 3;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds of the pause before a reconnect.
@@ -116,6 +119,9 @@ pub enum Error {
     /// The stream ended without a goodbye.
     #[error("agent ended the stream")]
     Ended,
+    /// The agent has no such stream.
+    #[error("the agent is older than this client and has no stream of requests: update the agent")]
+    Unsupported,
 }
 
 impl From<tonic::transport::Error> for Error {
@@ -135,7 +141,7 @@ pub async fn watch(
     options: &WatchOptions,
     mut on_event: impl FnMut(Event),
 ) -> Infallible {
-    let mut pauses = Pauses::new();
+    let mut pauses = Pauses::default();
     loop {
         let mut got_snapshot = false;
         let result = read_stream(address, options, |received| {
@@ -145,9 +151,9 @@ pub async fn watch(
         .await;
         let Err(reason) = result;
         if got_snapshot {
-            pauses = Pauses::new();
+            pauses = Pauses::default();
         }
-        let retry_in = pauses.next();
+        let retry_in = pauses.lengthen();
         on_event(Event::Down { reason, retry_in });
         time::sleep(retry_in).await;
     }
@@ -174,17 +180,7 @@ async fn read_stream(
 }
 
 async fn open(address: SocketAddr, options: &WatchOptions) -> Result<Streaming<Frame>, Error> {
-    let identity = options.tls.clone();
-    let dial = tower::service_fn(move |_uri: http::Uri| {
-        let identity = identity.clone();
-        async move { tls::connect(address, identity.as_deref(), AGENT_NAME).await.map(TokioIo::new) }
-    });
-    let channel = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .connect_with_connector(dial)
-        .await?;
+    let channel = connect(address, options.tls.clone()).await?;
     let request = WatchRequest {
         subscriber: options.subscriber.clone(),
         min_interval_us: options.min_interval.as_micros().try_into().unwrap_or(u32::MAX),
@@ -192,6 +188,19 @@ async fn open(address: SocketAddr, options: &WatchOptions) -> Result<Streaming<F
     };
     let mut client = TelemetryClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     Ok(client.watch(request).await?.into_inner())
+}
+
+pub(crate) async fn connect(address: SocketAddr, identity: Option<Arc<Identity>>) -> Result<Channel, Error> {
+    let dial = tower::service_fn(move |_uri: http::Uri| {
+        let identity = identity.clone();
+        async move { tls::connect(address, identity.as_deref(), AGENT_NAME).await.map(TokioIo::new) }
+    });
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .connect_with_connector(dial)
+        .await?)
 }
 
 /// Checks that a stream starts with a snapshot and has no gaps.
@@ -217,16 +226,20 @@ impl Order {
 }
 
 /// Exponential backoff with jitter, so that the readers of a restarted agent do not reconnect at the same moment.
-struct Pauses {
+#[derive(Debug)]
+pub struct Pauses {
     ceiling: Duration,
 }
 
-impl Pauses {
-    fn new() -> Self {
+impl Default for Pauses {
+    fn default() -> Self {
         Self { ceiling: MIN_PAUSE }
     }
+}
 
-    fn next(&mut self) -> Duration {
+impl Pauses {
+    /// The pause before the next attempt.
+    pub fn lengthen(&mut self) -> Duration {
         let pause = self.ceiling.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.ceiling = (self.ceiling * 2).min(MAX_PAUSE);
         pause
@@ -255,8 +268,8 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_the_maximum() {
-        let mut pauses = Pauses::new();
-        let all: Vec<Duration> = (0..20).map(|_| pauses.next()).collect();
+        let mut pauses = Pauses::default();
+        let all: Vec<Duration> = (0..20).map(|_| pauses.lengthen()).collect();
         assert!(
             all[0] <= MIN_PAUSE && all.iter().all(|pause| *pause >= MIN_PAUSE / 2 && *pause <= MAX_PAUSE)
         );

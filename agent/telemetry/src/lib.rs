@@ -3,6 +3,7 @@
 //! - [`client::watch`] keeps one stream to an agent open and delivers frames in order.
 //! - [`changes`] says what a frame means for the values before it.
 //! - [`recording`] is the file format in which streams are kept.
+//! - [`requests`] reads the requests that end, one by one.
 //! - [`Replica`] is a copy of an agent's state with all changes applied, and knows the age of each value.
 //! - [`signals`] lists the endpoint signals with their names in Prometheus, the CLI and JSON.
 //!
@@ -41,6 +42,7 @@ pub mod client;
 mod liveness;
 pub mod recording;
 mod replica;
+pub mod requests;
 pub mod signals;
 
 pub use change::{Change, changes};

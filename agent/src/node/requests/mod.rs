@@ -27,6 +27,8 @@ use crate::{
     publish::{LatencyHistograms, LoadReport, Publisher, Readiness},
 };
 use attachments::Attachments;
+use forebay_agent_ebpf::maps::Event;
+use forebay_telemetry::v1::EndpointKey;
 use blind::Sight;
 use connections::ConnectionReader;
 use window::{Histograms, LatencyWindow, STEP};
@@ -47,6 +49,7 @@ pub(super) struct RequestCounter {
 }
 
 struct WatchedEndpoint {
+    key: Arc<EndpointKey>,
     address: SocketAddr,
     /// Of its pod.
     uid: String,
@@ -90,10 +93,14 @@ impl RequestCounter {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                result = events.next(|event| { dirty.insert(event.slot); }), if events_work => {
+                result = events.next(|event| {
+                    dirty.insert(event.slot);
+                    self.pass_on(&event);
+                }), if events_work => {
                     if let Err(error) = result {
                         tracing::error!(%error, interval = ?REFRESH_INTERVAL, "kernel events lost; reading the counters at the interval");
                         events_work = false;
+                        self.publisher.requests().close();
                     }
                     for slot in std::mem::take(&mut dirty) {
                         self.publish(slot);
@@ -116,6 +123,16 @@ impl RequestCounter {
                     }
                 }
             }
+        }
+    }
+
+    /// Passes the requests of an event on to the readers of requests, if there are any.
+    fn pass_on(&self, event: &Event) {
+        let requests = self.publisher.requests();
+        if requests.has_readers()
+            && let Some(endpoint) = self.endpoints.get(&event.slot)
+        {
+            requests.publish(&endpoint.key, event);
         }
     }
 
@@ -163,6 +180,13 @@ impl RequestCounter {
             let address = SocketAddr::new(ip, port);
             let known = before.remove(&slot).filter(|known| known.address == address && known.uid == pod.uid);
             let endpoint = known.unwrap_or_else(|| WatchedEndpoint {
+                key: Arc::new(EndpointKey {
+                    namespace: pod.key.namespace.clone(),
+                    pod: pod.key.name.clone(),
+                    uid: pod.uid.clone(),
+                    ip: ip.to_string(),
+                    port: port.into(),
+                }),
                 address,
                 uid: pod.uid.clone(),
                 window: LatencyWindow::new(self.histograms(slot)),

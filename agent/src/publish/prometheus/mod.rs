@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::Publisher;
+use super::{Publisher, RequestFeed};
 use crate::kernel::DropCounters;
 use forebay_telemetry::{
     signals::{LATENCIES, LatencySignal, Metric, MetricKind, SIGNALS, Value},
@@ -52,6 +52,7 @@ impl Collector for NodeMetrics {
         let (snapshot, _) = self.publisher.snapshot();
         let unknown = Node::default();
         encode_node(&mut encoder, snapshot.node.as_ref().unwrap_or(&unknown))?;
+        encode_request_streams(&mut encoder, self.publisher.requests())?;
         if let Some(counters) = self.publisher.drop_counters() {
             encode_drop_counters(&mut encoder, &counters)?;
         }
@@ -141,6 +142,27 @@ fn encode_node(encoder: &mut DescriptorEncoder<'_>, node: &Node) -> fmt::Result 
         family(encoder, &gauge(name, None, help), |encoder| {
             sample(encoder, MetricKind::Gauge, Value::Integer(off.is_none().into()))
         })?;
+    }
+    Ok(())
+}
+
+fn encode_request_streams(encoder: &mut DescriptorEncoder<'_>, feed: &RequestFeed) -> fmt::Result {
+    let metrics = [
+        (
+            gauge("forebay_request_streams", None, "Readers of ended requests, such as `forebay requests`."),
+            feed.readers(),
+        ),
+        (
+            counter("forebay_request_stream_over_rate_total", "Ended requests over the limit of their reader."),
+            feed.over_rate_total(),
+        ),
+        (
+            counter("forebay_request_stream_unread_total", "Ended requests that their reader was too slow for."),
+            feed.unread_total(),
+        ),
+    ];
+    for (metric, value) in metrics {
+        family(encoder, &metric, |encoder| sample(encoder, metric.kind, Value::Integer(value)))?;
     }
     Ok(())
 }
