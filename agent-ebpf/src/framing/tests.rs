@@ -432,7 +432,8 @@ fn corpus() -> Vec<(&'static str, Vec<Turn>, Sum)> {
 fn ended(turns: &[Turn], cut: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Vec<Ended> {
     let mut player = Player::new();
     turns.iter().for_each(|turn| player.turn(turn, &cut));
-    let in_turns = |it: &Ended| Ended { duration_ns: it.duration_ns / 1_000, ttft_ns: it.ttft_ns / 1_000, ..*it };
+    let in_turns =
+        |it: &Ended| Ended { duration_ns: it.duration_ns / 1_000, ttft_ns: it.ttft_ns / 1_000, ..*it };
     player.ended.iter().map(in_turns).collect()
 }
 
@@ -476,7 +477,11 @@ fn an_ended_request_has_the_counts_of_its_response() {
             ..request(finished, 200, ALL)
         },
         Ended { duration_ns: 2, ttft_ns: 2, response_bytes: length(&[SIZED]), ..request(finished, 404, ALL) },
-        Ended { duration_ns: 1, response_bytes: length(&[no_content]), ..request(finished, 204, WITHOUT_TTFT) },
+        Ended {
+            duration_ns: 1,
+            response_bytes: length(&[no_content]),
+            ..request(finished, 204, WITHOUT_TTFT)
+        },
         Ended {
             duration_ns: 3,
             ttft_ns: 2,

@@ -122,10 +122,26 @@ pub(crate) async fn connect(
     options: &Options,
     access: &Access,
 ) -> anyhow::Result<(AgentStreams, Vec<String>)> {
-    let (targets, forwarding) = targets(options, access).await?;
-    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
+    let Agents { targets, tls, forwarding } = find(options, access).await?;
     let streams = AgentStreams::start(&targets, tls.as_ref(), forwarding);
     Ok((streams, targets.into_iter().map(|target| target.name).collect()))
+}
+
+/// Agents, and what a connection to them needs.
+#[derive(Debug)]
+pub(crate) struct Agents {
+    pub(crate) targets: Vec<Target>,
+    /// Client certificate for them.
+    pub(crate) tls: Option<Arc<Identity>>,
+    /// Must outlive the connections.
+    pub(crate) forwarding: Forwarding,
+}
+
+/// Finds the agents, without connecting to them.
+pub(crate) async fn find(options: &Options, access: &Access) -> anyhow::Result<Agents> {
+    let (targets, forwarding) = targets(options, access).await?;
+    let tls = options.tls()?.or_else(|| forwarding.tls.clone());
+    Ok(Agents { targets, tls, forwarding })
 }
 
 /// The agents of --agents, of the folder, or of the cluster, with their forwarded ports.

@@ -18,6 +18,7 @@ mod list;
 mod manual;
 mod output;
 mod recording;
+mod requests;
 mod scope;
 mod sort;
 mod table;
@@ -35,8 +36,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Shows requests, engines and GPUs as the node agents measure them, and checks an installation.
 ///
-/// Exit codes: 0 success, 1 failure, 2 invalid usage. `nodes`, `pods` and `gpus`: 0 all agents responded, 1 none did,
-/// 3 some did not. `record`: 1 no agent responded. `check`: 1 errors were found, nothing could be checked, or the cluster is not reachable; 3
+/// Exit codes: 0 success, 1 failure, 2 invalid usage. `nodes`, `pods`, `gpus` and `requests`: 0 all agents responded, 1
+/// none did, 3 some did not, or do not see requests (`requests`). `record`: 1 no agent responded. `check`: 1 errors were found, nothing could be checked, or the cluster is not reachable; 3
 /// no errors, but something could not be checked. `explain`: 1 the request was not
 /// served, or not explained.
 #[derive(Debug, Parser)]
@@ -58,6 +59,13 @@ enum Command {
     Gpus(list::ScopedOptions),
     /// Watch pods and GPUs in the terminal: load, latencies, verdicts. Press ? for the keys.
     Top(top::Options),
+    /// Show requests as they end, one line each: status, TTFT, duration, bytes and chunks, measured in the kernel.
+    ///
+    /// Of the pods of all agents that run at the start, in the order in which the agents report them. TIME is the end of the
+    /// request in UTC, BYTES are head and body of the response as sent, CHUNKS its chunks with data (one event of a stream
+    /// each, unless merged). A value that was not seen is `-`. Lost requests are counted on standard error, and with -o json
+    /// also in documents of kind RequestsDropped.
+    Requests(requests::Options),
     /// Record the telemetry of the agents into a file, for --replay. It has no prompts and no responses.
     Record(recording::Options),
     /// Check an installation, and print a fix for each error. Read-only.
@@ -89,6 +97,8 @@ pub(crate) enum Subject {
 /// clap's exit code.
 const USAGE: u8 = 2;
 pub(crate) const DEGRADED: u8 = 3;
+/// The shell's exit code of a program that was interrupted: 128 + SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -98,6 +108,7 @@ async fn main() -> ExitCode {
         Command::Pods(options) => list::show_scoped(Subject::Pods, &options, &access).await,
         Command::Gpus(options) => list::show_scoped(Subject::Gpus, &options, &access).await,
         Command::Top(options) => top::run(&options, &access).await,
+        Command::Requests(options) => requests::run(&options, &access).await,
         Command::Record(options) => recording::run(&options, &access).await,
         Command::Check(options) => check::run(&options, &access).await,
         Command::Explain(options) => explain::run(&options).await,

@@ -4,6 +4,6 @@ mod amount;
 mod player;
 mod record;
 
-pub(crate) use amount::At;
+pub(crate) use amount::{At, duration};
 pub(crate) use player::Player;
 pub(crate) use record::{Options, run};

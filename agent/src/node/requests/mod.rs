@@ -27,10 +27,10 @@ use crate::{
     publish::{LatencyHistograms, LoadReport, Publisher, Readiness},
 };
 use attachments::Attachments;
-use forebay_agent_ebpf::maps::Event;
-use forebay_telemetry::v1::EndpointKey;
 use blind::Sight;
 use connections::ConnectionReader;
+use forebay_agent_ebpf::maps::Event;
+use forebay_telemetry::v1::EndpointKey;
 use window::{Histograms, LatencyWindow, STEP};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);

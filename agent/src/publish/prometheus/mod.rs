@@ -153,11 +153,17 @@ fn encode_request_streams(encoder: &mut DescriptorEncoder<'_>, feed: &RequestFee
             feed.readers(),
         ),
         (
-            counter("forebay_request_stream_over_rate_total", "Ended requests over the limit of their reader."),
+            counter(
+                "forebay_request_stream_over_rate_total",
+                "Ended requests over the limit of their reader.",
+            ),
             feed.over_rate_total(),
         ),
         (
-            counter("forebay_request_stream_unread_total", "Ended requests that their reader was too slow for."),
+            counter(
+                "forebay_request_stream_unread_total",
+                "Ended requests that their reader was too slow for.",
+            ),
             feed.unread_total(),
         ),
     ];

@@ -12,7 +12,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-pub(super) use filter::{Filter, InvalidFilter};
+pub(super) use filter::Filter;
 use forebay_agent_ebpf::{
     framing::known,
     maps::{Event, EventKind},

@@ -2,7 +2,7 @@ use forebay_agent_ebpf::{framing::known, maps::Event};
 use forebay_telemetry::v1::{DroppedRequests, Node, RequestFilter, RequestFrame, StatusRange};
 use tokio::time::{Duration, Instant};
 
-use super::*;
+use super::{filter::InvalidFilter, *};
 use crate::{kernel::DropCounters, publish::Publisher};
 
 const MILLISECOND: u64 = 1_000_000;

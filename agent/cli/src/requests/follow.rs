@@ -1,0 +1,88 @@
+//! The streams of requests of all agents, merged.
+
+use std::net::SocketAddr;
+
+use forebay_telemetry::{
+    client::{Error, Pauses},
+    requests::{ReceivedRequests, RequestOptions, RequestStream},
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::{agents::Agents, forward::Forwarding};
+
+/// Maximum frames that wait. A stream waits while the queue is full: the agent then drops requests and counts them.
+const QUEUE: usize = 16;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Frame(ReceivedRequests),
+    /// The stream ended or could not be opened. It is opened again.
+    Down(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct RequestStreams {
+    events: mpsc::Receiver<(usize, Event)>,
+    /// By agent.
+    handles: Vec<AbortHandle>,
+    _tasks: JoinSet<()>,
+    _forwarding: Forwarding,
+}
+
+impl RequestStreams {
+    pub(super) fn start(agents: Agents, options: &RequestOptions) -> Self {
+        let (sender, events) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        let handles = agents.targets.iter().enumerate();
+        let handles = handles
+            .map(|(agent, target)| {
+                tasks.spawn(follow(agent, target.address, options.clone(), sender.clone()))
+            })
+            .collect();
+        Self { events, handles, _tasks: tasks, _forwarding: agents.forwarding }
+    }
+
+    /// The next event with the index of its agent. `None` if no stream is left.
+    pub(super) async fn next(&mut self) -> Option<(usize, Event)> {
+        self.events.recv().await
+    }
+
+    /// Ends the stream of an agent.
+    pub(super) fn stop(&self, agent: usize) {
+        if let Some(handle) = self.handles.get(agent) {
+            handle.abort();
+        }
+    }
+}
+
+async fn follow(
+    agent: usize,
+    address: SocketAddr,
+    options: RequestOptions,
+    sender: mpsc::Sender<(usize, Event)>,
+) {
+    let mut pauses = Pauses::default();
+    loop {
+        let error = match RequestStream::open(address, &options).await {
+            Err(error) => error,
+            Ok(mut stream) => loop {
+                match stream.next().await {
+                    Err(error) => break error,
+                    Ok(received) => {
+                        pauses = Pauses::default();
+                        if sender.send((agent, Event::Frame(received))).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            },
+        };
+        if sender.send((agent, Event::Down(error))).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(pauses.lengthen()).await;
+    }
+}

@@ -1,0 +1,226 @@
+//! Follows the requests of all agents until a limit is reached.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use forebay_telemetry::{client::Error, requests::ReceivedRequests, v1::DroppedRequests};
+use time::OffsetDateTime;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::MissedTickBehavior,
+};
+
+use super::{
+    follow::{Event, RequestStreams},
+    print::print,
+    render::{Lost, Row, Table, document},
+};
+use crate::{DEGRADED, format::plural, output::Output, scope::Scope};
+
+/// Interval of the lines about lost requests.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// When to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) requests: Option<u64>,
+    pub(super) duration: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    agents: Vec<Agent>,
+    scope: Scope,
+    output: Output,
+    table: Table,
+    rate: u32,
+    shown: u64,
+    /// All agents have responded or failed once.
+    has_begun: bool,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    /// For people.
+    name: String,
+    /// Name of its node. `None` before its first frame.
+    node: Option<String>,
+    problem: Option<String>,
+    /// Its node is not in scope.
+    is_other_node: bool,
+    /// Of the current stream, as last reported by the agent.
+    dropped: DroppedRequests,
+    /// Not reported yet.
+    lost: Lost,
+}
+
+impl Session {
+    pub(super) fn new(names: Vec<String>, scope: Scope, output: Output, rate: u32) -> Self {
+        let agents = names.into_iter().map(|name| Agent { name, ..Agent::default() }).collect();
+        Self { agents, scope, output, table: Table::for_stdout(), rate, shown: 0, has_begun: false }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut streams: RequestStreams,
+        limits: Limits,
+    ) -> anyhow::Result<ExitCode> {
+        if self.output == Output::Table {
+            print(self.table.header()).await?;
+        }
+        let mut report = tokio::time::interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = async {
+            match limits.duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end);
+        let mut terminate = signal(SignalKind::terminate())?;
+        while limits.requests.is_none_or(|limit| self.shown < limit) {
+            tokio::select! {
+                event = streams.next() => {
+                    let Some((agent, event)) = event else { break };
+                    let left = limits.requests.map_or(u64::MAX, |limit| limit - self.shown);
+                    let text = self.take(agent, event, left)?;
+                    print(text).await?;
+                    if self.agents[agent].is_other_node {
+                        streams.stop(agent);
+                    }
+                    if !self.has_begun && self.begin()? {
+                        return Ok(ExitCode::FAILURE);
+                    }
+                }
+                _ = report.tick() => {
+                    self.scope.refresh();
+                    print(self.report()?).await?;
+                }
+                () = &mut end => break,
+                _ = tokio::signal::ctrl_c() => break,
+                _ = terminate.recv() => break,
+            }
+        }
+        print(self.report()?).await?;
+        Ok(self.exit_code())
+    }
+
+    /// Takes an event. Returns the lines of at most `left` requests.
+    fn take(&mut self, agent: usize, event: Event, left: u64) -> io::Result<String> {
+        match event {
+            Event::Frame(received) => Ok(self.take_frame(agent, &received, left)),
+            Event::Down(error) => self.fail(agent, &error).map(|()| String::new()),
+        }
+    }
+
+    fn take_frame(&mut self, agent: usize, received: &ReceivedRequests, left: u64) -> String {
+        let agent = &mut self.agents[agent];
+        if let Some(node) = &received.frame.node {
+            agent.begin_stream(&node.name);
+            agent.is_other_node = !self.scope.has_node(&node.name);
+            agent.problem = node
+                .kernel_off
+                .as_ref()
+                .map(|reason| format!("requests are not counted in the kernel: {reason}"));
+            if let Some(problem) = &agent.problem {
+                let _ = writeln!(io::stderr(), "forebay: agent {}: {problem}", agent.name);
+            }
+        }
+        if agent.is_other_node {
+            return String::new();
+        }
+        agent.count(received.frame.dropped.unwrap_or_default());
+        let node = agent.node.as_deref().unwrap_or_default();
+        let now = SystemTime::now().checked_sub(received.at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut text = String::new();
+        let in_scope = received
+            .frame
+            .requests
+            .iter()
+            .filter(|request| request.key.as_ref().is_some_and(|key| self.scope.has_pod(node, key)));
+        for request in in_scope.take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            let age = received.age_at_sending(request.ended_boottime_ns);
+            let ended_at = OffsetDateTime::from(now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
+            let row = Row { node, ended_at, request };
+            text.push_str(&match self.output {
+                Output::Table => self.table.row(&row),
+                Output::Json => document(&row),
+            });
+            self.shown += 1;
+        }
+        text
+    }
+
+    fn fail(&mut self, agent: usize, error: &Error) -> io::Result<()> {
+        let agent = &mut self.agents[agent];
+        let problem = error.to_string();
+        if agent.problem.as_ref() != Some(&problem) {
+            writeln!(io::stderr(), "forebay: agent {}: {problem}; retrying", agent.name)?;
+        }
+        agent.problem = Some(problem);
+        Ok(())
+    }
+
+    /// Called until all agents have responded or failed. Returns whether there is nothing to follow.
+    fn begin(&mut self) -> io::Result<bool> {
+        if self.agents.iter().any(|agent| agent.node.is_none() && agent.problem.is_none()) {
+            return Ok(false);
+        }
+        self.has_begun = true;
+        let followed =
+            self.agents.iter().filter(|agent| agent.node.is_some() && !agent.is_other_node).count();
+        if followed != 0 {
+            writeln!(io::stderr(), "forebay: following the requests of {}", plural(followed, "agent"))?;
+        } else if self.agents.iter().any(|agent| agent.is_other_node) {
+            writeln!(io::stderr(), "forebay: no agent that responded runs on the node of --node")?;
+        }
+        Ok(followed == 0)
+    }
+
+    /// Tells what was lost since the last call. Returns the lines for standard output.
+    fn report(&mut self) -> io::Result<String> {
+        let mut text = String::new();
+        for agent in &mut self.agents {
+            if agent.lost.is_nothing() {
+                continue;
+            }
+            let lost = std::mem::take(&mut agent.lost);
+            writeln!(io::stderr(), "forebay: agent {}: {}", agent.name, lost.sentence(self.rate))?;
+            if self.output == Output::Json {
+                text.push_str(&lost.document(agent.node.as_deref().unwrap_or_default()));
+            }
+        }
+        Ok(text)
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self.agents.iter().filter(|agent| agent.node.is_some() && agent.problem.is_none()).count() {
+            0 => ExitCode::FAILURE,
+            some if some < self.agents.len() => ExitCode::from(DEGRADED),
+            _ => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl Agent {
+    /// The first frame of a stream.
+    fn begin_stream(&mut self, node: &str) {
+        self.lost.interrupted |= self.node.is_some();
+        self.node = Some(node.to_owned());
+        self.dropped = DroppedRequests::default();
+    }
+
+    fn count(&mut self, dropped: DroppedRequests) {
+        let before = std::mem::replace(&mut self.dropped, dropped);
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        self.lost.over_rate += since(dropped.over_rate, before.over_rate);
+        self.lost.unread += since(dropped.unread, before.unread);
+        if let Some(events) = dropped.kernel_events {
+            let new = since(events, before.kernel_events.unwrap_or(0));
+            self.lost.kernel_events = Some(self.lost.kernel_events.unwrap_or(0) + new);
+        }
+    }
+}
