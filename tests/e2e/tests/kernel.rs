@@ -16,8 +16,8 @@ use std::{
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
 use forebay_agent::kernel::{Kernel, Options, Quantiles, WatchError, boottime_ns};
 use forebay_agent_ebpf::{
-    framing::Connection,
-    maps::{self, EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA},
+    framing::{Connection, known},
+    maps::{self, Event, EventKind, Latency, Load, MAX_CONNECTIONS, MAX_ENDPOINTS, SCHEMA},
 };
 use forebay_e2e::{
     eventually,
@@ -69,6 +69,68 @@ async fn stream_is_in_flight_from_first_byte_to_last_chunk() {
         bench.events.next(|event| kinds.push(EventKind::from_raw(event.kind).unwrap())).await.unwrap();
     }
     assert_eq!(kinds, [EventKind::Started, EventKind::FirstBody, EventKind::Finished]);
+}
+
+/// The next events about ended requests.
+async fn ended(bench: &mut Bench, count: usize) -> Vec<Event> {
+    let mut ended = Vec::new();
+    while ended.len() < count {
+        let is_end = |event: &Event| event.kind >= EventKind::Finished as u32;
+        bench.events.next(|event| ended.extend(Some(event).filter(is_end))).await.unwrap();
+    }
+    ended
+}
+
+#[tokio::test]
+async fn event_of_an_ended_request_has_the_counts_of_its_response() {
+    let Some(mut bench) = Bench::new("ended") else { return };
+    let all = u32::from(known::DURATION | known::TTFT | known::BYTES | known::CHUNKS);
+    let port = |stream: &TcpStream| stream.local_addr().unwrap().port();
+    let fields = |event: &Event| {
+        let kind = EventKind::from_raw(event.kind).unwrap();
+        (kind, event.status, event.response_bytes, event.response_chunks, event.known)
+    };
+
+    // A stream and an error on one connection.
+    let (mut client, mut server) = bench.connect();
+    let before_ns = boottime_ns();
+    send(&mut client, &mut server, POST);
+    let content = [chunk("data: a\n\n"), chunk("data: b\n\n")].concat();
+    let stream = [HEAD_CHUNKED, &chunk(": keep-alive\n\n"), &content, TERMINATOR].concat();
+    send(&mut server, &mut client, &stream);
+    let after_ns = boottime_ns();
+    let error = b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+    send(&mut client, &mut server, POST);
+    send(&mut server, &mut client, error);
+    let events = ended(&mut bench, 2).await;
+    assert_eq!(fields(&events[0]), (EventKind::Finished, 200, stream.len() as u64, 2, all));
+    assert!((before_ns..=after_ns).contains(&events[0].at_ns));
+    assert!(events[0].ttft_ns <= events[0].duration_ns && events[0].duration_ns <= after_ns - before_ns);
+    assert_eq!(fields(&events[1]), (EventKind::Finished, 503, error.len() as u64, 0, all));
+    assert!(events.iter().all(|event| event.slot == bench.slot() && event.remote_port == port(&client)));
+
+    // The client leaves between two chunks, and before the response.
+    send(&mut client, &mut server, POST);
+    let begun = [HEAD_CHUNKED, &chunk("data: a\n\n")].concat();
+    send(&mut server, &mut client, &begun);
+    drop(client);
+    let (mut impatient, mut never) = bench.connect();
+    send(&mut impatient, &mut never, POST);
+    drop(impatient);
+    let events = ended(&mut bench, 2).await;
+    assert_eq!(fields(&events[0]), (EventKind::Aborted, 200, begun.len() as u64, 1, all));
+    let without_ttft = all & !u32::from(known::TTFT);
+    assert_eq!(fields(&events[1]), (EventKind::Aborted, 0, 0, 0, without_ttft));
+
+    // Pipelined requests in one segment: the first has values, the others have only a number.
+    let (mut client, mut server) = bench.connect();
+    send(&mut client, &mut server, &[POST, POST, POST].concat());
+    send(&mut server, &mut client, &[JSON, JSON].concat());
+    drop((client, server));
+    let events = ended(&mut bench, 3).await;
+    assert_eq!(fields(&events[0]), (EventKind::Finished, 200, JSON.len() as u64, 0, all));
+    assert_eq!((fields(&events[1]), events[1].count), ((EventKind::Finished, 0, 0, 0, 0), 1));
+    assert_eq!((fields(&events[2]).0, events[2].known), (EventKind::Aborted, without_ttft));
 }
 
 #[tokio::test]

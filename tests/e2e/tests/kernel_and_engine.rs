@@ -159,7 +159,7 @@ async fn kernel_ttft_matches_client_ttft() {
             .events
             .next(|event| {
                 if EventKind::from_raw(event.kind) == Some(EventKind::FirstBody) {
-                    kernel.entry(event.remote_port).or_default().push(Duration::from_nanos(event.elapsed_ns));
+                    kernel.entry(event.remote_port).or_default().push(Duration::from_nanos(event.ttft_ns));
                     seen += 1;
                 }
             })

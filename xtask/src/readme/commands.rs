@@ -48,6 +48,10 @@ const HOW: &[(&str, Run)] = &[
         // Ctrl-C after a few frames.
         Run::WithDemo("timeout --signal=INT 3 forebay pods --agents {agent} --watch || [ $? = 124 ]"),
     ),
+    (
+        "forebay requests --agents AGENT:9550 --for 1m",
+        Run::WithDemo("forebay requests --agents {agent} --for 2s"),
+    ),
     ("forebay nodes --agents AGENT:9550", Run::WithDemo("forebay nodes --agents {agent}")),
     ("forebay gpus --agents AGENT:9550 -o json", Run::WithDemo("forebay gpus --agents {agent} -o json")),
     ("forebay check", IN_CLUSTER),
