@@ -2,8 +2,8 @@
 
 use super::{
     chunk,
-    ended::{Ended, Outcome},
-    half::{Phase, Prelude},
+    ended::{Ended, Outcome, Reply},
+    half::{Half, Phase, Prelude},
     header,
     payload::{Payload, through_line_feed},
     requests::{self, Direction},
@@ -185,12 +185,7 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
     if half.chunk_start != 0 {
         half.chunk_start = 0;
         if byte != b':' && half.counted != 0 {
-            half.effects.chunks += 1;
-            connection.reply.chunks = connection.reply.chunks.saturating_add(1);
-            if half.last_chunk_ns != 0 && half.effects.itl_ns == 0 {
-                half.effects.itl_ns = now_ns.saturating_sub(half.last_chunk_ns);
-            }
-            half.last_chunk_ns = now_ns;
+            count_chunk(half, &mut connection.reply, now_ns);
         }
     }
     let mut consumed = available;
@@ -231,6 +226,16 @@ fn body(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
         }
     }
     consumed
+}
+
+#[inline(always)]
+fn count_chunk(half: &mut Half, reply: &mut Reply, now_ns: u64) {
+    half.effects.chunks += 1;
+    reply.chunks = reply.chunks.saturating_add(1);
+    if half.last_chunk_ns != 0 && half.effects.itl_ns == 0 {
+        half.effects.itl_ns = now_ns.saturating_sub(half.last_chunk_ns);
+    }
+    half.last_chunk_ns = now_ns;
 }
 
 /// Completes the response, `unread` bytes before the end of the segment. That finishes its request, unless it was aborted

@@ -12,7 +12,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Publisher, Subscription, WatchOptions,
-    requests::{DEFAULT_PER_SECOND, Filter, MAX_PER_SECOND, RequestSubscription},
+    request_stream::RequestSubscription,
+    requests::{DEFAULT_PER_SECOND, Filter, MAX_PER_SECOND},
 };
 use forebay_service::{
     incoming::Peer,

@@ -5,6 +5,7 @@ mod histograms;
 mod http;
 mod prometheus;
 mod publisher;
+mod request_stream;
 mod requests;
 mod subscription;
 

@@ -5,7 +5,6 @@
 
 mod filter;
 mod rate;
-mod stream;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -13,19 +12,20 @@ use std::sync::{
 };
 
 pub(super) use filter::Filter;
+#[cfg(test)]
+pub(super) use filter::InvalidFilter;
 use forebay_agent_ebpf::{
     framing::known,
     maps::{Event, EventKind},
 };
 use forebay_telemetry::v1::{EndedRequest, EndpointKey};
 pub(super) use rate::{DEFAULT_PER_SECOND, MAX_PER_SECOND};
-pub(super) use stream::RequestSubscription;
 use tokio::sync::mpsc;
 
 use rate::RateLimit;
 
 /// Maximum requests that wait for one reader.
-const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 
 /// Passes ended requests to readers.
 #[derive(Debug, Default)]
@@ -50,14 +50,14 @@ struct Reader {
 
 /// Matching requests that were not passed on.
 #[derive(Debug, Default)]
-struct Drops {
-    over_rate: AtomicU64,
-    unread: AtomicU64,
+pub(super) struct Drops {
+    pub(super) over_rate: AtomicU64,
+    pub(super) unread: AtomicU64,
 }
 
 /// A request that ended.
 #[derive(Clone, Debug)]
-struct Ended {
+pub(super) struct Ended {
     key: Arc<EndpointKey>,
     at_ns: u64,
     aborted: bool,
@@ -146,7 +146,11 @@ impl RequestFeed {
     }
 
     /// Adds a reader. Returns its id, its queue, and what it loses.
-    fn add(&self, filter: Filter, max_per_second: u32) -> (u64, mpsc::Receiver<Ended>, Arc<Drops>) {
+    pub(super) fn add(
+        &self,
+        filter: Filter,
+        max_per_second: u32,
+    ) -> (u64, mpsc::Receiver<Ended>, Arc<Drops>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let id = self.next_id.fetch_add(1, Relaxed);
         let drops = Arc::<Drops>::default();
@@ -159,7 +163,7 @@ impl RequestFeed {
         (id, receiver, drops)
     }
 
-    fn remove(&self, id: u64) {
+    pub(super) fn remove(&self, id: u64) {
         let mut readers = self.lock();
         readers.retain(|reader| reader.id != id);
         self.count.store(readers.len(), Relaxed);
@@ -184,6 +188,3 @@ impl Reader {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

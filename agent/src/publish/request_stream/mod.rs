@@ -5,8 +5,11 @@ use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 use forebay_telemetry::v1::{DroppedRequests, EndedRequest, Node, RequestFrame};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Drops, Ended, Filter};
-use crate::{kernel::boottime_ns, publish::Publisher};
+use super::{
+    Publisher,
+    requests::{Drops, Ended, Filter},
+};
+use crate::kernel::boottime_ns;
 
 /// Maximum requests of a frame (about 50 KiB).
 const MAX_FRAME_REQUESTS: usize = 256;
@@ -17,7 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Frames for one reader. It is removed from the feed when this is dropped.
 #[derive(Debug)]
-pub(in crate::publish) struct RequestSubscription {
+pub(super) struct RequestSubscription {
     publisher: Arc<Publisher>,
     id: u64,
     queue: mpsc::Receiver<Ended>,
@@ -31,14 +34,14 @@ pub(in crate::publish) struct RequestSubscription {
 
 impl RequestSubscription {
     /// Starts a stream.
-    pub(in crate::publish) fn new(publisher: Arc<Publisher>, filter: Filter, max_per_second: u32) -> Self {
+    pub(super) fn new(publisher: Arc<Publisher>, filter: Filter, max_per_second: u32) -> Self {
         let (id, queue, drops) = publisher.requests().add(filter, max_per_second);
         let kernel_events_before = publisher.drop_counters().map(|counters| counters.events_dropped);
         Self { publisher, id, queue, drops, kernel_events_before, sent_at: None, buffer: Vec::new() }
     }
 
     /// Waits until the next frame is due. `None` if there will be no more requests. Cancel safe.
-    pub(in crate::publish) async fn next(&mut self) -> Option<RequestFrame> {
+    pub(super) async fn next(&mut self) -> Option<RequestFrame> {
         let Some(sent_at) = self.sent_at else {
             let (snapshot, _version) = self.publisher.snapshot();
             return Some(self.frame(snapshot.node));
@@ -80,3 +83,6 @@ impl Drop for RequestSubscription {
         self.publisher.requests().remove(self.id);
     }
 }
+
+#[cfg(test)]
+mod tests;

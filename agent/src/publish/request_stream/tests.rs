@@ -1,9 +1,14 @@
-use forebay_agent_ebpf::{framing::known, maps::Event};
-use forebay_telemetry::v1::{DroppedRequests, Node, RequestFilter, RequestFrame, StatusRange};
-use tokio::time::{Duration, Instant};
+use forebay_agent_ebpf::{
+    framing::known,
+    maps::{Event, EventKind},
+};
+use forebay_telemetry::v1::{EndpointKey, RequestFilter, StatusRange};
 
-use super::{filter::InvalidFilter, *};
-use crate::{kernel::DropCounters, publish::Publisher};
+use super::*;
+use crate::{
+    kernel::DropCounters,
+    publish::requests::{InvalidFilter, MAX_PER_SECOND, QUEUE},
+};
 
 const MILLISECOND: u64 = 1_000_000;
 const ALL: u8 = known::DURATION | known::TTFT | known::BYTES | known::CHUNKS;
