@@ -19,7 +19,15 @@ pub(super) async fn print(text: String) -> anyhow::Result<()> {
     });
     tokio::select! {
         written = writing => Ok(written.context("cannot write to standard output")??),
-        // A blocked write cannot be cancelled, and the runtime would wait for it.
-        _ = tokio::signal::ctrl_c() => std::process::exit(INTERRUPTED.into()),
+        _ = tokio::signal::ctrl_c() => exit(),
     }
+}
+
+/// Ends the process while standard output is blocked.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a blocked write cannot be cancelled, and the runtime would wait for it; this command has no children or pins"
+)]
+fn exit() -> ! {
+    std::process::exit(INTERRUPTED.into())
 }
