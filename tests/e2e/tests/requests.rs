@@ -224,12 +224,15 @@ fn sorted(documents: &[Value]) -> Vec<Seen> {
     seen
 }
 
+/// Flags, and which requests they select.
+type Filter = (&'static [&'static str], fn(&Seen) -> bool);
+
 #[test]
 fn each_request_is_shown_once_with_what_its_client_saw() {
     let Some(harness) = start() else { return };
     let targets = [0, 1].map(|pod| (harness.pods[pod].name.clone(), harness.pods[pod].address));
     let mut all = Follower::start(&harness, &["-o", "json", "--limit", "6"]);
-    let filters: [(&[&str], fn(&Seen) -> bool); 5] = [
+    let filters: [Filter; 5] = [
         (&["--status", "4xx"], |seen| seen.status == Some(400)),
         (&["--status", "aborted,5xx"], |seen| seen.aborted),
         (&["--slower-than", "1200ms"], |seen| seen.chunks > 3),
