@@ -6,8 +6,8 @@ use std::{
 };
 
 use forebay_telemetry::v1::{
-    Delta, Endpoint, EndpointKey, EngineLoad, Frame, Gpu, GpuHealth, Heartbeat, KernelLoad, Node, Snapshot,
-    WatchRequest,
+    Delta, Endpoint, EndpointKey, EngineLoad, Frame, Gpu, GpuHealth, Heartbeat, KernelLoad, Node,
+    RequestFrame, Snapshot, WatchRequest, WatchRequestsRequest,
     frame::Body,
     telemetry_server::{Telemetry, TelemetryServer},
 };
@@ -51,6 +51,15 @@ impl Telemetry for Service {
         let reader = Reader { request: request.into_inner(), frames, epoch: 1, seq: 0, sent_ns: SENT_NS };
         self.readers.send(reader).map_err(|_| Status::unavailable("the test has ended"))?;
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outgoing))))
+    }
+
+    type WatchRequestsStream = Pin<Box<dyn Stream<Item = Result<RequestFrame, Status>> + Send>>;
+
+    async fn watch_requests(
+        &self,
+        _: Request<WatchRequestsRequest>,
+    ) -> Result<Response<Self::WatchRequestsStream>, Status> {
+        Err(Status::unimplemented("pickers do not read it"))
     }
 }
 

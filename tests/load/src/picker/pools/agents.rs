@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use forebay_telemetry::v1::{
-    Delta, Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Node, Snapshot, WatchRequest,
+    Delta, Endpoint, EndpointKey, EngineLoad, Frame, KernelLoad, Node, RequestFrame, Snapshot, WatchRequest,
+    WatchRequestsRequest,
     frame::Body,
     telemetry_server::{Telemetry, TelemetryServer},
 };
@@ -70,6 +71,15 @@ impl Telemetry for Agent {
             Ok(Frame { epoch: 1, seq, sent_boottime_ns: now, body: Some(body) })
         });
         Ok(Response::new(Box::pin(frames)))
+    }
+
+    type WatchRequestsStream = Pin<Box<dyn Stream<Item = Result<RequestFrame, Status>> + Send>>;
+
+    async fn watch_requests(
+        &self,
+        _: Request<WatchRequestsRequest>,
+    ) -> Result<Response<Self::WatchRequestsStream>, Status> {
+        Err(Status::unimplemented("pickers do not read it"))
     }
 }
 
