@@ -21,6 +21,7 @@ pub const READ_RULES: &[Rule] = &[
         verbs: FOLLOW,
     },
     Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies"], verbs: FOLLOW },
+    Rule { api_groups: &["forebay.dev"], resources: &["quotas"], verbs: FOLLOW },
     Rule {
         api_groups: &[""],
         resources: &["configmaps", "namespaces", "pods", "secrets", "services"],
@@ -30,7 +31,7 @@ pub const READ_RULES: &[Rule] = &[
 ];
 
 /// Kinds of which all objects are watched.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
@@ -38,19 +39,21 @@ const KINDS: [Kind; 10] = [
     Kind::InferencePool,
     Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
+    Kind::Quota,
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Namespace,
 ];
 
 /// Kinds whose status the gateway writes.
-const WITH_STATUS: [Kind; 6] = [
+const WITH_STATUS: [Kind; 7] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::InferencePool,
     Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
+    Kind::Quota,
 ];
 
 /// Watches routes, pools and the objects that they refer to; ConfigMaps with model maps; and Secrets that listeners of

@@ -8,12 +8,12 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use forebay_openai::{BodyError, Usage};
 use forebay_reference::Bound;
-use forebay_resources::ObjectKey;
-use forebay_routing::{JwksId, LimitUnit, Measure, RateLimit};
+use forebay_resources::{ObjectKey, QuotaWindow};
+use forebay_routing::{JwksId, LimitUnit, Measure, QuotaLimit, QuotaMeasure, RateLimit};
 use http::StatusCode;
 
 use crate::Config;
-use crate::limit::Exceeded;
+use crate::limit::{Exceeded, QuotaExceeded};
 use crate::observe::{Metrics, MirrorResult, ModelLabels, PickResult, PickerFailureOutcome, RetryReason};
 
 #[test]
@@ -29,12 +29,13 @@ fn reference_is_up_to_date() {
 }
 
 /// Pools, models and policies are those that resources name; one value is `unknown`.
-fn bounds() -> [Bound; 13] {
+fn bounds() -> [Bound; 14] {
     [
         Bound::new("model", &["pool"], "models and pools"),
         Bound::new("pool", &[], "pools"),
         Bound::new("code", &[], "status or error codes"),
         Bound::new("type", &[], "2 types"),
+        Bound::new("quota", &[], "quotas"),
         Bound::new("result", &[], "5 results"),
         Bound::new("reason", &[], "4 reasons"),
         Bound::new("outcome", &[], "2 outcomes"),
@@ -64,6 +65,14 @@ fn all_metrics() -> String {
         limit: RateLimit { measure: Measure::Tokens, amount: 1, burst: 0, unit: LimitUnit::Minute },
         retry_after: Duration::ZERO,
         standings: Vec::new(),
+    });
+    metrics.quota_rejected(&QuotaExceeded {
+        quota: ObjectKey::default(),
+        limit: QuotaLimit { measure: QuotaMeasure::Requests, amount: 1, window: Some(QuotaWindow::Day) },
+        opens_at: None,
+        retry_after: Duration::ZERO,
+        standings: Vec::new(),
+        is_crowded_out: true,
     });
     series.ended("/v1/completions", Duration::ZERO, None, Some(Usage::default()));
     let service = ObjectKey::new("x", "x");

@@ -1,15 +1,21 @@
-//! `forebay crds`: CustomResourceDefinitions from Forebay's own types, for clusters without the original ones.
+//! `forebay crds`: CustomResourceDefinitions of Forebay's own kinds, and of those that others publish, for clusters without
+//! the original ones.
 
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
-use forebay_resources::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool};
+use forebay_resources::{
+    AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Quota,
+};
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
+/// The kind that is Forebay's own: all of its fields are in the definition.
+const OWN: &str = "quotas";
+
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// Plural names [default: all], e.g. agentgatewaypolicies.
+    /// Plural names [default: all], e.g. agentgatewaypolicies or quotas.
     names: Vec<String>,
 }
 
@@ -19,6 +25,7 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
         ("inferencemodelrewrites", serde_json::to_value(InferenceModelRewrite::crd())?),
         ("inferenceobjectives", serde_json::to_value(InferenceObjective::crd())?),
         ("inferencepools", serde_json::to_value(InferencePool::crd())?),
+        (OWN, serde_json::to_value(Quota::crd())?),
     ];
     for name in &options.names {
         if !all.iter().any(|(known, _)| known == name) {
@@ -27,14 +34,20 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
         }
     }
     let mut out = io::stdout().lock();
-    for (name, mut definition) in all {
+    for (name, definition) in all {
         if options.names.is_empty() || options.names.iter().any(|asked| asked == name) {
-            keep_unknown_fields(&mut definition);
-            name_approval(&mut definition);
-            writeln!(out, "---\n{}", serde_yaml_ng::to_string(&definition).context("cannot write YAML")?)?;
+            writeln!(out, "---\n{}", document(name, definition)?)?;
         }
     }
     Ok(())
+}
+
+fn document(name: &str, mut definition: Value) -> anyhow::Result<String> {
+    if name != OWN {
+        keep_unknown_fields(&mut definition);
+    }
+    name_approval(&mut definition);
+    serde_yaml_ng::to_string(&definition).context("cannot write YAML")
 }
 
 /// The API server rejects definitions of groups of the Kubernetes project without this annotation (KEP-1111). It is not
@@ -67,6 +80,45 @@ fn keep_unknown_fields(definition: &mut Value) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+
+    #[test]
+    fn the_reference_of_the_chart_is_up_to_date() {
+        let text = document(OWN, serde_json::to_value(Quota::crd()).unwrap()).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/forebay/crds/quotas.yaml");
+        forebay_reference::check(std::path::Path::new(file), &text);
+    }
+
+    /// CEL rules are cheap only if everything that they walk is bounded, and everything else fills etcd.
+    #[test]
+    fn everything_in_a_quota_is_bounded() {
+        fn check(path: &str, schema: &Value) {
+            let is_bounded = match schema["type"].as_str() {
+                Some("string") => {
+                    !schema["enum"].is_null()
+                        || schema["maxLength"].is_u64()
+                        || schema["format"] == "date-time"
+                }
+                Some("array") => schema["maxItems"].is_u64(),
+                Some("integer") => schema["maximum"].is_number(),
+                Some("object") => !schema["properties"].is_null() || schema["maxProperties"].is_u64(),
+                Some("boolean") => true,
+                _ => false,
+            };
+            assert!(is_bounded, "{path}: {schema}");
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                check(&format!("{path}.{name}"), property);
+            }
+            for (name, one) in [("items", &schema["items"]), ("values", &schema["additionalProperties"])] {
+                if !one.is_null() {
+                    check(&format!("{path}[{name}]"), one);
+                }
+            }
+        }
+        let definition = serde_json::to_value(Quota::crd()).unwrap();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        check("spec", schema);
+        assert!(schema["properties"]["limits"]["items"]["x-kubernetes-validations"].is_array());
+    }
 
     #[test]
     fn preserves_unknown_fields() {

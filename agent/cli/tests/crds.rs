@@ -30,5 +30,5 @@ async fn printed_definitions_apply_as_they_are() {
         await_condition(definitions.clone(), name, is_crd_established()).await.unwrap();
         count += 1;
     }
-    assert_eq!(count, 4, "{text}");
+    assert_eq!(count, 5, "{text}");
 }

@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 use crate::{
     object_map::ObjectMap,
     snapshot::Snapshot,
-    types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Secret},
+    types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Quota, Secret},
 };
 
 /// The kinds of objects in a [`Snapshot`].
@@ -31,6 +31,7 @@ pub enum Kind {
     InferenceObjective,
     InferenceModelRewrite,
     AgentgatewayPolicy,
+    Quota,
     Pod,
     Service,
     EndpointSlice,
@@ -59,7 +60,7 @@ const LLM_D: &[&str] = &["llm-d.ai", "inference.networking.x-k8s.io"];
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::HttpRoute,
@@ -68,6 +69,7 @@ impl Kind {
         Self::InferenceObjective,
         Self::InferenceModelRewrite,
         Self::AgentgatewayPolicy,
+        Self::Quota,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
@@ -96,6 +98,7 @@ impl Kind {
             Self::AgentgatewayPolicy => {
                 ("AgentgatewayPolicy", "agentgatewaypolicies", true, &["agentgateway.dev"], &["v1alpha1"])
             }
+            Self::Quota => ("Quota", "quotas", true, &["forebay.dev"], &["v1alpha1"]),
             Self::Pod => ("Pod", "pods", true, CORE, &["v1"]),
             Self::Service => ("Service", "services", true, CORE, &["v1"]),
             Self::EndpointSlice => ("EndpointSlice", "endpointslices", true, &["discovery.k8s.io"], &["v1"]),
@@ -139,6 +142,7 @@ impl Kind {
             Self::InferenceObjective => visitor.visit::<InferenceObjective>(),
             Self::InferenceModelRewrite => visitor.visit::<InferenceModelRewrite>(),
             Self::AgentgatewayPolicy => visitor.visit::<AgentgatewayPolicy>(),
+            Self::Quota => visitor.visit::<Quota>(),
             Self::Pod => visitor.visit::<Pod>(),
             Self::Service => visitor.visit::<Service>(),
             Self::EndpointSlice => visitor.visit::<EndpointSlice>(),
@@ -244,6 +248,29 @@ impl Object for InferenceModelRewrite {
 
     fn validate(&self) -> Result<(), String> {
         self.spec.validate()
+    }
+}
+
+impl Object for Quota {
+    const KIND: Kind = Kind::Quota;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn of(snapshot: &mut Snapshot) -> &mut ObjectMap<Self> {
+        &mut snapshot.quotas
+    }
+
+    /// Without the status: one that cannot be read must not make the quota invalid, which would open what it limits.
+    fn parse(value: &Value) -> Result<Self, String> {
+        let mut value = value.clone();
+        if let Value::Object(members) = &mut value {
+            members.remove("status");
+            members.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        }
+        serde_path_to_error::deserialize(value)
+            .map_err(|error| format!("{}: {}", error.path(), error.inner()))
     }
 }
 

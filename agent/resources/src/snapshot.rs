@@ -16,7 +16,7 @@ use crate::{
     key::ObjectKey,
     membership::{Addresses, Exclusion},
     object_map::ObjectMap,
-    types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Secret},
+    types::{AgentgatewayPolicy, InferenceModelRewrite, InferenceObjective, InferencePool, Quota, Secret},
 };
 
 /// All objects at one time. A clone is cheap and shares the objects.
@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub inference_model_rewrites: ObjectMap<InferenceModelRewrite>,
     /// `agentgateway.dev` AgentgatewayPolicy.
     pub agentgateway_policies: ObjectMap<AgentgatewayPolicy>,
+    /// `forebay.dev` Quota.
+    pub quotas: ObjectMap<Quota>,
     /// Pods; from a cluster without the fields that are not needed.
     pub pods: ObjectMap<Pod>,
     /// Services.

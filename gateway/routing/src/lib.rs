@@ -37,10 +37,11 @@ pub use self::names::{
     MODEL_NAME_HEADER, POOL_GROUP, POOL_KIND,
 };
 pub use self::table::{
-    ApiKey, Authentication, AuthenticationMode, Backend, Backends, BeforeBody, Checks, Cors, Credential,
-    CredentialLocation, FailureMode, Filters, HeaderChange, Identity, JwksId, Jwt, JwtAuthentication,
-    JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes, Matched, Measure, Mirror, ModelMap,
-    ModelsCredential, Phase, PickerAddresses, PolicyLimits, Pool, PoolPicker, PortRoutes, PortSharing,
-    Preflight, RateLimit, Redirect, RemoteJwks, RemoteKeys, RequestAttributes, RetryPolicy, Rewrites,
-    RouteTable, Rule, ServiceBackend, Targets, Timeouts, TokenError, UrlRewrite, Variables, Weighted,
+    ApiKey, AppliedQuota, Authentication, AuthenticationMode, Backend, Backends, BeforeBody, Checks, Cors,
+    Credential, CredentialLocation, FailureMode, Filters, HeaderChange, Identity, JwksId, Jwt,
+    JwtAuthentication, JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes, Matched, Measure, Mirror,
+    ModelMap, ModelsCredential, Money, Phase, PickerAddresses, PolicyLimits, Pool, PoolPicker, PortRoutes,
+    PortSharing, Preflight, Price, Prices, Quota, QuotaLimit, QuotaMeasure, QuotaModels, QuotaSet, Quotas,
+    RateLimit, Redirect, RemoteJwks, RemoteKeys, RequestAttributes, RetryPolicy, Rewrites, RouteTable, Rule,
+    ServiceBackend, Targets, Timeouts, TokenError, TokenUse, UrlRewrite, Variables, Weighted,
 };

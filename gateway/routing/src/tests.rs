@@ -1,5 +1,6 @@
 mod access;
 mod pools;
+mod quotas;
 mod report;
 mod restrictions;
 mod rewrites;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_openai::ModelName;
+use forebay_resources::ObjectKey;
 use http::StatusCode;
 
 pub(crate) use abort::Abort;
@@ -37,6 +38,12 @@ pub(crate) enum Error {
     Auth(#[from] auth::Error),
     #[error(transparent)]
     Limit(#[from] Box<limit::Exceeded>),
+    #[error(transparent)]
+    Quota(#[from] Box<limit::QuotaExceeded>),
+    #[error(
+        "Quota {quota} limits money and has no price for the model `{model}`; add it to spec.prices, or \"*\" for all others"
+    )]
+    UnpricedModel { quota: ObjectKey, model: ModelName },
     #[error(transparent)]
     Hold(#[from] hold::Error),
     #[error(transparent)]
@@ -108,6 +115,9 @@ impl Error {
         if let Self::Limit(exceeded) = self {
             return Some(exceeded.retry_after);
         }
+        if let Self::Quota(exceeded) = self {
+            return Some(exceeded.retry_after);
+        }
         match self.status() {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_secs(1)),
             _ => None,
@@ -120,6 +130,11 @@ impl Error {
             Self::Headers(error) => headers_class(error),
             Self::Auth(error) => auth_class(error),
             Self::Limit(_) => Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
+            Self::Quota(_) => Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"),
+            Self::UnpricedModel { .. } => Class {
+                param: Some("model"),
+                ..Class::new(Internal, StatusCode::FORBIDDEN, "model_not_priced")
+            },
             Self::Hold(error) => hold_class(error),
             Self::Pick(error) => pick_class(error),
             Self::Forward(error) => forward_class(error),

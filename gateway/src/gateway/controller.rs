@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use crate::accept::Listeners;
 use crate::jwks::KeySetRegistry;
-use crate::limit::LimitRegistry;
+use crate::limit::{LimitRegistry, QuotaRegistry};
 use crate::observe::Health;
 use crate::pick::InProcessPickers;
 use crate::request::{Proxy, Routes};
@@ -31,13 +31,20 @@ pub(super) struct State {
     pub(super) addresses: Arc<BTreeMap<ListenerPort, SocketAddr>>,
 }
 
+/// What requests have used of rate limits and quotas.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    rates: LimitRegistry,
+    quotas: QuotaRegistry,
+}
+
 /// Keeps routes, pickers and listeners in step with the resources.
 pub(super) struct Controller {
     pub(super) class: String,
     pub(super) store: Arc<Store>,
     pub(super) settling: SnapshotSettler,
     pub(super) in_process: InProcessPickers,
-    pub(super) limits: LimitRegistry,
+    pub(super) limits: Limits,
     pub(super) key_sets: KeySetRegistry,
     pub(super) certificates: Certificates,
     pub(super) proxy: Arc<Proxy>,
@@ -101,10 +108,14 @@ impl Controller {
         self.proxy.picker.set_addresses(&table.picker_addresses());
         self.proxy.models.retain(&table.pools);
         let schedulers = self.in_process.update(&table.pools);
-        let limits = self.limits.update(&table.limits);
+        let limits = self.limits.rates.update(&table.limits);
+        for quota in self.limits.quotas.forget(|quota| snapshot.quotas.contains_key(quota)) {
+            self.proxy.metrics.quota_forgotten(&quota);
+        }
+        let quotas = self.limits.quotas.update(&table.quotas);
         let key_sets = self.key_sets.update(&table.remote_key_sets());
         // Before the listeners are opened, so that the first request of a new listener finds its routes.
-        self.proxy.routes.store(Arc::new(Routes { table, schedulers, limits, key_sets }));
+        self.proxy.routes.store(Arc::new(Routes { table, schedulers, limits, quotas, key_sets }));
         let failed = self.listeners.set(&ports).await;
         for (address, error) in &failed {
             tracing::warn!(%address, %error, retry_in = ?BIND_RETRY, "cannot open a listener");

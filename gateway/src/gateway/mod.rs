@@ -20,14 +20,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::controller::{Controller, State};
+use self::controller::{Controller, Limits, State};
 use crate::accept::{ClientLimits, Listeners};
 use crate::config::Config;
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::jwks::KeySetRegistry;
-use crate::limit::LimitRegistry;
 use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
@@ -240,7 +239,7 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: LimitRegistry::default(),
+            limits: Limits::default(),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),

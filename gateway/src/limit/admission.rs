@@ -1,21 +1,27 @@
-//! What a request takes from limits, and what it gives back.
+//! What a request takes from rate limits and quotas, and what it gives back.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use forebay_openai::Usage;
-use forebay_routing::Measure;
+use forebay_routing::{AppliedQuota, Measure};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::bucket::Bucket;
 use super::estimate::{Estimate, Expected};
 use super::exceeded::Exceeded;
+use super::quota::{QuotaExceeded, QuotaState, QuotaTaken};
 use super::registry::PolicyState;
+use super::served::Served;
 use super::standing::Standing;
+
+/// Response header with the quotas that only warn, and that the request exceeds.
+const WARNING: HeaderName = HeaderName::from_static("x-forebay-quota-warning");
 
 /// A request that has taken from all limits that apply to it. Without [`Admission::settle`] its estimate stays taken.
 #[derive(Debug)]
 pub(crate) struct Admission {
     taken: Vec<Taken>,
+    quotas: Vec<QuotaTaken>,
     standings: Vec<Standing>,
     expected: Option<Expected>,
     at: Instant,
@@ -29,50 +35,34 @@ struct Taken {
     estimate: Estimate,
 }
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Served {
-    /// Another limit has no room for it.
-    NotAdmitted,
-    /// No engine worked on it, or the engine reported an error.
-    Failed,
-    /// The engine reported what it used.
-    Reported(Usage),
-    /// A stream without usage had so many events. Each has about one token.
-    Streamed { events: u64 },
-    /// An engine worked on it, and it is not known how much.
-    Unknown,
+/// What leaves no room for a request.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    Limit(Box<Exceeded>),
+    Quota(Box<QuotaExceeded>),
 }
 
-/// Takes one request from all limits, or from none. `limits`: policies, each with the position of its limits. `expected`: of
-/// a request to a model; `None` for other requests, which use no tokens.
+/// Takes one request from all limits and quotas, or from none. `limits`: policies, each with the position of its limits.
+/// `expected`: of a request to a model; `None` for other requests, which use no tokens. `unix_seconds`: now, for windows of
+/// the calendar.
 pub(crate) fn admit<'a>(
     limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
+    quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
     expected: Option<Expected>,
     now: Instant,
-) -> Result<Option<Box<Admission>>, Box<Exceeded>> {
-    let mut admission: Option<Box<Admission>> = None;
-    for (policy, set) in limits {
-        match take(policy, set, expected.as_ref(), now) {
-            Ok((estimate, standings)) => {
-                let admission = admission.get_or_insert_with(|| {
-                    Box::new(Admission { taken: Vec::new(), standings: Vec::new(), expected: None, at: now })
-                });
-                admission.taken.push(Taken { policy: policy.clone(), set, estimate });
-                admission.standings.extend(standings);
-            }
-            Err(exceeded) => {
-                if let Some(admission) = admission {
-                    admission.settle(Served::NotAdmitted, now);
-                }
-                return Err(exceeded);
-            }
+    unix_seconds: u64,
+) -> Result<Option<Box<Admission>>, Rejection> {
+    let mut admission = Admission::new(now);
+    let taken = admission.take_all(limits, quotas, expected.as_ref(), unix_seconds);
+    admission.expected = expected;
+    match taken {
+        Err(rejection) => {
+            admission.settle(Served::NotAdmitted, now);
+            Err(rejection)
         }
+        Ok(()) if admission.is_empty() => Ok(None),
+        Ok(()) => Ok(Some(Box::new(admission))),
     }
-    if let Some(admission) = &mut admission {
-        admission.expected = expected;
-    }
-    Ok(admission)
 }
 
 fn take(
@@ -108,9 +98,49 @@ fn amount(bucket: &Bucket, estimate: Estimate) -> u64 {
 }
 
 impl Admission {
-    /// State of the limits after the request was admitted.
-    pub(crate) fn standings(&self) -> &[Standing] {
-        &self.standings
+    fn new(now: Instant) -> Self {
+        Self { taken: Vec::new(), quotas: Vec::new(), standings: Vec::new(), expected: None, at: now }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken.is_empty() && self.quotas.is_empty()
+    }
+
+    fn take_all<'a>(
+        &mut self,
+        limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
+        quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
+        expected: Option<&Expected>,
+        unix_seconds: u64,
+    ) -> Result<(), Rejection> {
+        for (policy, set) in limits {
+            let (estimate, standings) = take(policy, set, expected, self.at).map_err(Rejection::Limit)?;
+            self.taken.push(Taken { policy: policy.clone(), set, estimate });
+            self.standings.extend(standings);
+        }
+        for (state, applied) in quotas {
+            let taken = state.take(&applied, expected, unix_seconds).map_err(Rejection::Quota)?;
+            self.standings.extend(taken.standings());
+            self.quotas.push(taken);
+        }
+        Ok(())
+    }
+
+    /// The quotas that have counted the request.
+    pub(crate) fn quotas(&self) -> &[QuotaTaken] {
+        &self.quotas
+    }
+
+    /// Sets the headers that say what was left when the request was admitted, and which quotas warn.
+    pub(crate) fn set_headers(&self, headers: &mut HeaderMap) {
+        Standing::set_headers(&self.standings, headers);
+        let above = self.quotas.iter().filter(|quota| quota.is_above());
+        let names: Vec<String> = above.map(|quota| quota.quota().to_string()).collect();
+        if let Ok(value) = HeaderValue::try_from(names.join(", "))
+            && !names.is_empty()
+        {
+            headers.insert(WARNING, value);
+        }
     }
 
     /// Corrects what was taken.
@@ -120,28 +150,18 @@ impl Admission {
             if let (Served::Reported(usage), Some(expected)) = (served, &self.expected) {
                 state.estimates.learn(expected, usage);
             }
+            let tokens = served.tokens(*estimate);
             let buckets = state.sets.get_mut(*set).into_iter().flatten();
             for bucket in buckets.filter(|bucket| bucket.has_counted(self.at)) {
                 let (reserved, used) = match bucket.limit.measure {
                     Measure::Requests => (1, u64::from(served != Served::NotAdmitted)),
-                    Measure::Tokens => (estimate.tokens(), served.tokens(*estimate)),
+                    Measure::Tokens => (estimate.tokens(), tokens.prompt.saturating_add(tokens.output)),
                 };
                 bucket.settle(reserved, used, now);
             }
         }
-    }
-}
-
-impl Served {
-    fn tokens(self, estimate: Estimate) -> u64 {
-        match self {
-            Self::NotAdmitted | Self::Failed => 0,
-            Self::Reported(usage) => {
-                let prompt = usage.prompt_tokens.unwrap_or(estimate.prompt);
-                prompt.saturating_add(usage.completion_tokens.unwrap_or(0))
-            }
-            Self::Streamed { events } => estimate.prompt.saturating_add(events),
-            Self::Unknown => estimate.tokens(),
+        for quota in self.quotas {
+            quota.settle(served, self.expected.as_ref());
         }
     }
 }
@@ -150,6 +170,7 @@ impl Served {
 mod tests {
     use std::time::Duration;
 
+    use forebay_openai::Usage;
     use forebay_resources::ObjectKey;
     use forebay_routing::{LimitSet, LimitUnit, PolicyLimits, RateLimit};
 
@@ -172,6 +193,18 @@ mod tests {
         limits.iter().enumerate().map(spec).collect()
     }
 
+    /// Without quotas.
+    fn admit<'a>(
+        limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
+        expected: Option<Expected>,
+        now: Instant,
+    ) -> Result<Option<Box<Admission>>, Box<Exceeded>> {
+        super::admit(limits, std::iter::empty(), expected, now, 0).map_err(|rejection| match rejection {
+            Rejection::Limit(exceeded) => exceeded,
+            Rejection::Quota(exceeded) => panic!("{exceeded}"),
+        })
+    }
+
     fn all(states: &[Arc<PolicyState>]) -> impl Iterator<Item = (&Arc<PolicyState>, usize)> {
         states.iter().map(|state| (state, 0))
     }
@@ -190,7 +223,7 @@ mod tests {
         let states = policies(&[&[limit(requests, 5), limit(requests, 9)], &[limit(requests, 1)]]);
         let now = Instant::now();
         let first = admit(all(&states), bytes(10), now).unwrap().unwrap();
-        assert_eq!(first.standings().len(), 3);
+        assert_eq!(first.standings.len(), 3);
         let exceeded = admit(all(&states), bytes(10), now).unwrap_err();
         assert_eq!(exceeded.retry_after, Duration::from_secs(3600));
         assert_eq!(

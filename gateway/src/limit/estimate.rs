@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use forebay_openai::Usage;
+use forebay_routing::TokenUse;
 
 /// Before any response reported its usage.
 const INITIAL_TOKENS_PER_BYTE: f64 = 0.25;
@@ -45,6 +46,11 @@ pub(super) struct Estimate {
 impl Estimate {
     pub(super) fn tokens(self) -> u64 {
         self.prompt + self.output
+    }
+
+    /// Nothing is expected to be in the engine's cache.
+    pub(super) fn token_use(self) -> TokenUse {
+        TokenUse { prompt: self.prompt, cached: 0, output: self.output }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Rate limits of policies.
+//! Rate limits of policies, and quotas ([`quota`]).
 //!
-//! A limit is a token bucket in this process: replicas of the gateway do not share it. A request takes from all limits that
-//! apply to it, or from none. Tokens are not known when a request is admitted, so an estimate is taken, and corrected when
+//! A rate limit is a token bucket in this process: replicas of the gateway do not share it. A request takes from all
+//! rate limits and quotas that apply to it, or from none. Tokens are not known when a request is admitted, so an estimate is taken, and corrected when
 //! the request ends ([`Admission::settle`]). The prompt is estimated from the size of the body, the output is the maximum
 //! that the request sets, or else what earlier requests for the model used. A bucket can thus be in debt by what requests
 //! in flight use above their estimates, and never by more.
@@ -12,11 +12,15 @@ mod admission;
 mod bucket;
 mod estimate;
 mod exceeded;
+mod quota;
 mod registry;
+mod served;
 mod standing;
 
-pub(crate) use admission::{Admission, Served, admit};
+pub(crate) use admission::{Admission, Rejection, admit};
 pub(crate) use estimate::Expected;
 pub(crate) use exceeded::Exceeded;
+pub(crate) use quota::{QuotaExceeded, QuotaRegistry, QuotaStanding, QuotaState, QuotaTaken, unix_seconds};
 pub(crate) use registry::{LimitRegistry, PolicyState};
+pub(crate) use served::Served;
 pub(crate) use standing::Standing;

@@ -34,13 +34,13 @@ impl PolicyState {
         Self { policy: limits.policy.clone(), state }
     }
 
-    /// What is left of the limits of a set.
-    pub(crate) fn standings(&self, set: usize, now: Instant) -> Vec<Standing> {
+    /// What is left of each limit of a set.
+    pub(crate) fn standings(&self, set: usize, now: Instant) -> Vec<(RateLimit, Standing)> {
         let state = &mut *self.lock();
         let buckets = state.sets.get_mut(set).map_or(&mut [][..], Vec::as_mut_slice);
         let standing = |bucket: &mut Bucket| {
             bucket.refill(now);
-            Standing::of(bucket)
+            (bucket.limit, Standing::of(bucket))
         };
         buckets.iter_mut().map(standing).collect()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_routing::{Measure, RateLimit};
+use forebay_routing::Measure;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::bucket::Bucket;
@@ -10,26 +10,29 @@ use super::bucket::Bucket;
 /// State of a limit when a request was admitted or rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
-    pub(crate) limit: RateLimit,
-    remaining: u64,
-    reset_after: Duration,
+    pub(crate) measure: Measure,
+    /// The most that can be used at once.
+    pub(crate) limit: u64,
+    /// What is left of it.
+    pub(crate) remaining: u64,
+    /// Time until all of it is left.
+    pub(crate) reset_after: Duration,
 }
 
 impl Standing {
     pub(super) fn of(bucket: &Bucket) -> Self {
-        Self { limit: bucket.limit, remaining: bucket.remaining(), reset_after: bucket.reset_after() }
-    }
-
-    /// The most that can be used at once, what is left of it, and the time until all of it is.
-    pub(crate) fn amounts(&self) -> (u64, u64, Duration) {
-        (self.limit.capacity(), self.remaining, self.reset_after)
+        Self {
+            measure: bucket.limit.measure,
+            limit: bucket.limit.capacity(),
+            remaining: bucket.remaining(),
+            reset_after: bucket.reset_after(),
+        }
     }
 
     /// Sets the headers of the OpenAI API (`x-ratelimit-*`): for requests and for tokens, those of the limit with the least
     /// left.
     pub(crate) fn set_headers(all: &[Self], headers: &mut HeaderMap) {
-        let least =
-            |measure| all.iter().filter(|it| it.limit.measure == measure).min_by_key(|it| it.remaining);
+        let least = |measure| all.iter().filter(|it| it.measure == measure).min_by_key(|it| it.remaining);
         if let Some(requests) = least(Measure::Requests) {
             let [limit, remaining, reset] = [
                 HeaderName::from_static("x-ratelimit-limit-requests"),
@@ -49,7 +52,7 @@ impl Standing {
     }
 
     fn set(self, headers: &mut HeaderMap, limit: HeaderName, remaining: HeaderName, reset: HeaderName) {
-        headers.insert(limit, self.limit.capacity().into());
+        headers.insert(limit, self.limit.into());
         headers.insert(remaining, self.remaining.into());
         if let Ok(text) = HeaderValue::try_from(go_duration(self.reset_after)) {
             headers.insert(reset, text);
@@ -73,8 +76,6 @@ fn go_duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use forebay_routing::LimitUnit;
-
     use super::*;
 
     #[test]
@@ -93,9 +94,9 @@ mod tests {
 
     #[test]
     fn the_limit_with_the_least_left_is_shown() {
-        let limit = |measure| RateLimit { measure, amount: 100, burst: 0, unit: LimitUnit::Minute };
         let standing = |measure, remaining| Standing {
-            limit: limit(measure),
+            measure,
+            limit: 100,
             remaining,
             reset_after: Duration::from_secs(remaining),
         };

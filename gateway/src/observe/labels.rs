@@ -58,6 +58,37 @@ impl EncodeLabelValue for PickResult {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct QuotaLabels {
+    pub(super) quota: String,
+    pub(super) result: QuotaResult,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum QuotaResult {
+    /// There was room for the request.
+    Admitted,
+    /// There was no room, and the quota only warns.
+    Warned,
+    /// There was no room.
+    Rejected,
+}
+
+impl EncodeLabelValue for QuotaResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Admitted => "admitted",
+            Self::Warned => "warned",
+            Self::Rejected => "rejected",
+        })
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct QuotaNameLabels {
+    pub(super) quota: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct RetryLabels {
     pub(super) reason: RetryReason,
 }

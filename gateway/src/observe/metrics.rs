@@ -4,6 +4,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 use forebay_epp::PoolMetrics;
 use forebay_openai::Usage;
+use forebay_resources::ObjectKey;
 use forebay_routing::JwksId;
 use forebay_usage::UsageLogMetrics;
 use http::StatusCode;
@@ -16,10 +17,10 @@ use prometheus_client::registry::{Registry, Unit};
 use super::gen_ai::{ErrorType, GenAiMetrics, GenAiSeries, Operation};
 use super::labels::{
     ErrorLabels, KeySetLabels, LimitLabels, LoadResult, MirrorLabels, MirrorResult, ModelLabels, PickLabels,
-    PickResult, PickerFailureLabels, PickerFailureOutcome, RequestLabels, RetryLabels, RetryReason,
-    TokenLabels,
+    PickResult, PickerFailureLabels, PickerFailureOutcome, QuotaLabels, QuotaNameLabels, QuotaResult,
+    RequestLabels, RetryLabels, RetryReason, TokenLabels,
 };
-use crate::limit::Exceeded;
+use crate::limit::{Exceeded, QuotaExceeded, QuotaTaken};
 
 /// Label value for models and pools that no resource names. Label values never come from clients.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -105,6 +106,8 @@ struct Families {
     reasoning_tokens: Family<ModelLabels, Counter>,
     stream_errors: Family<ModelLabels, Counter>,
     rate_limited: Family<LimitLabels, Counter>,
+    quota_requests: Family<QuotaLabels, Counter>,
+    quota_shared_counters: Family<QuotaNameLabels, Counter>,
     key_set_loads: Family<KeySetLabels, Counter>,
     time_to_first_token: Histograms,
     inter_token_latency: Histograms,
@@ -125,6 +128,8 @@ impl Families {
             reasoning_tokens: Family::default(),
             stream_errors: Family::default(),
             rate_limited: Family::default(),
+            quota_requests: Family::default(),
+            quota_shared_counters: Family::default(),
             key_set_loads: Family::default(),
             // 1 ms to 524 s. Includes the time that prefill is queued.
             time_to_first_token: Family::new_with_constructor(|| doubling(1e-3, 20)),
@@ -158,6 +163,17 @@ impl Families {
             "rate_limited",
             "Requests above a rate limit, by the policy (namespace/name) and what its limit counts",
             self.rate_limited.clone(),
+        );
+        registry.register(
+            "quota_requests",
+            "Requests to which a quota (namespace/name) applies, by result. warned: above a limit of a quota that only warns. \
+             A request that a quota rejects is counted for this quota only",
+            self.quota_requests.clone(),
+        );
+        registry.register(
+            "quota_shared_counters",
+            "Requests whose value of `per` shares counters, because the quota (namespace/name) has too many values in a window",
+            self.quota_shared_counters.clone(),
         );
         registry.register(
             "key_set_loads",
@@ -348,6 +364,34 @@ impl Metrics {
         let labels =
             LimitLabels { policy: exceeded.policy.to_string(), measure: exceeded.limit.measure.name() };
         self.families.rate_limited.get_or_create(&labels).inc();
+    }
+
+    /// A quota has counted a request.
+    pub(crate) fn quota_taken(&self, taken: &QuotaTaken) {
+        let result = if taken.is_above() { QuotaResult::Warned } else { QuotaResult::Admitted };
+        self.quota(taken.quota(), result, taken.is_crowded_out());
+    }
+
+    pub(crate) fn quota_rejected(&self, exceeded: &QuotaExceeded) {
+        self.quota(&exceeded.quota, QuotaResult::Rejected, exceeded.is_crowded_out);
+    }
+
+    fn quota(&self, quota: &ObjectKey, result: QuotaResult, is_crowded_out: bool) {
+        let quota = quota.to_string();
+        if is_crowded_out {
+            let labels = QuotaNameLabels { quota: quota.clone() };
+            self.families.quota_shared_counters.get_or_create(&labels).inc();
+        }
+        self.families.quota_requests.get_or_create(&QuotaLabels { quota, result }).inc();
+    }
+
+    /// No quota has the name any more.
+    pub(crate) fn quota_forgotten(&self, quota: &ObjectKey) {
+        let quota = quota.to_string();
+        for result in [QuotaResult::Admitted, QuotaResult::Warned, QuotaResult::Rejected] {
+            self.families.quota_requests.remove(&QuotaLabels { quota: quota.clone(), result });
+        }
+        self.families.quota_shared_counters.remove(&QuotaNameLabels { quota });
     }
 
     pub(crate) fn key_set_loaded(&self, id: &JwksId, is_loaded: bool) {

@@ -16,7 +16,7 @@ use super::logs::Logs;
 use super::metrics::{Metrics, Series};
 use super::traces::{Ended, Span};
 use crate::hold::Hold;
-use crate::limit::{Admission, Served, Standing};
+use crate::limit::{Admission, Served};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -122,10 +122,10 @@ impl Record {
         self.admission = admission;
     }
 
-    /// What is left of the rate limits.
+    /// What is left of the rate limits and quotas.
     pub(crate) fn set_rate_limit_headers(&self, headers: &mut HeaderMap) {
         if let Some(admission) = &self.admission {
-            Standing::set_headers(admission.standings(), headers);
+            admission.set_headers(headers);
         }
     }
 

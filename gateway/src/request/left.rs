@@ -1,11 +1,14 @@
-//! `GET /forebay/v1/limits`: what the rate limits leave the caller, by its own credentials.
+//! `GET /forebay/v1/limits`: what rate limits and quotas leave the caller, by its own credentials.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bytes::Bytes;
-use forebay_routing::{Checks, Identity, Variables};
+use forebay_resources::{ObjectKey, QuotaMode};
+use forebay_routing::{
+    AppliedQuota, Checks, Identity, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit, Variables,
+};
 use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
 
@@ -13,11 +16,11 @@ use super::access::{attributes, source};
 use super::received::Received;
 use crate::auth::authenticate;
 use crate::error::Error;
-use crate::limit::Standing;
+use crate::limit::{QuotaStanding, Standing, unix_seconds};
 
 const PATH: &str = "/forebay/v1/limits";
 
-/// Breaks with the limits that apply to the caller, if the request asks for them and policies limit requests for its host.
+/// Breaks with the limits and quotas that apply to the caller, if the request asks for them and there are some for its host.
 /// Limits whose condition reads the model are left out: it depends on the request whether they apply.
 pub(super) fn answer_limits(
     received: Received<'_>,
@@ -25,17 +28,17 @@ pub(super) fn answer_limits(
     if received.head.method != Method::GET || received.head.uri.path() != PATH {
         return Ok(ControlFlow::Continue(received));
     }
-    let all: Vec<Checks<'_>> = received.listener.checks_with_limits(received.host()).collect();
-    if all.iter().all(|checks| checks.limits().next().is_none()) {
+    let all: Vec<(Checks<'_>, Quotas<'_>)> = received.listener.limited(received.host()).collect();
+    if all.iter().all(|(checks, quotas)| checks.limits().next().is_none() && quotas.is_empty()) {
         return Ok(ControlFlow::Continue(received));
     }
-    let (mut seen, mut data) = (BTreeSet::new(), Vec::new());
+    let (mut seen, mut data) = (Seen::default(), Vec::new());
     let (mut is_known, mut rejected) = (false, None);
-    for checks in all {
+    for (checks, quotas) in all {
         match authenticate(&checks, &received.head.headers, &received.tokens) {
             Ok(identity) => {
                 is_known = true;
-                add(&received, &checks, &identity, &mut seen, &mut data);
+                add(&received, (&checks, quotas), &identity, &mut seen, &mut data);
             }
             Err(error) => drop(rejected.get_or_insert(error)),
         }
@@ -46,36 +49,82 @@ pub(super) fn answer_limits(
     }
 }
 
+/// Positions of what is listed already.
+#[derive(Default)]
+struct Seen {
+    limits: BTreeSet<usize>,
+    quotas: BTreeSet<usize>,
+}
+
 fn add(
     received: &Received<'_>,
-    checks: &Checks<'_>,
+    (checks, quotas): (&Checks<'_>, Quotas<'_>),
     identity: &Identity<'_>,
-    seen: &mut BTreeSet<usize>,
+    seen: &mut Seen,
     data: &mut Vec<Value>,
 ) {
+    let routes = received.context.routes;
     let request = attributes(received.host(), &received.head);
     let variables = Variables::new(Some(request), source(received.context.via), identity);
     for policy in checks.limits() {
-        let Some(set) = policy.choose(&variables).filter(|_| seen.insert(policy.index)) else { continue };
-        let Some(state) = received.context.routes.limits.get(policy.index) else { continue };
+        let Some(set) = policy.choose(&variables).filter(|_| seen.limits.insert(policy.index)) else {
+            continue;
+        };
+        let Some(state) = routes.limits.get(policy.index) else { continue };
         let standings = state.standings(set, Instant::now());
-        data.extend(standings.iter().map(|standing| described(&policy.policy.to_string(), standing)));
+        data.extend(standings.iter().map(|(limit, standing)| described(&policy.policy, *limit, standing)));
+    }
+    let now = unix_seconds();
+    for AppliedQuota { quota, value, .. } in quotas.applied(identity, QuotaModels::Any, || variables) {
+        let Some(state) = routes.quotas.get(quota.index).filter(|_| seen.quotas.insert(quota.index)) else {
+            continue;
+        };
+        let standings = state.standings(value.as_deref(), now);
+        data.extend(standings.iter().map(|standing| described_quota(quota, standing)));
     }
 }
 
-fn described(policy: &str, standing: &Standing) -> Value {
-    let limit = standing.limit;
-    let (capacity, remaining, full_after) = standing.amounts();
+fn described(policy: &ObjectKey, limit: RateLimit, standing: &Standing) -> Value {
     json!({
         "object": "limit",
-        "policy": policy,
+        "policy": policy.to_string(),
         "counts": limit.measure.name(),
         "amount": limit.amount,
         "per": limit.unit.name(),
-        "capacity": capacity,
-        "remaining": remaining,
-        "full_after_seconds": full_after.as_secs_f64(),
+        "capacity": standing.limit,
+        "remaining": standing.remaining,
+        "full_after_seconds": standing.reset_after.as_secs_f64(),
     })
+}
+
+/// Money is a text: numbers of JSON may lose decimals.
+fn described_quota(quota: &Quota, standing: &QuotaStanding) -> Value {
+    let limit = standing.limit;
+    let number = |amount: u128| match limit.measure {
+        QuotaMeasure::Money => json!(limit.format(amount)),
+        _ => json!(u64::try_from(amount).unwrap_or(u64::MAX)),
+    };
+    let mut described = json!({
+        "object": "limit",
+        "quota": quota.key.to_string(),
+        "counts": limit.measure.name(),
+        "amount": number(limit.amount),
+        "remaining": number(standing.remaining),
+    });
+    if let QuotaMeasure::Tokens(count) = limit.measure {
+        described["tokens"] = json!(count);
+    }
+    if let Some(window) = limit.window_name() {
+        described["per"] = json!(window);
+        described["full_after_seconds"] = json!(standing.reset_after.as_secs_f64());
+    }
+    if !quota.models.is_empty() {
+        described["models"] = json!(quota.models);
+    }
+    if quota.mode == QuotaMode::Warn {
+        described["enforced"] = json!(false);
+    }
+    described
 }
 
 fn response(body: &Value) -> Response<Bytes> {

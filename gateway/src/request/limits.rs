@@ -1,38 +1,81 @@
-//! Takes requests from the rate limits of policies.
+//! Takes requests from the rate limits of policies and from quotas.
 
 use std::time::Instant;
 
 use forebay_openai::GenerationOptions;
-use forebay_routing::{Checks, Identity, ListenerRoutes, Rule, Variables};
+use forebay_resources::QuotaMode;
+use forebay_routing::{AppliedQuota, Checks, Identity, ListenerRoutes, QuotaModels, Rule, Variables};
 use http::request;
 
 use super::access::{Asked, attributes, is_answered_preflight, models, source};
 use super::context::Context;
 use crate::error::Error;
 use crate::hold::HeldBody;
-use crate::limit::{self, Expected};
+use crate::limit::{self, Expected, Rejection};
 
-/// Takes a request that may be sent from all rate limits that apply to it, or fails.
-pub(super) async fn count(
+/// Takes a request that may be sent from all rate limits and quotas that apply to it, or fails.
+pub(super) async fn count<'a>(
     context: &mut Context<'_>,
-    (listener, rule): (&ListenerRoutes, &Rule),
+    (listener, rule): (&'a ListenerRoutes, &'a Rule),
     identity: &Identity<'_>,
     asked: Asked<'_>,
     head: &request::Parts,
     body: &mut HeldBody,
 ) -> Result<(), Error> {
     let checks = listener.checks(Some(rule));
-    if checks.limits().next().is_none() || is_answered_preflight(rule, head) {
+    let has_quotas = !listener.quotas(Some(rule)).is_empty();
+    if (checks.limits().next().is_none() && !has_quotas) || is_answered_preflight(rule, head) {
         return Ok(());
     }
-    context.counts_tokens = asked.model.is_some() && checks.limits().any(|policy| policy.counts_tokens());
+    let quotas = if has_quotas { applied(listener, rule, identity, asked, head)? } else { Vec::new() };
+    let counts_tokens = checks.limits().any(|policy| policy.counts_tokens())
+        || quotas.iter().any(|applied| applied.quota.counts_tokens());
+    context.counts_tokens = asked.model.is_some() && counts_tokens;
     if context.counts_tokens && body.is_replayable() && GenerationOptions::can_read(&head.headers) {
         let start = Instant::now();
         body.read_all().await?;
         context.observe_read(start);
     }
     let expected = context.counts_tokens.then(|| expected(listener, asked, head, body));
-    take(context, &checks, identity, asked, head, expected)
+    take(context, &checks, quotas, identity, asked, head, expected)
+}
+
+/// The quotas for a request. Fails if one of them that is enforced cannot price it.
+fn applied<'a>(
+    listener: &'a ListenerRoutes,
+    rule: &'a Rule,
+    identity: &Identity<'_>,
+    asked: Asked<'_>,
+    head: &request::Parts,
+) -> Result<Vec<AppliedQuota<'a>>, Error> {
+    let quotas = listener.quotas(Some(rule));
+    let models = models(asked, head);
+    let names: Vec<&str> = [models.requested, models.base, models.target].into_iter().flatten().collect();
+    let applied = quotas.applied(identity, QuotaModels::Request(&names), || {
+        variables(quotas.reads_request(), identity, asked, head)
+    });
+    let unpriced = applied.iter().find(|applied| {
+        let quota = applied.quota;
+        quota.mode == QuotaMode::Enforce && quota.counts_money() && applied.price.is_none()
+    });
+    match (unpriced, asked.model) {
+        (Some(applied), Some(model)) => {
+            Err(Error::UnpricedModel { quota: applied.quota.key.clone(), model: model.clone() })
+        }
+        _ => Ok(applied),
+    }
+}
+
+fn variables(
+    reads_request: bool,
+    identity: &Identity<'_>,
+    asked: Asked<'_>,
+    head: &request::Parts,
+) -> Variables {
+    let request = reads_request.then(|| attributes(asked.host, head));
+    let mut variables = Variables::new(request, source(asked.via), identity);
+    models(asked, head).set(&mut variables);
+    variables
 }
 
 /// What is known of the tokens before the request is sent.
@@ -50,6 +93,7 @@ fn expected(listener: &ListenerRoutes, asked: Asked<'_>, head: &request::Parts, 
 fn take(
     context: &mut Context<'_>,
     checks: &Checks<'_>,
+    quotas: Vec<AppliedQuota<'_>>,
     identity: &Identity<'_>,
     asked: Asked<'_>,
     head: &request::Parts,
@@ -57,19 +101,29 @@ fn take(
 ) -> Result<(), Error> {
     let variables = checks.limits().any(|policy| policy.is_conditional()).then(|| {
         let reads_request = checks.limits().any(|policy| policy.reads_request());
-        let request = reads_request.then(|| attributes(asked.host, head));
-        let mut variables = Variables::new(request, source(asked.via), identity);
-        models(asked, head).set(&mut variables);
-        variables
+        variables(reads_request, identity, asked, head)
     });
+    let routes = context.routes;
     let limits = checks.limits().filter_map(|policy| {
         let set = variables.as_ref().map_or(Some(0), |variables| policy.choose(variables))?;
-        Some((context.routes.limits.get(policy.index)?, set))
+        Some((routes.limits.get(policy.index)?, set))
     });
-    let admitted = limit::admit(limits, expected, Instant::now());
-    if let Err(exceeded) = &admitted {
-        context.proxy.metrics.rate_limited(exceeded);
+    let quotas = quotas.into_iter().filter_map(|it| Some((routes.quotas.get(it.quota.index)?, it)));
+    let metrics = &context.proxy.metrics;
+    let admission = match limit::admit(limits, quotas, expected, Instant::now(), limit::unix_seconds()) {
+        Ok(admission) => admission,
+        Err(Rejection::Limit(exceeded)) => {
+            metrics.rate_limited(&exceeded);
+            return Err(exceeded.into());
+        }
+        Err(Rejection::Quota(exceeded)) => {
+            metrics.quota_rejected(&exceeded);
+            return Err(exceeded.into());
+        }
+    };
+    for taken in admission.iter().flat_map(|admission| admission.quotas()) {
+        metrics.quota_taken(taken);
     }
-    context.record.admitted(admitted?);
+    context.record.admitted(admission);
     Ok(())
 }

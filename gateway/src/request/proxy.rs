@@ -11,7 +11,7 @@ use forebay_routing::RouteTable;
 use crate::forward::{Forwarder, Mirrors};
 use crate::hold::HoldBudget;
 use crate::jwks::KeySets;
-use crate::limit::PolicyState;
+use crate::limit::{PolicyState, QuotaState};
 use crate::models::ModelLists;
 use crate::observe::{Logs, Metrics, Traces};
 use crate::pick::Picker;
@@ -67,6 +67,8 @@ pub(crate) struct Routes {
     pub(crate) schedulers: Vec<Option<Arc<Scheduler>>>,
     /// Rate limits, by [`forebay_routing::PolicyLimits::index`].
     pub(crate) limits: Vec<Arc<PolicyState>>,
+    /// Quotas, by [`forebay_routing::Quota::index`].
+    pub(crate) quotas: Vec<Arc<QuotaState>>,
     /// Keys of tokens that are loaded from servers.
     pub(crate) key_sets: KeySets,
 }

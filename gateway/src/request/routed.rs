@@ -129,6 +129,7 @@ fn scan(
         BeforeBody::DependsOnModel { without: true } => true,
         BeforeBody::Decided(matched) if matched.rule.backends.pools().next().is_some() => true,
         BeforeBody::Decided(matched) if listener.checks(Some(matched.rule)).reads_model() => true,
+        BeforeBody::Decided(matched) if listener.quotas(Some(matched.rule)).reads_model() => true,
         BeforeBody::Decided(_) | BeforeBody::NoRoute => return Ok(ModelScan::None),
     };
     if !has_model {

@@ -19,6 +19,7 @@ pub const STATUS_RULES: &[Rule] = &[
     // Objects of the older API group get no status.
     Rule { api_groups: &["llm-d.ai"], resources: &["inferencemodelrewrites/status"], verbs: PATCH },
     Rule { api_groups: &["agentgateway.dev"], resources: &["agentgatewaypolicies/status"], verbs: PATCH },
+    Rule { api_groups: &["forebay.dev"], resources: &["quotas/status"], verbs: PATCH },
     // Changes of conditions, in the namespaces of the objects. A repeated Event is counted with `patch`.
     Rule { api_groups: &["events.k8s.io"], resources: &["events"], verbs: &["create", "patch"] },
 ];

@@ -110,13 +110,7 @@ pub(super) fn changes(
             Some(pool_status(pool.metadata.generation, report, current))
         });
     }
-    for key in pass.keys(Kind::AgentgatewayPolicy, applied.report.policies.keys()) {
-        let Some(policy) = snapshot.agentgateway_policies.get(&key) else { continue };
-        let gateways = applied.report.policies.get(&key);
-        pass.compare(Kind::AgentgatewayPolicy, &key, &policy.metadata, |current| {
-            Some(policy_status(policy.metadata.generation, gateways, current))
-        });
-    }
+    compare_policies(&mut pass, applied);
     for (key, rewrite) in &snapshot.inference_model_rewrites {
         let state = applied.report.rewrites.get(key);
         pass.compare(Kind::InferenceModelRewrite, key, &rewrite.metadata, |current| {
@@ -124,6 +118,23 @@ pub(super) fn changes(
         });
     }
     pass.changes
+}
+
+/// AgentgatewayPolicies and Quotas.
+fn compare_policies(pass: &mut Pass<'_>, applied: &Applied) {
+    let (snapshot, report) = (&applied.snapshot, &applied.report);
+    for key in pass.keys(Kind::AgentgatewayPolicy, report.policies.keys()) {
+        let Some(policy) = snapshot.agentgateway_policies.get(&key) else { continue };
+        pass.compare(Kind::AgentgatewayPolicy, &key, &policy.metadata, |current| {
+            Some(policy_status(policy.metadata.generation, report.policies.get(&key), current))
+        });
+    }
+    for key in pass.keys(Kind::Quota, report.quotas.keys()) {
+        let Some(quota) = snapshot.quotas.get(&key) else { continue };
+        pass.compare(Kind::Quota, &key, &quota.metadata, |current| {
+            Some(policy_status(quota.metadata.generation, report.quotas.get(&key), current))
+        });
+    }
 }
 
 struct Pass<'a> {

@@ -4,5 +4,6 @@
 
 mod events;
 mod harness;
+mod quotas;
 mod reinstall;
 mod statuses;

@@ -5,6 +5,7 @@ mod jwt;
 mod keys;
 mod limits;
 mod listing;
+mod quotas;
 mod rules;
 mod usage;
 mod ways_around;

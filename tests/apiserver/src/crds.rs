@@ -2,7 +2,7 @@
 
 use forebay_resources::{
     AgentgatewayPolicy, Gateway, GatewayClass, HttpRoute, InferenceModelRewrite, InferenceObjective,
-    InferencePool, ReferenceGrant,
+    InferencePool, Quota, ReferenceGrant,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -19,6 +19,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         InferenceObjective::crd(),
         InferenceModelRewrite::crd(),
         AgentgatewayPolicy::crd(),
+        Quota::crd(),
     ];
     for definition in &mut definitions {
         if definition.spec.group.ends_with(".k8s.io") {

@@ -1,5 +1,5 @@
-//! Custom resource definitions: those published by Gateway API and by the inference extension, and the subset of
-//! AgentgatewayPolicy that Forebay reads (`forebay crds`).
+//! Custom resource definitions: those published by Gateway API and by the inference extension, the subset of
+//! AgentgatewayPolicy that Forebay reads, and its own Quota (`forebay crds`).
 
 use std::{
     fs,
@@ -44,13 +44,13 @@ impl Cluster {
             concatenate(&published, &self.path("downloads").join(url))?;
             files.extend(published);
         }
-        let own = run::output(
-            std::process::Command::new(run::root().join("target/debug/forebay"))
-                .arg("crds")
-                .arg("agentgatewaypolicies"),
-        )
+        let own = run::output(std::process::Command::new(run::root().join("target/debug/forebay")).args([
+            "crds",
+            "agentgatewaypolicies",
+            "quotas",
+        ]))
         .context("`forebay crds` failed; build it with `cargo build --workspace --bins`")?;
-        let own_file = self.path("agentgatewaypolicies.yaml");
+        let own_file = self.path("own-definitions.yaml");
         fs::write(&own_file, own)?;
         files.push(own_file);
         let mut kubectl = self.command("kubectl", ["apply", "--server-side"]);

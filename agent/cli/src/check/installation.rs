@@ -21,7 +21,7 @@ use crate::{
 /// The label that the chart gives the gateway.
 pub(super) const GATEWAY_SELECTOR: &str = "app.kubernetes.io/name=forebay-gateway";
 /// Listed in all namespaces.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
@@ -30,6 +30,7 @@ const KINDS: [Kind; 9] = [
     Kind::InferenceObjective,
     Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
+    Kind::Quota,
     Kind::Namespace,
 ];
 /// Listed in namespaces with InferencePools.

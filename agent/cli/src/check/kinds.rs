@@ -77,6 +77,7 @@ fn not_installed(kind: Kind) -> Option<Finding> {
             "a map of model names as an AgentgatewayPolicy",
             "agentgatewaypolicies",
         ),
+        Kind::Quota => optional("quotas.forebay.dev", "quotas", "quotas"),
         Kind::InferenceObjective => {
             optional("inferenceobjectives.llm-d.ai", "priorities of requests", "inferenceobjectives")
         }

@@ -15,6 +15,7 @@ mod kinds;
 mod models;
 mod nearest;
 mod pools;
+mod quotas;
 mod references;
 mod rewrites;
 mod routes;
@@ -78,6 +79,7 @@ fn findings(installation: &Installation) -> Vec<Finding> {
         grants::check,
         pools::check,
         models::check,
+        quotas::check,
         rewrites::check,
     ];
     checks.iter().flat_map(|check| check(installation)).collect()

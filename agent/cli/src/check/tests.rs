@@ -5,6 +5,7 @@ mod gateways;
 mod installation;
 mod models;
 mod pools;
+mod quotas;
 mod routes;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -30,7 +30,8 @@ pub(super) fn prune(kind: Kind, object: &mut Value) -> Value {
         | Kind::InferencePool
         | Kind::InferenceObjective
         | Kind::InferenceModelRewrite
-        | Kind::AgentgatewayPolicy => object.remove("status").unwrap_or_default(),
+        | Kind::AgentgatewayPolicy
+        | Kind::Quota => object.remove("status").unwrap_or_default(),
         Kind::Pod => {
             keep(object.entry("spec"), &["hostNetwork", "nodeName", "runtimeClassName"]);
             keep(object.entry("status"), &["conditions", "phase", "podIP", "startTime"]);

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::ParentReference;
 
-mod lenient;
+pub(super) mod lenient;
 
 pub use lenient::ANY_GROUP;
 

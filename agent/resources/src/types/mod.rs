@@ -4,6 +4,7 @@ mod agentgateway_policy;
 mod inference_model_rewrite;
 mod inference_objective;
 mod inference_pool;
+mod quota;
 mod secret;
 
 pub use self::{
@@ -22,6 +23,10 @@ pub use self::{
     inference_pool::{
         AppProtocol, EndpointPickerPort, EndpointPickerRef, FailureMode, InferencePool, InferencePoolSpec,
         InferencePoolStatus, LabelSelector, ParentReference, ParentStatus, TargetPort,
+    },
+    quota::{
+        LabelOperator, LabelRequirement, MetadataSelector, ModelPrice, Quota, QuotaCallers, QuotaFields,
+        QuotaLimitSpec, QuotaMode, QuotaSpec, QuotaTargetRef, QuotaWindow, TokenCount,
     },
     secret::Secret,
 };

@@ -15,6 +15,7 @@ mod parents;
 mod picker;
 mod policies;
 mod pools;
+mod quotas;
 mod reference;
 mod report;
 mod resolve;
@@ -26,7 +27,6 @@ mod targets;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use forebay_resources::{HttpRoute, ObjectKey, Snapshot, TrafficPhase};
 
@@ -41,6 +41,7 @@ pub use self::models::{ListenerModels, listener_models};
 pub use self::parents::gateway_parents;
 pub use self::policies::{PolicyEffect, PolicyProblem, PolicyReport};
 pub use self::pools::{Overlaps, PoolProblem, overlaps, pool_problems, without_picker};
+use self::quotas::{QuotaTargets, TargetQuotas};
 pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
 use self::resolve::Resolver;
 use self::restrictions::{Restrictions, Target};
@@ -72,11 +73,12 @@ pub fn compile(
         .collect();
     let mut resolver = Resolver::new(snapshot);
     let restrictions = Restrictions::new(snapshot);
+    let quotas = QuotaTargets::new(snapshot);
     let routes: Vec<CompiledRoute<'_>> = snapshot
         .http_routes
         .iter()
         .filter(|(key, route)| gateway_parents(key, route).any(|(_, gateway, _)| gateways.contains(&gateway)))
-        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver, &restrictions))
+        .map(|(key, route)| CompiledRoute::new(key, route, &mut resolver, &restrictions, &quotas))
         .collect();
 
     let mut report = Report::default();
@@ -88,13 +90,7 @@ pub fn compile(
             .map(|(_, gateway, parent)| attach(snapshot, route, gateway, parent, &listeners, &mut attached))
             .collect();
         report_pools(&mut report, route, &parents, &resolver);
-        for (policy, of_policy) in &route.policies {
-            problems
-                .extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
-            for parent in &parents {
-                report_policy(&mut report, policy, &parent.gateway, of_policy);
-            }
-        }
+        report_policies(&mut report, route, &parents, &mut problems);
         report.routes.insert(route.key.clone(), parents);
     }
     report.pools.retain(|pool, _| snapshot.inference_pools.contains_key(pool));
@@ -107,11 +103,45 @@ pub fn compile(
 
     let trusted = trusted(snapshot, &gateways, &listeners, &mut problems);
     let listeners = listeners.iter().zip(&attached).zip(trusted);
-    let ports = ports(snapshot, &restrictions, listeners, certificates, &mut report, &mut problems);
+    let ports =
+        ports(snapshot, (&restrictions, &quotas), listeners, certificates, &mut report, &mut problems);
     problems.extend(report.problems());
     let pools = resolver.into_pools();
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
-    (RouteTable { ports, pools, limits: restrictions.into_limits(), problems }, report)
+    let (limits, quotas) = (restrictions.into_limits(), quotas.into_valid());
+    (RouteTable { ports, pools, limits, quotas, problems }, report)
+}
+
+/// Policies and quotas of the route, its rules and their backends.
+fn report_policies(
+    report: &mut Report,
+    route: &CompiledRoute<'_>,
+    parents: &[ParentReport],
+    problems: &mut BTreeSet<String>,
+) {
+    for (policy, of_policy) in &route.policies {
+        problems.extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
+        for parent in parents {
+            report_policy(report, policy, &parent.gateway, of_policy);
+        }
+    }
+    for (quota, why) in &route.quotas {
+        for parent in parents {
+            report_quota(report, quota, &parent.gateway, why.as_ref(), problems);
+        }
+    }
+}
+
+fn report_quota(
+    report: &mut Report,
+    quota: &ObjectKey,
+    gateway: &ObjectKey,
+    problem: Option<&PolicyProblem>,
+    problems: &mut BTreeSet<String>,
+) {
+    problems.extend(problem.map(|it| format!("Quota {quota}: {}", it.message)));
+    let at_gateways = report.quotas.entry(quota.clone()).or_default();
+    at_gateways.entry(gateway.clone()).or_default().add(problem.map_or(&[], std::slice::from_ref));
 }
 
 fn report_pools(
@@ -141,7 +171,7 @@ fn report_pools(
 /// Served listeners with their routes, by port.
 fn ports<'a>(
     snapshot: &Snapshot,
-    restrictions: &Restrictions<'_>,
+    (restrictions, quotas): (&Restrictions<'_>, &QuotaTargets<'_>),
     listeners: impl Iterator<Item = ((&'a Listener<'a>, &'a Vec<&'a CompiledRoute<'a>>), bool)>,
     certificates: &mut Certificates,
     report: &mut Report,
@@ -153,10 +183,11 @@ fn ports<'a>(
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
         if let Some(port) = listener.port.clone().filter(|_| listener.is_served()) {
-            let restricted = restrict(listener, snapshot, restrictions, report, problems);
+            let mut access = restrict(listener, snapshot, restrictions, report, problems);
+            limit(&mut access, listener, quotas, report, problems);
             let models = listener_models(snapshot, listener.gateway, &listener.spec.name);
             report_models(&models, listener.gateway, report, problems);
-            let routes = listener_routes(listener, is_trusted, restricted, models.map, routes);
+            let routes = listener_routes(listener, is_trusted, access, models.map, routes);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
                 keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
@@ -181,7 +212,7 @@ fn restrict(
     restrictions: &Restrictions<'_>,
     report: &mut Report,
     problems: &mut BTreeSet<String>,
-) -> (Option<Arc<str>>, ListenerAccess) {
+) -> ListenerAccess {
     let mut closed_by = None;
     let mut phases = [Vec::new(), Vec::new()];
     let mut of_policies: Vec<(&ObjectKey, Vec<PolicyProblem>)> = Vec::new();
@@ -202,7 +233,24 @@ fn restrict(
         problems.extend(of_policy.iter().map(|it| format!("AgentgatewayPolicy {policy}: {}", it.message)));
         report_policy(report, policy, listener.gateway, of_policy);
     }
-    (closed_by, ListenerAccess { before, after })
+    ListenerAccess { closed_by, quotas: None, before, after }
+}
+
+/// Adds the quotas of the listener.
+fn limit(
+    access: &mut ListenerAccess,
+    listener: &Listener<'_>,
+    quotas: &QuotaTargets<'_>,
+    report: &mut Report,
+    problems: &mut BTreeSet<String>,
+) {
+    let TargetQuotas { closed_by, quotas, reports } =
+        quotas.of_listener(listener.gateway, &listener.spec.name);
+    for (quota, why) in &reports {
+        report_quota(report, quota, listener.gateway, why.as_ref(), problems);
+    }
+    access.closed_by = access.closed_by.take().or(closed_by);
+    access.quotas = quotas;
 }
 
 fn report_models(
@@ -226,7 +274,7 @@ fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, p
 fn listener_routes(
     listener: &Listener<'_>,
     is_trusted: bool,
-    (closed_by, access): (Option<Arc<str>>, ListenerAccess),
+    access: ListenerAccess,
     models: ModelMap,
     routes: &[&CompiledRoute<'_>],
 ) -> ListenerRoutes {
@@ -244,7 +292,7 @@ fn listener_routes(
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    ListenerRoutes::new(listener.hostname.clone(), is_trusted, closed_by, access, models, entries)
+    ListenerRoutes::new(listener.hostname.clone(), is_trusted, access, models, entries)
 }
 
 fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerReport {

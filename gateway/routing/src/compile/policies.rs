@@ -1,4 +1,4 @@
-//! What is not supported or invalid in AgentgatewayPolicies, and their condition.
+//! What is not supported or invalid in AgentgatewayPolicies and Quotas, and their condition.
 
 use forebay_resources::ObjectKey;
 
@@ -20,7 +20,7 @@ pub enum PolicyEffect {
     Ignored,
 }
 
-/// One problem of a policy.
+/// One problem of a policy or a quota.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyProblem {
     /// What happens because of it.
@@ -39,7 +39,7 @@ impl PolicyProblem {
     }
 }
 
-/// A policy at a Gateway.
+/// A policy or a quota at a Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyReport {
     /// In the order of the fields, each once.

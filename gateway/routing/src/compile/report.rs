@@ -21,6 +21,8 @@ pub struct Report {
     pub pools: BTreeMap<ObjectKey, PoolReport>,
     /// AgentgatewayPolicies that target these Gateways, their routes, or backends of these, by Gateway.
     pub policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
+    /// Quotas that target these Gateways or their routes, by Gateway.
+    pub quotas: BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
     /// InferenceModelRewrites of these pools and of pools that do not exist: condition `Accepted`.
     pub rewrites: BTreeMap<ObjectKey, ConditionStatus>,
 }

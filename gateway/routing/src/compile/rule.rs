@@ -9,6 +9,7 @@ use gateway_api::experimental::httproutes as api;
 use super::access::Replaced;
 use super::filters;
 use super::policies::PolicyProblem;
+use super::quotas::{QuotaTargets, TargetQuotas};
 use super::reference::Reference;
 use super::resolve::{Resolver, Scope};
 use super::restrictions::{Restriction, Restrictions, Target};
@@ -29,6 +30,8 @@ pub(super) struct CompiledRoute<'a> {
     pub(super) resolved_refs: ConditionStatus,
     /// Policies that target the route or its backends, with what is not applied.
     pub(super) policies: BTreeMap<ObjectKey, Vec<PolicyProblem>>,
+    /// Quotas that target the route, with why they are not enforced.
+    pub(super) quotas: BTreeMap<ObjectKey, Option<PolicyProblem>>,
 }
 
 impl<'a> CompiledRoute<'a> {
@@ -37,7 +40,9 @@ impl<'a> CompiledRoute<'a> {
         object: &'a HttpRoute,
         resolver: &mut Resolver<'_>,
         restrictions: &Restrictions<'_>,
+        quotas: &QuotaTargets<'_>,
     ) -> Self {
+        let of_route = quotas.of_route(key);
         let mut route = Self {
             key,
             object,
@@ -46,6 +51,7 @@ impl<'a> CompiledRoute<'a> {
             dropped: Vec::new(),
             resolved_refs: ConditionStatus::met(reason::RESOLVED_REFS),
             policies: BTreeMap::new(),
+            quotas: BTreeMap::new(),
         };
         for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
             // The first reference that does not resolve is reported.
@@ -77,12 +83,33 @@ impl<'a> CompiledRoute<'a> {
             match compile(rule, &origin, resolver, &mut scope) {
                 Ok((matches, mut compiled)) => {
                     route.restrict(&mut compiled, rule, resolver.snapshot(), restrictions);
+                    compiled.quotas.clone_from(&of_route.quotas);
+                    route.close(&mut compiled, rule, quotas, &of_route);
                     route.rules.push((index, matches, Arc::new(compiled)));
                 }
                 Err(why) => route.dropped.push(format!("rule {index}: {why}")),
             }
         }
+        route.quotas.extend(of_route.reports);
         route
+    }
+
+    /// Closes the rule if a quota of the route or of a backend is not enforced. Quotas of backends never are.
+    fn close(
+        &mut self,
+        compiled: &mut Rule,
+        rule: &api::HttpRouteRules,
+        quotas: &QuotaTargets<'_>,
+        of_route: &TargetQuotas,
+    ) {
+        let references = rule.backend_refs.iter().flatten().map(Reference::of_backend);
+        let of_backends = references.map(|reference| quotas.of_backend(self.key, reference));
+        let of_backends: Vec<TargetQuotas> = of_backends.collect();
+        let mut closing = std::iter::once(of_route).chain(&of_backends).filter_map(|it| it.closed_by.clone());
+        if compiled.closed_by.is_none() {
+            compiled.closed_by = closing.next();
+        }
+        self.quotas.extend(of_backends.into_iter().flat_map(|it| it.reports));
     }
 
     /// Applies the policies of the route, the rule, and the rule's backends.
@@ -163,7 +190,7 @@ fn compile(
     let retry = rule.retry.as_ref().map(RetryPolicy::parse).transpose()?;
     let backends = backends(rule, resolver, scope)?;
     let (origin, access) = (origin.to_owned(), Access::default());
-    Ok((matches, Rule { origin, filters, backends, timeouts, retry, closed_by: None, access }))
+    Ok((matches, Rule { origin, filters, backends, timeouts, retry, closed_by: None, access, quotas: None }))
 }
 
 fn backends(

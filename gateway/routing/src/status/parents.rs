@@ -1,5 +1,5 @@
-//! Statuses with one entry per parent and controller: HTTPRoutes, InferencePools, and AgentgatewayPolicies (whose parents
-//! are called ancestors).
+//! Statuses with one entry per parent and controller: HTTPRoutes, InferencePools, and AgentgatewayPolicies and Quotas (whose
+//! parents are called ancestors).
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ pub fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current
     with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
-/// Status of an AgentgatewayPolicy: condition `Accepted` by Gateway.
+/// Status of an AgentgatewayPolicy or a Quota: condition `Accepted` by Gateway.
 pub fn policy_status(
     generation: Option<i64>,
     gateways: Option<&BTreeMap<ObjectKey, PolicyReport>>,

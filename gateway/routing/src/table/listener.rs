@@ -14,6 +14,7 @@ use super::entry::{BeforeBody, Entry, Matched};
 use super::hostname::Hostname;
 use super::index::Index;
 use super::models::ModelMap;
+use super::quota::{QuotaSet, Quotas};
 use super::rewrites::{Rewrites, Targets};
 use super::rule::Rule;
 
@@ -48,9 +49,12 @@ impl PortRoutes {
     }
 }
 
-/// What policies require of all requests to a listener.
+/// What policies and quotas require of all requests to a listener.
 #[derive(Debug, Default)]
 pub(crate) struct ListenerAccess {
+    /// A policy or a quota that restricts the listener and is not enforced.
+    pub(crate) closed_by: Option<Arc<str>>,
+    pub(crate) quotas: Option<Arc<QuotaSet>>,
     /// Policies with phase `PreRouting`.
     pub(crate) before: Access,
     /// The other ones.
@@ -62,7 +66,6 @@ pub(crate) struct ListenerAccess {
 pub struct ListenerRoutes {
     hostname: Hostname,
     is_trusted: bool,
-    closed_by: Option<Arc<str>>,
     access: ListenerAccess,
     has_restricted_rule: bool,
     /// Rules with an authentication of their own, one of each kind.
@@ -82,7 +85,6 @@ impl ListenerRoutes {
     pub(crate) fn new(
         hostname: Hostname,
         is_trusted: bool,
-        closed_by: Option<Arc<str>>,
         access: ListenerAccess,
         models: ModelMap,
         entries: Vec<Entry>,
@@ -102,7 +104,6 @@ impl ListenerRoutes {
         Self {
             hostname,
             is_trusted,
-            closed_by,
             access,
             has_restricted_rule,
             authenticating_rules,
@@ -132,9 +133,9 @@ impl ListenerRoutes {
         self.is_trusted
     }
 
-    /// A policy that restricts the listener and that the gateway does not enforce. Such a listener answers no request.
+    /// A policy or a quota that restricts the listener and that the gateway does not enforce. Such a listener answers no request.
     pub fn closed_by(&self) -> Option<&Arc<str>> {
-        self.closed_by.as_ref()
+        self.access.closed_by.as_ref()
     }
 
     /// What policies require of a request that the rule answers. Without a rule: of requests that no rule matches.
@@ -166,15 +167,23 @@ impl ListenerRoutes {
         self.authenticating_rules.iter().map(|rule| self.checks(Some(rule)))
     }
 
-    /// What policies require of requests for `host`: without a rule, and of those that rules with limits of their own answer.
-    pub fn checks_with_limits(&self, host: &str) -> impl Iterator<Item = Checks<'_>> {
+    /// The quotas of the listener, and of the rule that answers a request.
+    pub fn quotas<'a>(&'a self, rule: Option<&'a Rule>) -> Quotas<'a> {
+        Quotas::new(self.access.quotas.as_ref(), rule.and_then(|rule| rule.quotas.as_ref()))
+    }
+
+    /// What policies require of requests for `host`, and their quotas: without a rule, and of those that rules with limits or
+    /// quotas of their own answer.
+    pub fn limited(&self, host: &str) -> impl Iterator<Item = (Checks<'_>, Quotas<'_>)> {
         let mut seen = HashSet::new();
         let is_new = move |rule: &&Arc<Rule>| {
-            rule.closed_by.is_none()
-                && rule.access.limits.as_ref().is_some_and(|limits| seen.insert(Arc::as_ptr(limits)))
+            let limits =
+                (rule.access.limits.as_ref().map(Arc::as_ptr), rule.quotas.as_ref().map(Arc::as_ptr));
+            rule.closed_by.is_none() && limits != (None, None) && seen.insert(limits)
         };
         let rules = self.index.of_host(&self.entries, host).map(|entry| &entry.rule).filter(is_new);
-        std::iter::once(self.checks(None)).chain(rules.map(|rule| self.checks(Some(rule))))
+        let rules = std::iter::once(None).chain(rules.map(|rule| Some(&**rule)));
+        rules.map(|rule| (self.checks(rule), self.quotas(rule)))
     }
 
     /// The authentications by tokens, of the listener and its rules.

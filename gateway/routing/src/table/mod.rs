@@ -11,6 +11,7 @@ mod listener;
 mod matching;
 mod models;
 mod port;
+mod quota;
 mod retry;
 mod rewrites;
 mod rule;
@@ -38,6 +39,11 @@ pub use self::listener::{ListenerRoutes, PortRoutes};
 pub(crate) use self::matching::Match;
 pub use self::models::ModelMap;
 pub use self::port::{ListenerPort, PortSharing};
+pub use self::quota::{
+    AppliedQuota, Money, Price, Prices, Quota, QuotaLimit, QuotaMeasure, QuotaModels, QuotaSet, Quotas,
+    TokenUse,
+};
+pub(crate) use self::quota::{Callers, KeySelector, Requirement};
 pub use self::retry::RetryPolicy;
 pub use self::rewrites::{Rewrites, Targets};
 pub use self::rule::{Backends, Rule, Weighted};
@@ -53,6 +59,8 @@ pub struct RouteTable {
     pub pools: Vec<Arc<Pool>>,
     /// The policies with rate limits; [`PolicyLimits::index`] is the position.
     pub limits: Vec<Arc<PolicyLimits>>,
+    /// The quotas; [`Quota::index`] is the position.
+    pub quotas: Vec<Arc<Quota>>,
     /// What is invalid or not supported in the resources, one line each.
     pub problems: BTreeSet<String>,
 }

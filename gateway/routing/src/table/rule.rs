@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::access::Access;
 use super::backend::{Backend, Pool};
 use super::filters::Filters;
+use super::quota::QuotaSet;
 use super::retry::RetryPolicy;
 use super::timeouts::Timeouts;
 
@@ -25,6 +26,8 @@ pub struct Rule {
     pub closed_by: Option<Arc<str>>,
     /// What policies of the route and the rule require.
     pub(crate) access: Access,
+    /// The quotas of the route.
+    pub(crate) quotas: Option<Arc<QuotaSet>>,
 }
 
 /// The backends of a rule with their weights.

@@ -67,6 +67,10 @@ fn with_statuses(mut snapshot: Snapshot, is_cluster: bool) -> (Snapshot, Bad) {
         policy.status = parse(&status);
         snapshot.agentgateway_policies.insert(key.clone(), Arc::new(policy));
     }
+    for (key, gateways) in &report.quotas {
+        let status = policy_status(Some(1), Some(gateways), &Value::Null);
+        collect_entries(&mut bad, "Quota", key, &status["ancestors"]);
+    }
     for (key, state) in &report.rewrites {
         let status = rewrite_status(Some(1), Some(state), &Value::Null).unwrap();
         collect(&mut bad, "InferenceModelRewrite", key, &status["conditions"]);
@@ -232,6 +236,9 @@ fn agrees_with_statuses_over_faults() {
         ("infra }]\n  rules:", "infra, sectionName: other }]\n  rules:", "NoMatchingParent"),
         ("infra }]\n  rules:", "infra }]\n  hostnames: [b.example.com]\n  rules:", ""),
     ];
+    let quota = "---\napiVersion: forebay.dev/v1alpha1\nkind: Quota\nmetadata: { name: q, namespace: infra }\n\
+        spec: { targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: inference-gateway }], limits: [] }\n";
+    assert_eq!(assert_agrees("an invalid quota", &snapshot(&format!("{VALID}{quota}"))), 2);
     for (from, to, reason) in faults {
         assert!(VALID.contains(from), "{from}");
         let (_, bad) = with_statuses(snapshot(&VALID.replacen(from, to, 1)), true);

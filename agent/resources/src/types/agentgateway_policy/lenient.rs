@@ -11,7 +11,7 @@ use super::{PolicyTargetRef, PolicyTargetSelector, TrafficPolicy};
 pub const ANY_GROUP: &str = "*";
 
 /// A target of which only the kind, and what selects the object, must be valid.
-pub(super) trait Target: DeserializeOwned {
+pub(in crate::types) trait Target: DeserializeOwned {
     /// Makes what is not valid less narrow.
     fn widen(entry: &mut Map<String, Value>);
 }
@@ -30,7 +30,7 @@ impl Target for PolicyTargetSelector {
     }
 }
 
-pub(super) fn targets<'de, D: Deserializer<'de>, T: Target>(value: D) -> Result<Vec<T>, D::Error> {
+pub(in crate::types) fn targets<'de, D: Deserializer<'de>, T: Target>(value: D) -> Result<Vec<T>, D::Error> {
     let entries = match Value::deserialize(value)? {
         Value::Array(entries) => entries,
         one @ Value::Object(_) => vec![one],

@@ -43,6 +43,14 @@ impl Expression {
         self.reads_model
     }
 
+    /// The value, if it is a string.
+    pub(crate) fn evaluate_text(&self, context: &Context<'_, '_>) -> Result<String, NoAnswer> {
+        match self.program.execute(context) {
+            Ok(Value::String(text)) => Ok(text.to_string()),
+            _ => Err(NoAnswer),
+        }
+    }
+
     pub(crate) fn evaluate(&self, context: &Context<'_, '_>) -> Result<bool, NoAnswer> {
         match self.program.execute(context) {
             Ok(Value::Bool(answer)) => Ok(answer),

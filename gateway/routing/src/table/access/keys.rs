@@ -44,11 +44,16 @@ pub struct ApiKey {
 impl ApiKey {
     /// `group` of the metadata, if it is a text.
     pub fn group(&self) -> Option<&str> {
-        let Value::Map(members) = &self.variable else { return None };
-        match members.get(&KeyRef::String("group"))? {
+        match self.member("group")? {
             Value::String(group) => Some(group),
             _ => None,
         }
+    }
+
+    /// A member of the metadata.
+    pub(crate) fn member(&self, name: &str) -> Option<&Value> {
+        let Value::Map(members) = &self.variable else { return None };
+        members.get(&KeyRef::String(name))
     }
 
     /// Whether the key is still accepted.

@@ -66,7 +66,7 @@ impl Variables {
         self.llm.insert(name.into(), string(model));
     }
 
-    pub(super) fn context(&self) -> Context<'static, 'static> {
+    pub(crate) fn context(&self) -> Context<'static, 'static> {
         let mut context = context();
         if let Some(request) = &self.request {
             context.add_variable_from_value("request", request.clone());

@@ -1,0 +1,98 @@
+//! Quotas and their targets. What an invalid quota targets is closed.
+
+mod parse;
+
+use std::sync::Arc;
+
+use forebay_resources::{ANY_GROUP, ObjectKey, PolicyTargetRef, Snapshot};
+
+use super::policies::{PolicyEffect, PolicyProblem};
+use super::reference::Reference;
+use crate::names::{GATEWAY_GROUP, HTTP_ROUTE, POOL_GROUP, POOL_KIND};
+use crate::table::{Quota, QuotaSet};
+
+/// A quota with what it targets.
+#[derive(Debug)]
+struct Compiled<'a> {
+    key: &'a ObjectKey,
+    targets: Vec<PolicyTargetRef>,
+    /// Or why it is invalid.
+    quota: Result<Arc<Quota>, String>,
+}
+
+/// All quotas.
+#[derive(Debug)]
+pub(super) struct QuotaTargets<'a>(Vec<Compiled<'a>>);
+
+/// The quotas of one target.
+#[derive(Debug, Default)]
+pub(super) struct TargetQuotas {
+    /// A quota that is not enforced, as shown to clients.
+    pub(super) closed_by: Option<Arc<str>>,
+    pub(super) quotas: Option<Arc<QuotaSet>>,
+    /// Each quota, with why it is not enforced.
+    pub(super) reports: Vec<(ObjectKey, Option<PolicyProblem>)>,
+}
+
+impl<'a> QuotaTargets<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        let mut index = 0;
+        let compiled = snapshot.quotas.iter().map(|(key, object)| {
+            let quota = parse::quota(key, index, &object.spec).map(Arc::new);
+            index += usize::from(quota.is_ok());
+            Compiled { key, targets: object.spec.targets(), quota }
+        });
+        Self(compiled.collect())
+    }
+
+    /// The valid quotas, by [`Quota::index`].
+    pub(super) fn into_valid(self) -> Vec<Arc<Quota>> {
+        self.0.into_iter().filter_map(|it| it.quota.ok()).collect()
+    }
+
+    /// Those that target the listener by its name or by its Gateway.
+    pub(super) fn of_listener(&self, gateway: &ObjectKey, listener: &str) -> TargetQuotas {
+        let is_section =
+            |target: &PolicyTargetRef| target.section_name.as_deref().is_none_or(|name| name == listener);
+        self.of(gateway, |target| is_kind(target, GATEWAY_GROUP, "Gateway") && is_section(target))
+    }
+
+    pub(super) fn of_route(&self, route: &ObjectKey) -> TargetQuotas {
+        self.of(route, |target| is_kind(target, GATEWAY_GROUP, HTTP_ROUTE))
+    }
+
+    /// Those that target a backend of a route. They are invalid.
+    pub(super) fn of_backend(&self, route: &ObjectKey, reference: Reference<'_>) -> TargetQuotas {
+        let (group, kind) = if reference.is_to_pool() { (POOL_GROUP, POOL_KIND) } else { ("", "Service") };
+        self.of(&reference.key(&route.namespace), |target| is_kind(target, group, kind))
+    }
+
+    fn of(&self, object: &ObjectKey, is_target: impl Fn(&PolicyTargetRef) -> bool) -> TargetQuotas {
+        let mut found = TargetQuotas::default();
+        let mut valid = Vec::new();
+        for Compiled { key, targets, quota } in &self.0 {
+            let targets = || targets.iter().any(|target| target.name == object.name && is_target(target));
+            if key.namespace != object.namespace || !targets() {
+                continue;
+            }
+            let problem = match quota {
+                Ok(quota) => {
+                    valid.push(quota.clone());
+                    None
+                }
+                Err(why) => {
+                    found.closed_by.get_or_insert_with(|| format!("Quota {key}").into());
+                    let message = format!("{why}; what the quota targets is closed: requests get status 403");
+                    Some(PolicyProblem { effect: PolicyEffect::Closes, message })
+                }
+            };
+            found.reports.push(((*key).clone(), problem));
+        }
+        found.quotas = QuotaSet::new(valid);
+        found
+    }
+}
+
+fn is_kind(target: &PolicyTargetRef, group: &str, kind: &str) -> bool {
+    (target.group == group || target.group == ANY_GROUP) && target.kind == kind
+}
