@@ -45,7 +45,10 @@ impl Kernel {
     pub fn load(options: &Options) -> Result<(Self, Events, Option<String>), KernelOff> {
         let object = object().ok_or(KernelOff::NotBuilt)?;
         let (mut pins, mut unpinned) = match PinFolder::create(&options.pin_root) {
-            Ok(pins) => (Some(pins), None),
+            Ok(pins) => {
+                pins.remove_other_schemas();
+                (Some(pins), None)
+            }
             Err(reason) => (None, Some(reason)),
         };
         let mut ebpf = match load_maps(object, pins.as_ref()) {

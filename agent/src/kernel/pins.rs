@@ -30,20 +30,36 @@ impl PinFolder {
         let folder = root.join(format!("v{SCHEMA}"));
         fs::create_dir_all(folder.join("links"))
             .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let pins = Self::lock(folder)?;
+        pins.check()?;
+        Ok(pins)
+    }
+
+    fn lock(folder: PathBuf) -> Result<Self, String> {
         let lock =
             File::open(&folder).map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(format!("another agent uses {}", folder.display()));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(format!("cannot lock {}: {error}", folder.display()));
+            Ok(()) => Ok(Self { folder, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(format!("another agent uses {}", folder.display())),
+            Err(TryLockError::Error(error)) => Err(format!("cannot lock {}: {error}", folder.display())),
+        }
+    }
+
+    /// Removes the pins that agents with another schema have left: their programs would run on every packet beside ours until
+    /// the pods end. Those of an agent that runs are left alone.
+    pub(super) fn remove_other_schemas(&self) {
+        let Some(root) = self.folder.parent() else { return };
+        let folders = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for folder in folders.filter(|folder| *folder != self.folder && is_of_a_schema(folder)) {
+            let Ok(old) = Self::lock(folder) else { continue };
+            match old.remove() {
+                Ok(()) => tracing::info!(path = %old.folder.display(), "removed the pins of another version"),
+                Err(error) => tracing::warn!(
+                    path = %old.folder.display(), %error,
+                    "cannot remove the pins of another version; its programs still run"
+                ),
             }
         }
-        let pins = Self { folder, _lock: lock };
-        pins.check()?;
-        Ok(pins)
     }
 
     /// Checks the pinned maps. The loader adopts any map pinned under the name, and values longer than ours would be read
@@ -99,6 +115,12 @@ impl PinFolder {
         }
         Ok(())
     }
+}
+
+/// `…/v3`
+fn is_of_a_schema(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix('v')).is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn is_as_specified(path: &Path, spec: &MapSpec) -> bool {

@@ -709,6 +709,33 @@ async fn reports_and_keeps_unusable_pins() {
     assert!(!pins.exists(), "all pins are removed");
 }
 
+#[tokio::test]
+async fn removes_the_pins_that_another_version_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_mount, pins)) = pinned(&folder) else { return };
+    let Some(bench) = Bench::with_pins("schemas", &pins, true) else { return };
+    drop(bench);
+    let [left, used] = ["v1", "v2"].map(|name| pins.join(name));
+    std::fs::rename(pins.join(format!("v{SCHEMA}")), &left).unwrap();
+    assert!(left.join("links").read_dir().unwrap().next().is_some(), "programs are attached");
+    std::fs::create_dir_all(used.join("links")).unwrap();
+    let agent = std::fs::File::open(&used).unwrap();
+    agent.try_lock().unwrap();
+
+    let load = || Kernel::load(&Options { pin_root: pins.clone(), keep_pins: false.into() }).unwrap();
+    // Programs started by other tests inherit the lock between fork and exec.
+    eventually("the pins of the other version are gone", || {
+        assert_eq!(load().2, None);
+        !left.exists()
+    });
+    assert!(used.exists(), "an agent that runs uses it");
+    drop(agent);
+    eventually("those of an agent that has ended, too", || {
+        drop(load());
+        !pins.exists()
+    });
+}
+
 /// Prints the cost per packet. Asserts no time, because it depends on the machine.
 #[tokio::test]
 async fn prints_cost_per_segment() {
