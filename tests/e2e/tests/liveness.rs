@@ -203,6 +203,8 @@ async fn a_frozen_idle_engine_is_suspect() {
     let Some(fleet) = Fleet::start() else { return };
     fleet.serve(6).await;
     fleet.until("alive", None);
+    // Its responses alone make it alive, and a server that was never scraped may have no metrics.
+    eventually("it was scraped", || fleet.pod()["engine"]["generationTokens"].is_u64());
     fleet.harness.pods[0].process.freeze().unwrap();
     fleet.expect_within(Instant::now(), "suspect", "scrapes_fail");
     fleet.serve(20).await;
