@@ -10,18 +10,15 @@ use futures_util::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{
-    Publisher, Subscription, WatchOptions,
-    request_stream::RequestSubscription,
-    requests::{DEFAULT_PER_SECOND, Filter, MAX_PER_SECOND},
-};
+use super::{Publisher, Subscription, WatchOptions, request_stream::RequestSubscription, requests::Filter};
 use forebay_service::{
     incoming::Peer,
     places::OpenRequest,
     shares::{Share, Shares},
 };
-use forebay_telemetry::v1::{
-    Frame, RequestFrame, WatchRequest, WatchRequestsRequest, telemetry_server::Telemetry,
+use forebay_telemetry::{
+    requests::{DEFAULT_PER_SECOND, MAX_PER_SECOND},
+    v1::{Frame, RequestFrame, WatchRequest, WatchRequestsRequest, telemetry_server::Telemetry},
 };
 
 /// Maximum streams at one time. A node has a few pickers and CLIs as readers.

@@ -18,6 +18,11 @@ use crate::{
 };
 use forebay_service::tls::Identity;
 
+/// Requests per second of a stream that asks for no other number.
+pub const DEFAULT_PER_SECOND: u32 = 1_000;
+/// Maximum requests per second that a stream can ask for.
+pub const MAX_PER_SECOND: u32 = 10_000;
+
 /// Longest time between two frames of an agent that works.
 const FRAME_INTERVAL: Duration = Duration::from_secs(1);
 

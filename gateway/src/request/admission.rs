@@ -9,7 +9,7 @@ use crate::error::Error;
 const UNCOUNTED_BYTES: usize = 4 << 10;
 /// Headers up to this number take no memory beyond their names and values.
 const USUAL_HEADERS: usize = 32;
-/// Memory that a further header takes beside its name and value: its entry in the map, with the growth of the map.
+/// Memory that a further header takes in addition to its name and value: its entry in the map, with the growth of the map.
 const HEADER_BYTES: usize = 256;
 /// hyper keeps the buffer of a head for the next request. Connections with larger heads are closed instead.
 const KEPT_BYTES: usize = 16 << 10;

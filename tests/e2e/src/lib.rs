@@ -7,10 +7,17 @@ pub mod harness;
 pub mod load;
 pub mod pod;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Maximum wait for a condition.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// While it is held, other tests of the same binary wait here.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Waits until a condition is true.
 ///

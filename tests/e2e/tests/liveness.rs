@@ -8,7 +8,7 @@
 
 use std::{
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
@@ -42,8 +42,7 @@ struct Fleet {
 impl Fleet {
     /// `None` if this machine cannot measure in the kernel; the reason is printed.
     fn start() -> Option<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = forebay_e2e::alone();
         let pools = vec![PoolOptions { name: POOL, model: QWEN, pods: 3 }];
         let harness = Harness::start(HarnessOptions { pools, ..HarnessOptions::default() }).unwrap();
         for reason in &harness.unavailable {

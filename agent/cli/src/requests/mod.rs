@@ -8,7 +8,10 @@ mod status;
 
 use std::{process::ExitCode, time::Duration};
 
-use forebay_telemetry::{requests::RequestOptions, v1::RequestFilter};
+use forebay_telemetry::{
+    requests::{DEFAULT_PER_SECOND, MAX_PER_SECOND, RequestOptions},
+    v1::RequestFilter,
+};
 
 use crate::{
     agents,
@@ -20,10 +23,6 @@ use crate::{
 use follow::RequestStreams;
 use session::{Limits, Session};
 use status::StatusPattern;
-
-/// Default and maximum of `--rate`, as in the agent.
-const DEFAULT_RATE: u32 = 1_000;
-const MAX_RATE: u32 = 10_000;
 
 #[derive(clap::Args, Debug)]
 #[group(skip)]
@@ -53,8 +52,8 @@ pub(crate) struct Options {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = DEFAULT_RATE,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE))
+        default_value_t = DEFAULT_PER_SECOND,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PER_SECOND))
     )]
     rate: u32,
     /// Format of the output: json is one document per line.

@@ -2,12 +2,15 @@ use forebay_agent_ebpf::{
     framing::known,
     maps::{Event, EventKind},
 };
-use forebay_telemetry::v1::{EndpointKey, RequestFilter, StatusRange};
+use forebay_telemetry::{
+    requests::MAX_PER_SECOND,
+    v1::{EndpointKey, RequestFilter, StatusRange},
+};
 
 use super::*;
 use crate::{
     kernel::DropCounters,
-    publish::requests::{InvalidFilter, MAX_PER_SECOND, QUEUE},
+    publish::requests::{InvalidFilter, QUEUE},
 };
 
 const MILLISECOND: u64 = 1_000_000;

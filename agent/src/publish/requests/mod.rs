@@ -19,7 +19,6 @@ use forebay_agent_ebpf::{
     maps::{Event, EventKind},
 };
 use forebay_telemetry::v1::{EndedRequest, EndpointKey};
-pub(super) use rate::{DEFAULT_PER_SECOND, MAX_PER_SECOND};
 use tokio::sync::mpsc;
 
 use rate::RateLimit;

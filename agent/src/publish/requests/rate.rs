@@ -1,10 +1,5 @@
 //! The limit of requests per second of one reader.
 
-/// Requests per second of a stream that asks for no other number.
-pub(in crate::publish) const DEFAULT_PER_SECOND: u32 = 1_000;
-/// Maximum requests per second that a stream can ask for.
-pub(in crate::publish) const MAX_PER_SECOND: u32 = 10_000;
-
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Admits a number of requests per second, on average, and at most this number at once. Its clock are the times of the

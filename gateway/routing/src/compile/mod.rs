@@ -140,8 +140,7 @@ fn report_quota(
     problems: &mut BTreeSet<String>,
 ) {
     problems.extend(problem.map(|it| format!("Quota {quota}: {}", it.message)));
-    let at_gateways = report.quotas.entry(quota.clone()).or_default();
-    at_gateways.entry(gateway.clone()).or_default().add(problem.map_or(&[], std::slice::from_ref));
+    report_at(&mut report.quotas, quota, gateway, problem.map_or(&[], std::slice::from_ref));
 }
 
 fn report_pools(
@@ -267,8 +266,17 @@ fn report_models(
 }
 
 fn report_policy(report: &mut Report, policy: &ObjectKey, gateway: &ObjectKey, problems: &[PolicyProblem]) {
-    let at_gateways = report.policies.entry(policy.clone()).or_default();
-    at_gateways.entry(gateway.clone()).or_default().add(problems);
+    report_at(&mut report.policies, policy, gateway, problems);
+}
+
+/// Adds the problems of a policy or a quota at a Gateway.
+fn report_at(
+    reports: &mut BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
+    key: &ObjectKey,
+    gateway: &ObjectKey,
+    problems: &[PolicyProblem],
+) {
+    reports.entry(key.clone()).or_default().entry(gateway.clone()).or_default().add(problems);
 }
 
 fn listener_routes(

@@ -41,21 +41,38 @@ pub(super) fn target_level(
     labels: Option<&BTreeMap<String, String>>,
     is_section: impl Fn(&str) -> bool,
 ) -> Option<Level> {
-    let is_group = |of_target: &str| of_target == group || of_target == ANY_GROUP;
-    let level = |section: &Option<String>| match section.as_deref() {
-        None => Some(Level::Object),
-        Some(section) => is_section(section).then_some(Level::Section),
-    };
-    let by_name = |target: &PolicyTargetRef| {
-        let is_it = is_group(&target.group) && target.kind == kind && target.name == name;
-        is_it.then(|| level(&target.section_name)).flatten()
-    };
     let by_labels = |selector: &PolicyTargetSelector| {
         let has = |(label, value)| labels.is_some_and(|labels| labels.get(label) == Some(value));
-        let is_it =
-            is_group(&selector.group) && selector.kind == kind && selector.match_labels.iter().all(has);
-        is_it.then(|| level(&selector.section_name)).flatten()
+        let is_it = is_group(&selector.group, group)
+            && selector.kind == kind
+            && selector.match_labels.iter().all(has);
+        is_it.then(|| level(selector.section_name.as_deref(), &is_section)).flatten()
     };
-    let named = policy.spec.target_refs.iter().filter_map(by_name);
-    named.chain(policy.spec.target_selectors.iter().filter_map(by_labels)).max()
+    let named = level_by_name(&policy.spec.target_refs, (group, kind), name, &is_section);
+    named.into_iter().chain(policy.spec.target_selectors.iter().filter_map(by_labels)).max()
+}
+
+/// How references name an object. `None` if none of them does.
+pub(super) fn level_by_name(
+    references: &[PolicyTargetRef],
+    (group, kind): (&str, &str),
+    name: &str,
+    is_section: impl Fn(&str) -> bool,
+) -> Option<Level> {
+    let by_name = |target: &PolicyTargetRef| {
+        let is_it = is_group(&target.group, group) && target.kind == kind && target.name == name;
+        is_it.then(|| level(target.section_name.as_deref(), &is_section)).flatten()
+    };
+    references.iter().filter_map(by_name).max()
+}
+
+fn is_group(of_target: &str, group: &str) -> bool {
+    of_target == group || of_target == ANY_GROUP
+}
+
+fn level(section: Option<&str>, is_section: impl Fn(&str) -> bool) -> Option<Level> {
+    match section {
+        None => Some(Level::Object),
+        Some(section) => is_section(section).then_some(Level::Section),
+    }
 }

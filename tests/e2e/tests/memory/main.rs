@@ -16,7 +16,7 @@ mod picker;
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
 };
 
 use forebay_e2e::harness::{Harness, HarnessOptions, Limited, PoolOptions, QWEN};
@@ -46,8 +46,7 @@ impl DerefMut for Attacked {
 
 /// All programs with limited memory, and this many simulators. `None` if memory cannot be limited here.
 fn start(pods: u32) -> Option<Attacked> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = forebay_e2e::alone();
     let options = HarnessOptions {
         memory_limits: true,
         kernel: false,

@@ -4,10 +4,11 @@ mod parse;
 
 use std::sync::Arc;
 
-use forebay_resources::{ANY_GROUP, ObjectKey, PolicyTargetRef, Snapshot};
+use forebay_resources::{ObjectKey, PolicyTargetRef, Snapshot};
 
 use super::policies::{PolicyEffect, PolicyProblem};
 use super::reference::Reference;
+use super::targets::level_by_name;
 use crate::names::{GATEWAY_GROUP, HTTP_ROUTE, POOL_GROUP, POOL_KIND};
 use crate::table::{Quota, QuotaSet};
 
@@ -52,27 +53,27 @@ impl<'a> QuotaTargets<'a> {
 
     /// Those that target the listener by its name or by its Gateway.
     pub(super) fn of_listener(&self, gateway: &ObjectKey, listener: &str) -> TargetQuotas {
-        let is_section =
-            |target: &PolicyTargetRef| target.section_name.as_deref().is_none_or(|name| name == listener);
-        self.of(gateway, |target| is_kind(target, GATEWAY_GROUP, "Gateway") && is_section(target))
+        self.of(gateway, (GATEWAY_GROUP, "Gateway"), |section| section == listener)
     }
 
     pub(super) fn of_route(&self, route: &ObjectKey) -> TargetQuotas {
-        self.of(route, |target| is_kind(target, GATEWAY_GROUP, HTTP_ROUTE))
+        // A section of a route is not supported, so it closes all of the route.
+        self.of(route, (GATEWAY_GROUP, HTTP_ROUTE), |_| true)
     }
 
     /// Those that target a backend of a route. They are invalid.
     pub(super) fn of_backend(&self, route: &ObjectKey, reference: Reference<'_>) -> TargetQuotas {
-        let (group, kind) = if reference.is_to_pool() { (POOL_GROUP, POOL_KIND) } else { ("", "Service") };
-        self.of(&reference.key(&route.namespace), |target| is_kind(target, group, kind))
+        let kind = if reference.is_to_pool() { (POOL_GROUP, POOL_KIND) } else { ("", "Service") };
+        self.of(&reference.key(&route.namespace), kind, |_| true)
     }
 
-    fn of(&self, object: &ObjectKey, is_target: impl Fn(&PolicyTargetRef) -> bool) -> TargetQuotas {
+    /// `kind`: group and kind of the object.
+    fn of(&self, object: &ObjectKey, kind: (&str, &str), is_section: impl Fn(&str) -> bool) -> TargetQuotas {
         let mut found = TargetQuotas::default();
         let mut valid = Vec::new();
         for Compiled { key, targets, quota } in &self.0 {
-            let targets = || targets.iter().any(|target| target.name == object.name && is_target(target));
-            if key.namespace != object.namespace || !targets() {
+            let level = || level_by_name(targets, kind, &object.name, &is_section);
+            if key.namespace != object.namespace || level().is_none() {
                 continue;
             }
             let problem = match quota {
@@ -91,8 +92,4 @@ impl<'a> QuotaTargets<'a> {
         found.quotas = QuotaSet::new(valid);
         found
     }
-}
-
-fn is_kind(target: &PolicyTargetRef, group: &str, kind: &str) -> bool {
-    (target.group == group || target.group == ANY_GROUP) && target.kind == kind
 }

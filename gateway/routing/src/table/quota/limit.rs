@@ -61,6 +61,16 @@ impl QuotaLimit {
         }
     }
 
+    /// `minute`, `hour`, `day` or `month`. `None` for [`QuotaMeasure::ConcurrentRequests`].
+    pub fn window_name(&self) -> Option<&'static str> {
+        self.window.map(|window| match window {
+            QuotaWindow::Minute => "minute",
+            QuotaWindow::Hour => "hour",
+            QuotaWindow::Day => "day",
+            QuotaWindow::Month => "month",
+        })
+    }
+
     /// An amount of what is counted, as text: `17`, or `3.50` for money.
     pub fn format(&self, amount: u128) -> String {
         match self.measure {
@@ -89,27 +99,10 @@ impl fmt::Display for QuotaLimit {
                 write!(f, "{kind} token{plural}")?;
             }
         }
-        match self.window {
-            Some(window) => write!(f, " per {}", window_name(window)),
+        match self.window_name() {
+            Some(window) => write!(f, " per {window}"),
             None => Ok(()),
         }
-    }
-}
-
-/// `minute`, `hour`, `day` or `month`
-pub(crate) fn window_name(window: QuotaWindow) -> &'static str {
-    match window {
-        QuotaWindow::Minute => "minute",
-        QuotaWindow::Hour => "hour",
-        QuotaWindow::Day => "day",
-        QuotaWindow::Month => "month",
-    }
-}
-
-impl QuotaLimit {
-    /// `minute`, `hour`, `day` or `month`. `None` for [`QuotaMeasure::ConcurrentRequests`].
-    pub fn window_name(&self) -> Option<&'static str> {
-        self.window.map(window_name)
     }
 }
 
