@@ -148,11 +148,11 @@ async fn no_request_fails_when_the_agent_is_killed() {
 async fn killed_pod_ends_only_its_own_streams() {
     let mut harness = Harness::start(HarnessOptions::default()).unwrap();
     let address = harness.network.gateway();
-    // Long streams on both pods of one model.
+    // Streams of ten seconds on both pods of one model: all of them run at one time, even if some start late.
     let streams: Vec<_> = (0..8)
         .map(|_| {
             tokio::spawn(async move {
-                Client::new(address).chat(QWEN, &load::Shape::Stream { tokens: 200 }).await
+                Client::new(address).chat(QWEN, &load::Shape::Stream { tokens: 1_000 }).await
             })
         })
         .collect();
