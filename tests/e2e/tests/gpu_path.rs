@@ -44,9 +44,15 @@ async fn pod_with_lost_gpu_gets_no_requests() {
     }
 
     let served = |pod: usize| harness.pods[pod].truth().unwrap().started;
-    let mut client = Client::new(harness.network.gateway());
-    for _ in 0..8 {
-        assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
+    let address = harness.network.gateway();
+    // All at one time: one after the other may all go to one pod, which has their prompt cached.
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn(async move { Client::new(address).chat(QWEN, &Shape::Stream { tokens: 100 }).await })
+        })
+        .collect();
+    for stream in streams {
+        assert!(stream.await.unwrap().unwrap().done);
     }
     assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve requests");
 
@@ -64,6 +70,7 @@ async fn pod_with_lost_gpu_gets_no_requests() {
         endpoints["endpoints"].as_array().unwrap().iter().any(lost)
     });
     let before = served(0);
+    let mut client = Client::new(address);
     for _ in 0..20 {
         assert!(client.chat(QWEN, &Shape::Stream { tokens: 1 }).await.unwrap().done);
     }
