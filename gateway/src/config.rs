@@ -9,6 +9,7 @@ use forebay_resources::ResourceSource;
 use forebay_service::tls;
 
 use crate::accept::{ConnectionOptions, MAX_CONNECTIONS};
+use crate::limit::QuotaStoreOptions;
 use crate::pick::{PickerLimits, PickerTlsFlags, ResponseBodies};
 use crate::request::StreamUsage;
 use crate::status::{PortRange, WriterOptions};
@@ -112,6 +113,15 @@ pub struct Config {
     /// Days after which the usage of requests is deleted
     #[arg(long, default_value = "90", value_name = "DAYS")]
     pub usage_retention_days: NonZeroU32,
+
+    /// Valkey or Redis in which gateways share what was used of quotas: redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss://
+    /// for TLS. Use one database for each installation. Without it each gateway counts for itself
+    #[arg(long, env = "FOREBAY_QUOTA_STORE", hide_env_values = true, value_name = "URL")]
+    pub quota_store: Option<String>,
+
+    /// Time after which what a gateway has reserved of quotas comes back if it does not answer any more, in seconds
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    pub quota_lease: Duration,
 
     /// OTLP/gRPC endpoint of an OpenTelemetry collector. Each request is exported as a span [example: http://collector:4317]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
@@ -240,6 +250,11 @@ impl Config {
     /// The half of the file descriptors that client connections leave. Idle connections count too.
     pub(crate) fn max_upstream_connections(open_files: usize) -> usize {
         (open_files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)
+    }
+
+    pub(crate) fn quota_store_options(&self) -> Option<QuotaStoreOptions> {
+        let url = self.quota_store.clone()?;
+        Some(QuotaStoreOptions { url, lease: self.quota_lease })
     }
 
     pub(crate) fn usage_retention(&self) -> Duration {

@@ -31,6 +31,7 @@ mod picker_replace;
 mod picker_response;
 mod picker_tls;
 mod prompt_messages;
+mod quota_store;
 mod request_heads;
 mod reserve;
 mod retry;

@@ -22,8 +22,8 @@ const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 const TOOLS: &[&str] = &["mount", "util-linux"];
 
 /// Terminals of given sizes, for the tests of `forebay top`; a database for those of usage records; Prometheus with promtool, for
-/// dashboards and alert rules.
-const TEST_TOOLS: &[&str] = &["tmux", "postgresql", "prometheus"];
+/// dashboards and alert rules; Redis for quotas that gateways share.
+const TEST_TOOLS: &[&str] = &["tmux", "postgresql", "prometheus", "redis-server"];
 
 /// Programs of the cluster that are installed as packages. The others are built from Go modules.
 const CLUSTER: &[&str] =

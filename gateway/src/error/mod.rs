@@ -44,6 +44,8 @@ pub(crate) enum Error {
         "Quota {quota} limits money and has no price for the model `{model}`; add it to spec.prices, or \"*\" for all others"
     )]
     UnpricedModel { quota: ObjectKey, model: ModelName },
+    #[error("the counters of Quota {quota} are not reachable, and it rejects requests then; try again")]
+    QuotaStoreUnavailable { quota: ObjectKey },
     #[error(transparent)]
     Hold(#[from] hold::Error),
     #[error(transparent)]
@@ -135,6 +137,9 @@ impl Error {
                 param: Some("model"),
                 ..Class::new(Internal, StatusCode::FORBIDDEN, "model_not_priced")
             },
+            Self::QuotaStoreUnavailable { .. } => {
+                Class::new(Internal, StatusCode::SERVICE_UNAVAILABLE, "quota_store_unavailable")
+            }
             Self::Hold(error) => hold_class(error),
             Self::Pick(error) => pick_class(error),
             Self::Forward(error) => forward_class(error),

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use crate::accept::Listeners;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{LimitRegistry, QuotaRegistry};
+use crate::limit::{LimitRegistry, QuotaRegistry, QuotaStore};
 use crate::observe::Health;
 use crate::pick::InProcessPickers;
 use crate::request::{Proxy, Routes};
@@ -32,10 +32,17 @@ pub(super) struct State {
 }
 
 /// What requests have used of rate limits and quotas.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Limits {
     rates: LimitRegistry,
     quotas: QuotaRegistry,
+}
+
+impl Limits {
+    /// `store`: where gateways share what was used of quotas.
+    pub(super) fn new(store: Option<QuotaStore>) -> Self {
+        Self { rates: LimitRegistry::default(), quotas: QuotaRegistry::new(store) }
+    }
 }
 
 /// Keeps routes, pickers and listeners in step with the resources.

@@ -27,6 +27,7 @@ use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::jwks::KeySetRegistry;
+use crate::limit::{QuotaStore, open_store};
 use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The URL of the usage database is invalid.
     #[error(transparent)]
     UsageDatabase(#[from] forebay_usage::Error),
+    /// The URL of the quota store is invalid. The URL is not told: it may contain a password.
+    #[error("--quota-store cannot be used: {0}")]
+    QuotaStore(String),
     /// No worker thread can be started.
     #[error("cannot start a worker thread: {0}")]
     Workers(io::Error),
@@ -150,7 +154,22 @@ impl Shared {
         Ok(Logs { access, usage: usage.transpose()? })
     }
 
-    fn proxy(&self, config: &Config, transport: Transport, logs: Logs, traces: Option<Arc<Traces>>) -> Proxy {
+    fn quota_store(&self, config: &Config) -> Result<Option<QuotaStore>, StartError> {
+        let Some(options) = config.quota_store_options() else { return Ok(None) };
+        let (store, serving) = open_store(&options, self.metrics.quota_store.clone())
+            .map_err(|error| StartError::QuotaStore(error.to_string()))?;
+        self.tasks.spawn(serving);
+        Ok(Some(store))
+    }
+
+    fn proxy(
+        &self,
+        config: &Config,
+        transport: Transport,
+        logs: Logs,
+        traces: Option<Arc<Traces>>,
+        quota_store: Option<QuotaStore>,
+    ) -> Proxy {
         let metrics = &self.metrics;
         let forwarder = Arc::new(Forwarder {
             connections: self.connections.clone(),
@@ -178,6 +197,7 @@ impl Shared {
             metrics: metrics.clone(),
             logs,
             traces,
+            quota_store,
             client_body_timeout: config.client_body_timeout,
             stream_usage: config.stream_usage,
             stream_idle_timeout: config.stream_idle_timeout,
@@ -225,7 +245,9 @@ impl Gateway {
         let transport = Transport::new(&config.picker_tls)?;
         let traces = traces(&config)?;
         let shared = Shared::start(&config)?;
-        let proxy = Arc::new(shared.proxy(&config, transport, shared.logs(&config)?, traces.clone()));
+        let quota_store = shared.quota_store(&config)?;
+        let logs = shared.logs(&config)?;
+        let proxy = Arc::new(shared.proxy(&config, transport, logs, traces.clone(), quota_store.clone()));
         let health = Arc::new(Health::default());
         let in_process = InProcessPickers::new(store.clone(), picker_options, shared.metrics.pickers.clone());
         let (state, observed) = watch::channel(State::default());
@@ -239,7 +261,7 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: Limits::default(),
+            limits: Limits::new(quota_store),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::bucket::Bucket;
 use super::estimate::{Estimate, Expected};
 use super::exceeded::Exceeded;
-use super::quota::{QuotaExceeded, QuotaState, QuotaTaken};
+use super::quota::{QuotaRejection, QuotaState, QuotaStore, QuotaTaken};
 use super::registry::PolicyState;
 use super::served::Served;
 use super::standing::Standing;
@@ -39,21 +39,22 @@ struct Taken {
 #[derive(Debug)]
 pub(crate) enum Rejection {
     Limit(Box<Exceeded>),
-    Quota(Box<QuotaExceeded>),
+    Quota(QuotaRejection),
 }
 
 /// Takes one request from all limits and quotas, or from none. `limits`: policies, each with the position of its limits.
 /// `expected`: of a request to a model; `None` for other requests, which use no tokens. `unix_seconds`: now, for windows of
-/// the calendar.
-pub(crate) fn admit<'a>(
+/// the calendar. `store`: where gateways share what was used of quotas; waits for it only if a limit is near.
+pub(crate) async fn admit<'a>(
     limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
     quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
     expected: Option<Expected>,
     now: Instant,
     unix_seconds: u64,
+    store: Option<&QuotaStore>,
 ) -> Result<Option<Box<Admission>>, Rejection> {
     let mut admission = Admission::new(now);
-    let taken = admission.take_all(limits, quotas, expected.as_ref(), unix_seconds);
+    let taken = admission.take_all(limits, quotas, expected.as_ref(), unix_seconds, store).await;
     admission.expected = expected;
     match taken {
         Err(rejection) => {
@@ -106,12 +107,13 @@ impl Admission {
         self.taken.is_empty() && self.quotas.is_empty()
     }
 
-    fn take_all<'a>(
+    async fn take_all<'a>(
         &mut self,
         limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
         quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
         expected: Option<&Expected>,
         unix_seconds: u64,
+        store: Option<&QuotaStore>,
     ) -> Result<(), Rejection> {
         for (policy, set) in limits {
             let (estimate, standings) = take(policy, set, expected, self.at).map_err(Rejection::Limit)?;
@@ -119,7 +121,8 @@ impl Admission {
             self.standings.extend(standings);
         }
         for (state, applied) in quotas {
-            let taken = state.take(&applied, expected, unix_seconds).map_err(Rejection::Quota)?;
+            let taken =
+                state.take(&applied, expected, unix_seconds, store).await.map_err(Rejection::Quota)?;
             self.standings.extend(taken.standings());
             self.quotas.push(taken);
         }
@@ -173,6 +176,7 @@ mod tests {
     use forebay_openai::Usage;
     use forebay_resources::ObjectKey;
     use forebay_routing::{LimitSet, LimitUnit, PolicyLimits, RateLimit};
+    use futures_util::FutureExt as _;
 
     use super::super::registry::LimitRegistry;
     use super::*;
@@ -199,9 +203,10 @@ mod tests {
         expected: Option<Expected>,
         now: Instant,
     ) -> Result<Option<Box<Admission>>, Box<Exceeded>> {
-        super::admit(limits, std::iter::empty(), expected, now, 0).map_err(|rejection| match rejection {
+        let admitting = super::admit(limits, std::iter::empty(), expected, now, 0, None);
+        admitting.now_or_never().unwrap().map_err(|rejection| match rejection {
             Rejection::Limit(exceeded) => exceeded,
-            Rejection::Quota(exceeded) => panic!("{exceeded}"),
+            Rejection::Quota(rejection) => panic!("{rejection:?}"),
         })
     }
 

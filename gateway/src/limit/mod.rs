@@ -20,7 +20,10 @@ mod standing;
 pub(crate) use admission::{Admission, Rejection, admit};
 pub(crate) use estimate::Expected;
 pub(crate) use exceeded::Exceeded;
-pub(crate) use quota::{QuotaExceeded, QuotaRegistry, QuotaStanding, QuotaState, QuotaTaken, unix_seconds};
+pub(crate) use quota::{
+    QuotaExceeded, QuotaRegistry, QuotaRejection, QuotaStanding, QuotaState, QuotaStore, QuotaStoreMetrics,
+    QuotaStoreOptions, QuotaTaken, open_store, unix_seconds,
+};
 pub(crate) use registry::{LimitRegistry, PolicyState};
 pub(crate) use served::Served;
 pub(crate) use standing::Standing;

@@ -20,7 +20,7 @@ use super::labels::{
     PickResult, PickerFailureLabels, PickerFailureOutcome, QuotaLabels, QuotaNameLabels, QuotaResult,
     RequestLabels, RetryLabels, RetryReason, TokenLabels,
 };
-use crate::limit::{Exceeded, QuotaExceeded, QuotaTaken};
+use crate::limit::{Exceeded, QuotaExceeded, QuotaStoreMetrics, QuotaTaken};
 
 /// Label value for models and pools that no resource names. Label values never come from clients.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     pub(crate) pick_duration: Histogram,
     pub(crate) access_log_dropped_lines: Counter,
     pub(crate) usage_log: UsageLogMetrics,
+    pub(crate) quota_store: QuotaStoreMetrics,
     pub(crate) active_requests: Gauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) hold_bytes: Gauge,
@@ -238,6 +239,29 @@ fn register_usage_log(registry: &mut Registry, log: &UsageLogMetrics) {
     );
 }
 
+fn register_quota_store(registry: &mut Registry, store: &QuotaStoreMetrics) {
+    registry.register(
+        "quota_store_up",
+        "1: the quota store answers. 0: it does not, or there is none",
+        store.up.clone(),
+    );
+    registry.register(
+        "quota_store_gateways",
+        "Gateways that use the quota store, when it last answered",
+        store.gateways.clone(),
+    );
+    registry.register(
+        "quota_store_failures",
+        "Losses of the quota store, and failed connects",
+        store.failures.clone(),
+    );
+    registry.register(
+        "quota_store_calls",
+        "Sets of counters that were sent to the quota store. Requests that it has granted in advance need none",
+        store.calls.clone(),
+    );
+}
+
 impl Series {
     /// Records the end of a request, and the tokens that it used.
     pub(crate) fn ended(&self, path: &str, took: Duration, error: Option<ErrorType>, usage: Option<Usage>) {
@@ -260,6 +284,7 @@ impl Metrics {
             pick_duration: doubling(100e-6, 16),
             access_log_dropped_lines: Counter::default(),
             usage_log: UsageLogMetrics::default(),
+            quota_store: QuotaStoreMetrics::default(),
             active_requests: Gauge::default(),
             connections: ConnectionMetrics::default(),
             hold_bytes: Gauge::default(),
@@ -305,6 +330,7 @@ impl Metrics {
             self.access_log_dropped_lines.clone(),
         );
         register_usage_log(registry, &self.usage_log);
+        register_quota_store(registry, &self.quota_store);
         registry.register("active_requests", "Requests in flight", self.active_requests.clone());
         self.connections.register(registry);
         registry.register_with_unit(

@@ -15,7 +15,7 @@ use super::admission::HeadSize;
 use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
-use super::left::answer_limits;
+use super::left::{answer_limits, asks_for_limits};
 use super::models::answer_models;
 use super::prepared::Prepared;
 use super::proxy::Proxy;
@@ -86,10 +86,14 @@ impl Proxy {
         let mut context =
             Context { proxy: self, routes: &routes, via, record, reserves: false, counts_tokens: false };
         context.admit(&mut head, size)?;
-        let received = match answer_limits(Received::new(context, head, body)?)? {
-            ControlFlow::Continue(received) => received,
-            ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
-        };
+        let mut received = Received::new(context, head, body)?;
+        if asks_for_limits(&received) {
+            // Boxed, so that it adds nothing to the future of other requests.
+            received = match Box::pin(answer_limits(received)).await? {
+                ControlFlow::Continue(received) => received,
+                ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
+            };
+        }
         let received = match answer_models(received).await? {
             ControlFlow::Continue(received) => received,
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),

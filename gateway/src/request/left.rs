@@ -20,14 +20,15 @@ use crate::limit::{QuotaStanding, Standing, unix_seconds};
 
 const PATH: &str = "/forebay/v1/limits";
 
-/// Breaks with the limits and quotas that apply to the caller, if the request asks for them and there are some for its host.
+pub(super) fn asks_for_limits(received: &Received<'_>) -> bool {
+    received.head.method == Method::GET && received.head.uri.path() == PATH
+}
+
+/// Breaks with the limits and quotas that apply to the caller, if there are some for its host.
 /// Limits whose condition reads the model are left out: it depends on the request whether they apply.
-pub(super) fn answer_limits(
+pub(super) async fn answer_limits(
     received: Received<'_>,
 ) -> Result<ControlFlow<Response<Bytes>, Received<'_>>, Error> {
-    if received.head.method != Method::GET || received.head.uri.path() != PATH {
-        return Ok(ControlFlow::Continue(received));
-    }
     let all: Vec<(Checks<'_>, Quotas<'_>)> = received.listener.limited(received.host()).collect();
     if all.iter().all(|(checks, quotas)| checks.limits().next().is_none() && quotas.is_empty()) {
         return Ok(ControlFlow::Continue(received));
@@ -38,7 +39,7 @@ pub(super) fn answer_limits(
         match authenticate(&checks, &received.head.headers, &received.tokens) {
             Ok(identity) => {
                 is_known = true;
-                add(&received, (&checks, quotas), &identity, &mut seen, &mut data);
+                add(&received, (&checks, quotas), &identity, &mut seen, &mut data).await;
             }
             Err(error) => drop(rejected.get_or_insert(error)),
         }
@@ -56,7 +57,7 @@ struct Seen {
     quotas: BTreeSet<usize>,
 }
 
-fn add(
+async fn add(
     received: &Received<'_>,
     (checks, quotas): (&Checks<'_>, Quotas<'_>),
     identity: &Identity<'_>,
@@ -79,7 +80,8 @@ fn add(
         let Some(state) = routes.quotas.get(quota.index).filter(|_| seen.quotas.insert(quota.index)) else {
             continue;
         };
-        let standings = state.standings(value.as_deref(), now);
+        let store = received.context.proxy.quota_store.as_ref();
+        let standings = state.standings(value.as_deref(), now, store).await;
         data.extend(standings.iter().map(|standing| described_quota(quota, standing)));
     }
 }

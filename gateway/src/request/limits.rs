@@ -11,7 +11,7 @@ use super::access::{Asked, attributes, is_answered_preflight, models, source};
 use super::context::Context;
 use crate::error::Error;
 use crate::hold::HeldBody;
-use crate::limit::{self, Expected, Rejection};
+use crate::limit::{self, Expected, QuotaRejection, Rejection};
 
 /// Takes a request that may be sent from all rate limits and quotas that apply to it, or fails.
 pub(super) async fn count<'a>(
@@ -37,7 +37,8 @@ pub(super) async fn count<'a>(
         context.observe_read(start);
     }
     let expected = context.counts_tokens.then(|| expected(listener, asked, head, body));
-    take(context, &checks, quotas, identity, asked, head, expected)
+    // Boxed, so that it adds nothing to the future of requests without limits.
+    Box::pin(take(context, &checks, quotas, identity, asked, head, expected)).await
 }
 
 /// The quotas for a request. Fails if one of them that is enforced cannot price it.
@@ -90,7 +91,7 @@ fn expected(listener: &ListenerRoutes, asked: Asked<'_>, head: &request::Parts, 
     Expected { model, body_bytes, max_output }
 }
 
-fn take(
+async fn take(
     context: &mut Context<'_>,
     checks: &Checks<'_>,
     quotas: Vec<AppliedQuota<'_>>,
@@ -109,18 +110,22 @@ fn take(
         Some((routes.limits.get(policy.index)?, set))
     });
     let quotas = quotas.into_iter().filter_map(|it| Some((routes.quotas.get(it.quota.index)?, it)));
-    let metrics = &context.proxy.metrics;
-    let admission = match limit::admit(limits, quotas, expected, Instant::now(), limit::unix_seconds()) {
-        Ok(admission) => admission,
-        Err(Rejection::Limit(exceeded)) => {
-            metrics.rate_limited(&exceeded);
-            return Err(exceeded.into());
-        }
-        Err(Rejection::Quota(exceeded)) => {
-            metrics.quota_rejected(&exceeded);
-            return Err(exceeded.into());
-        }
-    };
+    let (metrics, store) = (&context.proxy.metrics, context.proxy.quota_store.as_ref());
+    let admission =
+        match limit::admit(limits, quotas, expected, Instant::now(), limit::unix_seconds(), store).await {
+            Ok(admission) => admission,
+            Err(Rejection::Limit(exceeded)) => {
+                metrics.rate_limited(&exceeded);
+                return Err(exceeded.into());
+            }
+            Err(Rejection::Quota(QuotaRejection::Exceeded(exceeded))) => {
+                metrics.quota_rejected(&exceeded);
+                return Err(exceeded.into());
+            }
+            Err(Rejection::Quota(QuotaRejection::StoreUnavailable(quota))) => {
+                return Err(Error::QuotaStoreUnavailable { quota });
+            }
+        };
     for taken in admission.iter().flat_map(|admission| admission.quotas()) {
         metrics.quota_taken(taken);
     }

@@ -11,7 +11,7 @@ use forebay_routing::RouteTable;
 use crate::forward::{Forwarder, Mirrors};
 use crate::hold::HoldBudget;
 use crate::jwks::KeySets;
-use crate::limit::{PolicyState, QuotaState};
+use crate::limit::{PolicyState, QuotaState, QuotaStore};
 use crate::models::ModelLists;
 use crate::observe::{Logs, Metrics, Traces};
 use crate::pick::Picker;
@@ -42,6 +42,8 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: Logs,
     pub(crate) traces: Option<Arc<Traces>>,
+    /// Where gateways share what was used of quotas.
+    pub(crate) quota_store: Option<QuotaStore>,
     pub(crate) stream_usage: StreamUsage,
     pub(crate) client_body_timeout: Duration,
     pub(crate) stream_idle_timeout: Duration,

@@ -26,7 +26,7 @@ pub use self::{
     },
     quota::{
         LabelOperator, LabelRequirement, MetadataSelector, ModelPrice, Quota, QuotaCallers, QuotaFields,
-        QuotaLimitSpec, QuotaMode, QuotaSpec, QuotaTargetRef, QuotaWindow, TokenCount,
+        QuotaLimitSpec, QuotaMode, QuotaSpec, QuotaTargetRef, QuotaWindow, StoreFailure, TokenCount,
     },
     secret::Secret,
 };

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub use self::fields::{
     LabelOperator, LabelRequirement, MetadataSelector, ModelPrice, QuotaCallers, QuotaFields, QuotaLimitSpec,
-    QuotaMode, QuotaTargetRef, QuotaWindow, TokenCount,
+    QuotaMode, QuotaTargetRef, QuotaWindow, StoreFailure, TokenCount,
 };
 use super::agentgateway_policy::{AgentgatewayPolicyStatus, PolicyTargetRef, lenient};
 

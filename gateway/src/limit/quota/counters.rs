@@ -1,8 +1,8 @@
 //! What the callers that share counters have used of the limits of a quota.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
+use forebay_routing::{Measure, QuotaLimit, QuotaMeasure};
 
 use super::window::Window;
 use crate::limit::standing::Standing;
@@ -13,13 +13,44 @@ pub(super) struct Counters {
     all: Vec<Counter>,
     /// Requests that have not ended.
     pub(super) in_flight: u64,
+    /// What the store of all gateways knows of them.
+    pub(super) shared: SharedState,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counter {
-    /// In `window`. May be above the limit.
+    /// In `window`, with what is reserved. May be above the limit.
     used: u128,
+    /// For requests in flight.
+    reserved: u128,
+    /// Of the latest request that used any.
+    usual: u128,
+    /// In `window`, by other gateways.
+    others: u128,
+    /// `used` may rise to it without asking the store.
+    granted: u128,
     window: Window,
+}
+
+/// Where a set of counters is between this gateway and the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SharedState {
+    /// What is granted may be used until then.
+    pub(super) granted_until: Option<Instant>,
+    /// It is in the list of changes.
+    pub(super) is_changed: bool,
+    /// A renewal is due at some time.
+    pub(super) is_renewed: bool,
+}
+
+/// What this gateway and others have used of a limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CounterUse {
+    pub(super) used: u128,
+    pub(super) reserved: u128,
+    pub(super) usual: u128,
+    /// 0 of concurrent requests.
+    pub(super) window: Window,
 }
 
 /// What is left of a limit.
@@ -46,7 +77,8 @@ impl Counters {
         self.all.resize(limits.len(), Counter::default());
         for (counter, limit) in self.all.iter_mut().zip(limits) {
             if let Some(window) = limit.window.filter(|_| now >= counter.window.end) {
-                *counter = Counter { used: 0, window: Window::containing(window, now) };
+                let window = Window::containing(window, now);
+                *counter = Counter { window, usual: counter.usual, ..Counter::default() };
             }
         }
     }
@@ -56,6 +88,14 @@ impl Counters {
         let old = std::mem::take(&mut self.all);
         let carried = |at: &Option<usize>| at.and_then(|at| old.get(at).copied()).unwrap_or_default();
         self.all = positions.iter().map(carried).collect();
+        self.shared.granted_until = None;
+    }
+
+    fn used(&self, limit: &QuotaLimit, counter: &Counter) -> u128 {
+        match limit.measure {
+            QuotaMeasure::ConcurrentRequests => self.in_flight.into(),
+            _ => counter.used,
+        }
     }
 
     /// Whether nothing of what is counted matters any more.
@@ -64,29 +104,70 @@ impl Counters {
     }
 
     /// Why there is no room for a request. Call [`Counters::roll`] before.
-    pub(super) fn closed(
+    pub(super) fn closed(&self, limits: &[QuotaLimit], needed: &[u128]) -> Option<Closed> {
+        self.closed_at(limits, needed, |limit, counter| {
+            (limit.amount, self.used(limit, counter).saturating_add(counter.others))
+        })
+    }
+
+    /// Why there is no room for a request in this gateway's share of the limits, without a store.
+    pub(super) fn closed_of_share(
         &self,
         limits: &[QuotaLimit],
-        tokens: TokenUse,
-        price: Option<Price>,
+        needed: &[u128],
+        gateways: u64,
     ) -> Option<Closed> {
-        let closed = limits.iter().zip(&self.all).filter_map(|(limit, counter)| {
-            if limit.measure == QuotaMeasure::ConcurrentRequests {
-                let is_full = u128::from(self.in_flight) >= limit.amount;
-                return is_full.then_some(Closed { limit: *limit, opens_at: None });
-            }
-            let needed = limit.used_by(tokens, price).min(limit.amount);
-            let is_full = needed > 0 && counter.used.saturating_add(needed) > limit.amount;
-            is_full.then_some(Closed { limit: *limit, opens_at: Some(counter.window.end) })
+        self.closed_at(limits, needed, |limit, counter| {
+            (limit.amount.div_ceil(gateways.max(1).into()), self.used(limit, counter))
+        })
+    }
+
+    fn closed_at(
+        &self,
+        limits: &[QuotaLimit],
+        needed: &[u128],
+        amount_and_used: impl Fn(&QuotaLimit, &Counter) -> (u128, u128),
+    ) -> Option<Closed> {
+        let closed = limits.iter().zip(&self.all).zip(needed).filter_map(|((limit, counter), needed)| {
+            let (amount, used) = amount_and_used(limit, counter);
+            let needed = (*needed).min(amount);
+            let is_full = needed > 0 && used.saturating_add(needed) > amount;
+            is_full.then(|| self.closed_of(limit, counter))
         });
         closed.max_by_key(|it| it.opens_at)
     }
 
+    /// The limit that opens last.
+    pub(super) fn last(&self, limits: &[QuotaLimit]) -> Option<Closed> {
+        limits
+            .iter()
+            .zip(&self.all)
+            .map(|(limit, counter)| self.closed_of(limit, counter))
+            .max_by_key(|it| it.opens_at)
+    }
+
+    fn closed_of(&self, limit: &QuotaLimit, counter: &Counter) -> Closed {
+        Closed { limit: *limit, opens_at: limit.window.map(|_| counter.window.end) }
+    }
+
+    /// Whether a request fits into what the store has granted in advance.
+    pub(super) fn are_granted(&self, limits: &[QuotaLimit], needed: &[u128], now: Instant) -> bool {
+        let is_granted = |((limit, counter), needed): ((&QuotaLimit, &Counter), &u128)| {
+            *needed == 0 || self.used(limit, counter).saturating_add(*needed) <= counter.granted
+        };
+        self.shared.granted_until.is_some_and(|until| now < until)
+            && limits.iter().zip(&self.all).zip(needed).all(is_granted)
+    }
+
     /// Counts a request.
-    pub(super) fn take(&mut self, limits: &[QuotaLimit], tokens: TokenUse, price: Option<Price>) {
+    pub(super) fn take(&mut self, needed: &[u128]) {
         self.in_flight += 1;
-        for (limit, counter) in limits.iter().zip(&mut self.all) {
-            counter.used = counter.used.saturating_add(limit.used_by(tokens, price));
+        for (counter, needed) in self.all.iter_mut().zip(needed) {
+            counter.used = counter.used.saturating_add(*needed);
+            counter.reserved = counter.reserved.saturating_add(*needed);
+            if *needed > 0 {
+                counter.usual = *needed;
+            }
         }
     }
 
@@ -94,15 +175,43 @@ impl Counters {
     pub(super) fn correct(&mut self, at: usize, admitted: u64, reserved: u128, used: u128) {
         if let Some(counter) = self.all.get_mut(at).filter(|counter| counter.window.start <= admitted) {
             counter.used = counter.used.saturating_sub(reserved).saturating_add(used);
+            counter.reserved = counter.reserved.saturating_sub(reserved);
         }
+    }
+
+    /// For the store. In the order of the limits.
+    pub(super) fn uses(&self, limits: &[QuotaLimit]) -> Vec<CounterUse> {
+        let of = |(limit, counter): (&QuotaLimit, &Counter)| {
+            let used = self.used(limit, counter);
+            let is_concurrent = limit.measure == QuotaMeasure::ConcurrentRequests;
+            let reserved = if is_concurrent { used } else { counter.reserved };
+            CounterUse { used, reserved, usual: counter.usual.max(1), window: counter.window }
+        };
+        limits.iter().zip(&self.all).map(of).collect()
+    }
+
+    /// Takes over what the store has told of the limit at a position, in the window that begins at `start`.
+    pub(super) fn set_shared(&mut self, at: usize, start: u64, others: u128, granted: u128) {
+        if let Some(counter) = self.all.get_mut(at).filter(|counter| counter.window.start == start) {
+            (counter.others, counter.granted) = (others, granted);
+        }
+    }
+
+    /// Whether the store has to be told again within its lease: this gateway holds something that is not used yet.
+    pub(super) fn hold(&self) -> bool {
+        self.in_flight > 0 || self.all.iter().any(|counter| counter.granted > counter.used)
+    }
+
+    /// Whether the store has to know of them.
+    pub(super) fn are_used(&self) -> bool {
+        self.in_flight > 0 || self.all.iter().any(|counter| counter.used > 0)
     }
 
     /// Call [`Counters::roll`] before. `now`: of the system's clock, which may be behind the windows.
     pub(super) fn standings(&self, limits: &[QuotaLimit], now: u64) -> Vec<QuotaStanding> {
         let standing = |(limit, counter): (&QuotaLimit, &Counter)| {
-            let is_concurrent = limit.measure == QuotaMeasure::ConcurrentRequests;
-            let used = if is_concurrent { u128::from(self.in_flight) } else { counter.used };
-            let seconds = if is_concurrent { 0 } else { counter.window.end.saturating_sub(now) };
+            let used = self.used(limit, counter).saturating_add(counter.others);
+            let seconds = limit.window.map_or(0, |_| counter.window.end.saturating_sub(now));
             QuotaStanding {
                 limit: *limit,
                 remaining: limit.amount.saturating_sub(used),

@@ -22,6 +22,20 @@ pub(crate) struct QuotaExceeded {
     pub(crate) is_crowded_out: bool,
 }
 
+/// Why a quota does not admit a request.
+#[derive(Clone, Debug)]
+pub(crate) enum QuotaRejection {
+    Exceeded(Box<QuotaExceeded>),
+    /// The store of the counters does not answer, and the quota is closed then.
+    StoreUnavailable(ObjectKey),
+}
+
+impl From<Box<QuotaExceeded>> for QuotaRejection {
+    fn from(exceeded: Box<QuotaExceeded>) -> Self {
+        Self::Exceeded(exceeded)
+    }
+}
+
 fn opening(opens_at: Option<u64>, retry_after: Duration) -> String {
     match opens_at {
         Some(at) => format!("it opens at {}, try again in {} s", rfc3339(at), retry_after.as_secs()),

@@ -4,20 +4,38 @@
 //! have used later corrects these, and no later ones. A window can thus be overrun by what requests in flight use above their
 //! estimates, and never by more. Requests that need more than a whole limit are admitted in a window that is not used yet.
 //!
-//! The counters are in this process. [`QuotaState`] is the only interface to them: `take` reserves, and the [`QuotaTaken`]
-//! gives back, exactly once. A store that replicas share replaces what is behind these two.
+//! The counters are in this process. With a [`store`], gateways share them: a request is admitted by what the store has
+//! granted to this gateway in advance, or else by asking the store.
 
 mod counters;
 mod exceeded;
+mod exchange;
 mod registry;
 mod state;
+mod store;
 #[cfg(test)]
 mod tests;
 mod values;
 mod window;
 
+use redis::RedisError;
+
 pub(crate) use counters::QuotaStanding;
-pub(crate) use exceeded::QuotaExceeded;
+pub(crate) use exceeded::{QuotaExceeded, QuotaRejection};
 pub(crate) use registry::QuotaRegistry;
 pub(crate) use state::{QuotaState, QuotaTaken};
+pub(crate) use store::{QuotaStoreMetrics, QuotaStoreOptions};
 pub(crate) use window::unix_seconds;
+
+/// The store in which gateways share the counters of quotas.
+#[derive(Clone, Debug)]
+pub(crate) struct QuotaStore(store::Handle<QuotaState>);
+
+/// Returns the store, and the task that serves it until the last handle is dropped.
+pub(crate) fn open_store(
+    options: &QuotaStoreOptions,
+    metrics: QuotaStoreMetrics,
+) -> Result<(QuotaStore, impl Future<Output = ()> + Send + use<>), RedisError> {
+    let (store, service) = store::Service::new(options, metrics)?;
+    Ok((QuotaStore(store), service.run()))
+}

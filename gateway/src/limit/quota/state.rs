@@ -1,13 +1,15 @@
 //! The counters of one quota.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use forebay_resources::{ObjectKey, QuotaMode};
-use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit};
+use forebay_resources::{ObjectKey, QuotaMode, StoreFailure};
+use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit, QuotaMeasure, TokenUse};
 
-use super::counters::{Counters, QuotaStanding};
-use super::exceeded::QuotaExceeded;
+use super::QuotaStore;
+use super::counters::{Closed, Counters, QuotaStanding};
+use super::exceeded::{QuotaExceeded, QuotaRejection};
+use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
 use crate::limit::estimate::{Estimate, Estimates, Expected};
 use crate::limit::served::Served;
@@ -19,25 +21,52 @@ const CROWDING_LOG_SECONDS: u64 = 60;
 /// State of one quota.
 #[derive(Debug)]
 pub(crate) struct QuotaState {
-    quota: ObjectKey,
+    pub(super) quota: ObjectKey,
     state: Mutex<State>,
+    /// Of counters that gateways share.
+    changes: Option<Changes<QuotaState>>,
 }
 
 /// The lock is held for a few operations, never across an await.
 #[derive(Debug)]
-struct State {
-    limits: Vec<QuotaLimit>,
+pub(super) struct State {
+    pub(super) limits: Vec<QuotaLimit>,
     /// For each limit: the first request that it has counted.
     since: Vec<u64>,
     /// Requests that were counted.
     requests: u64,
     /// The latest time that was seen. A clock that goes back does not open a window twice; one that was ahead delays the next
     /// window until that time.
-    latest: u64,
+    pub(super) latest: u64,
     estimates: Estimates,
-    counters: CounterMap,
+    pub(super) counters: CounterMap,
     /// When the next line about too many values may be logged.
     next_crowding_log: u64,
+}
+
+/// A request to a quota.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'r> {
+    pub(super) mode: QuotaMode,
+    /// Of `per`.
+    pub(super) value: Option<&'r str>,
+    pub(super) price: Option<Price>,
+    /// Of a request to a model.
+    pub(super) expected: Option<&'r Expected>,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+}
+
+/// A request for which nothing is taken yet.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    place: Place,
+    estimate: Estimate,
+    price: Option<Price>,
+    mode: QuotaMode,
+    is_crowded_out: bool,
+    /// Of the system's clock.
+    now: u64,
 }
 
 /// What a request has taken of a quota. Dropping it settles: what was reserved stays used, and the request is not in flight
@@ -45,27 +74,53 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct QuotaTaken {
     state: Arc<QuotaState>,
-    place: Place,
-    estimate: Estimate,
-    price: Option<Price>,
+    wanted: Wanted,
     /// Number of the request.
     request: u64,
     /// Seconds since 1970.
     admitted: u64,
     served: Served,
     standings: Vec<QuotaStanding>,
-    mode: QuotaMode,
     /// It was admitted only because the quota warns.
     is_above: bool,
-    is_crowded_out: bool,
+}
+
+impl Wanted {
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// In the order of the limits.
+    pub(super) fn needed(&self, limits: &[QuotaLimit]) -> Vec<u128> {
+        limits.iter().map(|limit| amount(limit, self.estimate.token_use(), self.price)).collect()
+    }
+}
+
+/// What a request in flight takes of a limit.
+fn amount(limit: &QuotaLimit, tokens: TokenUse, price: Option<Price>) -> u128 {
+    match limit.measure {
+        QuotaMeasure::ConcurrentRequests => 1,
+        _ => limit.used_by(tokens, price),
+    }
 }
 
 impl QuotaState {
-    pub(super) fn new(quota: &Quota) -> Self {
-        Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES)
+    /// `store`: where gateways share the counters.
+    pub(super) fn new(quota: &Quota, store: Option<&Handle<Self>>) -> Arc<Self> {
+        let changes = store.map(|store| store.changes().clone());
+        let state = Arc::new(Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes));
+        if let Some(store) = store {
+            store.add(&state);
+        }
+        state
     }
 
-    pub(super) fn with_values(quota: ObjectKey, limits: &[QuotaLimit], max_values: usize) -> Self {
+    pub(super) fn with_values(
+        quota: ObjectKey,
+        limits: &[QuotaLimit],
+        max_values: usize,
+        changes: Option<Changes<Self>>,
+    ) -> Self {
         let state = State {
             limits: limits.to_vec(),
             since: vec![0; limits.len()],
@@ -75,10 +130,10 @@ impl QuotaState {
             counters: CounterMap::new(max_values),
             next_crowding_log: 0,
         };
-        Self { quota, state: Mutex::new(state) }
+        Self { quota, state: Mutex::new(state), changes }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -101,91 +156,218 @@ impl QuotaState {
         state.counters.all().for_each(|counters| counters.change(&positions));
     }
 
-    /// Takes a request, or fails if a limit has no room for it and the quota is enforced. `expected`: of a request to a model.
-    /// `now`: seconds since 1970.
-    pub(crate) fn take(
+    /// Takes a request, or fails if a limit has no room for it and the quota is enforced. Waits only for a store in which a
+    /// limit is near.
+    pub(crate) async fn take(
         self: &Arc<Self>,
         applied: &AppliedQuota<'_>,
         expected: Option<&Expected>,
         now: u64,
-    ) -> Result<QuotaTaken, Box<QuotaExceeded>> {
-        let mode = applied.quota.mode;
-        self.take_as(mode, applied.value.as_deref(), applied.price, expected, now)
+        store: Option<&QuotaStore>,
+    ) -> Result<QuotaTaken, QuotaRejection> {
+        let quota = applied.quota;
+        let request = Request {
+            mode: quota.mode,
+            value: applied.value.as_deref(),
+            price: applied.price,
+            expected,
+            now,
+        };
+        let Some(QuotaStore(store)) = store.filter(|_| quota.mode == QuotaMode::Enforce) else {
+            return Ok(self.take_here(&request)?);
+        };
+        let wanted = match self.take_granted(&request) {
+            Ok(taken) => return Ok(taken),
+            Err(wanted) => wanted,
+        };
+        match store.reserve(self.clone(), wanted.place.clone(), wanted.clone()).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(Unavailable) => self.take_without_store(wanted, quota.store_failure, store.gateways()),
+        }
     }
 
-    pub(super) fn take_as(
+    /// By the counters of this process.
+    pub(super) fn take_here(
         self: &Arc<Self>,
-        mode: QuotaMode,
-        value: Option<&str>,
-        price: Option<Price>,
-        expected: Option<&Expected>,
-        now: u64,
+        request: &Request<'_>,
     ) -> Result<QuotaTaken, Box<QuotaExceeded>> {
         let state = &mut *self.lock();
-        state.latest = state.latest.max(now);
-        let estimate = expected.map_or_else(Estimate::default, |expected| state.estimates.of(expected));
-        let tokens = estimate.token_use();
-        let Found { place, is_crowded_out } = state.counters.find(value, state.latest);
-        if is_crowded_out && state.latest >= state.next_crowding_log {
-            state.next_crowding_log = state.latest + CROWDING_LOG_SECONDS;
-            tracing::warn!(
-                quota = %self.quota, MAX_VALUES,
-                "too many values of spec.per in one window; further ones share one set of counters"
-            );
+        let wanted = state.wanted(&self.quota, request);
+        let needed = wanted.needed(&state.limits);
+        let closed = state.rolled(&wanted.place).closed(&needed);
+        match closed {
+            Some(closed) if wanted.mode == QuotaMode::Enforce => Err(self.exceeded(state, &wanted, closed)),
+            closed => Ok(self.taken(state, wanted, &needed, closed.is_some())),
         }
-        let counters = state.counters.at(&place);
-        counters.roll(&state.limits, state.latest);
-        let closed = counters.closed(&state.limits, tokens, price);
-        if let Some(closed) = closed.filter(|_| mode == QuotaMode::Enforce) {
-            let wait = closed.opens_at.map_or(1, |at| at.saturating_sub(now));
-            return Err(Box::new(QuotaExceeded {
-                quota: self.quota.clone(),
-                limit: closed.limit,
-                opens_at: closed.opens_at,
-                retry_after: Duration::from_secs(wait),
-                standings: shown(&counters.standings(&state.limits, now)),
-                is_crowded_out,
-            }));
+    }
+
+    fn take_granted(self: &Arc<Self>, request: &Request<'_>) -> Result<QuotaTaken, Wanted> {
+        let state = &mut *self.lock();
+        let wanted = state.wanted(&self.quota, request);
+        let needed = wanted.needed(&state.limits);
+        if state.rolled(&wanted.place).are_granted(&needed, Instant::now()) {
+            return Ok(self.taken(state, wanted, &needed, false));
         }
-        counters.take(&state.limits, tokens, price);
-        let standings = counters.standings(&state.limits, now);
+        Err(wanted)
+    }
+
+    /// By the rule of the quota.
+    fn take_without_store(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        rule: StoreFailure,
+        gateways: u64,
+    ) -> Result<QuotaTaken, QuotaRejection> {
+        let state = &mut *self.lock();
+        let needed = wanted.needed(&state.limits);
+        let closed = match rule {
+            StoreFailure::Closed => return Err(QuotaRejection::StoreUnavailable(self.quota.clone())),
+            StoreFailure::Open => None,
+            StoreFailure::Share => state.rolled(&wanted.place).closed_of_share(&needed, gateways),
+        };
+        match closed {
+            Some(closed) => Err(self.exceeded(state, &wanted, closed).into()),
+            None => Ok(self.taken(state, wanted, &needed, false)),
+        }
+    }
+
+    /// Counts a request.
+    pub(super) fn taken(
+        self: &Arc<Self>,
+        state: &mut State,
+        wanted: Wanted,
+        needed: &[u128],
+        is_above: bool,
+    ) -> QuotaTaken {
+        let rolled = state.rolled(&wanted.place);
+        rolled.counters.take(needed);
+        let standings = rolled.standings(wanted.now);
         let request = state.requests;
         state.requests += 1;
-        Ok(QuotaTaken {
+        self.changed(state, &wanted.place);
+        QuotaTaken {
             state: self.clone(),
-            place,
-            estimate,
-            price,
             request,
             admitted: state.latest,
             served: Served::Unknown,
             standings,
-            mode,
-            is_above: closed.is_some(),
-            is_crowded_out,
+            is_above,
+            wanted,
+        }
+    }
+
+    pub(super) fn exceeded(&self, state: &mut State, wanted: &Wanted, closed: Closed) -> Box<QuotaExceeded> {
+        let wait = closed.opens_at.map_or(1, |at| at.saturating_sub(wanted.now));
+        Box::new(QuotaExceeded {
+            quota: self.quota.clone(),
+            limit: closed.limit,
+            opens_at: closed.opens_at,
+            retry_after: Duration::from_secs(wait),
+            standings: shown(&state.rolled(&wanted.place).standings(wanted.now)),
+            is_crowded_out: wanted.is_crowded_out,
         })
     }
 
     /// What is left of the limits for a value of `per`. `now`: seconds since 1970.
-    pub(crate) fn standings(&self, value: Option<&str>, now: u64) -> Vec<QuotaStanding> {
+    pub(crate) async fn standings(
+        self: &Arc<Self>,
+        value: Option<&str>,
+        now: u64,
+        store: Option<&QuotaStore>,
+    ) -> Vec<QuotaStanding> {
+        if let Some(QuotaStore(store)) = store {
+            let place = self.lock().counters.find(value, now).place;
+            // Without the store, what is known here.
+            let _ = store.read(self.clone(), place).await;
+        }
+        self.standings_here(value, now)
+    }
+
+    pub(super) fn standings_here(&self, value: Option<&str>, now: u64) -> Vec<QuotaStanding> {
         let state = &*self.lock();
         let mut counters: Counters = state.counters.peek(value);
         counters.roll(&state.limits, state.latest.max(now));
         counters.standings(&state.limits, now)
     }
 
-    fn release(&self, taken: &QuotaTaken) {
+    fn release(self: &Arc<Self>, taken: &QuotaTaken) {
         let state = &mut *self.lock();
-        let counters = state.counters.at(&taken.place);
+        let wanted = &taken.wanted;
+        let counters = state.counters.at(&wanted.place);
         counters.in_flight = counters.in_flight.saturating_sub(1);
         let is_counted = taken.served != Served::NotAdmitted;
-        let (reserved, used) = (taken.estimate.token_use(), taken.served.tokens(taken.estimate));
-        for (at, (limit, since)) in state.limits.iter().zip(&state.since).enumerate() {
+        let used_tokens = taken.served.tokens(wanted.estimate);
+        let needed = wanted.needed(&state.limits);
+        for (at, ((limit, since), reserved)) in state.limits.iter().zip(&state.since).zip(needed).enumerate()
+        {
             if *since <= taken.request {
-                let used = if is_counted { limit.used_by(used, taken.price) } else { 0 };
-                counters.correct(at, taken.admitted, limit.used_by(reserved, taken.price), used);
+                let used = if is_counted { limit.used_by(used_tokens, wanted.price) } else { 0 };
+                counters.correct(at, taken.admitted, reserved, used);
             }
         }
+        self.changed(state, &wanted.place);
+    }
+
+    /// Tells the store of a set of counters, if they are shared.
+    pub(super) fn changed(self: &Arc<Self>, state: &mut State, place: &Place) {
+        let Some(changes) = &self.changes else { return };
+        let shared = &mut state.counters.at(place).shared;
+        if !shared.is_changed {
+            shared.is_changed = true;
+            changes.add(self.clone(), place.clone());
+        }
+    }
+}
+
+/// A set of counters whose windows contain the present.
+pub(super) struct Rolled<'s> {
+    pub(super) counters: &'s mut Counters,
+    limits: &'s [QuotaLimit],
+}
+
+impl Rolled<'_> {
+    pub(super) fn closed(&self, needed: &[u128]) -> Option<Closed> {
+        self.counters.closed(self.limits, needed)
+    }
+
+    /// The limit that opens last.
+    pub(super) fn last(&self) -> Option<Closed> {
+        self.counters.last(self.limits)
+    }
+
+    fn closed_of_share(&self, needed: &[u128], gateways: u64) -> Option<Closed> {
+        self.counters.closed_of_share(self.limits, needed, gateways)
+    }
+
+    fn are_granted(&self, needed: &[u128], now: Instant) -> bool {
+        self.counters.are_granted(self.limits, needed, now)
+    }
+
+    fn standings(&self, now: u64) -> Vec<QuotaStanding> {
+        self.counters.standings(self.limits, now)
+    }
+}
+
+impl State {
+    pub(super) fn rolled(&mut self, place: &Place) -> Rolled<'_> {
+        let counters = self.counters.at(place);
+        counters.roll(&self.limits, self.latest);
+        Rolled { counters, limits: &self.limits }
+    }
+
+    fn wanted(&mut self, quota: &ObjectKey, request: &Request<'_>) -> Wanted {
+        let Request { mode, value, price, expected, now } = *request;
+        self.latest = self.latest.max(now);
+        let estimate = expected.map_or_else(Estimate::default, |expected| self.estimates.of(expected));
+        let Found { place, is_crowded_out } = self.counters.find(value, self.latest);
+        if is_crowded_out && self.latest >= self.next_crowding_log {
+            self.next_crowding_log = self.latest + CROWDING_LOG_SECONDS;
+            tracing::warn!(
+                %quota, MAX_VALUES,
+                "too many values of spec.per in one window; further ones share one set of counters"
+            );
+        }
+        Wanted { place, estimate, price, mode, is_crowded_out, now }
     }
 }
 
@@ -206,12 +388,12 @@ impl QuotaTaken {
 
     /// The value of `per` has no counters of its own.
     pub(crate) fn is_crowded_out(&self) -> bool {
-        self.is_crowded_out
+        self.wanted.is_crowded_out
     }
 
     /// For headers of responses. None of a quota that rejects no request.
     pub(in crate::limit) fn standings(&self) -> Vec<Standing> {
-        if self.mode == QuotaMode::Enforce { shown(&self.standings) } else { Vec::new() }
+        if self.wanted.mode == QuotaMode::Enforce { shown(&self.standings) } else { Vec::new() }
     }
 
     /// Corrects what was taken.

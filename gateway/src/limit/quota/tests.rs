@@ -7,6 +7,7 @@ use forebay_resources::{ObjectKey, QuotaMode, QuotaWindow, TokenCount};
 use forebay_routing::{QuotaLimit, QuotaMeasure};
 use proptest::prelude::*;
 
+use super::state::Request;
 use super::window::Window;
 use super::*;
 use crate::limit::estimate::Expected;
@@ -34,7 +35,7 @@ fn concurrent(amount: u128) -> QuotaLimit {
 }
 
 fn state(limits: &[QuotaLimit], max_values: usize) -> Arc<QuotaState> {
-    Arc::new(QuotaState::with_values(ObjectKey::new("ns", "q"), limits, max_values))
+    Arc::new(QuotaState::with_values(ObjectKey::new("ns", "q"), limits, max_values, None))
 }
 
 /// Reserves exactly this many tokens.
@@ -48,7 +49,8 @@ fn take(
     reserved: u64,
     now: u64,
 ) -> Result<QuotaTaken, Box<QuotaExceeded>> {
-    state.take_as(ENFORCE, value, None, Some(&expected(reserved)), now)
+    let expected = expected(reserved);
+    state.take_here(&Request { mode: ENFORCE, value, price: None, expected: Some(&expected), now })
 }
 
 fn used(tokens: u64) -> Served {
@@ -56,7 +58,7 @@ fn used(tokens: u64) -> Served {
 }
 
 fn remaining(state: &QuotaState, value: Option<&str>, now: u64) -> Vec<u128> {
-    state.standings(value, now).iter().map(|it| it.remaining).collect()
+    state.standings_here(value, now).iter().map(|it| it.remaining).collect()
 }
 
 #[test]
@@ -185,7 +187,8 @@ fn a_change_keeps_what_limits_of_the_same_kind_have_counted() {
 #[test]
 fn a_quota_that_warns_counts_and_admits() {
     let state = state(&[requests(1)], 9);
-    let taken = |state: &Arc<QuotaState>| state.take_as(QuotaMode::Warn, None, None, None, START).unwrap();
+    let request = Request { mode: QuotaMode::Warn, value: None, price: None, expected: None, now: START };
+    let taken = |state: &Arc<QuotaState>| state.take_here(&request).unwrap();
     let (first, second) = (taken(&state), taken(&state));
     assert_eq!((first.is_above(), second.is_above()), (false, true));
     assert!(second.standings().is_empty(), "headers are about limits that bind");

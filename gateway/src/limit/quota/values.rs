@@ -31,7 +31,7 @@ struct Own {
 }
 
 /// Which counters a request uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     Shared,
     Own(Arc<str>),
@@ -100,6 +100,21 @@ impl CounterMap {
             },
             Place::Shared => &mut self.shared,
         }
+    }
+
+    /// The counters at a place, if they were not forgotten.
+    pub(super) fn get(&mut self, place: &Place) -> Option<&mut Counters> {
+        match place {
+            Place::Own(value) => self.by_value.get_mut(value).map(|own| &mut own.counters),
+            Place::Shared => Some(&mut self.shared),
+        }
+    }
+
+    /// The places of counters that are not 0.
+    pub(super) fn used_places(&self) -> Vec<Place> {
+        let own = self.by_value.iter().filter(|(_, own)| own.counters.are_used());
+        let own = own.map(|(value, _)| Place::Own(value.clone()));
+        self.shared.are_used().then_some(Place::Shared).into_iter().chain(own).collect()
     }
 
     /// The counters of a value, if it has been used. Uses nothing.

@@ -44,6 +44,11 @@ pub struct QuotaFields {
     /// `x-forebay-quota-warning`.
     #[serde(default)]
     pub mode: QuotaMode,
+    /// What a gateway does while the store of the counters is not reachable. `Share`: it admits its share of each limit, the
+    /// limit divided by the number of gateways. `Open`: it admits all requests and counts them. `Closed`: it rejects all
+    /// requests. Without a store (flag `--quota-store` of the gateway) it has no effect.
+    #[serde(default)]
+    pub when_store_unavailable: StoreFailure,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -196,4 +201,12 @@ pub enum QuotaMode {
     #[default]
     Enforce,
     Warn,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StoreFailure {
+    #[default]
+    Share,
+    Open,
+    Closed,
 }

@@ -26,7 +26,17 @@ const MAX_CONCURRENT_REQUESTS: i64 = 1_000_000;
 
 /// The error names the field.
 pub(super) fn quota(key: &ObjectKey, index: usize, spec: &QuotaSpec) -> Result<Quota, String> {
-    let QuotaFields { target_refs, callers, is_default, per, models, limits, prices, mode } = spec.parse()?;
+    let QuotaFields {
+        target_refs,
+        callers,
+        is_default,
+        per,
+        models,
+        limits,
+        prices,
+        mode,
+        when_store_unavailable: store_failure,
+    } = spec.parse()?;
     bounded("targetRefs", target_refs.len(), 1, MAX_TARGETS)?;
     each("targetRefs", target_refs, target)?;
     let callers = callers.map_or(Ok(Callers::All), self::callers)?;
@@ -37,7 +47,8 @@ pub(super) fn quota(key: &ObjectKey, index: usize, spec: &QuotaSpec) -> Result<Q
     let limits = each("limits", limits, limit)?;
     bounded("prices", prices.len(), 0, MAX_PRICES)?;
     let prices = self::prices(prices)?;
-    let quota = Quota { key: key.clone(), index, callers, is_default, per, models, limits, prices, mode };
+    let key = key.clone();
+    let quota = Quota { key, index, callers, is_default, per, models, limits, prices, mode, store_failure };
     if quota.counts_money() && quota.prices.is_empty() {
         return Err("prices: a limit of money needs prices".into());
     }

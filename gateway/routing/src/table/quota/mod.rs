@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cel::Context;
-use forebay_resources::{ObjectKey, QuotaMode};
+use forebay_resources::{ObjectKey, QuotaMode, StoreFailure};
 
 pub(crate) use self::callers::{Callers, KeySelector, Requirement};
 pub use self::limit::{QuotaLimit, QuotaMeasure};
@@ -37,6 +37,8 @@ pub struct Quota {
     pub(crate) prices: Prices,
     /// Whether requests above a limit are rejected.
     pub mode: QuotaMode,
+    /// What happens while the store of the counters is not reachable.
+    pub store_failure: StoreFailure,
 }
 
 impl Quota {

@@ -1,0 +1,156 @@
+//! A store that is gone, and gateways that are.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::support::harness::LISTENER;
+
+const ONE_PER_MONTH: &str = "{requests: 1, window: Month}";
+
+/// Waits until a gateway has noticed that the store is gone, or is back.
+async fn until_up(gateway: &Running, is_up: bool) {
+    until("the state of the store", || async {
+        let up = gateway.metric("forebay_gateway_quota_store_up").await;
+        ((up == 1.0) == is_up).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_quota_says_what_happens_without_the_store() {
+    for (rule, statuses) in
+        [("Open", [200, 200, 200]), ("Closed", [503, 503, 503]), ("Share", [200, 429, 429])]
+    {
+        let Some(mut store) = Server::start().await else { return };
+        let engine = Engine::start(true).await;
+        let limit = "{requests: 2, window: Month}";
+        let gateways = engine.gateways(&store, 2, limit, &format!("  whenStoreUnavailable: {rule}")).await;
+        for gateway in &gateways {
+            until_up(gateway, true).await;
+        }
+        // Both know that there are two.
+        until("both gateways in the store", || async {
+            let client = redis::Client::open(store.url()).unwrap();
+            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            let count: u64 =
+                redis::cmd("HLEN").arg("forebay:gateways").query_async(&mut connection).await.unwrap();
+            (count == 2).then_some(())
+        })
+        .await;
+        until("both gateways to know", || async {
+            let calls =
+                join_all(gateways.iter().map(|it| it.metric("forebay_gateway_quota_store_gateways"))).await;
+            (calls == [2.0, 2.0]).then_some(())
+        })
+        .await;
+        store.kill();
+        until_up(&gateways[0], false).await;
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(exchange(gateways[0].address(), post(REQUEST)).await);
+        }
+        assert_eq!(seen.iter().map(|it| it.status).collect::<Vec<_>>(), statuses, "{rule}");
+        if rule == "Closed" {
+            assert_eq!(seen[0].code(), "quota_store_unavailable");
+            assert!(seen[0].json()["error"]["message"].as_str().unwrap().contains("agentgateway-system/q"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_store_is_told_what_was_used() {
+    let Some(mut store) = Server::start().await else { return };
+    let engine = Engine::start(true).await;
+    let limit = "{requests: 3, window: Month}";
+    let gateways = engine.gateways(&store, 2, limit, "  whenStoreUnavailable: Open").await;
+    assert_eq!((ask(gateways[0].address()).await, ask(gateways[1].address()).await), (200, 200));
+    store.kill();
+    until_up(&gateways[0], false).await;
+    assert_eq!(ask(gateways[0].address()).await, 200);
+    store.start_again().await;
+    for gateway in &gateways {
+        until_up(gateway, true).await;
+    }
+    until("all that was used", || async { (remaining(gateways[1].address()).await == 0).then_some(()) })
+        .await;
+    assert_eq!((ask(gateways[0].address()).await, ask(gateways[1].address()).await), (429, 429));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_not_waited_for() {
+    let Some(store) = Server::start().await else { return };
+    let engine = Engine::start(true).await;
+    let gateways = engine.gateways(&store, 1, ONE_PER_MONTH, "  whenStoreUnavailable: Open").await;
+    until_up(&gateways[0], true).await;
+    store.freeze();
+    assert_eq!((ask(gateways[0].address()).await, ask(gateways[0].address()).await), (200, 200));
+    until_up(&gateways[0], false).await;
+    store.thaw();
+    until_up(&gateways[0], true).await;
+    assert_eq!(ask(gateways[0].address()).await, 429);
+}
+
+/// A gateway as a process.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    async fn start(harness: &Harness, store: &Server, lease: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("manifests.yaml"), &harness.manifests).unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_forebay-gateway"))
+            .args(["--workers=1", "--bind-address=127.0.0.1", "--admin-listen=127.0.0.1:0"])
+            .arg(format!("--map-port={LISTENER}={}", address.port()))
+            .arg(format!("--quota-lease={}", lease.as_secs_f64()))
+            .arg("--resources")
+            .arg(folder.path())
+            .env("FOREBAY_QUOTA_STORE", store.url())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the gateway to listen", || async { TcpStream::connect(address).await.ok() }).await;
+        Self { child, address, _folder: folder }
+    }
+}
+
+/// What it has used stays used, and what it has reserved comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn reservations_of_a_killed_gateway_come_back() {
+    let Some(store) = Server::start().await else { return };
+    let lease = Duration::from_secs(2);
+    let (free, stuck) = (Engine::start(true).await, Engine::start(false).await);
+    let limits = "{requests: 5, window: Month}, {concurrentRequests: 1}";
+    let survivor = free.behind(limits, "").start_with(|config| {
+        use_store(config, &store);
+        config.quota_lease = lease;
+    });
+    let survivor = survivor.await;
+    let mut killed = Process::start(&stuck.behind(limits, ""), &store, lease).await;
+    let mut client = connect(killed.address).await;
+    client.write(post(REQUEST)).await;
+    until("the request", || async { (stuck.arrived() == 1).then_some(()) }).await;
+    // Beyond the lease: the gateway renews what it holds.
+    let start = std::time::Instant::now();
+    while start.elapsed() < 2 * lease {
+        assert_eq!(ask(survivor.address()).await, 429);
+    }
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    until("what was reserved", || async { (ask(survivor.address()).await == 200).then_some(()) }).await;
+    // The killed request was never settled, so it is not charged.
+    assert_eq!(remaining(survivor.address()).await, 4);
+}
