@@ -166,10 +166,8 @@ impl Shared {
         &self,
         config: &Config,
         transport: Transport,
-        logs: Logs,
         traces: Option<Arc<Traces>>,
-        quota_store: Option<QuotaStore>,
-    ) -> Proxy {
+    ) -> Result<Proxy, StartError> {
         let metrics = &self.metrics;
         let forwarder = Arc::new(Forwarder {
             connections: self.connections.clone(),
@@ -186,7 +184,7 @@ impl Shared {
             self.tasks.clone(),
             self.stop.child_token(),
         );
-        Proxy {
+        Ok(Proxy {
             routes: Default::default(),
             budget: self.budget.clone(),
             max_requests: config.max_requests.get(),
@@ -195,15 +193,15 @@ impl Shared {
             forwarder,
             models: ModelLists::new(self.connections.clone()),
             metrics: metrics.clone(),
-            logs,
+            logs: self.logs(config)?,
             traces,
-            quota_store,
+            quota_store: self.quota_store(config)?,
             client_body_timeout: config.client_body_timeout,
             stream_usage: config.stream_usage,
             stream_idle_timeout: config.stream_idle_timeout,
             unknown_label: Arc::from(UNKNOWN),
             draining: self.draining.clone(),
-        }
+        })
     }
 
     fn key_sets(&self) -> KeySetRegistry {
@@ -245,9 +243,7 @@ impl Gateway {
         let transport = Transport::new(&config.picker_tls)?;
         let traces = traces(&config)?;
         let shared = Shared::start(&config)?;
-        let quota_store = shared.quota_store(&config)?;
-        let logs = shared.logs(&config)?;
-        let proxy = Arc::new(shared.proxy(&config, transport, logs, traces.clone(), quota_store.clone()));
+        let proxy = Arc::new(shared.proxy(&config, transport, traces.clone())?);
         let health = Arc::new(Health::default());
         let in_process = InProcessPickers::new(store.clone(), picker_options, shared.metrics.pickers.clone());
         let (state, observed) = watch::channel(State::default());
@@ -261,7 +257,7 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: Limits::new(quota_store),
+            limits: Limits::new(proxy.quota_store.clone()),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),

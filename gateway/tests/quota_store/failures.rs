@@ -64,19 +64,31 @@ async fn each_quota_says_what_happens_without_the_store() {
 async fn an_empty_store_is_told_what_was_used() {
     let Some(mut store) = Server::start().await else { return };
     let engine = Engine::start(true).await;
-    let limit = "{requests: 3, window: Month}";
-    let gateways = engine.gateways(&store, 2, limit, "  whenStoreUnavailable: Open").await;
-    assert_eq!((ask(gateways[0].address()).await, ask(gateways[1].address()).await), (200, 200));
+    let start = || {
+        let harness = engine.behind("{requests: 3, window: Month}", "  whenStoreUnavailable: Open");
+        harness.start_with(|config| {
+            use_store(config, &store);
+            // No renewal tells it in time.
+            config.quota_lease = Duration::from_secs(600);
+        })
+    };
+    let gateways = [start().await, start().await];
+    let [idle, other] = [0, 1].map(|at| gateways[at].address());
+    assert_eq!((ask(idle).await, ask(other).await), (200, 200));
+    // All of it is in the store: the first gateway has nothing to tell from here.
+    let is_settled = |it: &String| it.split(' ').nth(1) == Some("1");
+    until("what was used", || async { store.shares().await.iter().all(is_settled).then_some(()) }).await;
     store.kill();
-    until_up(&gateways[0], false).await;
-    assert_eq!(ask(gateways[0].address()).await, 200);
+    for gateway in &gateways {
+        until_up(gateway, false).await;
+    }
+    assert_eq!(ask(other).await, 200);
     store.start_again().await;
     for gateway in &gateways {
         until_up(gateway, true).await;
     }
-    until("all that was used", || async { (remaining(gateways[1].address()).await == 0).then_some(()) })
-        .await;
-    assert_eq!((ask(gateways[0].address()).await, ask(gateways[1].address()).await), (429, 429));
+    until("all that was used", || async { (remaining(other).await == 0).then_some(()) }).await;
+    assert_eq!((ask(other).await, ask(idle).await), (429, 429));
 }
 
 #[tokio::test(flavor = "multi_thread")]

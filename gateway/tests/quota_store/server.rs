@@ -68,6 +68,15 @@ impl Server {
         format!("redis://{}/0", self.address)
     }
 
+    /// What each gateway has told of the only limit: total, settled, time.
+    pub async fn shares(&self) -> Vec<String> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg("forebay:quota:*").query_async(&mut connection).await.unwrap();
+        redis::cmd("HVALS").arg(keys).query_async(&mut connection).await.unwrap()
+    }
+
     /// All keys.
     pub async fn keys(&self) -> Vec<String> {
         let client = redis::Client::open(self.url()).unwrap();
