@@ -1,5 +1,7 @@
 //! Quotas whose counters gateways share in a store.
 
+#![allow(clippy::print_stdout, reason = "a test that is skipped must say so, and a figure is printed")]
+
 mod failures;
 mod server;
 
