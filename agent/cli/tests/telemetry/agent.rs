@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
+use forebay_agent::{
+    kernel::boottime_ns,
+    publish::{LoadReport, Publisher, TelemetryService},
+};
+use forebay_agent_ebpf::maps::{Event, EventKind};
 use forebay_telemetry::v1::{
     EndpointKey, EngineLoad, Gpu, GpuHealth, KernelLoad, Latency, Model, Node,
     telemetry_server::TelemetryServer,
@@ -63,12 +67,34 @@ impl Agent {
 
     pub(crate) fn measure(&self, address: &str, uid: &str, in_flight: u64) {
         let ttft = Some(Latency { count: 9, p50_ns: 40_000_000, p99_ns: 90_000_000, ..Latency::default() });
-        let load = KernelLoad { in_flight, ttft, ..KernelLoad::default() };
+        let load =
+            KernelLoad { measured_boottime_ns: boottime_ns(), in_flight, ttft, ..KernelLoad::default() };
         let address = address.parse().unwrap();
         self.publisher.set_kernel(address, uid, LoadReport::Measured(load));
         let models = vec![Model { id: "qwen".into(), ..Model::default() }];
-        let load = EngineLoad { running: 2, models, ..EngineLoad::default() };
+        let load =
+            EngineLoad { measured_boottime_ns: boottime_ns(), running: 2, models, ..EngineLoad::default() };
         self.publisher.set_engine(address, uid, LoadReport::Measured(load));
+    }
+
+    /// A request of the busy pod has ended with this status. Returns whether somebody was told.
+    pub(crate) fn end_request(&self, status: u16) -> bool {
+        let key = EndpointKey {
+            namespace: "llm-d".into(),
+            pod: "zealous".into(),
+            uid: "zealous".into(),
+            ip: "10.0.0.1".into(),
+            port: 8000,
+        };
+        let event = Event {
+            at_ns: boottime_ns(),
+            kind: EventKind::Finished as u32,
+            count: 1,
+            status,
+            ..Event::default()
+        };
+        self.publisher.requests().publish(&Arc::new(key), &event);
+        self.publisher.requests().has_readers()
     }
 
     /// Ends all streams, and accepts no others.
