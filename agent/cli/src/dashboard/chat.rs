@@ -31,7 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::{Body, EVENT_STREAM, error};
+use super::response::{Body, error, events};
 use crate::{
     explain::{self, UNTRUSTED},
     gateway::Gateway,
@@ -110,9 +110,7 @@ impl Chat {
                 return error(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", &message);
             }
         };
-        let mut response = Response::new(relay(started, place).await);
-        response.headers_mut().insert(CONTENT_TYPE, EVENT_STREAM);
-        response
+        events(relay(started, place).await)
     }
 
     async fn send(&self, prompt: &Prompt) -> anyhow::Result<Started> {

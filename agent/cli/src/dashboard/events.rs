@@ -7,7 +7,7 @@ use hyper::body::Frame;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::server::Body;
+use super::response::Body;
 
 const PREFIX: &str = "data: ";
 const SUFFIX: &str = "\n\n";

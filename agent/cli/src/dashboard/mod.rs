@@ -7,6 +7,7 @@ mod chat;
 mod document;
 mod events;
 mod guard;
+mod response;
 mod server;
 
 use std::{

@@ -6,19 +6,24 @@ use bytes::Bytes;
 use forebay_service::places::{Limits, Place, Places};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
-use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::JoinSet,
 };
 
-use super::{assets::Asset, chat::Chat, events, guard::Guard};
+use super::{
+    assets::Asset,
+    chat::Chat,
+    events,
+    guard::Guard,
+    response::{self, Body, JSON, error, respond},
+};
 
 /// Maximum connections. A further one is served in place of the oldest idle one. All peers are this machine.
 const LIMITS: Limits = Limits { total: 64, per_peer: 64 };
@@ -39,8 +44,6 @@ const SECURITY: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (CACHE_CONTROL, "no-store"),
 ];
-
-pub(super) type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
 
 /// What the responses are made of.
 #[derive(Debug)]
@@ -112,11 +115,7 @@ impl Site {
 
     fn subscribe(&self) -> Response<Body> {
         match Arc::clone(&self.subscribers).try_acquire_owned() {
-            Ok(place) => {
-                let mut response = Response::new(events::body(self.published.clone(), place));
-                response.headers_mut().insert(CONTENT_TYPE, EVENT_STREAM);
-                response
-            }
+            Ok(place) => response::events(events::body(self.published.clone(), place)),
             Err(_) => error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_many_subscribers",
@@ -125,9 +124,6 @@ impl Site {
         }
     }
 }
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// Serves until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, site: Arc<Site>) -> Infallible {
@@ -163,20 +159,6 @@ async fn serve_connection(stream: TokioIo<tokio::net::TcpStream>, place: Place, 
         .serve_connection(stream, service);
     // Errors of a client's connection do not matter.
     let _ = must_close.run_until_cancelled(connection).await;
-}
-
-fn respond(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Body> {
-    let body = Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-/// An error in OpenAI's format, as the gateway's.
-pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
-    let body = json!({ "error": { "code": code, "message": message } });
-    respond(status, JSON, Bytes::from(body.to_string()))
 }
 
 fn not_allowed(allowed: &'static str) -> Response<Body> {

@@ -49,6 +49,32 @@ impl Agent {
         };
         let users = BTreeMap::from([(BUSY.parse().unwrap(), vec!["GPU-0".to_owned()])]);
         publisher.set_gpus(vec![gpu], &users, Some(1));
+        let agent = Self::serve(publisher).await;
+        agent.measure(BUSY, "zealous", 7);
+        agent.measure(IDLE, "idle", 1);
+        agent
+    }
+
+    /// An agent of this many pods, with as many requests in flight as their number.
+    pub(crate) async fn with_pods(count: u16) -> Self {
+        let publisher = Arc::new(Publisher::new(Node { name: "node-1".into(), ..Node::default() }));
+        let pod = |at: u16| {
+            let [high, low] = at.to_be_bytes();
+            let address = SocketAddr::from(([10, 1, high, low], 8000));
+            let name = format!("qwen-{at:04}");
+            let (ip, port) = (address.ip().to_string(), 8000);
+            (address, EndpointKey { namespace: "llm-d".into(), pod: name.clone(), uid: name, ip, port })
+        };
+        let pods: BTreeMap<SocketAddr, EndpointKey> = (0..count).map(pod).collect();
+        publisher.set_endpoints(pods.clone());
+        let agent = Self::serve(publisher).await;
+        for (at, (address, key)) in (0..).zip(&pods) {
+            agent.measure(&address.to_string(), &key.uid, at);
+        }
+        agent
+    }
+
+    async fn serve(publisher: Arc<Publisher>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -59,10 +85,7 @@ impl Agent {
             let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        let agent = Self { address, publisher, stop, server };
-        agent.measure(BUSY, "zealous", 7);
-        agent.measure(IDLE, "idle", 1);
-        agent
+        Self { address, publisher, stop, server }
     }
 
     pub(crate) fn measure(&self, address: &str, uid: &str, in_flight: u64) {

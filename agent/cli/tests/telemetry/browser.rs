@@ -19,13 +19,18 @@ const HELPERS: &str = "
     true";
 
 async fn open(dashboard: &Dashboard) -> Browser {
+    open_with(dashboard, 2).await
+}
+
+/// The page, when it shows this many pods.
+async fn open_with(dashboard: &Dashboard, pods: usize) -> Browser {
     let mut browser = Browser::start().await;
     let size = json!({ "width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": false });
     browser.call("Emulation.setDeviceMetricsOverride", size).await;
     let started = Instant::now();
     browser.call("Page.navigate", json!({ "url": dashboard.url })).await;
-    browser.wait("document.querySelectorAll('#fleet tr.pod').length === 2").await;
-    println!("the page shows the pods after {:.0} ms", started.elapsed().as_secs_f64() * 1e3);
+    browser.wait(&format!("document.querySelectorAll('#fleet tr.pod').length === {pods}")).await;
+    println!("the page shows {pods} pods after {:.0} ms", started.elapsed().as_secs_f64() * 1e3);
     browser.evaluate(HELPERS).await;
     browser
 }
@@ -212,5 +217,30 @@ async fn a_prompt_is_answered_and_its_decision_explained() {
     let (unnamed, named) = unnamed(&mut browser).await;
     assert!(unnamed.is_empty() && named >= 16, "{named}, {unnamed:#?}");
     browser.screenshot("light", 1400, &screenshot("prompt.png")).await;
+    end(browser, &dashboard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_pods_are_shown_and_updated() {
+    if !is_installed() {
+        return;
+    }
+    let agent = Agent::with_pods(1_000).await;
+    let dashboard = start(&agent, &[]).await;
+    let mut browser = open_with(&dashboard, 1_000).await;
+    println!("the document has {} bytes", dashboard.fleet().await.to_string().len());
+    let changed = Instant::now();
+    agent.measure("10.1.0.7:8000", "qwen-0007", 4_321);
+    browser.wait("cell('qwen-0007', 1) === '4321'").await;
+    println!("a change is shown after {:.0} ms", changed.elapsed().as_secs_f64() * 1e3);
+    let filtering = "(() => {
+        const filter = document.getElementById('filter');
+        filter.value = 'qwen-0007';
+        const started = performance.now();
+        filter.dispatchEvent(new Event('input'));
+        return performance.now() - started;
+    })()";
+    println!("the filter takes {} ms", browser.evaluate(filtering).await);
+    assert_eq!(browser.evaluate("document.querySelectorAll('#fleet tr.pod').length").await, 1);
     end(browser, &dashboard).await;
 }

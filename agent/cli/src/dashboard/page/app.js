@@ -29,7 +29,12 @@ function showNotices(notices) {
   notices.forEach((notice, index) => setText(list.children[index], notice));
 }
 
+let last;
+
+// A page that is not seen is not drawn.
 function take(state) {
+  last = state;
+  if (document.hidden) return;
   setText(byId("summary"), summary(state));
   showNotices(state.notices);
   fleet.update(state);
@@ -42,6 +47,7 @@ function report(problem) {
   setAttribute(byId("status"), "class", problem ? "down" : null);
 }
 
+document.addEventListener("visibilitychange", () => last && take(last));
 byId("skip").addEventListener("click", (event) => {
   // The fragment is the token.
   event.preventDefault();

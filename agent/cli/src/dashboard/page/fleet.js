@@ -1,7 +1,7 @@
 // The table of models, their pools, and the pods of these with their GPUs.
 
 import { element, setAttribute, setChildren, setSparkline, setText, sparkline, table, valueList } from "./dom.js";
-import { age, count, gib, integer, list, mark, megahertz, percent, plural, seconds, sum, text, watts } from "./format.js";
+import { age, count, gib, integer, list, mark, megahertz, percent, plural, seconds, sum, text, UNKNOWN, watts } from "./format.js";
 
 const LEVELS = ["ok", "unknown", "suspect", "failed"];
 const kernel = (pod) => pod.kernel.stale;
@@ -167,6 +167,8 @@ export function createFleet(root, filter) {
       column.spark
         ? element("td", { class: column.rank }, sparkline())
         : element("td", { class: `${column.rank} number` }));
+    // What each cell shows: reading it from the cells of all pods takes longer.
+    const before = [];
     const verdict = element("span", { class: "level" });
     const node = element("tr", { class: "pod" },
       element("th", { scope: "row" }, button), ...cells, element("td", { class: "p0" }, verdict));
@@ -175,10 +177,12 @@ export function createFleet(root, filter) {
       COLUMNS.forEach((column, index) => {
         const cell = cells[index];
         if (column.spark) return setSparkline(cell.firstChild, column.spark(pod));
-        const shown = column.format(column.value(pod));
-        const isOld = shown !== "-" && column.stale(pod);
-        setText(cell, mark(isOld, shown));
-        cell.classList.toggle("stale", isOld);
+        const isOld = column.stale(pod);
+        const shown = mark(isOld, column.format(column.value(pod)));
+        if (shown === before[index]) return;
+        before[index] = shown;
+        cell.textContent = shown;
+        cell.classList.toggle("stale", isOld && shown !== UNKNOWN);
       });
       showVerdict(verdict, pod.verdict);
       return isOpen();
@@ -204,7 +208,10 @@ function showVerdict(node, { level, text: shown, reason }) {
 function grouped(pods, names) {
   const groups = new Map();
   for (const pod of pods) {
-    for (const name of names(pod)) groups.set(name, [...(groups.get(name) ?? []), pod]);
+    for (const name of names(pod)) {
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(pod);
+    }
   }
   return [...groups].sort(([one], [other]) => one.localeCompare(other));
 }
