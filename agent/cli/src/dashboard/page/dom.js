@@ -19,7 +19,7 @@ export function setAttribute(node, name, value) {
   else if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-// Makes `parent` have these children, with as few moves as possible.
+// Makes these the children of `parent`, with few moves.
 export function setChildren(parent, nodes) {
   let next = parent.firstChild;
   for (const node of nodes) {

@@ -23,7 +23,7 @@ const COLUMNS = [
   TOKENS,
   { label: "Queue", rank: "p3", help: "requests waiting in the engine (its own number)", value: (pod) => pod.engine.queue, format: integer, stale: engine, sum: String },
   { label: "KV", rank: "p2", help: "use of the engine's KV cache", value: (pod) => pod.engine.kvCacheUsage, format: percent, stale: engine },
-  { label: "Prefix", rank: "p3", help: "prompt tokens found in the prefix cache, of the last minute, as the engine measured", value: (pod) => pod.engine.prefixCacheHits, format: percent, stale: engine },
+  { label: "Prefix", rank: "p3", help: "prompt tokens found in the prefix cache, of the last minute", value: (pod) => pod.engine.prefixCacheHits, format: percent, stale: engine },
   { label: "GPU", rank: "p2", help: "mean utilisation of the pod's GPUs", value: (pod) => pod.gpu.utilization, format: percent, stale: gpu },
   { label: "GPU mem", rank: "p3", help: "memory in use on these GPUs", value: (pod) => memory(pod.gpu), format: percent, stale: gpu },
   { label: "Power", rank: "p3", help: "power of these GPUs", value: (pod) => pod.gpu.powerMilliwatts, format: watts, stale: gpu },
@@ -36,7 +36,7 @@ const ALL = [NAME, ...COLUMNS, VERDICT];
 export function createFleet(root, filter) {
   const [head, body] = [root.tHead, root.tBodies[0]];
   const rows = new Map();
-  // Keys of models and pools that were closed, and of pods that were opened.
+  // Models and pools that were closed, and pods that were opened.
   const toggled = new Set();
   let sort = { column: NAME, direction: 1 };
   let last;
@@ -231,7 +231,7 @@ function podValues(pod) {
       ["KV cache", percent(e.kvCacheUsage)], ["Prefix cache hits (measured)", percent(e.prefixCacheHits)],
     ]),
     ["Engine values are", e.off ? `off: ${e.off}` : `${age(e.ageSeconds)} old`],
-    ...of(g, [["GPU utilisation", percent(g.utilization)], ["GPU power", watts(g.powerMilliwatts)], ["Slowest GPU clock", megahertz(g.smClockMhz)]]),
+    ...of(g, [["GPU utilisation", percent(g.utilization)], ["GPU power", watts(g.powerMilliwatts)], ["Slowest clock", megahertz(g.smClockMhz)]]),
   ];
 }
 

@@ -1,4 +1,4 @@
-// The API of the server: requests with the token of the printed address, and server-sent events.
+// The API of the server, with the token of the printed address.
 
 const token = location.hash.slice(1);
 const MAX_EVENT = 32 << 20;
