@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     agent::{Agent, BUSY},
     program::forebay,
-    site::{Dashboard, eventually},
+    site::{Dashboard, TIMEOUT, eventually},
 };
 
 pub(crate) async fn start(agent: &Agent, more: &[&str]) -> Dashboard {
@@ -168,7 +168,7 @@ async fn open_streams_outlive_a_flood_of_connections() {
     }
     assert_eq!(dashboard.open_own("GET", "/api/fleet", "").await.status, 200);
     for _ in 0..3 {
-        assert!(stream.chunk().await.is_some(), "the stream goes on");
+        assert!(stream.chunk().await.is_some(), "the stream is not closed");
     }
 }
 
@@ -221,7 +221,7 @@ async fn a_recording_is_shown_without_agents() {
     assert_eq!(document["requests"], Value::Null);
 }
 
-/// A listener that stands in for a gateway: `respond` makes the response of a request. Returns its address.
+/// A listener in place of a gateway: `respond` makes the response of a request. Returns its address.
 pub(crate) async fn gateway(respond: fn(&str) -> String) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -277,6 +277,38 @@ async fn prompts_are_relayed_with_the_key_and_appear_nowhere_else() {
     for private in ["private", "sk-"] {
         assert!(!document.contains(private) && !printed.contains(private), "{printed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_leaves_ends_its_prompt_and_frees_its_place() {
+    let agent = Agent::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let dashboard = start(&agent, &["--gateway", &address]).await;
+    let mut prompts = Vec::new();
+    for _ in 0..8 {
+        let (response, connection) = tokio::join!(dashboard.open_own("POST", "/api/chat", PROMPT), async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"}") {
+                assert_ne!(connection.read_buf(&mut seen).await.unwrap(), 0);
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\ndata: a").await.unwrap();
+            connection
+        });
+        assert_eq!(response.status, 200);
+        prompts.push((response, connection));
+    }
+    assert_eq!(dashboard.open_own("POST", "/api/chat", PROMPT).await.status, 429);
+    let (response, mut connection) = prompts.swap_remove(0);
+    drop(response);
+    let closed = tokio::time::timeout(TIMEOUT, connection.read_u8()).await.unwrap();
+    assert_eq!(closed.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    eventually("a free place", async || {
+        // An empty prompt is refused after a place was found.
+        (dashboard.open_own("POST", "/api/chat", "{}").await.status == 400).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,7 @@ pub(crate) struct Dashboard {
     pub(crate) url: String,
 }
 
-/// A response that is read as it comes.
+/// A response whose body is read in parts.
 pub(crate) struct Open {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
