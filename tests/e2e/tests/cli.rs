@@ -8,7 +8,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -292,6 +295,9 @@ async fn watch_prints_one_document_per_line_until_interrupted() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Gateways that were started.
+static GATEWAYS: AtomicU8 = AtomicU8::new(0);
+
 /// Starts a gateway in front of `pod`. Its listeners on ports 8081 and 8443 (TLS, `gw.example`) are trusted.
 async fn gateway(pod: SocketAddr, folder: &Path, certificate: &Issued) -> (Running, IpAddr) {
     let indented = |text: &str| text.trim().replace('\n', "\n    ");
@@ -342,9 +348,10 @@ spec:
         pod.ip()
     );
     std::fs::write(folder.join("all.yaml"), manifests).unwrap();
-    // A separate address, because the ports are fixed.
+    // A separate address, because the ports are fixed and the tests run at one time.
+    let number = GATEWAYS.fetch_add(1, Ordering::Relaxed) & 1;
     let [.., a, b, c] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
+    let address = Ipv4Addr::new(127, 128 | (number << 6) | (a & 63), b, c.clamp(1, 254));
     let child = Command::new(program("forebay-gateway").unwrap())
         .args([
             format!("--resources={}", folder.display()),
