@@ -21,9 +21,9 @@ const BPF_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 /// `mount` and `setpriv`, used by the demo and the tests.
 const TOOLS: &[&str] = &["mount", "util-linux"];
 
-/// Terminals of given sizes, for the tests of `forebay top`; a database for those of usage records; Prometheus with promtool, for
-/// dashboards and alert rules; Redis for quotas that gateways share.
-const TEST_TOOLS: &[&str] = &["tmux", "postgresql", "prometheus", "redis-server"];
+/// Terminals of given sizes, for the tests of `forebay top`; a browser, for those of `forebay dashboard`; a database for those
+/// of usage records; Prometheus with promtool, for dashboards and alert rules; Redis for quotas that gateways share.
+const TEST_TOOLS: &[&str] = &["chromium", "tmux", "postgresql", "prometheus", "redis-server"];
 
 /// Programs of the cluster that are installed as packages. The others are built from Go modules.
 const CLUSTER: &[&str] =

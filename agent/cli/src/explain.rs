@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use forebay_routing::{EXPLAIN, EXPLANATION};
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::timeout};
@@ -25,6 +26,9 @@ use crate::{
     table::{align, header as row},
 };
 
+/// What to do if a gateway explains nothing.
+pub(crate) const UNTRUSTED: &str = "add its listener to the Gateway's annotation forebay.dev/trusted-listeners, and give it a \
+                                    port of its own";
 /// Maximum bytes of an error response that are read.
 const MAX_ERROR_BYTES: usize = 1 << 20;
 
@@ -93,22 +97,25 @@ async fn ask(options: &Options) -> anyhow::Result<Explained> {
         .context("--path and --host must be a path and a name")?;
     let response = sender.send_request(request).await.with_context(|| format!("no response of {gateway}"))?;
     let status = response.status();
-    let Some(explanation) = response.headers().get(EXPLANATION) else {
-        bail!(
-            "{gateway} responded with {status} and without an explanation: add its listener to the Gateway's annotation \
-             forebay.dev/trusted-listeners, and give it a port of its own"
-        );
+    let Some(explanation) = explanation(response.headers())? else {
+        bail!("{gateway} responded with {status} and without an explanation: {UNTRUSTED}");
     };
-    let explanation = serde_json::from_slice(explanation.as_bytes())
-        .context("the explanation is not JSON; is this a Forebay gateway?")?;
-    let error = if status.is_success() {
-        None
-    } else {
-        let body = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await;
-        Some(body.map(|body| error_text(&body.to_bytes())).unwrap_or_default())
-            .filter(|text| !text.is_empty())
-    };
+    let error = if status.is_success() { None } else { error(response.into_body()).await };
     Ok(Explained { status, error, explanation })
+}
+
+/// The gateway's explanation. `None` if it sent none.
+pub(crate) fn explanation(headers: &HeaderMap) -> anyhow::Result<Option<Value>> {
+    let Some(explanation) = headers.get(EXPLANATION) else { return Ok(None) };
+    serde_json::from_slice(explanation.as_bytes())
+        .context("the explanation is not JSON; is this a Forebay gateway?")
+        .map(Some)
+}
+
+/// Code and message of an error response, if it has them.
+pub(crate) async fn error(body: Incoming) -> Option<String> {
+    let body = Limited::new(body, MAX_ERROR_BYTES).collect().await.ok()?;
+    Some(error_text(&body.to_bytes())).filter(|text| !text.is_empty())
 }
 
 /// Code and message of an error in OpenAI's format; empty for other bodies.

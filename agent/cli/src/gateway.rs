@@ -50,20 +50,20 @@ impl Gateway {
     /// to use instead of the machine's.
     pub(crate) async fn connect(&self, host: &str, trusted: Option<&Path>) -> anyhow::Result<Stream> {
         if trusted.is_some() && !self.is_tls {
-            bail!("--tls-ca needs a TLS listener: use https://{self}");
+            bail!("a certificate authority needs a TLS listener: use https://{self}");
         }
         let address = (without_brackets(self.authority.host()), self.port);
         let tcp = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {self}"))?;
         if !self.is_tls {
             return Ok(Stream::Plain(tcp));
         }
-        let host: Authority = host.parse().context("--host must be a hostname")?;
+        let host: Authority = host.parse().context("the host must be a hostname")?;
         let name = without_brackets(host.host()).to_owned();
         let server = ServerName::try_from(name.clone())
             .with_context(|| format!("{name:?} is not a valid server name"))?;
         let handshake = TlsConnector::from(config(trusted)?).connect(server, tcp);
         let stream = handshake.await.with_context(|| {
-            format!("TLS handshake with {self} as {name:?} failed; set --tls-ca to its certificate authority, --host to its name")
+            format!("TLS handshake with {self} as {name:?} failed; name its certificate authority (--tls-ca; of the dashboard --gateway-ca) and its host (--host; --gateway-host)")
         })?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }

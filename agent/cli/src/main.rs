@@ -6,8 +6,10 @@ mod agents;
 mod certificates;
 mod check;
 mod crds;
+mod dashboard;
 mod duration;
 mod explain;
+mod fleet;
 mod format;
 mod forward;
 mod gateway;
@@ -20,7 +22,9 @@ mod output;
 mod recording;
 mod requests;
 mod scope;
+mod signals;
 mod sort;
+mod source;
 mod table;
 mod target;
 mod top;
@@ -59,6 +63,11 @@ enum Command {
     Gpus(list::ScopedOptions),
     /// Watch pods and GPUs in the terminal: load, latencies, verdicts. Press ? for the keys.
     Top(top::Options),
+    /// Serve a page with models, pools, pods and GPUs on this machine, live, and a box to send prompts.
+    ///
+    /// Prints the address of the page, with a secret of this run behind `#`. Nothing is installed in the cluster. The page is
+    /// served on loopback only; from another machine, use `ssh -L PORT:127.0.0.1:PORT` with the same port on both sides.
+    Dashboard(dashboard::Options),
     /// Show requests as they end, one line each: status, TTFT, duration, bytes and chunks, measured in the kernel.
     ///
     /// Of the pods of all agents that run at the start, in the order in which the agents report them. TIME is the end of the
@@ -108,6 +117,7 @@ async fn main() -> ExitCode {
         Command::Pods(options) => list::show_scoped(Subject::Pods, &options, &access).await,
         Command::Gpus(options) => list::show_scoped(Subject::Gpus, &options, &access).await,
         Command::Top(options) => top::run(&options, &access).await,
+        Command::Dashboard(options) => dashboard::run(&options, &access).await,
         Command::Requests(options) => requests::run(&options, &access).await,
         Command::Record(options) => recording::run(&options, &access).await,
         Command::Check(options) => check::run(&options, &access).await,

@@ -112,7 +112,7 @@ impl Places {
 
     /// The next connection that has a place. Waits after errors, which are usually a lack of file descriptors. Cancel
     /// safe.
-    pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, Place) {
+    pub async fn accept(&self, listener: &TcpListener) -> (TcpStream, Place) {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {

@@ -8,7 +8,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -292,6 +295,9 @@ async fn watch_prints_one_document_per_line_until_interrupted() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Gateways that were started.
+static GATEWAYS: AtomicU8 = AtomicU8::new(0);
+
 /// Starts a gateway in front of `pod`. Its listeners on ports 8081 and 8443 (TLS, `gw.example`) are trusted.
 async fn gateway(pod: SocketAddr, folder: &Path, certificate: &Issued) -> (Running, IpAddr) {
     let indented = |text: &str| text.trim().replace('\n', "\n    ");
@@ -342,9 +348,10 @@ spec:
         pod.ip()
     );
     std::fs::write(folder.join("all.yaml"), manifests).unwrap();
-    // A separate address, because the ports are fixed.
+    // A separate address, because the ports are fixed and the tests run at one time.
+    let number = GATEWAYS.fetch_add(1, Ordering::Relaxed) & 1;
     let [.., a, b, c] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
+    let address = Ipv4Addr::new(127, 128 | (number << 6) | (a & 63), b, c.clamp(1, 254));
     let child = Command::new(program("forebay-gateway").unwrap())
         .args([
             format!("--resources={}", folder.display()),
@@ -429,6 +436,98 @@ async fn explain_works_only_on_trusted_listeners() {
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{gateway} {more:?}");
         assert!(text.contains(problem), "{gateway} {more:?}: {text}");
+    }
+}
+
+/// The events of a response to a POST of the dashboard's page: the names, and the data.
+async fn ask_dashboard(url: &str, body: &Value) -> Vec<(String, String)> {
+    let (address, token) = url.trim_end().strip_prefix("http://").unwrap().split_once("/#").unwrap();
+    let body = body.to_string();
+    let request = format!(
+        "POST /api/chat HTTP/1.1\r\nhost: {address}\r\norigin: http://{address}\r\nauthorization: Bearer \
+         {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut response))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    let data = response.lines().scan(String::from("message"), |name, line| {
+        if let Some(event) = line.strip_prefix("event: ") {
+            event.clone_into(name);
+        }
+        Some(
+            line.strip_prefix("data: ")
+                .map(|data| (std::mem::replace(name, "message".into()), data.to_owned())),
+        )
+    });
+    data.flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_sends_prompts_and_shows_the_gateways_decision() {
+    let pod = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pod_address = pod.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Authority::new("gateway-ca").unwrap().issue_for("gw.example").unwrap();
+    let (_gateway, address) = gateway(pod_address, folder.path(), &certificate).await;
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        loop {
+            let (mut connection, _) = pod.accept().await.unwrap();
+            let mut seen = Vec::new();
+            // The gateway also asks for the models: with a GET, which gets no response.
+            while !seen.windows(8).any(|it| it == b"Why not?") && !seen.starts_with(b"GET") {
+                assert_ne!(connection.read_buf(&mut seen).await.unwrap(), 0);
+            }
+            let content = "data: {\"choices\":[]}\n\ndata: [DONE]\n\n";
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n";
+            let response = if seen.starts_with(b"GET") { String::new() } else { format!("{head}{content}") };
+            connection.write_all(response.as_bytes()).await.unwrap();
+        }
+    });
+    let agent = Agent::start().await;
+    let prompt = |model: &str| serde_json::json!({ "model": model, "prompt": "Why not?", "maxTokens": 5 });
+    for (port, is_trusted) in [(8081, true), (8080, false)] {
+        let child = Command::new(program("forebay").unwrap())
+            .args([
+                "dashboard",
+                "--agents",
+                &agent.address.to_string(),
+                "--gateway",
+                &format!("{address}:{port}"),
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut dashboard = Running(child);
+        let mut url = String::new();
+        BufReader::new(dashboard.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        let events = ask_dashboard(&url, &prompt("qwen")).await;
+        let names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["head", "message", "message", "end"], "{events:?}");
+        let head: Value = serde_json::from_str(&events[0].1).unwrap();
+        assert_eq!((&head["status"], &events[2].1), (&200.into(), &"[DONE]".to_owned()));
+        if is_trusted {
+            let explanation = &head["explanation"];
+            assert_eq!(
+                (&explanation["servedBy"], &head["advice"]),
+                (&pod_address.to_string().into(), &Value::Null)
+            );
+            let endpoint = &explanation["decision"]["endpoints"][0];
+            assert_eq!(endpoint["address"], pod_address.to_string(), "{head}");
+        } else {
+            assert_eq!(head["explanation"], Value::Null);
+            assert!(head["advice"].as_str().unwrap().contains("forebay.dev/trusted-listeners"), "{head}");
+        }
+        let events = ask_dashboard(&url, &prompt("unknown-model")).await;
+        let head: Value = serde_json::from_str(&events[0].1).unwrap();
+        assert_eq!(head["status"], 404);
+        assert!(head["error"].as_str().unwrap().starts_with("model_not_found"), "{head}");
     }
 }
 

@@ -30,6 +30,11 @@ const HOW: &[(&str, Run)] = &[
         Run::Elsewhere("it needs a terminal; `cargo xtask test` runs it in tmux (agent/cli/tests/telemetry)"),
     ),
     (
+        "forebay dashboard --agents AGENT:9550",
+        // Ctrl-C ends it.
+        Run::WithDemo("timeout --signal=INT 3 forebay dashboard --agents {agent} || [ $? = 124 ]"),
+    ),
+    (
         "forebay record FILE --agents AGENT:9550 --for 5m",
         Run::WithDemo(
             "rm -f target/demo.recording && forebay record target/demo.recording --agents {agent} --for 2s",

@@ -17,7 +17,7 @@ use crate::{agents::Agents, forward::Forwarding};
 const QUEUE: usize = 16;
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Frame(ReceivedRequests),
     /// The stream ended or could not be opened. It is opened again.
     Down(Error),

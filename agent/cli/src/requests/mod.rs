@@ -1,7 +1,9 @@
 //! `forebay requests`: the requests that end, one line each.
 
+mod agent;
 mod follow;
 mod print;
+mod recent;
 mod render;
 mod session;
 mod status;
@@ -20,7 +22,10 @@ use crate::{
     recording,
     scope::{self, Scope},
 };
+
+pub(crate) use follow::Event;
 use follow::RequestStreams;
+pub(crate) use recent::Recent;
 use session::{Limits, Session};
 use status::StatusPattern;
 

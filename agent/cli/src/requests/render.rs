@@ -1,8 +1,14 @@
 //! Lines of requests, for people and for programs.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, SystemTime},
+};
 
-use forebay_telemetry::v1::{EndedRequest, EndpointKey};
+use forebay_telemetry::{
+    requests::ReceivedRequests,
+    v1::{EndedRequest, EndpointKey},
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -24,6 +30,20 @@ pub(super) struct Row<'a> {
     pub(super) node: &'a str,
     pub(super) ended_at: OffsetDateTime,
     pub(super) request: &'a EndedRequest,
+}
+
+impl<'a> Row<'a> {
+    /// A request of a frame. `now`: at this machine, which the agent's clock is compared with.
+    pub(super) fn new(
+        node: &'a str,
+        received: &ReceivedRequests,
+        request: &'a EndedRequest,
+        now: SystemTime,
+    ) -> Self {
+        let age = received.at.elapsed() + received.age_at_sending(request.ended_boottime_ns);
+        let ended_at = OffsetDateTime::from(now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
+        Self { node, ended_at, request }
+    }
 }
 
 /// What was lost since the last line about it.
@@ -96,10 +116,15 @@ fn clock(at: OffsetDateTime) -> String {
 
 /// One line of JSON.
 pub(super) fn document(row: &Row<'_>) -> String {
+    line(&value(row))
+}
+
+/// One JSON document.
+pub(super) fn value(row: &Row<'_>) -> Value {
     let request = row.request;
     let EndpointKey { namespace, pod, uid, ip, port } = request.key.clone().unwrap_or_default();
     let seconds = |nanoseconds: Option<u64>| nanoseconds.map(|it| Duration::from_nanos(it).as_secs_f64());
-    line(&json!({
+    json!({
         "apiVersion": API_VERSION,
         "kind": "Request",
         "time": format!("{}T{}Z", row.ended_at.date(), clock(row.ended_at)),
@@ -115,7 +140,7 @@ pub(super) fn document(row: &Row<'_>) -> String {
         "durationSeconds": seconds(request.duration_ns),
         "responseBytes": request.response_bytes,
         "responseChunks": request.response_chunks,
-    }))
+    })
 }
 
 impl Lost {

@@ -6,17 +6,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use forebay_telemetry::{client::Error, requests::ReceivedRequests, v1::DroppedRequests};
-use time::OffsetDateTime;
+use forebay_telemetry::{client::Error, requests::ReceivedRequests};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::MissedTickBehavior,
 };
 
 use super::{
+    agent::Agent,
     follow::{Event, RequestStreams},
     print::print,
-    render::{Lost, Row, Table, document},
+    render::{Row, Table, document},
 };
 use crate::{DEGRADED, format::plural, output::Output, scope::Scope};
 
@@ -42,24 +42,9 @@ pub(super) struct Session {
     has_begun: bool,
 }
 
-#[derive(Debug, Default)]
-struct Agent {
-    /// For people.
-    name: String,
-    /// Name of its node. `None` before its first frame.
-    node: Option<String>,
-    problem: Option<String>,
-    /// Its node is not in scope.
-    is_other_node: bool,
-    /// Of the current stream, as last reported by the agent.
-    dropped: DroppedRequests,
-    /// Not reported yet.
-    lost: Lost,
-}
-
 impl Session {
     pub(super) fn new(names: Vec<String>, scope: Scope, output: Output, rate: u32) -> Self {
-        let agents = names.into_iter().map(|name| Agent { name, ..Agent::default() }).collect();
+        let agents = names.into_iter().map(Agent::new).collect();
         Self { agents, scope, output, table: Table::for_stdout(), rate, shown: 0, has_begun: false }
     }
 
@@ -118,23 +103,16 @@ impl Session {
 
     fn take_frame(&mut self, agent: usize, received: &ReceivedRequests, left: u64) -> String {
         let agent = &mut self.agents[agent];
-        if let Some(node) = &received.frame.node {
-            agent.begin_stream(&node.name);
-            agent.is_other_node = !self.scope.has_node(&node.name);
-            agent.problem = node
-                .kernel_off
-                .as_ref()
-                .map(|reason| format!("requests are not counted in the kernel: {reason}"));
-            if let Some(problem) = &agent.problem {
-                let _ = writeln!(io::stderr(), "forebay: agent {}: {problem}", agent.name);
-            }
+        if agent.take(received, &self.scope)
+            && let Some(problem) = &agent.problem
+        {
+            let _ = writeln!(io::stderr(), "forebay: agent {}: {problem}", agent.name);
         }
         if agent.is_other_node {
             return String::new();
         }
-        agent.count(received.frame.dropped.unwrap_or_default());
         let node = agent.node.as_deref().unwrap_or_default();
-        let now = SystemTime::now().checked_sub(received.at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let now = SystemTime::now();
         let mut text = String::new();
         let in_scope = received
             .frame
@@ -142,9 +120,7 @@ impl Session {
             .iter()
             .filter(|request| request.key.as_ref().is_some_and(|key| self.scope.has_pod(node, key)));
         for request in in_scope.take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            let age = received.age_at_sending(request.ended_boottime_ns);
-            let ended_at = OffsetDateTime::from(now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
-            let row = Row { node, ended_at, request };
+            let row = Row::new(node, received, request, now);
             text.push_str(&match self.output {
                 Output::Table => self.table.row(&row),
                 Output::Json => document(&row),
@@ -201,26 +177,6 @@ impl Session {
             0 => ExitCode::FAILURE,
             some if some < self.agents.len() => ExitCode::from(DEGRADED),
             _ => ExitCode::SUCCESS,
-        }
-    }
-}
-
-impl Agent {
-    /// The first frame of a stream.
-    fn begin_stream(&mut self, node: &str) {
-        self.lost.interrupted |= self.node.is_some();
-        self.node = Some(node.to_owned());
-        self.dropped = DroppedRequests::default();
-    }
-
-    fn count(&mut self, dropped: DroppedRequests) {
-        let before = std::mem::replace(&mut self.dropped, dropped);
-        let since = |now: u64, before: u64| now.saturating_sub(before);
-        self.lost.over_rate += since(dropped.over_rate, before.over_rate);
-        self.lost.unread += since(dropped.unread, before.unread);
-        if let Some(events) = dropped.kernel_events {
-            let new = since(events, before.kernel_events.unwrap_or(0));
-            self.lost.kernel_events = Some(self.lost.kernel_events.unwrap_or(0) + new);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::{cmp::Ordering, time::Duration};
 
 use crate::{
+    fleet::Row,
     format::{self, count, latency, or_dash, percent, short, sparkline},
-    top::fleet::Row,
 };
 
 /// A column.
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn an_age_is_old_if_the_older_source_is() {
-        let mut row = crate::top::tests::scene().fleet().rows.swap_remove(1);
+        let mut row = crate::fleet::scene::scene().fleet().rows.swap_remove(1);
         let is_stale = |id: Id, row: &Row| id.column().is_stale(row);
         assert!(!is_stale(Id::Age, &row));
         row.engine_age = Some(Duration::from_secs(60));

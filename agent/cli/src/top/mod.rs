@@ -1,12 +1,10 @@
 //! `forebay top`: pods and GPUs in the terminal.
 //!
-//! [`fleet`] is computed from the agents' state, [`state`] is what the user chose, [`draw`] shows both. All three are pure.
+//! [`crate::fleet`] is computed from the agents' state, [`state`] is what the user chose, [`draw`] shows both. All three are pure.
 
 mod columns;
 mod draw;
-mod fleet;
 mod input;
-mod source;
 mod state;
 mod terminal;
 #[cfg(test)]
@@ -22,14 +20,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use draw::Theme;
 use ratatui::crossterm::event::Event;
-use source::Source;
 use state::{Effect, State};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::MissedTickBehavior,
-};
+use tokio::time::MissedTickBehavior;
 
-use crate::{agents, forward::Access, scope};
+use crate::{agents, forward::Access, scope, signals::Signals, source::Source};
 
 /// Time between two frames without a key. Only what changed is sent to the terminal.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -55,28 +49,9 @@ pub(crate) async fn run(options: &Options, access: &Access) -> anyhow::Result<Ex
         Some(file) => Source::recorded(file, &options.scope)?,
         None => Source::live(&options.agents, &options.scope, access).await?,
     };
-    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-    let [interrupt, terminate, hangup] = signals;
-    let signals = Signals { interrupt: interrupt?, terminate: terminate?, hangup: hangup? };
+    let signals = Signals::new()?;
     show(source, signals).await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Signals that end the program.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
 }
 
 async fn show(mut source: Source, mut signals: Signals) -> anyhow::Result<()> {

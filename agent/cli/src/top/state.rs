@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::top::{
-    columns::Id,
+use crate::{
     fleet::{Fleet, GpuKey, Row, RowKey},
+    top::columns::Id,
 };
 
 /// Longest filter.
@@ -291,7 +291,7 @@ impl State {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::top::tests::scene;
+    use crate::fleet::scene::scene;
 
     fn names(state: &State, fleet: &Fleet) -> Vec<String> {
         let line = |line: Line<'_>| match line {

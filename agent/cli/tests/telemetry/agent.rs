@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use forebay_agent::publish::{LoadReport, Publisher, TelemetryService};
+use forebay_agent::{
+    kernel::boottime_ns,
+    publish::{LoadReport, Publisher, TelemetryService},
+};
+use forebay_agent_ebpf::maps::{Event, EventKind};
 use forebay_telemetry::v1::{
     EndpointKey, EngineLoad, Gpu, GpuHealth, KernelLoad, Latency, Model, Node,
     telemetry_server::TelemetryServer,
@@ -45,6 +49,32 @@ impl Agent {
         };
         let users = BTreeMap::from([(BUSY.parse().unwrap(), vec!["GPU-0".to_owned()])]);
         publisher.set_gpus(vec![gpu], &users, Some(1));
+        let agent = Self::serve(publisher).await;
+        agent.measure(BUSY, "zealous", 7);
+        agent.measure(IDLE, "idle", 1);
+        agent
+    }
+
+    /// An agent of this many pods, with as many requests in flight as their number.
+    pub(crate) async fn with_pods(count: u16) -> Self {
+        let publisher = Arc::new(Publisher::new(Node { name: "node-1".into(), ..Node::default() }));
+        let pod = |at: u16| {
+            let [high, low] = at.to_be_bytes();
+            let address = SocketAddr::from(([10, 1, high, low], 8000));
+            let name = format!("qwen-{at:04}");
+            let (ip, port) = (address.ip().to_string(), 8000);
+            (address, EndpointKey { namespace: "llm-d".into(), pod: name.clone(), uid: name, ip, port })
+        };
+        let pods: BTreeMap<SocketAddr, EndpointKey> = (0..count).map(pod).collect();
+        publisher.set_endpoints(pods.clone());
+        let agent = Self::serve(publisher).await;
+        for (at, (address, key)) in (0..).zip(&pods) {
+            agent.measure(&address.to_string(), &key.uid, at);
+        }
+        agent
+    }
+
+    async fn serve(publisher: Arc<Publisher>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -55,20 +85,39 @@ impl Agent {
             let server = tonic::transport::Server::builder().add_service(TelemetryServer::new(service));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        let agent = Self { address, publisher, stop, server };
-        agent.measure(BUSY, "zealous", 7);
-        agent.measure(IDLE, "idle", 1);
-        agent
+        Self { address, publisher, stop, server }
     }
 
     pub(crate) fn measure(&self, address: &str, uid: &str, in_flight: u64) {
         let ttft = Some(Latency { count: 9, p50_ns: 40_000_000, p99_ns: 90_000_000, ..Latency::default() });
-        let load = KernelLoad { in_flight, ttft, ..KernelLoad::default() };
+        let load =
+            KernelLoad { measured_boottime_ns: boottime_ns(), in_flight, ttft, ..KernelLoad::default() };
         let address = address.parse().unwrap();
         self.publisher.set_kernel(address, uid, LoadReport::Measured(load));
         let models = vec![Model { id: "qwen".into(), ..Model::default() }];
-        let load = EngineLoad { running: 2, models, ..EngineLoad::default() };
+        let load =
+            EngineLoad { measured_boottime_ns: boottime_ns(), running: 2, models, ..EngineLoad::default() };
         self.publisher.set_engine(address, uid, LoadReport::Measured(load));
+    }
+
+    /// A request of the busy pod has ended with this status. Returns whether somebody was told.
+    pub(crate) fn end_request(&self, status: u16) -> bool {
+        let key = EndpointKey {
+            namespace: "llm-d".into(),
+            pod: "zealous".into(),
+            uid: "zealous".into(),
+            ip: "10.0.0.1".into(),
+            port: 8000,
+        };
+        let event = Event {
+            at_ns: boottime_ns(),
+            kind: EventKind::Finished as u32,
+            count: 1,
+            status,
+            ..Event::default()
+        };
+        self.publisher.requests().publish(&Arc::new(key), &event);
+        self.publisher.requests().has_readers()
     }
 
     /// Ends all streams, and accepts no others.

@@ -1,9 +1,17 @@
-//! `forebay top`, `record` and the lists, against a real telemetry service.
+//! `forebay top`, `dashboard`, `record` and the lists, against a real telemetry service.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test prints what it skips and measures, and fails by panicking"
+)]
 
 mod agent;
+mod browser;
+mod chromium;
+mod dashboard;
 mod lists;
 mod program;
+mod site;
 mod tmux;
 mod top;

@@ -12,6 +12,7 @@ pub(crate) async fn forebay(arguments: &[&str]) -> (Option<i32>, String, String)
     command
         .args(arguments)
         .stdin(Stdio::null())
+        .kill_on_drop(true)
         .env("KUBECONFIG", "/nonexistent")
         .env("HOME", "/nonexistent");
     for name in ["FOREBAY_AGENTS", "FOREBAY_RESOURCES", "KUBERNETES_SERVICE_HOST"] {

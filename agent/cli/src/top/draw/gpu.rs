@@ -4,9 +4,9 @@ use ratatui::text::{Line, Span};
 
 use super::{Theme, cell, heading};
 use crate::{
+    fleet::GpuRow,
     format::{age, fit_start, gib, or_dash},
     table::gpu_health,
-    top::fleet::GpuRow,
 };
 
 /// Width of a value.

@@ -15,11 +15,11 @@ use ratatui::{
 
 pub(super) use theme::Theme;
 
-use super::{
+use super::state::{Screen, State};
+use crate::{
     fleet::Fleet,
-    state::{Screen, State},
+    format::{fit_start, plural},
 };
-use crate::format::{fit_start, plural};
 
 /// Maximum lines of notices. The rest is counted.
 const MAX_NOTICES: usize = 3;

@@ -10,12 +10,10 @@ use ratatui::text::{Line, Span};
 
 use super::{Theme, cell, heading};
 use crate::{
+    fleet::{Fleet, GpuRow, Row, SAMPLES},
     format::{age, fit_start, number, or_dash, percent, short, sparkline},
     table::gpu_health,
-    top::{
-        fleet::{Fleet, GpuRow, Row, SAMPLES},
-        state::State,
-    },
+    top::state::State,
 };
 
 /// Width of the longest bar of a distribution.

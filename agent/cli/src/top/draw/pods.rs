@@ -7,10 +7,10 @@ use ratatui::{
 
 use super::{Theme, cell};
 use crate::{
+    fleet::{Fleet, Level, Row},
     format::{fit_end, fit_start, plural},
     top::{
         columns::{Column, Id, fit},
-        fleet::{Fleet, Level, Row},
         state::{Line as Entry, State},
     },
 };

@@ -4,12 +4,16 @@ use std::path::Path;
 
 use ratatui::{Terminal, backend::TestBackend, style::Color};
 
-use super::scene::{Scene, scene};
-use crate::top::{
-    columns::Id,
-    draw::{Theme, draw},
-    fleet::Fleet,
-    state::{Action, State},
+use crate::{
+    fleet::{
+        Fleet,
+        scene::{Scene, scene},
+    },
+    top::{
+        columns::Id,
+        draw::{Theme, draw},
+        state::{Action, State},
+    },
 };
 
 const COLOUR: Theme = Theme { has_colour: true };

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::fleet::{Fleet, History, INTERVAL, SAMPLES};
 use crate::{
     agents::{self, AgentStreams},
+    fleet::{Fleet, History, INTERVAL, SAMPLES},
     forward::Access,
     recording::Player,
     scope::{self, Scope},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The state of the agents, with its history.
-pub(super) struct Source {
+pub(crate) struct Source {
     kind: Kind,
     history: History,
     sampled: Option<Instant>,
@@ -29,7 +29,7 @@ enum Kind {
 }
 
 impl Source {
-    pub(super) async fn live(
+    pub(crate) async fn live(
         agents: &agents::Options,
         scope: &scope::Options,
         access: &Access,
@@ -40,7 +40,7 @@ impl Source {
         Ok(Self { kind: Kind::Live { streams, view }, history: History::default(), sampled: None })
     }
 
-    pub(super) fn recorded(file: &Path, scope: &scope::Options) -> anyhow::Result<Self> {
+    pub(crate) fn recorded(file: &Path, scope: &scope::Options) -> anyhow::Result<Self> {
         let mut player = Box::new(Player::open(file)?);
         player.view_mut().scope = Scope::without_resources(scope)?;
         let kind = Kind::Recorded { player, is_paused: false };
@@ -48,7 +48,7 @@ impl Source {
     }
 
     /// Takes events of the agents, until dropped.
-    pub(super) async fn follow(&mut self) -> Infallible {
+    pub(crate) async fn follow(&mut self) -> Infallible {
         match &mut self.kind {
             Kind::Live { streams, view } => {
                 while let Some((agent, event)) = streams.next().await {
@@ -62,7 +62,7 @@ impl Source {
     }
 
     /// Time has passed.
-    pub(super) fn advance(&mut self, elapsed: Duration) -> anyhow::Result<()> {
+    pub(crate) fn advance(&mut self, elapsed: Duration) -> anyhow::Result<()> {
         match &mut self.kind {
             Kind::Live { view, .. } => {
                 view.scope.refresh();
@@ -103,14 +103,14 @@ impl Source {
         }
     }
 
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         if let Kind::Recorded { is_paused, .. } = &mut self.kind {
             *is_paused = !*is_paused;
         }
     }
 
     /// Moves in a recording, with the history that was seen there.
-    pub(super) fn seek(&mut self, seconds: i64) -> anyhow::Result<()> {
+    pub(crate) fn seek(&mut self, seconds: i64) -> anyhow::Result<()> {
         let Kind::Recorded { player, .. } = &mut self.kind else { return Ok(()) };
         let by = Duration::from_secs(seconds.unsigned_abs());
         let position = player.position();
@@ -130,7 +130,15 @@ impl Source {
         }
     }
 
-    pub(super) fn fleet(&self) -> Fleet {
+    /// What is shown of the agents' state.
+    pub(crate) fn scope(&self) -> &Scope {
+        match &self.kind {
+            Kind::Live { view, .. } => &view.scope,
+            Kind::Recorded { player, .. } => &player.view().scope,
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> Fleet {
         match &self.kind {
             Kind::Live { view, .. } => Fleet::new(view, &self.history, self.now()),
             Kind::Recorded { player, is_paused } => {

@@ -19,6 +19,12 @@ impl RowKey {
         Self { namespace, pod, port, agent, uid, ip }
     }
 
+    /// As text. No part of it has a slash but the last.
+    pub(crate) fn id(&self) -> String {
+        let Self { namespace, pod, port, agent, uid, ip } = self;
+        format!("{agent}/{namespace}/{pod}/{uid}/{ip}/{port}")
+    }
+
     /// The key of another pod.
     #[cfg(test)]
     pub(crate) fn renamed(&self, pod: &str) -> Self {

@@ -1,4 +1,4 @@
-//! Two nodes with four pods: one busy, one frozen, one on a throttled GPU, one that cannot be counted.
+//! A fleet for tests: two nodes with four pods: one busy, one frozen, one on a throttled GPU, one that cannot be counted.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use forebay_telemetry::{
 };
 
 use crate::{
+    fleet::{Fleet, History},
     scope::Scope,
-    top::fleet::{Fleet, History},
     view::View,
 };
 

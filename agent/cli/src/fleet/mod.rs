@@ -1,39 +1,41 @@
-//! What `forebay top` shows, computed from the agents' state at one time: pods, GPUs, and what is wrong with the agents.
+//! What `forebay top` and `forebay dashboard` show, computed from the agents' state at one time: pods, GPUs, and what is wrong with the agents.
 
 mod gpu;
 mod history;
 mod key;
 mod level;
 mod row;
+#[cfg(test)]
+pub(crate) mod scene;
 mod stale;
 mod verdict;
 
 use std::{collections::HashSet, time::Instant};
 
-pub(super) use gpu::{GpuKey, GpuRow};
-pub(super) use history::{History, INTERVAL, SAMPLES};
-pub(super) use key::RowKey;
-pub(super) use level::Level;
-pub(super) use row::Row;
-pub(super) use verdict::Verdict;
+pub(crate) use gpu::{GpuKey, GpuRow};
+pub(crate) use history::{History, INTERVAL, SAMPLES};
+pub(crate) use key::RowKey;
+pub(crate) use level::Level;
+pub(crate) use row::Row;
+pub(crate) use verdict::Verdict;
 
 use crate::{format, view::View};
 
 /// Everything at one time.
 #[derive(Debug, Default)]
-pub(super) struct Fleet {
-    pub(super) rows: Vec<Row>,
-    pub(super) gpus: Vec<GpuRow>,
+pub(crate) struct Fleet {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) gpus: Vec<GpuRow>,
     /// Agents that have answered.
-    pub(super) nodes: usize,
+    pub(crate) nodes: usize,
     /// What is wrong with agents, one line each.
-    pub(super) notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
     /// Where in a recording this is.
-    pub(super) replay: Option<String>,
+    pub(crate) replay: Option<String>,
 }
 
 impl Fleet {
-    pub(super) fn new(view: &View, history: &History, now: Instant) -> Self {
+    pub(crate) fn new(view: &View, history: &History, now: Instant) -> Self {
         let gpus: Vec<GpuRow> =
             view.agents.iter().enumerate().flat_map(|(at, agent)| gpu::of_agent(at, agent, now)).collect();
         let shown: HashSet<GpuKey> = view.gpus().map(|(agent, gpu)| gpu::key(view, agent, gpu)).collect();
@@ -47,15 +49,15 @@ impl Fleet {
         }
     }
 
-    pub(super) fn row(&self, key: &RowKey) -> Option<&Row> {
+    pub(crate) fn row(&self, key: &RowKey) -> Option<&Row> {
         self.rows.iter().find(|row| row.key == *key)
     }
 
-    pub(super) fn gpu(&self, key: &GpuKey) -> Option<&GpuRow> {
+    pub(crate) fn gpu(&self, key: &GpuKey) -> Option<&GpuRow> {
         self.gpus.iter().find(|gpu| gpu.key == *key)
     }
 
-    pub(super) fn gpus_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a GpuRow> {
+    pub(crate) fn gpus_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a GpuRow> {
         self.gpus.iter().filter(|gpu| row.gpu_keys.contains(&gpu.key))
     }
 }

@@ -142,7 +142,7 @@ impl Track {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::top::tests::scene;
+    use crate::fleet::scene::scene;
 
     #[test]
     fn rates_are_of_counters_that_grow() {
