@@ -90,10 +90,31 @@ const cases = {
   },
 };
 
+// Run only if they are named.
+const ofOtherSetups = {
+  // With API keys: KEY may use one of two models, once.
+  async door(client, model) {
+    const { KEY, OTHER_MODEL } = process.env;
+    const own = client.withOptions({ apiKey: KEY });
+    const failure = async (asking, kind, status, code) => {
+      const error = await cases.chat(...asking).then(() => assert.fail("it was answered"), (error) => error);
+      assert.ok(error instanceof kind && error.status === status && error.code === code, error);
+      return error;
+    };
+    await failure([client.withOptions({ apiKey: "k-unknown" }), model], OpenAI.AuthenticationError, 401, "invalid_api_key");
+    await failure([own, OTHER_MODEL], OpenAI.PermissionDeniedError, 403, "permission_denied");
+    assert.deepEqual((await own.models.list()).data.map((entry) => entry.id), [model]);
+    await cases.chat(own, model);
+    const limited = await failure([own, model], OpenAI.RateLimitError, 429, "quota_exceeded");
+    assert.ok(Number(limited.headers.get("retry-after")) > 0);
+    return "invalid_api_key, permission_denied, quota_exceeded";
+  },
+};
+
 const [baseURL, model, ...wanted] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0, timeout: 60_000 });
-for (const [name, run] of Object.entries(cases)) {
-  if (wanted.length === 0 || wanted.includes(name)) {
+for (const [name, run] of Object.entries({ ...cases, ...ofOtherSetups })) {
+  if (wanted.includes(name) || (wanted.length === 0 && name in cases)) {
     console.log(`openai-node ${version} ${name}: ${await run(client, model)}`);
   }
 }

@@ -1,5 +1,6 @@
 """OpenAI's SDK for Python against an endpoint: BASE_URL MODEL [CASE...]. A line for each case; the first failure ends it."""
 
+import os
 import sys
 
 import openai
@@ -96,6 +97,31 @@ def unknown_model(client, model):
     raise AssertionError("an unknown model was answered")
 
 
+def door(client, model):
+    """With API keys: KEY may use one of two models, once."""
+
+    def failure(key, model, kind):
+        try:
+            chat(client.with_options(api_key=key), model)
+        except kind as error:
+            return error
+        raise AssertionError(f"{model} was answered")
+
+    key, other_model = os.environ["KEY"], os.environ["OTHER_MODEL"]
+    unknown = failure("k-unknown", model, openai.AuthenticationError)
+    assert unknown.status_code == 401 and unknown.code == "invalid_api_key", unknown
+    denied = failure(key, other_model, openai.PermissionDeniedError)
+    assert denied.status_code == 403 and denied.code == "permission_denied", denied
+    assert [entry.id for entry in client.with_options(api_key=key).models.list()] == [model]
+    chat(client.with_options(api_key=key), model)
+    limited = failure(key, model, openai.RateLimitError)
+    assert limited.status_code == 429 and limited.code == "quota_exceeded", limited
+    assert int(limited.response.headers["retry-after"]) > 0, limited.response.headers
+    return ", ".join(error.code for error in (unknown, denied, limited))
+
+
+# Run only if they are named.
+OF_OTHER_SETUPS = [door]
 CASES = [
     chat,
     stream,
@@ -113,8 +139,8 @@ CASES = [
 def main():
     base_url, model, *wanted = sys.argv[1:]
     client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=60)
-    for case in CASES:
-        if not wanted or case.__name__ in wanted:
+    for case in CASES + OF_OTHER_SETUPS:
+        if case.__name__ in wanted or (not wanted and case in CASES):
             print(f"openai-python {openai.__version__} {case.__name__}: {case(client, model)}", flush=True)
 
 

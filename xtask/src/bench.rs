@@ -81,8 +81,8 @@ impl HotPath {
 const BENCHES: [[&str; 3]; 7] = [
     [
         "gateway",
-        "requests per core-second, latency, streams, memory",
-        "nginx, Envoy; an older build with --baseline",
+        "requests per core-second, latency, streams, memory; with keys, a rule and quotas",
+        "nginx, Envoy; an older build with --baseline; the gateway without a door",
     ],
     ["freshness", "age of a load change at the pick", "the scrape of the engine's metrics"],
     [

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +17,7 @@ use std::{
 
 use forebay_e2e::{
     eventually,
-    harness::{Engine, Harness, HarnessOptions, PoolOptions, QWEN},
+    harness::{Engine, Harness, HarnessOptions, PoolOptions, QWEN, TINYLLAMA},
 };
 
 /// The last version that writes `messages` before `model`, and a newer one.
@@ -120,6 +121,65 @@ fn every_sdk_passes_all_cases() {
     };
     eventually("nothing is in flight", || truth(|it| it["in_flight"].as_u64()) == 0);
     assert_eq!(truth(|it| it["aborted"].as_u64()), used);
+}
+
+/// API keys for one of two models, and a quota of one request for each key.
+const DOOR: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: forebay-system}
+stringData: KEYS
+---
+apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayPolicy
+metadata: {name: door, namespace: forebay-system}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: inference-gateway}]
+  traffic:
+    apiKeyAuthentication: {secretRef: {name: keys}}
+    authorization: {action: Require, policy: {matchExpressions: ["llm.model in apiKey.models"]}}
+---
+apiVersion: forebay.dev/v1alpha1
+kind: Quota
+metadata: {name: once, namespace: forebay-system}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: inference-gateway}]
+  models: [MODEL]
+  per: apiKey.name
+  limits: [{requests: 1, window: Month}]
+"#;
+
+#[test]
+fn sdks_raise_their_own_errors_for_keys_and_limits() {
+    let harness = Harness::start(HarnessOptions {
+        pools: vec![
+            PoolOptions { name: "vllm-qwen3-06b", model: QWEN, pods: 1 },
+            PoolOptions { name: "vllm-tinyllama-11b", model: TINYLLAMA, pods: 1 },
+        ],
+        ..HarnessOptions::default()
+    })
+    .unwrap();
+    let key = |at: usize| format!("k-{at}");
+    let keys: BTreeMap<String, String> = (0..sdks().len())
+        .map(|at| {
+            (key(at), serde_json::json!({ "key": key(at), "metadata": { "models": [QWEN] } }).to_string())
+        })
+        .collect();
+    let keys = serde_json::to_string(&keys).unwrap();
+    let door = DOOR.replace("KEYS", &keys).replace("MODEL", &format!("{QWEN:?}"));
+    fs::write(harness.resources().join("door.yaml"), door).unwrap();
+    let base = format!("http://{}/v1", harness.network.gateway());
+    eventually("keys are needed", || {
+        let (status, _) = forebay_e2e::harness::get(harness.network.gateway(), "/v1/models").unwrap();
+        status == 401
+    });
+    for (at, sdk) in sdks().iter().enumerate() {
+        let mut command = (sdk.0)();
+        command.args([&base, QWEN, "door"]).env("KEY", key(at)).env("OTHER_MODEL", TINYLLAMA);
+        let output = run(&mut command).unwrap_or_else(|error| panic!("{error}"));
+        println!("{output}");
+        assert!(output.ends_with("door: invalid_api_key, permission_denied, quota_exceeded"), "{output}");
+    }
 }
 
 #[test]

@@ -5,8 +5,10 @@
 
 mod client;
 mod concurrent;
+mod door;
 mod events;
 mod fixed_rate;
+mod manifests;
 mod proxies;
 mod request;
 mod streams;
@@ -79,6 +81,8 @@ enum Part {
     Streams,
     /// 10,000 concurrent streams: memory.
     Many,
+    /// Requests per core-second with API keys, a rule and three quotas, and with quotas in a store.
+    Door,
 }
 
 fn main() -> ExitCode {
@@ -121,6 +125,9 @@ fn run(options: &Options) -> Result<()> {
     }
     if is_selected(Part::Streams) {
         forebay_bench::report::print(&streams::measure(duration)?);
+    }
+    if is_selected(Part::Door) {
+        forebay_bench::report::print(&door::measure(options.workers, options.runs, duration)?);
     }
     if is_selected(Part::Many) {
         forebay_bench::report::print(&concurrent::measure()?);

@@ -1,33 +1,24 @@
 //! The proxies to compare: processes in front of the same upstream.
 
 use std::{
-    fmt::{self, Write as _},
-    fs,
+    fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use forebay_e2e::harness::{NAMESPACE, Process, gateway_manifest, policy_manifest, program};
+use forebay_e2e::harness::{NAMESPACE, Process, program};
 
 use crate::{
-    MODEL,
     client::{self, Target},
+    manifests::{self, PLAIN_PORT, POOL, TLS_PORT},
     request::{Order, RawRequest},
     tls::Tls,
     upstream::{ResponseKind, Upstream},
 };
 use forebay_bench::usage::{Cpu, Tree};
 
-const SYSTEM: &str = "forebay-system";
-const POOL: &str = "qwen";
-/// Listener ports of the Gateway.
-const PLAIN_PORT: u16 = 8080;
-const TLS_PORT: u16 = 8443;
-const SECRET: &str = "models";
-/// Number of pods in the pool: 127.0.0.1 and following, all served by the same upstream.
-const PODS: u8 = 4;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const PROFILE_FILE: &str = "LLVM_PROFILE_FILE";
 
@@ -47,12 +38,16 @@ pub(crate) enum Kind {
     Baseline,
     /// The older build of `--baseline` with its own forebay-epp.
     BaselineWithPicker,
+    /// The gateway with API keys, a rule and three quotas.
+    Door,
+    /// The same, with quotas in a store.
+    DoorWithStore,
 }
 
 impl Kind {
     /// Whether it extracts `model` from the body.
     pub(crate) fn extracts(self) -> bool {
-        matches!(self, Self::Forebay | Self::ForebayWithPicker | Self::Baseline | Self::BaselineWithPicker)
+        !matches!(self, Self::Direct | Self::Nginx | Self::Envoy | Self::EnvoyWithPicker)
     }
 }
 
@@ -67,6 +62,8 @@ impl fmt::Display for Kind {
             Self::ForebayWithPicker => "forebay + forebay-epp",
             Self::Baseline => "baseline, pick in process",
             Self::BaselineWithPicker => "baseline + its epp",
+            Self::Door => "keys, rule, three quotas",
+            Self::DoorWithStore => "the same, quota store",
         })
     }
 }
@@ -126,6 +123,7 @@ impl Proxy {
 pub(crate) struct Proxies {
     pub(crate) all: Vec<Proxy>,
     // Dropped in this order: proxies before the upstream.
+    _store: Option<Process>,
     _upstream: Option<Upstream>,
     _folder: tempfile::TempDir,
 }
@@ -149,15 +147,7 @@ impl Proxies {
         let folder = tempfile::tempdir()?;
         let upstream = Upstream::start(ResponseKind::Fixed)?;
         let port = upstream.address.port();
-        let workers = Some(workers);
-        let mut start = Start {
-            folder: folder.path(),
-            upstream_port: port,
-            workers,
-            instrumented: None,
-            baseline: None,
-            tls,
-        };
+        let mut start = Start { workers: Some(workers), tls, ..Start::new(folder.path(), port) };
         let mut all = vec![start.nginx(nginx)?];
         if tls.is_none() {
             let target = Target { address: loopback(port), tls: None };
@@ -177,17 +167,32 @@ impl Proxies {
         Self::ready(all, Some(upstream), folder)
     }
 
+    /// Starts the gateway without and with a door, and with a door whose quotas are in the `store`.
+    pub(crate) fn door(workers: u32, store: Option<&Path>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let upstream = Upstream::start(ResponseKind::Fixed)?;
+        let mut start = Start::new(folder.path(), upstream.address.port());
+        start.workers = Some(workers);
+        let mut all = vec![start.forebay(&[])?];
+        start.door = Some(Door { store: None });
+        all.push(Proxy { kind: Kind::Door, ..start.forebay(&[])? });
+        let mut store_process = None;
+        if let Some(program) = store {
+            let port = free_port()?;
+            let args = ["--bind", "127.0.0.1", "--save", "", "--port"].map(str::to_owned);
+            let args: Vec<String> = args.into_iter().chain([port.to_string()]).collect();
+            store_process = Some(Process::start("quota-store", program, &args, &[], folder.path(), None)?);
+            start.door = Some(Door { store: Some(format!("redis://127.0.0.1:{port}")) });
+            all.push(Proxy { kind: Kind::DoorWithStore, ..start.forebay(&[])? });
+        }
+        let proxies = Self::ready(all, Some(upstream), folder)?;
+        Ok(Self { _store: store_process, ..proxies })
+    }
+
     /// Starts only the gateway with in-process pick, in front of an existing upstream.
     pub(crate) fn forebay(upstream_port: u16) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut start = Start {
-            folder: folder.path(),
-            upstream_port,
-            workers: None,
-            instrumented: None,
-            baseline: None,
-            tls: None,
-        };
+        let mut start = Start::new(folder.path(), upstream_port);
         let all = vec![start.forebay(&[])?];
         Self::ready(all, None, folder)
     }
@@ -200,9 +205,8 @@ impl Proxies {
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let upstream_port = upstream.address.port();
-        let instrumented = Some(programs);
         let mut start =
-            Start { folder: folder.path(), upstream_port, workers: None, instrumented, baseline: None, tls };
+            Start { instrumented: Some(programs), tls, ..Start::new(folder.path(), upstream_port) };
         let all = vec![start.forebay(&[])?, start.forebay_with_picker()?];
         Self::ready(all, Some(upstream), folder)
     }
@@ -210,7 +214,7 @@ impl Proxies {
     /// Waits until all proxies are ready.
     fn ready(mut all: Vec<Proxy>, upstream: Option<Upstream>, folder: tempfile::TempDir) -> Result<Self> {
         all.iter_mut().try_for_each(Proxy::ready)?;
-        Ok(Self { all, _upstream: upstream, _folder: folder })
+        Ok(Self { all, _store: None, _upstream: upstream, _folder: folder })
     }
 }
 
@@ -232,6 +236,28 @@ struct Start<'a> {
     baseline: Option<&'a Path>,
     /// TLS between clients and proxies.
     tls: Option<&'a Tls>,
+    door: Option<Door>,
+}
+
+/// API keys, a rule and quotas in front of the pool.
+#[derive(Debug)]
+struct Door {
+    /// URL of the quota store.
+    store: Option<String>,
+}
+
+impl<'a> Start<'a> {
+    fn new(folder: &'a Path, upstream_port: u16) -> Self {
+        Self {
+            folder,
+            upstream_port,
+            workers: None,
+            instrumented: None,
+            baseline: None,
+            tls: None,
+            door: None,
+        }
+    }
 }
 
 impl Start<'_> {
@@ -301,7 +327,12 @@ impl Start<'_> {
     }
 
     fn forebay(&mut self, picker: &[u16]) -> Result<Proxy> {
-        let resources = self.resources("gateway", picker)?;
+        let name = match &self.door {
+            None => "gateway",
+            Some(Door { store: None }) => "door",
+            Some(Door { store: Some(_) }) => "door-store",
+        };
+        let resources = self.resources(name, picker)?;
         let port = free_port()?;
         let mut args = vec![
             "--resources".to_owned(),
@@ -317,6 +348,9 @@ impl Start<'_> {
         }
         if let Some(workers) = self.workers {
             args.extend(["--workers".to_owned(), workers.to_string()]);
+        }
+        if let Some(store) = self.door.as_ref().and_then(|door| door.store.as_ref()) {
+            args.extend(["--quota-store".to_owned(), store.clone()]);
         }
         let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
         Ok(self.proxy(Kind::Forebay, port, vec![process]))
@@ -349,80 +383,13 @@ impl Start<'_> {
         Ok((self.run_forebay(name, "forebay-epp", &args)?, port))
     }
 
-    /// Writes the manifests: Gateway, model map and route of the guide, and a pool of [`PODS`] pods. `picker`: port of its
-    /// picker, if any.
+    /// `picker`: port of the pool's picker, if any.
     fn resources(&self, name: &str, picker: &[u16]) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{name}-resources-{}", picker.len()));
         fs::create_dir_all(&folder)?;
-        let mut text = gateway_manifest(SYSTEM);
-        if let Some(tls) = self.tls {
-            write!(
-                text,
-                "    - protocol: HTTPS
-      port: {TLS_PORT}
-      name: https
-      tls: {{certificateRefs: [{{name: {SECRET}}}]}}
-      allowedRoutes: {{namespaces: {{from: All}}}}
----
-{}",
-                tls.secret(SECRET, SYSTEM)
-            )?;
-        }
-        write!(text, "---\n{}", policy_manifest(SYSTEM, &[MODEL]))?;
-        let reference = picker.iter().map(|port| {
-            format!("\n  endpointPickerRef: {{name: {POOL}-epp, port: {{number: {port}}}, failureMode: FailClose}}")
-        });
-        let reference: String = reference.collect();
-        let port = self.upstream_port;
-        write!(
-            text,
-            "---
-apiVersion: inference.networking.k8s.io/v1
-kind: InferencePool
-metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
-spec:
-  selector: {{matchLabels: {{app: {POOL}}}}}
-  targetPorts: [{{number: {port}}}]{reference}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: {POOL}, namespace: {NAMESPACE}}}
-spec:
-  parentRefs: [{{name: inference-gateway, namespace: {SYSTEM}}}]
-  rules:
-    - matches: [{{headers: [{{type: Exact, name: X-Gateway-Base-Model-Name, value: {MODEL}}}]}}]
-      backendRefs: [{{group: inference.networking.k8s.io, kind: InferencePool, name: {POOL}}}]
-"
-        )?;
-        for pod in 1..=PODS {
-            write!(
-                text,
-                "---
-apiVersion: v1
-kind: Pod
-metadata: {{name: {POOL}-{pod}, namespace: {NAMESPACE}, labels: {{app: {POOL}}}}}
-spec: {{nodeName: bench, containers: [{{name: main, image: local}}]}}
-status: {{phase: Running, podIP: 127.0.0.{pod}, conditions: [{{type: Ready, status: 'True'}}]}}
-"
-            )?;
-        }
-        for port in picker {
-            write!(
-                text,
-                "---
-apiVersion: v1
-kind: Service
-metadata: {{name: {POOL}-epp, namespace: {NAMESPACE}}}
-spec: {{ports: [{{name: grpc, port: {port}, appProtocol: http2}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {POOL}-epp-0, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: {POOL}-epp}}}}
-addressType: IPv4
-ports: [{{name: grpc, port: {port}}}]
-endpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]
-"
-            )?;
+        let mut text = manifests::pool(self.upstream_port, self.tls, picker)?;
+        if self.door.is_some() {
+            text.push_str(&manifests::door());
         }
         fs::write(folder.join("all.yaml"), text)?;
         Ok(folder)

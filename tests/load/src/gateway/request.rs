@@ -9,6 +9,9 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::{MODEL, tls};
 
+/// API key of all requests.
+pub(crate) const KEY: &str = "none";
+
 /// Position of `model` in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
@@ -50,7 +53,7 @@ impl RawRequest {
         let host = tls::HOST;
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
-             Authorization: Bearer none\r\nAccept: */*\r\nUser-Agent: bench\r\n{fields}Content-Length: {}\r\n\r\n",
+             Authorization: Bearer {KEY}\r\nAccept: */*\r\nUser-Agent: bench\r\n{fields}Content-Length: {}\r\n\r\n",
             body.len()
         );
         Self { bytes: [head.as_bytes(), body].concat() }

@@ -22,7 +22,7 @@ const WARM_UP: Duration = Duration::from_millis(200);
 
 /// Result of one run of one cell.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+pub(crate) struct Run {
     requests: u64,
     cpu: Cpu,
     per_second: f64,
@@ -31,7 +31,7 @@ struct Run {
 }
 
 impl Run {
-    fn per_core_second(&self) -> f64 {
+    pub(crate) fn per_core_second(&self) -> f64 {
         self.requests as f64 / self.cpu.total().as_secs_f64()
     }
 }
@@ -66,7 +66,7 @@ pub(crate) fn measure(proxies: &Proxies, runs: u32, duration: Duration, only: &[
     Ok(report(&results, runs))
 }
 
-fn one(proxy: &Proxy, request: &RawRequest, duration: Duration) -> Result<Run> {
+pub(crate) fn one(proxy: &Proxy, request: &RawRequest, duration: Duration) -> Result<Run> {
     client::closed_loop(&proxy.target, request, CONNECTIONS, WARM_UP)?;
     proxy.reset_peak()?;
     let before = proxy.cpu()?;
