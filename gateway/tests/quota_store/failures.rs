@@ -19,6 +19,20 @@ async fn until_up(gateway: &Running, is_up: bool) {
     .await;
 }
 
+#[tokio::test]
+async fn an_invalid_url_is_an_error_without_the_password() {
+    for url in ["redis://u:secret@", "http://u:secret@127.0.0.1:1", "redis://u:secret@host:port/x", "secret"]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new(folder.path());
+        config.admin_listen = "127.0.0.1:0".parse().unwrap();
+        config.quota_store = Some(url.to_owned());
+        let error = forebay_gateway::Gateway::start(config).await.unwrap_err().to_string();
+        println!("{error}");
+        assert!(error.starts_with("--quota-store cannot be used: ") && !error.contains("secret"), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_quota_says_what_happens_without_the_store() {
     for (rule, statuses) in
