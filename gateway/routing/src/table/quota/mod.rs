@@ -165,7 +165,7 @@ impl<'a> Quotas<'a> {
                 if !quota.is_for(models) || applied.iter().any(|it| it.quota.index == quota.index) {
                     continue;
                 }
-                let value = quota.per.as_ref().and_then(|per| per.evaluate_text(&context).ok());
+                let value = quota.per.as_ref().and_then(|per| per.evaluate_text(identity, || &*context).ok());
                 let price = match models {
                     QuotaModels::Request(names) => quota.prices.of(names),
                     QuotaModels::Any => None,
