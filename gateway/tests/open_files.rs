@@ -1,13 +1,13 @@
 //! The gateway as a process with few file descriptors.
 
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
 use crate::support::client::{connect, exchange, get, read_response};
-use crate::support::harness::{Harness, LISTENER};
+use crate::support::harness::Harness;
+use crate::support::process::{GATEWAY, Process};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
@@ -18,62 +18,24 @@ const SOFT_LIMIT: usize = 100;
 const MAX_CONNECTIONS: usize = (HARD_LIMIT - 512) / 2;
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-struct Process {
-    child: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
-    _folder: tempfile::TempDir,
+async fn start(web: &Upstream) -> Process {
+    let harness =
+        Harness::new().service("web", web.port(), "").route("r", "{backendRefs: [{name: web, port: 80}]}");
+    let limits = format!("ulimit -Sn {SOFT_LIMIT} && ulimit -Hn {HARD_LIMIT} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &limits, GATEWAY]);
+    Process::start(&harness, command).await
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-impl Process {
-    async fn start(web: &Upstream) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let harness = Harness::new()
-            .service("web", web.port(), "")
-            .route("r", "{backendRefs: [{name: web, port: 80}]}");
-        std::fs::write(folder.path().join("manifests.yaml"), &harness.manifests).unwrap();
-        let (address, admin) = (free_address(), free_address());
-        let gateway = env!("CARGO_BIN_EXE_forebay-gateway");
-        let limits = format!("ulimit -Sn {SOFT_LIMIT} && ulimit -Hn {HARD_LIMIT} && exec \"$0\" \"$@\"");
-        let child = Command::new("sh")
-            .args(["-c", &limits, gateway, "--workers", "1", "--bind-address", "127.0.0.1"])
-            .args([
-                "--admin-listen",
-                &admin.to_string(),
-                "--map-port",
-                &format!("{LISTENER}={}", address.port()),
-            ])
-            .arg("--resources")
-            .arg(folder.path())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Self { child, address, admin, _folder: folder };
-        until("the gateway to listen", || async { TcpStream::connect(address).await.ok() }).await;
-        process
-    }
-
-    fn limits(&self) -> String {
-        std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap()
-    }
+fn limits(process: &Process) -> String {
+    std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap()
 }
 
 #[tokio::test]
 async fn the_soft_limit_is_raised_and_clients_leave_descriptors_for_others() {
     let web = Upstream::bind().await;
-    let process = Process::start(&web).await;
-    let limits = process.limits();
+    let process = start(&web).await;
+    let limits = limits(&process);
     let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let values: Vec<&str> = open_files.split_whitespace().skip(3).take(2).collect();
     assert_eq!(values, [HARD_LIMIT.to_string(), HARD_LIMIT.to_string()]);
@@ -106,7 +68,7 @@ async fn the_soft_limit_is_raised_and_clients_leave_descriptors_for_others() {
 #[tokio::test]
 async fn upstream_connections_leave_descriptors_for_others() {
     let web = Upstream::bind().await;
-    let process = Process::start(&web).await;
+    let process = start(&web).await;
     let stream = TcpStream::connect(process.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(async move { drop(connection.await) });

@@ -121,14 +121,20 @@ pub(crate) fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
         GpuHealth::Degraded => Some("degraded"),
         GpuHealth::Lost => Some("lost"),
     };
+    let mut document = gpu_values(gpu);
+    document["node"] = json!(agent.node.name);
+    document["ageSeconds"] = json!(agent.gpu_age(gpu).map(|age| age.as_secs_f64()));
+    document["health"] = json!(health);
+    document["healthReason"] = json!((!gpu.health_reason.is_empty()).then_some(&gpu.health_reason));
+    document
+}
+
+/// What is measured of a GPU.
+pub(crate) fn gpu_values(gpu: &Gpu) -> Value {
     json!({
-        "node": agent.node.name,
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
-        "ageSeconds": agent.gpu_age(gpu).map(|age| age.as_secs_f64()),
-        "health": health,
-        "healthReason": (!gpu.health_reason.is_empty()).then_some(&gpu.health_reason),
         "utilizationPercent": gpu.utilization_percent,
         "memoryUsedBytes": gpu.memory_used_bytes,
         "memoryTotalBytes": gpu.memory_total_bytes,

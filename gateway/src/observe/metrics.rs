@@ -242,7 +242,7 @@ fn register_usage_log(registry: &mut Registry, log: &UsageLogMetrics) {
 fn register_quota_store(registry: &mut Registry, store: &QuotaStoreMetrics) {
     registry.register(
         "quota_store_up",
-        "1: the quota store answers. 0: it does not, or there is none",
+        "1: the quota store answers. 0: it does not answer, or no store is configured",
         store.up.clone(),
     );
     registry.register(

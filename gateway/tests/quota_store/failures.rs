@@ -1,12 +1,10 @@
 //! A store that is gone, and gateways that are.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use super::*;
-use crate::support::harness::LISTENER;
+use crate::support::process::{GATEWAY, Process};
 
 const ONE_PER_MONTH: &str = "{requests: 1, window: Month}";
 
@@ -45,15 +43,6 @@ async fn each_quota_says_what_happens_without_the_store() {
         for gateway in &gateways {
             until_up(gateway, true).await;
         }
-        // Both know that there are two.
-        until("both gateways in the store", || async {
-            let client = redis::Client::open(store.url()).unwrap();
-            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-            let count: u64 =
-                redis::cmd("HLEN").arg("forebay:gateways").query_async(&mut connection).await.unwrap();
-            (count == 2).then_some(())
-        })
-        .await;
         until("both gateways to know", || async {
             let calls =
                 join_all(gateways.iter().map(|it| it.metric("forebay_gateway_quota_store_gateways"))).await;
@@ -119,40 +108,6 @@ async fn a_store_that_hangs_is_not_waited_for() {
     assert_eq!(ask(gateways[0].address()).await, 429);
 }
 
-/// A gateway as a process.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Process {
-    async fn start(harness: &Harness, store: &Server, lease: Duration) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("manifests.yaml"), &harness.manifests).unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_forebay-gateway"))
-            .args(["--workers=1", "--bind-address=127.0.0.1", "--admin-listen=127.0.0.1:0"])
-            .arg(format!("--map-port={LISTENER}={}", address.port()))
-            .arg(format!("--quota-lease={}", lease.as_secs_f64()))
-            .arg("--resources")
-            .arg(folder.path())
-            .env("FOREBAY_QUOTA_STORE", store.url())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        until("the gateway to listen", || async { TcpStream::connect(address).await.ok() }).await;
-        Self { child, address, _folder: folder }
-    }
-}
-
 /// What it has used stays used, and what it has reserved comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn reservations_of_a_killed_gateway_come_back() {
@@ -165,7 +120,9 @@ async fn reservations_of_a_killed_gateway_come_back() {
         config.quota_lease = lease;
     });
     let survivor = survivor.await;
-    let mut killed = Process::start(&stuck.behind(limits, ""), &store, lease).await;
+    let mut command = Command::new(GATEWAY);
+    command.arg(format!("--quota-lease={}", lease.as_secs_f64())).env("FOREBAY_QUOTA_STORE", store.url());
+    let mut killed = Process::start(&stuck.behind(limits, ""), command).await;
     let mut client = connect(killed.address).await;
     client.write(post(REQUEST)).await;
     until("the request", || async { (stuck.arrived() == 1).then_some(()) }).await;
@@ -174,8 +131,7 @@ async fn reservations_of_a_killed_gateway_come_back() {
     while start.elapsed() < 2 * lease {
         assert_eq!(ask(survivor.address()).await, 429);
     }
-    killed.child.kill().unwrap();
-    killed.child.wait().unwrap();
+    killed.kill();
     until("what was reserved", || async { (ask(survivor.address()).await == 200).then_some(()) }).await;
     // The killed request was never settled, so it is not charged.
     assert_eq!(remaining(survivor.address()).await, 4);

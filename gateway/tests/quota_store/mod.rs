@@ -157,6 +157,23 @@ async fn amounts_that_are_granted_in_advance_are_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_gateway_gives_back_what_was_granted_in_advance() {
+    let Some(store) = Server::start().await else { return };
+    let engine = Engine::start(true).await;
+    let gateway = engine.behind("{requests: 1000, window: Month}", "").start_with(|config| {
+        use_store(config, &store);
+        config.quota_lease = std::time::Duration::from_secs(1);
+    });
+    let gateway = gateway.await;
+    assert_eq!(ask(gateway.address()).await, 200);
+    until("what was granted", || async {
+        let shares = store.shares().await;
+        (shares.len() == 1 && shares[0].starts_with("1 1 ")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_used_survives_a_restart() {
     let Some(store) = Server::start().await else { return };
     let engine = Engine::start(true).await;
@@ -207,8 +224,7 @@ async fn keys_of_the_store_expire_and_contain_no_names_of_callers() {
         keys[0].starts_with("forebay:quota:{agentgateway-system/q/") && !keys[0].contains("alice"),
         "{keys:?}"
     );
-    let client = redis::Client::open(store.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = store.connect().await;
     let ttl: i64 = redis::cmd("TTL").arg(&keys[0]).query_async(&mut connection).await.unwrap();
     assert!((1..=24 * 3600 + 600).contains(&ttl), "{ttl}");
 }

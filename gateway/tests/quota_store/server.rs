@@ -68,10 +68,13 @@ impl Server {
         format!("redis://{}/0", self.address)
     }
 
+    pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    }
+
     /// What each gateway has told of the only limit: total, settled, time.
     pub async fn shares(&self) -> Vec<String> {
-        let client = redis::Client::open(self.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = self.connect().await;
         let keys: Vec<String> =
             redis::cmd("KEYS").arg("forebay:quota:*").query_async(&mut connection).await.unwrap();
         redis::cmd("HVALS").arg(keys).query_async(&mut connection).await.unwrap()
@@ -79,8 +82,7 @@ impl Server {
 
     /// All keys.
     pub async fn keys(&self) -> Vec<String> {
-        let client = redis::Client::open(self.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = self.connect().await;
         redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap()
     }
 }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod h2;
 pub mod harness;
 pub mod picker;
+pub mod process;
 pub mod prompts;
 pub mod proxy;
 pub mod tls;

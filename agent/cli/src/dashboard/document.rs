@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fleet::{Fleet, GpuKey, GpuRow, Level, Row},
-    json::API_VERSION,
+    json::{API_VERSION, gpu_values},
     requests::Recent,
 };
 
@@ -81,30 +81,16 @@ fn pod(row: &Row) -> Value {
 
 fn gpu(row: &GpuRow) -> Value {
     let gpu = &row.gpu;
-    json!({
-        "id": gpu_id(&row.key),
-        "node": row.node,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "name": gpu.name,
-        "level": level(row.level),
-        "reason": (!gpu.health_reason.is_empty()).then_some(&gpu.health_reason),
-        "ageSeconds": seconds(row.age),
-        "stale": row.is_stale,
-        "utilizationPercent": gpu.utilization_percent,
-        "memoryUsedBytes": gpu.memory_used_bytes,
-        "memoryTotalBytes": gpu.memory_total_bytes,
-        "temperatureCelsius": gpu.temperature_celsius,
-        "powerMilliwatts": gpu.power_mw,
-        "powerLimitMilliwatts": gpu.power_limit_mw,
-        "smClockMhz": gpu.sm_clock_mhz,
-        "smClockMaxMhz": gpu.sm_clock_max_mhz,
-        "throttleReasons": gpu.throttle_reasons,
-        "xidErrors": gpu.xid_errors,
-        "lastXid": gpu.last_xid,
-        "lastXidAgeSeconds": seconds(row.xid_age),
-        "pods": row.pods,
-    })
+    let mut document = gpu_values(gpu);
+    document["id"] = json!(gpu_id(&row.key));
+    document["node"] = json!(row.node);
+    document["level"] = json!(level(row.level));
+    document["reason"] = json!((!gpu.health_reason.is_empty()).then_some(&gpu.health_reason));
+    document["ageSeconds"] = json!(seconds(row.age));
+    document["stale"] = json!(row.is_stale);
+    document["lastXidAgeSeconds"] = json!(seconds(row.xid_age));
+    document["pods"] = json!(row.pods);
+    document
 }
 
 fn gpu_id((agent, uuid): &GpuKey) -> String {

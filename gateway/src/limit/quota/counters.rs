@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_routing::{Measure, QuotaLimit, QuotaMeasure};
+use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
 
 use super::window::Window;
 use crate::limit::standing::Standing;
@@ -71,6 +71,22 @@ pub(super) struct Closed {
     pub(super) opens_at: Option<u64>,
 }
 
+/// What a request in flight takes of limits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    pub(super) tokens: TokenUse,
+    pub(super) price: Option<Price>,
+}
+
+impl Need {
+    pub(super) fn of(&self, limit: &QuotaLimit) -> u128 {
+        match limit.measure {
+            QuotaMeasure::ConcurrentRequests => 1,
+            _ => limit.used_by(self.tokens, self.price),
+        }
+    }
+}
+
 impl Counters {
     /// Begins the windows that contain `now`. Counters of new limits are added.
     pub(super) fn roll(&mut self, limits: &[QuotaLimit], now: u64) {
@@ -104,8 +120,8 @@ impl Counters {
     }
 
     /// Why there is no room for a request. Call [`Counters::roll`] before.
-    pub(super) fn closed(&self, limits: &[QuotaLimit], needed: &[u128]) -> Option<Closed> {
-        self.closed_at(limits, needed, |limit, counter| {
+    pub(super) fn closed(&self, limits: &[QuotaLimit], need: &Need) -> Option<Closed> {
+        self.closed_at(limits, need, |limit, counter| {
             (limit.amount, self.used(limit, counter).saturating_add(counter.others))
         })
     }
@@ -114,10 +130,10 @@ impl Counters {
     pub(super) fn closed_of_share(
         &self,
         limits: &[QuotaLimit],
-        needed: &[u128],
+        need: &Need,
         gateways: u64,
     ) -> Option<Closed> {
-        self.closed_at(limits, needed, |limit, counter| {
+        self.closed_at(limits, need, |limit, counter| {
             (limit.amount.div_ceil(gateways.max(1).into()), self.used(limit, counter))
         })
     }
@@ -125,48 +141,43 @@ impl Counters {
     fn closed_at(
         &self,
         limits: &[QuotaLimit],
-        needed: &[u128],
+        need: &Need,
         amount_and_used: impl Fn(&QuotaLimit, &Counter) -> (u128, u128),
     ) -> Option<Closed> {
-        let closed = limits.iter().zip(&self.all).zip(needed).filter_map(|((limit, counter), needed)| {
+        let closed = limits.iter().zip(&self.all).filter_map(|(limit, counter)| {
             let (amount, used) = amount_and_used(limit, counter);
-            let needed = (*needed).min(amount);
+            let needed = need.of(limit).min(amount);
             let is_full = needed > 0 && used.saturating_add(needed) > amount;
-            is_full.then(|| self.closed_of(limit, counter))
+            is_full.then(|| closed(limit, counter))
         });
         closed.max_by_key(|it| it.opens_at)
     }
 
     /// The limit that opens last.
     pub(super) fn last(&self, limits: &[QuotaLimit]) -> Option<Closed> {
-        limits
-            .iter()
-            .zip(&self.all)
-            .map(|(limit, counter)| self.closed_of(limit, counter))
-            .max_by_key(|it| it.opens_at)
-    }
-
-    fn closed_of(&self, limit: &QuotaLimit, counter: &Counter) -> Closed {
-        Closed { limit: *limit, opens_at: limit.window.map(|_| counter.window.end) }
+        let all = limits.iter().zip(&self.all).map(|(limit, counter)| closed(limit, counter));
+        all.max_by_key(|it| it.opens_at)
     }
 
     /// Whether a request fits into what the store has granted in advance.
-    pub(super) fn are_granted(&self, limits: &[QuotaLimit], needed: &[u128], now: Instant) -> bool {
-        let is_granted = |((limit, counter), needed): ((&QuotaLimit, &Counter), &u128)| {
-            *needed == 0 || self.used(limit, counter).saturating_add(*needed) <= counter.granted
+    pub(super) fn are_granted(&self, limits: &[QuotaLimit], need: &Need, now: Instant) -> bool {
+        let is_granted = |(limit, counter): (&QuotaLimit, &Counter)| {
+            let needed = need.of(limit);
+            needed == 0 || self.used(limit, counter).saturating_add(needed) <= counter.granted
         };
         self.shared.granted_until.is_some_and(|until| now < until)
-            && limits.iter().zip(&self.all).zip(needed).all(is_granted)
+            && limits.iter().zip(&self.all).all(is_granted)
     }
 
     /// Counts a request.
-    pub(super) fn take(&mut self, needed: &[u128]) {
+    pub(super) fn take(&mut self, limits: &[QuotaLimit], need: &Need) {
         self.in_flight += 1;
-        for (counter, needed) in self.all.iter_mut().zip(needed) {
-            counter.used = counter.used.saturating_add(*needed);
-            counter.reserved = counter.reserved.saturating_add(*needed);
-            if *needed > 0 {
-                counter.usual = *needed;
+        for (counter, limit) in self.all.iter_mut().zip(limits) {
+            let needed = need.of(limit);
+            counter.used = counter.used.saturating_add(needed);
+            counter.reserved = counter.reserved.saturating_add(needed);
+            if needed > 0 {
+                counter.usual = needed;
             }
         }
     }
@@ -220,6 +231,10 @@ impl Counters {
         };
         limits.iter().zip(&self.all).map(standing).collect()
     }
+}
+
+fn closed(limit: &QuotaLimit, counter: &Counter) -> Closed {
+    Closed { limit: *limit, opens_at: limit.window.map(|_| counter.window.end) }
 }
 
 impl QuotaStanding {

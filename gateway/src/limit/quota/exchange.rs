@@ -54,7 +54,11 @@ impl Shared for QuotaState {
             }
         });
         let limits = limits.collect();
-        let needs = requests.iter().map(|wanted| wanted.needed(&state.limits)).collect();
+        let needs = requests.iter().map(|wanted| {
+            let need = wanted.need();
+            state.limits.iter().map(|limit| need.of(limit)).collect()
+        });
+        let needs = needs.collect();
         (Call { limits, needs }, Sent { limits: state.limits.clone(), starts })
     }
 
@@ -114,15 +118,14 @@ impl QuotaState {
         wanted: Wanted,
         is_reserved: bool,
     ) -> Result<QuotaTaken, Box<QuotaExceeded>> {
-        let needed = wanted.needed(&state.limits);
         if is_reserved {
-            return Ok(self.taken(state, wanted, &needed, false));
+            return Ok(self.taken(state, wanted, false));
         }
         let rolled = state.rolled(wanted.place());
         // A limit may have room again since the store has answered.
-        match rolled.closed(&needed).or_else(|| rolled.last()) {
+        match rolled.closed(&wanted.need()).or_else(|| rolled.last()) {
             Some(closed) => Err(self.exceeded(state, &wanted, closed)),
-            None => Ok(self.taken(state, wanted, &needed, false)),
+            None => Ok(self.taken(state, wanted, false)),
         }
     }
 }

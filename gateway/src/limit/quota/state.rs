@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_resources::{ObjectKey, QuotaMode, StoreFailure};
-use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit, QuotaMeasure, TokenUse};
+use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit};
 
 use super::QuotaStore;
-use super::counters::{Closed, Counters, QuotaStanding};
+use super::counters::{Closed, Counters, Need, QuotaStanding};
 use super::exceeded::{QuotaExceeded, QuotaRejection};
 use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
@@ -90,17 +90,8 @@ impl Wanted {
         &self.place
     }
 
-    /// In the order of the limits.
-    pub(super) fn needed(&self, limits: &[QuotaLimit]) -> Vec<u128> {
-        limits.iter().map(|limit| amount(limit, self.estimate.token_use(), self.price)).collect()
-    }
-}
-
-/// What a request in flight takes of a limit.
-fn amount(limit: &QuotaLimit, tokens: TokenUse, price: Option<Price>) -> u128 {
-    match limit.measure {
-        QuotaMeasure::ConcurrentRequests => 1,
-        _ => limit.used_by(tokens, price),
+    pub(super) fn need(&self) -> Need {
+        Need { tokens: self.estimate.token_use(), price: self.price }
     }
 }
 
@@ -193,20 +184,18 @@ impl QuotaState {
     ) -> Result<QuotaTaken, Box<QuotaExceeded>> {
         let state = &mut *self.lock();
         let wanted = state.wanted(&self.quota, request);
-        let needed = wanted.needed(&state.limits);
-        let closed = state.rolled(&wanted.place).closed(&needed);
+        let closed = state.rolled(&wanted.place).closed(&wanted.need());
         match closed {
             Some(closed) if wanted.mode == QuotaMode::Enforce => Err(self.exceeded(state, &wanted, closed)),
-            closed => Ok(self.taken(state, wanted, &needed, closed.is_some())),
+            closed => Ok(self.taken(state, wanted, closed.is_some())),
         }
     }
 
     fn take_granted(self: &Arc<Self>, request: &Request<'_>) -> Result<QuotaTaken, Wanted> {
         let state = &mut *self.lock();
         let wanted = state.wanted(&self.quota, request);
-        let needed = wanted.needed(&state.limits);
-        if state.rolled(&wanted.place).are_granted(&needed, Instant::now()) {
-            return Ok(self.taken(state, wanted, &needed, false));
+        if state.rolled(&wanted.place).are_granted(&wanted.need(), Instant::now()) {
+            return Ok(self.taken(state, wanted, false));
         }
         Err(wanted)
     }
@@ -219,28 +208,21 @@ impl QuotaState {
         gateways: u64,
     ) -> Result<QuotaTaken, QuotaRejection> {
         let state = &mut *self.lock();
-        let needed = wanted.needed(&state.limits);
         let closed = match rule {
             StoreFailure::Closed => return Err(QuotaRejection::StoreUnavailable(self.quota.clone())),
             StoreFailure::Open => None,
-            StoreFailure::Share => state.rolled(&wanted.place).closed_of_share(&needed, gateways),
+            StoreFailure::Share => state.rolled(&wanted.place).closed_of_share(&wanted.need(), gateways),
         };
         match closed {
             Some(closed) => Err(self.exceeded(state, &wanted, closed).into()),
-            None => Ok(self.taken(state, wanted, &needed, false)),
+            None => Ok(self.taken(state, wanted, false)),
         }
     }
 
     /// Counts a request.
-    pub(super) fn taken(
-        self: &Arc<Self>,
-        state: &mut State,
-        wanted: Wanted,
-        needed: &[u128],
-        is_above: bool,
-    ) -> QuotaTaken {
+    pub(super) fn taken(self: &Arc<Self>, state: &mut State, wanted: Wanted, is_above: bool) -> QuotaTaken {
         let rolled = state.rolled(&wanted.place);
-        rolled.counters.take(needed);
+        rolled.counters.take(rolled.limits, &wanted.need());
         let standings = rolled.standings(wanted.now);
         let request = state.requests;
         state.requests += 1;
@@ -297,12 +279,11 @@ impl QuotaState {
         counters.in_flight = counters.in_flight.saturating_sub(1);
         let is_counted = taken.served != Served::NotAdmitted;
         let used_tokens = taken.served.tokens(wanted.estimate);
-        let needed = wanted.needed(&state.limits);
-        for (at, ((limit, since), reserved)) in state.limits.iter().zip(&state.since).zip(needed).enumerate()
-        {
+        let need = wanted.need();
+        for (at, (limit, since)) in state.limits.iter().zip(&state.since).enumerate() {
             if *since <= taken.request {
                 let used = if is_counted { limit.used_by(used_tokens, wanted.price) } else { 0 };
-                counters.correct(at, taken.admitted, reserved, used);
+                counters.correct(at, taken.admitted, need.of(limit), used);
             }
         }
         self.changed(state, &wanted.place);
@@ -326,8 +307,8 @@ pub(super) struct Rolled<'s> {
 }
 
 impl Rolled<'_> {
-    pub(super) fn closed(&self, needed: &[u128]) -> Option<Closed> {
-        self.counters.closed(self.limits, needed)
+    pub(super) fn closed(&self, need: &Need) -> Option<Closed> {
+        self.counters.closed(self.limits, need)
     }
 
     /// The limit that opens last.
@@ -335,12 +316,12 @@ impl Rolled<'_> {
         self.counters.last(self.limits)
     }
 
-    fn closed_of_share(&self, needed: &[u128], gateways: u64) -> Option<Closed> {
-        self.counters.closed_of_share(self.limits, needed, gateways)
+    fn closed_of_share(&self, need: &Need, gateways: u64) -> Option<Closed> {
+        self.counters.closed_of_share(self.limits, need, gateways)
     }
 
-    fn are_granted(&self, needed: &[u128], now: Instant) -> bool {
-        self.counters.are_granted(self.limits, needed, now)
+    fn are_granted(&self, need: &Need, now: Instant) -> bool {
+        self.counters.are_granted(self.limits, need, now)
     }
 
     fn standings(&self, now: u64) -> Vec<QuotaStanding> {

@@ -153,8 +153,8 @@ pub(crate) struct QuotaStoreMetrics {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unavailable;
 
-/// How the store is used.
-#[derive(Clone, Debug)]
+/// How the store is used. Not `Debug`: the URL may contain a password.
+#[derive(Clone)]
 pub(crate) struct QuotaStoreOptions {
     /// `redis://` or `rediss://` (TLS). May contain a password.
     pub(crate) url: String,

@@ -30,8 +30,7 @@ const MAX_CHANGES: usize = 512;
 /// Changes are renewed so often within the lease.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// Ends when all handles are dropped.
-#[derive(Debug)]
+/// Ends when all handles are dropped. Not `Debug`: the client has the URL.
 pub(in crate::limit::quota) struct Service<S: Shared> {
     client: Client,
     /// Name of this process in the store.
@@ -70,6 +69,8 @@ struct Exchange<S: Shared> {
     answers: Vec<oneshot::Sender<Option<S::Outcome>>>,
     /// Of those that only read.
     readers: Vec<oneshot::Sender<Option<S::Outcome>>>,
+    /// An amount may be granted in advance. Not to a set that is only renewed: it is not used.
+    grants: bool,
 }
 
 /// Exchanges of one pipeline, one for each set.
@@ -204,14 +205,14 @@ impl<S: Shared> Service<S> {
             asks.into_iter().for_each(|ask| batch.ask(ask));
             let is_presence_due = is_due && Instant::now() >= next_presence;
             if is_due {
-                self.changes.take(MAX_CHANGES).into_iter().for_each(|change| batch.add(change));
+                self.changes.take(MAX_CHANGES).into_iter().for_each(|change| batch.add(change, true));
                 self.add_renewals(&mut batch, |renewal| renewal.at <= Instant::now());
             }
             if is_presence_due {
                 next_presence = Instant::now() + presence_interval;
             }
             if is_presence_due || !batch.exchanges.is_empty() {
-                self.exchange(&mut connected, batch, is_presence_due.then_some(true), true).await?;
+                self.exchange(&mut connected, batch, is_presence_due.then_some(true)).await?;
             }
         }
     }
@@ -222,7 +223,7 @@ impl<S: Shared> Service<S> {
         {
             if let Some(counters) = renewal.counters.upgrade() {
                 counters.renewing(&renewal.place);
-                batch.add(Change { counters, place: renewal.place });
+                batch.add(Change { counters, place: renewal.place }, false);
             }
         }
     }
@@ -232,11 +233,11 @@ impl<S: Shared> Service<S> {
         let ending = async {
             while !self.changes.are_none() || !self.renewals.is_empty() {
                 let mut batch = Batch::new();
-                self.changes.take(MAX_CHANGES).into_iter().for_each(|change| batch.add(change));
+                self.changes.take(MAX_CHANGES).into_iter().for_each(|change| batch.add(change, false));
                 self.add_renewals(&mut batch, |_| true);
-                self.exchange(&mut connected, batch, None, false).await?;
+                self.exchange(&mut connected, batch, None).await?;
             }
-            self.exchange(&mut connected, Batch::new(), Some(false), false).await
+            self.exchange(&mut connected, Batch::new(), Some(false)).await
         };
         if let Err(error) = time::timeout(END_TIMEOUT, ending).await.map_err(Error::from).flatten() {
             tracing::warn!(%error, "what was used of quotas since the last call is not in the store");
@@ -250,7 +251,6 @@ impl<S: Shared> Service<S> {
         connected: &mut Connected,
         batch: Batch<S>,
         presence: Option<bool>,
-        grants: bool,
     ) -> Result<(), Error> {
         let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
         let mut pipeline = Pipeline::new();
@@ -259,7 +259,7 @@ impl<S: Shared> Service<S> {
         }
         let exchanges = batch.exchanges;
         let calls: Vec<(Call, S::Sent)> =
-            exchanges.iter().map(|it| it.counters.call(&it.place, &it.requests, grants)).collect();
+            exchanges.iter().map(|it| it.counters.call(&it.place, &it.requests, it.grants)).collect();
         for (call, _) in &calls {
             call.add_to(&mut pipeline, &connected.reserve, &self.gateway, lease_ms);
         }
@@ -287,7 +287,7 @@ impl<S: Shared> Service<S> {
             }
         };
         for ((exchange, (_, sent)), reply) in exchanges.into_iter().zip(calls).zip(replies) {
-            let Exchange { counters, place, requests, answers, readers } = exchange;
+            let Exchange { counters, place, requests, answers, readers, grants: _ } = exchange;
             let applied = counters.apply(&place, sent, requests, &reply, until);
             if applied.must_be_renewed {
                 let at = Instant::now() + self.lease / RENEWALS_PER_LEASE;
@@ -310,14 +310,15 @@ impl<S: Shared> Batch<S> {
         Self { exchanges: Vec::new(), positions: HashMap::new() }
     }
 
-    fn add(&mut self, Change { counters, place }: Change<S>) {
-        self.exchange(counters, place);
+    fn add(&mut self, Change { counters, place }: Change<S>, grants: bool) {
+        self.exchange(counters, place).grants |= grants;
     }
 
     fn ask(&mut self, Ask { counters, place, request, answer }: Ask<S>) {
         let exchange = self.exchange(counters, place);
         match request {
             Some(request) => {
+                exchange.grants = true;
                 exchange.requests.push(request);
                 exchange.answers.push(answer);
             }
@@ -330,7 +331,7 @@ impl<S: Shared> Batch<S> {
         let position = *self.positions.entry(key).or_insert(self.exchanges.len());
         if position == self.exchanges.len() {
             let (requests, answers, readers) = (Vec::new(), Vec::new(), Vec::new());
-            self.exchanges.push(Exchange { counters, place, requests, answers, readers });
+            self.exchanges.push(Exchange { counters, place, requests, answers, readers, grants: false });
         }
         #[expect(clippy::indexing_slicing, reason = "the position is of an exchange that is there")]
         &mut self.exchanges[position]
