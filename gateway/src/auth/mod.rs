@@ -10,6 +10,6 @@ mod error;
 mod tokens;
 
 pub(crate) use authenticate::{authenticate, authenticate_any, remove_credentials};
-pub(crate) use authorize::{Caller, Models};
+pub(crate) use authorize::{Caller, authorize};
 pub(crate) use error::Error;
 pub(crate) use tokens::Tokens;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use forebay_routing::{AppliedQuota, Measure};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use super::bucket::Bucket;
 use super::estimate::{Estimate, Expected};
@@ -22,7 +23,7 @@ const WARNING: HeaderName = HeaderName::from_static("x-forebay-quota-warning");
 pub(crate) struct Admission {
     taken: Vec<Taken>,
     quotas: Vec<QuotaTaken>,
-    standings: Vec<Standing>,
+    standings: SmallVec<[Standing; 4]>,
     expected: Option<Expected>,
     at: Instant,
 }
@@ -47,7 +48,7 @@ pub(crate) enum Rejection {
 /// the calendar. `store`: where gateways share what was used of quotas; waits for it only if a limit is near.
 pub(crate) async fn admit<'a>(
     limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
-    quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
+    quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a, 'a>)>,
     expected: Option<Expected>,
     now: Instant,
     unix_seconds: u64,
@@ -100,7 +101,7 @@ fn amount(bucket: &Bucket, estimate: Estimate) -> u64 {
 
 impl Admission {
     fn new(now: Instant) -> Self {
-        Self { taken: Vec::new(), quotas: Vec::new(), standings: Vec::new(), expected: None, at: now }
+        Self { taken: Vec::new(), quotas: Vec::new(), standings: SmallVec::new(), expected: None, at: now }
     }
 
     fn is_empty(&self) -> bool {
@@ -110,7 +111,7 @@ impl Admission {
     async fn take_all<'a>(
         &mut self,
         limits: impl Iterator<Item = (&'a Arc<PolicyState>, usize)>,
-        quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a>)>,
+        quotas: impl Iterator<Item = (&'a Arc<QuotaState>, AppliedQuota<'a, 'a>)>,
         expected: Option<&Expected>,
         unix_seconds: u64,
         store: Option<&QuotaStore>,
@@ -139,8 +140,8 @@ impl Admission {
         Standing::set_headers(&self.standings, headers);
         let above = self.quotas.iter().filter(|quota| quota.is_above());
         let names: Vec<String> = above.map(|quota| quota.quota().to_string()).collect();
-        if let Ok(value) = HeaderValue::try_from(names.join(", "))
-            && !names.is_empty()
+        if !names.is_empty()
+            && let Ok(value) = HeaderValue::try_from(names.join(", "))
         {
             headers.insert(WARNING, value);
         }

@@ -1,8 +1,8 @@
 //! What a request will probably use.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use forebay_openai::Usage;
 use forebay_routing::TokenUse;
 

@@ -7,6 +7,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::bucket::Bucket;
 
+/// Limit, remaining, reset.
+const REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
 /// State of a limit when a request was admitted or rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -32,26 +44,15 @@ impl Standing {
     /// Sets the headers of the OpenAI API (`x-ratelimit-*`): for requests and for tokens, those of the limit with the least
     /// left.
     pub(crate) fn set_headers(all: &[Self], headers: &mut HeaderMap) {
-        let least = |measure| all.iter().filter(|it| it.measure == measure).min_by_key(|it| it.remaining);
-        if let Some(requests) = least(Measure::Requests) {
-            let [limit, remaining, reset] = [
-                HeaderName::from_static("x-ratelimit-limit-requests"),
-                HeaderName::from_static("x-ratelimit-remaining-requests"),
-                HeaderName::from_static("x-ratelimit-reset-requests"),
-            ];
-            requests.set(headers, limit, remaining, reset);
-        }
-        if let Some(tokens) = least(Measure::Tokens) {
-            let [limit, remaining, reset] = [
-                HeaderName::from_static("x-ratelimit-limit-tokens"),
-                HeaderName::from_static("x-ratelimit-remaining-tokens"),
-                HeaderName::from_static("x-ratelimit-reset-tokens"),
-            ];
-            tokens.set(headers, limit, remaining, reset);
+        for (measure, names) in [(Measure::Requests, REQUESTS), (Measure::Tokens, TOKENS)] {
+            let least = all.iter().filter(|it| it.measure == measure).min_by_key(|it| it.remaining);
+            if let Some(least) = least {
+                least.set(headers, names);
+            }
         }
     }
 
-    fn set(self, headers: &mut HeaderMap, limit: HeaderName, remaining: HeaderName, reset: HeaderName) {
+    fn set(self, headers: &mut HeaderMap, [limit, remaining, reset]: [HeaderName; 3]) {
         headers.insert(limit, self.limit.into());
         headers.insert(remaining, self.remaining.into());
         if let Ok(text) = HeaderValue::try_from(go_duration(self.reset_after)) {
@@ -65,7 +66,7 @@ fn go_duration(duration: Duration) -> String {
     if duration <= Duration::from_millis(999) {
         return format!("{}ms", duration.as_nanos().div_ceil(1_000_000));
     }
-    let seconds = duration.as_nanos().div_ceil(1_000_000_000);
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {
         (0, 0) => format!("{seconds}s"),

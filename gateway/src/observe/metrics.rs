@@ -394,8 +394,14 @@ impl Metrics {
 
     /// A quota has counted a request.
     pub(crate) fn quota_taken(&self, taken: &QuotaTaken) {
-        let result = if taken.is_above() { QuotaResult::Warned } else { QuotaResult::Admitted };
-        self.quota(taken.quota(), result, taken.is_crowded_out());
+        if taken.is_above() || taken.is_crowded_out() {
+            let result = if taken.is_above() { QuotaResult::Warned } else { QuotaResult::Admitted };
+            return self.quota(taken.quota(), result, taken.is_crowded_out());
+        }
+        taken.count_admitted(|| {
+            let labels = QuotaLabels { quota: taken.quota().to_string(), result: QuotaResult::Admitted };
+            self.families.quota_requests.get_or_create_owned(&labels)
+        });
     }
 
     pub(crate) fn quota_rejected(&self, exceeded: &QuotaExceeded) {

@@ -2,12 +2,14 @@
 
 use forebay_openai::ModelName;
 use forebay_routing::{
-    BASE_MODEL_NAME_HEADER, BeforeBody, Identity, ListenerRoutes, RequestAttributes, Rule,
+    BASE_MODEL_NAME_HEADER, BeforeBody, Identity, ListenerRoutes, ModelNames, RequestAttributes, Rule,
 };
 use http::request;
 
 use crate::accept::Via;
-use crate::auth::{self, Caller, Models, Tokens, authenticate, authenticate_any, remove_credentials};
+use crate::auth::{
+    self, Caller, Tokens, authenticate, authenticate_any, authorize, remove_credentials,
+};
 use crate::error::Error;
 
 /// What is known of a request besides its head.
@@ -62,10 +64,8 @@ pub(super) fn admit<'a>(
     let checks = listener.checks(Some(rule));
     let identity = authenticate(&checks, &head.headers, tokens)?;
     remove_credentials(&checks, &mut head.headers);
-    let caller = Caller::new(checks, attributes(asked.host, head), source(asked.via), &identity);
-    if let Some(caller) = &caller {
-        caller.authorize(models(asked, head))?;
-    }
+    let request = attributes(asked.host, head);
+    let caller = authorize(checks, request, source(asked.via), &identity, models(asked, head))?;
     Ok(Admitted { identity, caller })
 }
 
@@ -102,11 +102,8 @@ fn check_unmatched<'a>(
     tokens: &Tokens<'a>,
 ) -> Result<(), Error> {
     let identity = authenticate_without_rule(listener, head, tokens)?;
-    if let Some(caller) =
-        Caller::new(listener.checks(None), attributes(asked.host, head), source(asked.via), &identity)
-    {
-        caller.authorize(models(asked, head))?;
-    }
+    let (checks, request) = (listener.checks(None), attributes(asked.host, head));
+    authorize(checks, request, source(asked.via), &identity, models(asked, head))?;
     match asked.model {
         Some(_) if listener.has_restricted_rule() => Err(auth::Error::Denied.into()),
         _ => Ok(()),
@@ -133,9 +130,9 @@ pub(super) fn source(via: &Via) -> &str {
     via.client.to_str().unwrap_or_default()
 }
 
-pub(super) fn models<'m>(asked: Asked<'m>, head: &'m request::Parts) -> Models<'m> {
+pub(super) fn models<'m>(asked: Asked<'m>, head: &'m request::Parts) -> ModelNames<'m> {
     let base = head.headers.get(BASE_MODEL_NAME_HEADER).and_then(|base| base.to_str().ok());
-    Models {
+    ModelNames {
         requested: asked.model.map(ModelName::as_str),
         base: base.filter(|_| asked.model.is_some()),
         target: asked.target.map(ModelName::as_str),

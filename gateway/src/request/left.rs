@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use forebay_resources::{ObjectKey, QuotaMode};
 use forebay_routing::{
-    AppliedQuota, Checks, Identity, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit, Variables,
+    AppliedQuota, Checks, Identity, ModelNames, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit, Variables,
 };
 use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
@@ -66,7 +66,12 @@ async fn add(
 ) {
     let routes = received.context.routes;
     let request = attributes(received.host(), &received.head);
-    let variables = Variables::new(Some(request), source(received.context.via), identity);
+    let variables = Variables::new(
+        Some(request),
+        source(received.context.via),
+        identity,
+        ModelNames::default(),
+    );
     for policy in checks.limits() {
         let Some(set) = policy.choose(&variables).filter(|_| seen.limits.insert(policy.index)) else {
             continue;
@@ -76,7 +81,7 @@ async fn add(
         data.extend(standings.iter().map(|(limit, standing)| described(&policy.policy, *limit, standing)));
     }
     let now = unix_seconds();
-    for AppliedQuota { quota, value, .. } in quotas.applied(identity, QuotaModels::Any, || variables) {
+    for AppliedQuota { quota, value, .. } in quotas.applied(QuotaModels::Any, &variables) {
         let Some(state) = routes.quotas.get(quota.index).filter(|_| seen.quotas.insert(quota.index)) else {
             continue;
         };

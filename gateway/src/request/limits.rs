@@ -6,6 +6,7 @@ use forebay_openai::GenerationOptions;
 use forebay_resources::QuotaMode;
 use forebay_routing::{AppliedQuota, Checks, Identity, ListenerRoutes, QuotaModels, Rule, Variables};
 use http::request;
+use smallvec::SmallVec;
 
 use super::access::{Asked, attributes, is_answered_preflight, models, source};
 use super::context::Context;
@@ -27,7 +28,11 @@ pub(super) async fn count<'a>(
     if (checks.limits().next().is_none() && !has_quotas) || is_answered_preflight(rule, head) {
         return Ok(());
     }
-    let quotas = if has_quotas { applied(listener, rule, identity, asked, head)? } else { Vec::new() };
+    let reads_request =
+        checks.limits().any(|policy| policy.reads_request()) || listener.quotas(Some(rule)).reads_request();
+    let request = reads_request.then(|| attributes(asked.host, head));
+    let variables = Variables::new(request, source(asked.via), identity, models(asked, head));
+    let quotas = if has_quotas { applied(listener, rule, asked, &variables)? } else { Vec::new() };
     let counts_tokens = checks.limits().any(|policy| policy.counts_tokens())
         || quotas.iter().any(|applied| applied.quota.counts_tokens());
     context.counts_tokens = asked.model.is_some() && counts_tokens;
@@ -38,23 +43,20 @@ pub(super) async fn count<'a>(
     }
     let expected = context.counts_tokens.then(|| expected(listener, asked, head, body));
     // Boxed, so that it adds nothing to the future of requests without limits.
-    Box::pin(take(context, &checks, quotas, identity, asked, head, expected)).await
+    Box::pin(take(context, &checks, quotas, &variables, expected)).await
 }
 
 /// The quotas for a request. Fails if one of them that is enforced cannot price it.
-fn applied<'a>(
+fn applied<'a: 'v, 'v>(
     listener: &'a ListenerRoutes,
     rule: &'a Rule,
-    identity: &Identity<'_>,
     asked: Asked<'_>,
-    head: &request::Parts,
-) -> Result<Vec<AppliedQuota<'a>>, Error> {
-    let quotas = listener.quotas(Some(rule));
-    let models = models(asked, head);
-    let names: Vec<&str> = [models.requested, models.base, models.target].into_iter().flatten().collect();
-    let applied = quotas.applied(identity, QuotaModels::Request(&names), || {
-        variables(quotas.reads_request(), identity, asked, head)
-    });
+    variables: &'v Variables<'_>,
+) -> Result<Vec<AppliedQuota<'a, 'v>>, Error> {
+    let models = variables.models();
+    let names: SmallVec<[&str; 3]> =
+        [models.requested, models.base, models.target].into_iter().flatten().collect();
+    let applied = listener.quotas(Some(rule)).applied(QuotaModels::Request(&names), variables);
     let unpriced = applied.iter().find(|applied| {
         let quota = applied.quota;
         quota.mode == QuotaMode::Enforce && quota.counts_money() && applied.price.is_none()
@@ -65,18 +67,6 @@ fn applied<'a>(
         }
         _ => Ok(applied),
     }
-}
-
-fn variables(
-    reads_request: bool,
-    identity: &Identity<'_>,
-    asked: Asked<'_>,
-    head: &request::Parts,
-) -> Variables {
-    let request = reads_request.then(|| attributes(asked.host, head));
-    let mut variables = Variables::new(request, source(asked.via), identity);
-    models(asked, head).set(&mut variables);
-    variables
 }
 
 /// What is known of the tokens before the request is sent.
@@ -94,19 +84,13 @@ fn expected(listener: &ListenerRoutes, asked: Asked<'_>, head: &request::Parts, 
 async fn take(
     context: &mut Context<'_>,
     checks: &Checks<'_>,
-    quotas: Vec<AppliedQuota<'_>>,
-    identity: &Identity<'_>,
-    asked: Asked<'_>,
-    head: &request::Parts,
+    quotas: Vec<AppliedQuota<'_, '_>>,
+    variables: &Variables<'_>,
     expected: Option<Expected>,
 ) -> Result<(), Error> {
-    let variables = checks.limits().any(|policy| policy.is_conditional()).then(|| {
-        let reads_request = checks.limits().any(|policy| policy.reads_request());
-        variables(reads_request, identity, asked, head)
-    });
     let routes = context.routes;
     let limits = checks.limits().filter_map(|policy| {
-        let set = variables.as_ref().map_or(Some(0), |variables| policy.choose(variables))?;
+        let set = policy.choose(variables)?;
         Some((routes.limits.get(policy.index)?, set))
     });
     let quotas = quotas.into_iter().filter_map(|it| Some((routes.quotas.get(it.quota.index)?, it)));

@@ -5,6 +5,7 @@ use std::time::Instant;
 use forebay_routing::{Backend, Mirror, Rule};
 use http::request;
 
+use super::access::source;
 use super::authority::Authority;
 use super::context::Context;
 use super::filters::AppliedFilters;
@@ -50,7 +51,7 @@ impl<'a> Prepared<'a> {
             )?;
             if let Some(rewrite) = &rewrite {
                 if let Some(caller) = &routed.caller {
-                    rewrite.authorize(caller, &head.headers)?;
+                    rewrite.authorize(caller, source(context.via), &head.headers)?;
                 }
                 let start = Instant::now();
                 rewrite.apply(&mut head.headers, &mut body).await?;

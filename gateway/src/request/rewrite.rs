@@ -2,10 +2,10 @@
 
 use forebay_grpc::names::{MODEL_NAME_REWRITE, MODEL_NAME_REWRITE_ALIAS};
 use forebay_openai::ModelName;
-use forebay_routing::{BASE_MODEL_NAME_HEADER, Backend};
+use forebay_routing::{BASE_MODEL_NAME_HEADER, Backend, ModelNames};
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::auth::{Caller, Models};
+use crate::auth::Caller;
 use crate::error::Error;
 use crate::hold::{self, HeldBody};
 
@@ -41,12 +41,12 @@ impl Rewrite {
     }
 
     /// Fails if the caller may not use the target. The model of a header is one that the client asks for.
-    pub(crate) fn authorize(&self, caller: &Caller<'_>, headers: &HeaderMap) -> Result<(), Error> {
+    pub(crate) fn authorize(&self, caller: &Caller<'_>, source: &str, headers: &HeaderMap) -> Result<(), Error> {
         let base = headers.get(BASE_MODEL_NAME_HEADER).and_then(|base| base.to_str().ok());
         let (model, target) = (self.client_model.as_str(), Some(self.target.as_str()));
-        caller.authorize(Models { requested: Some(model), base, target })?;
+        caller.authorize(source, ModelNames { requested: Some(model), base, target })?;
         if self.is_from_header {
-            caller.authorize(Models { requested: target, base: None, target })?;
+            caller.authorize(source, ModelNames { requested: target, base: None, target })?;
         }
         Ok(())
     }

@@ -2,12 +2,9 @@
 
 use std::{fs, path::Path};
 
-use crate::{
-    agent::Agent,
-    program::forebay,
-    tmux::{Tmux, is_installed},
-};
+use crate::{agent::Agent, program::forebay};
 use forebay_apiserver::{ApiServer, open_crd, store::namespace};
+use forebay_test_terminal::{Tmux, is_installed};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};

@@ -13,5 +13,4 @@ mod dashboard;
 mod lists;
 mod program;
 mod site;
-mod tmux;
 mod top;

@@ -2,11 +2,8 @@
 
 use std::{fs, path::Path};
 
-use crate::{
-    agent::Agent,
-    program::forebay,
-    tmux::{Tmux, is_installed},
-};
+use crate::{agent::Agent, program::forebay};
+use forebay_test_terminal::{Tmux, is_installed};
 use tokio::task::spawn_blocking;
 
 const SIZES: [(u16, u16); 2] = [(80, 24), (160, 50)];

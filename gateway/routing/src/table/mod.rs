@@ -23,10 +23,10 @@ use std::sync::Arc;
 
 pub use self::access::{
     Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, Credential, CredentialLocation,
-    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, Phase, PolicyLimits,
+    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, ModelNames, Phase, PolicyLimits,
     RateLimit, RemoteJwks, RemoteKeys, RequestAttributes, TokenError, Variables,
 };
-pub(crate) use self::access::{AccessRule, Action, Expression, JwksSource, JwtProvider, KeyHash, from_json};
+pub(crate) use self::access::{AccessRule, Action, Document, Expression, JwksSource, JwtProvider, KeyHash};
 pub use self::backend::{
     Backend, FailureMode, ModelsCredential, PickerAddresses, Pool, PoolPicker, ServiceBackend,
 };

@@ -50,12 +50,12 @@ fn applied(table: &RouteTable, path: &str, metadata: Option<Value>, models: &[&s
     let listener = of_port(table).listener("x").unwrap();
     let rule = listener.route("x", &head("POST", path, &[])).unwrap().rule;
     let key = metadata.map(|metadata| {
-        let variable = table::from_json(&metadata);
+        let variable = table::Document::new(&metadata);
         Arc::new(ApiKey { name: "key".into(), variable, expires_at: None })
     });
     let identity = Identity { key: key.as_ref(), jwt: None };
-    let variables = || Variables::new(None, "10.0.0.1", &identity);
-    let applied = listener.quotas(Some(rule)).applied(&identity, QuotaModels::Request(models), variables);
+    let variables = Variables::new(None, "10.0.0.1", &identity, ModelNames::default());
+    let applied = listener.quotas(Some(rule)).applied(QuotaModels::Request(models), &variables);
     applied
         .iter()
         .map(|it| match &it.value {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
+use smallvec::SmallVec;
 
 use super::window::Window;
 use crate::limit::standing::Standing;
@@ -62,6 +63,9 @@ pub(crate) struct QuotaStanding {
     /// Time until all of it is left again. 0 of concurrent requests: that depends on them.
     pub(crate) reset_after: Duration,
 }
+
+/// Of all limits of a quota, in their order.
+pub(super) type Standings = SmallVec<[QuotaStanding; 2]>;
 
 /// The limit without room for a request that opens last.
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +223,7 @@ impl Counters {
     }
 
     /// Call [`Counters::roll`] before. `now`: of the system's clock, which may be behind the windows.
-    pub(super) fn standings(&self, limits: &[QuotaLimit], now: u64) -> Vec<QuotaStanding> {
+    pub(super) fn standings(&self, limits: &[QuotaLimit], now: u64) -> Standings {
         let standing = |(limit, counter): (&QuotaLimit, &Counter)| {
             let used = self.used(limit, counter).saturating_add(counter.others);
             let seconds = limit.window.map_or(0, |_| counter.window.end.saturating_sub(now));

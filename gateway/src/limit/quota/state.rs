@@ -1,13 +1,14 @@
 //! The counters of one quota.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_resources::{ObjectKey, QuotaMode, StoreFailure};
 use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit};
+use prometheus_client::metrics::counter::Counter;
 
 use super::QuotaStore;
-use super::counters::{Closed, Counters, Need, QuotaStanding};
+use super::counters::{Closed, Counters, Need, QuotaStanding, Standings};
 use super::exceeded::{QuotaExceeded, QuotaRejection};
 use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
@@ -25,6 +26,8 @@ pub(crate) struct QuotaState {
     state: Mutex<State>,
     /// Of counters that gateways share.
     changes: Option<Changes<QuotaState>>,
+    /// Metric of the requests that it admits. Set when the first one is admitted.
+    admitted: OnceLock<Counter>,
 }
 
 /// The lock is held for a few operations, never across an await.
@@ -80,7 +83,7 @@ pub(crate) struct QuotaTaken {
     /// Seconds since 1970.
     admitted: u64,
     served: Served,
-    standings: Vec<QuotaStanding>,
+    standings: Standings,
     /// It was admitted only because the quota warns.
     is_above: bool,
 }
@@ -121,7 +124,7 @@ impl QuotaState {
             counters: CounterMap::new(max_values),
             next_crowding_log: 0,
         };
-        Self { quota, state: Mutex::new(state), changes }
+        Self { quota, state: Mutex::new(state), changes, admitted: OnceLock::new() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,7 +154,7 @@ impl QuotaState {
     /// limit is near.
     pub(crate) async fn take(
         self: &Arc<Self>,
-        applied: &AppliedQuota<'_>,
+        applied: &AppliedQuota<'_, '_>,
         expected: Option<&Expected>,
         now: u64,
         store: Option<&QuotaStore>,
@@ -269,7 +272,7 @@ impl QuotaState {
         let state = &*self.lock();
         let mut counters: Counters = state.counters.peek(value);
         counters.roll(&state.limits, state.latest.max(now));
-        counters.standings(&state.limits, now)
+        counters.standings(&state.limits, now).into_vec()
     }
 
     fn release(self: &Arc<Self>, taken: &QuotaTaken) {
@@ -324,7 +327,7 @@ impl Rolled<'_> {
         self.counters.are_granted(self.limits, need, now)
     }
 
-    fn standings(&self, now: u64) -> Vec<QuotaStanding> {
+    fn standings(&self, now: u64) -> Standings {
         self.counters.standings(self.limits, now)
     }
 }
@@ -362,6 +365,11 @@ impl QuotaTaken {
         &self.state.quota
     }
 
+    /// Counts it as admitted. `metric`: looks up the counter of the quota.
+    pub(crate) fn count_admitted(&self, metric: impl FnOnce() -> Counter) {
+        self.state.admitted.get_or_init(metric).inc();
+    }
+
     /// Whether it was admitted only because the quota warns.
     pub(crate) fn is_above(&self) -> bool {
         self.is_above
@@ -373,8 +381,9 @@ impl QuotaTaken {
     }
 
     /// For headers of responses. None of a quota that rejects no request.
-    pub(in crate::limit) fn standings(&self) -> Vec<Standing> {
-        if self.wanted.mode == QuotaMode::Enforce { shown(&self.standings) } else { Vec::new() }
+    pub(in crate::limit) fn standings(&self) -> impl Iterator<Item = Standing> + '_ {
+        let is_enforced = self.wanted.mode == QuotaMode::Enforce;
+        self.standings.iter().filter(move |_| is_enforced).filter_map(QuotaStanding::shown)
     }
 
     /// Corrects what was taken.

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::source::KeySource;
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
-use crate::table::{ApiKey, ApiKeys, KeyHash, from_json};
+use crate::table::{ApiKey, ApiKeys, Document, KeyHash};
 
 const HASH_PREFIX: &str = "sha256:";
 /// Member of `metadata`: when the key expires.
@@ -129,7 +129,7 @@ fn api_key(name: &str, metadata: Option<&Map<String, Value>>) -> Result<ApiKey, 
     let mut variable = metadata.cloned().unwrap_or_default();
     variable.entry("name").or_insert_with(|| name.into());
     let expires_at = variable.get(EXPIRES_AT).filter(|at| !at.is_null()).map(time_of).transpose()?;
-    Ok(ApiKey { name: name.to_owned(), variable: from_json(&Value::Object(variable)), expires_at })
+    Ok(ApiKey { name: name.to_owned(), variable: Document::new(&Value::Object(variable)), expires_at })
 }
 
 fn time_of(value: &Value) -> Result<SystemTime, &'static str> {

@@ -30,10 +30,10 @@ impl AccessRule {
         self.expressions.iter().any(Expression::reads_model)
     }
 
-    fn matches(&self, context: &cel::Context<'_, '_>) -> Result<bool, NoAnswer> {
+    fn matches(&self, variables: &Variables<'_>) -> Result<bool, NoAnswer> {
         let mut answer = Ok(true);
         for expression in &self.expressions {
-            match expression.evaluate(context) {
+            match expression.evaluate(variables) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(no_answer) => answer = Err(no_answer),
@@ -44,15 +44,10 @@ impl AccessRule {
 }
 
 /// A rule that cannot be evaluated never allows a request: `Allow` does not match it, `Require` and `Deny` deny it.
-pub(super) fn allow<'a>(rules: impl Iterator<Item = &'a AccessRule>, variables: &Variables) -> bool {
-    let mut rules = rules.peekable();
-    if rules.peek().is_none() {
-        return true;
-    }
-    let context = variables.context();
+pub(super) fn allow<'a>(rules: impl Iterator<Item = &'a AccessRule>, variables: &Variables<'_>) -> bool {
     let (mut must_match, mut is_allowed) = (false, false);
     for rule in rules {
-        let matches = rule.matches(&context);
+        let matches = rule.matches(variables);
         match rule.action {
             Action::Deny if matches != Ok(false) => return false,
             Action::Require if matches != Ok(true) => return false,
@@ -72,7 +67,7 @@ mod tests {
 
     use http::{HeaderMap, Method};
 
-    use super::super::{ApiKey, Identity, RequestAttributes, from_json};
+    use super::super::{ApiKey, Document, Identity, ModelNames, RequestAttributes};
     use super::*;
 
     fn rule(action: Action, expressions: &[&str]) -> AccessRule {
@@ -80,40 +75,55 @@ mod tests {
         AccessRule { action, expressions }
     }
 
-    fn variables() -> Variables {
+    fn with_variables(test: impl FnOnce(&Variables<'_>)) {
         let mut headers = HeaderMap::new();
         headers.append("x-team", "a".parse().unwrap());
         headers.append("x-team", "b".parse().unwrap());
+        headers.append("x-one", "a".parse().unwrap());
         let attributes =
             RequestAttributes { method: &Method::POST, path: "/v1/x", host: "A.example", headers: &headers };
         let metadata = serde_json::json!({ "group": "sales", "tier": 3, "models": ["m", "n"] });
-        let key = ApiKey { name: "client1".into(), variable: from_json(&metadata), expires_at: None };
+        let key = ApiKey { name: "client1".into(), variable: Document::new(&metadata), expires_at: None };
         let key = Arc::new(key);
         let identity = Identity { key: Some(&key), jwt: None };
-        let mut variables = Variables::new(Some(attributes), "10.0.0.1", &identity);
-        variables.set_model("m");
-        variables
+        let models = ModelNames { requested: Some("m"), ..ModelNames::default() };
+        test(&Variables::new(Some(attributes), "10.0.0.1", &identity, models));
     }
 
     #[test]
-    fn expressions_read_the_request_the_key_and_the_model() {
-        for (expression, expected) in [
-            ("request.method == 'POST' && request.path == '/v1/x' && request.host == 'a.example'", Ok(true)),
-            ("request.headers['x-team'] == 'a,b'", Ok(true)),
-            ("apiKey.group == 'sales' && apiKey.tier >= 3", Ok(true)),
-            ("llm.model in apiKey.models", Ok(true)),
-            ("llm.model.startsWith('x')", Ok(false)),
-            ("source.address == '10.0.0.1'", Ok(true)),
-            ("has(apiKey.owner)", Ok(false)),
-            ("apiKey.owner == 'x'", Err(NoAnswer)),
-            ("llm.targetModel == 'm'", Err(NoAnswer)),
-            ("jwt.sub == 'x'", Err(NoAnswer)),
-            ("apiKey.group", Err(NoAnswer)),
-            ("1 / 0 == 1", Err(NoAnswer)),
-        ] {
-            let compiled = Expression::compile(expression).unwrap();
-            assert_eq!(compiled.evaluate(&variables().context()), expected, "{expression}");
-        }
+    fn expressions_read_the_request_the_key_and_the_models() {
+        with_variables(|variables| {
+            for (expression, expected) in [
+                (
+                    "request.method == 'POST' && request.path == '/v1/x' && request.host == 'a.example'",
+                    Ok(true),
+                ),
+                ("request.headers['x-team'] == 'a,b' && request.headers['x-one'] == 'a'", Ok(true)),
+                ("apiKey.group == 'sales' && apiKey.tier >= 3", Ok(true)),
+                ("llm.model in apiKey.models", Ok(true)),
+                ("llm.model.startsWith('x')", Ok(false)),
+                ("source.address == '10.0.0.1'", Ok(true)),
+                ("has(apiKey.owner)", Ok(false)),
+                // Members and whole maps are the same values.
+                ("llm['model'] == llm.model && llm['targetModel'] == llm.targetModel", Ok(true)),
+                ("has(llm.model) && has(llm.targetModel) && !has(llm.baseModel) && llm.size() == 2", Ok(true)),
+                ("llm.targetModel == 'm'", Ok(true)),
+                ("['x'].exists(llm, llm == 'x') && ['y'].all(source, source == 'y')", Ok(true)),
+                ("[{'model': 'x'}].all(llm, llm.model == 'x')", Ok(true)),
+                ("request.size() == 4 && source.size() == 1", Ok(true)),
+                ("apiKey.owner == 'x'", Err(NoAnswer)),
+                ("llm.baseModel == 'm'", Err(NoAnswer)),
+                ("llm['baseModel'] == 'm'", Err(NoAnswer)),
+                ("llm.model.name == 'm'", Err(NoAnswer)),
+                ("jwt.sub == 'x'", Err(NoAnswer)),
+                ("apiKey.group", Err(NoAnswer)),
+                ("other == 'x'", Err(NoAnswer)),
+                ("1 / 0 == 1", Err(NoAnswer)),
+            ] {
+                let compiled = Expression::compile(expression).unwrap();
+                assert_eq!(compiled.evaluate(variables), expected, "{expression}");
+            }
+        });
     }
 
     #[test]
@@ -140,14 +150,16 @@ mod tests {
         ] {
             let compiled: Vec<AccessRule> =
                 rules.iter().map(|(action, expressions)| rule(*action, expressions)).collect();
-            assert_eq!(allow(compiled.iter(), &variables()), allowed, "{rules:?}");
+            with_variables(|variables| assert_eq!(allow(compiled.iter(), variables), allowed, "{rules:?}"));
         }
     }
 
     #[test]
     fn the_key_is_null_without_a_caller() {
-        let variables = Variables::new(None, "10.0.0.1", &Identity::default());
-        let evaluate = |source| Expression::compile(source).unwrap().evaluate(&variables.context());
+        let identity = Identity::default();
+        let variables = Variables::new(None, "10.0.0.1", &identity, ModelNames::default());
+        let evaluate = |source| Expression::compile(source).unwrap().evaluate(&variables);
+        assert_eq!(evaluate("request.path == '/'"), Err(NoAnswer), "not given");
         assert_eq!(evaluate("apiKey == null && jwt == null"), Ok(true));
         assert_eq!(evaluate("apiKey.group == 'sales'"), Err(NoAnswer));
     }

@@ -1,12 +1,13 @@
 //! CEL expressions.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::panic::catch_unwind;
 use std::sync::{Arc, LazyLock};
 
 use cel::{Context, Env, Program, Value};
 
-use super::identity::Identity;
+use super::variables::{ModelMember, Variables};
 
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
@@ -17,6 +18,8 @@ pub(crate) struct Expression {
     reads_model: bool,
     /// Of `apiKey.MEMBER`, which needs no context.
     key_member: Option<String>,
+    /// Of `llm.MEMBER in apiKey.MEMBER`: evaluated without a context if the second is a list.
+    model_in_key: Option<(ModelMember, String)>,
 }
 
 /// The value cannot be computed, or is neither true nor false.
@@ -36,7 +39,8 @@ impl Expression {
             })?;
         let references = program.references();
         let [reads_request, reads_model] = ["request", "llm"].map(|name| references.has_variable(name));
-        Ok(Self { program, reads_request, reads_model, key_member: key_member(source) })
+        let (key_member, model_in_key) = (key_member(source), model_in_key(source));
+        Ok(Self { program, reads_request, reads_model, key_member, model_in_key })
     }
 
     pub(crate) fn reads_request(&self) -> bool {
@@ -47,26 +51,26 @@ impl Expression {
         self.reads_model
     }
 
-    /// The value, if it is a string. `context`: with the variables of a request of the caller; made only if it is needed.
-    pub(crate) fn evaluate_text<'c>(
-        &self,
-        identity: &Identity<'_>,
-        context: impl FnOnce() -> &'c Context<'static, 'static>,
-    ) -> Result<String, NoAnswer> {
+    /// The value, if it is a string.
+    pub(crate) fn evaluate_text<'v>(&'v self, variables: &'v Variables<'_>) -> Result<Cow<'v, str>, NoAnswer> {
         if let Some(member) = &self.key_member {
-            return match identity.key.and_then(|key| key.member(member)) {
-                Some(Value::String(text)) => Ok(text.to_string()),
-                _ => Err(NoAnswer),
-            };
+            let value = variables.identity().key.and_then(|key| key.variable.text(member));
+            return value.map(Cow::Borrowed).ok_or(NoAnswer);
         }
-        match self.program.execute(context()) {
-            Ok(Value::String(text)) => Ok(text.to_string()),
+        match self.program.execute(&context(variables)) {
+            Ok(Value::String(text)) => Ok(Cow::Owned(Arc::unwrap_or_clone(text))),
             _ => Err(NoAnswer),
         }
     }
 
-    pub(crate) fn evaluate(&self, context: &Context<'_, '_>) -> Result<bool, NoAnswer> {
-        match self.program.execute(context) {
+    pub(crate) fn evaluate(&self, variables: &Variables<'_>) -> Result<bool, NoAnswer> {
+        if let Some((model, member)) = &self.model_in_key
+            && let Some(key) = variables.identity().key
+            && let Some(is_in) = variables.models().get(*model).and_then(|model| key.variable.has(member, model))
+        {
+            return Ok(is_in);
+        }
+        match self.program.execute(&context(variables)) {
             Ok(Value::Bool(answer)) => Ok(answer),
             _ => Err(NoAnswer),
         }
@@ -79,9 +83,10 @@ impl fmt::Debug for Expression {
     }
 }
 
-/// A context without variables.
-pub(super) fn context<'v>() -> Context<'static, 'v> {
-    Context::with_env(Arc::clone(&ENV))
+fn context<'v>(variables: &'v Variables<'_>) -> Context<'v, 'v> {
+    let mut context = Context::with_env(Arc::clone(&ENV));
+    context.set_variable_resolver(variables);
+    context
 }
 
 /// `MEMBER` of `apiKey.MEMBER`.
@@ -90,6 +95,12 @@ fn key_member(source: &str) -> Option<String> {
     let is_name = member.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && member.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     is_name.then(|| member.to_owned())
+}
+
+/// Both members of `llm.MEMBER in apiKey.MEMBER`.
+fn model_in_key(source: &str) -> Option<(ModelMember, String)> {
+    let (model, list) = source.trim().split_once(" in ")?;
+    Some((ModelMember::parse(model.trim_end().strip_prefix("llm.")?)?, key_member(list)?))
 }
 
 fn one_line(message: &str) -> String {
@@ -102,23 +113,58 @@ mod tests {
 
     use serde_json::json;
 
+    use super::super::identity::Identity;
     use super::super::keys::ApiKey;
-    use super::super::values::from_json;
-    use super::super::variables::Variables;
+    use super::super::values::Document;
+    use super::super::variables::ModelNames;
     use super::*;
 
     #[test]
+    fn lists_of_keys_contain_the_same_models_without_a_context() {
+        let metadata = json!({ "models": ["a", 7, null, ["b"], "c"], "none": [], "map": { "a": 1 }, "text": "a" });
+        let key = Arc::new(ApiKey { name: "alice".into(), variable: Document::new(&metadata), expires_at: None });
+        let identities = [Identity { key: Some(&key), jwt: None }, Identity::default()];
+        for (identity, model) in identities.iter().flat_map(|it| ["a", "b", "c", "7", ""].map(|model| (it, model))) {
+            let models = ModelNames { requested: Some(model), ..ModelNames::default() };
+            for models in [models, ModelNames::default(), ModelNames { target: Some("c"), ..models }] {
+                let variables = Variables::new(None, "", identity, models);
+                for source in ["models", "none", "map", "text", "missing"].iter().flat_map(|member| {
+                    ["model", "baseModel", "targetModel"].map(|model| format!(" llm.{model}  in  apiKey.{member} "))
+                }) {
+                    let fast = Expression::compile(&source).unwrap();
+                    assert!(fast.model_in_key.is_some(), "{source}");
+                    let whole = Expression { model_in_key: None, ..Expression::compile(&source).unwrap() };
+                    assert_eq!(fast.evaluate(&variables), whole.evaluate(&variables), "{source} {models:?}");
+                }
+            }
+        }
+        for source in [
+            "llm.model in apiKey.models || true",
+            "!(llm.model in apiKey.models)",
+            "llm.model in apiKey['models']",
+            "llm.other in apiKey.models",
+            "'llm.model in apiKey.models' == ''",
+            "llm.model in jwt.models",
+        ] {
+            assert!(Expression::compile(source).unwrap().model_in_key.is_none(), "{source}");
+        }
+    }
+
+    #[test]
     fn members_of_keys_have_the_same_value_without_a_context() {
-        let variable = from_json(&json!({ "name": "alice", "tier": 2, "models": ["a"], "_x9": "y" }));
+        let variable = Document::new(&json!({ "name": "alice", "tier": 2, "models": ["a"], "_x9": "y" }));
         let key = Arc::new(ApiKey { name: "alice".into(), variable, expires_at: None });
         for identity in [Identity { key: Some(&key), jwt: None }, Identity::default()] {
-            let context = Variables::new(None, "", &identity).context();
+            let variables = Variables::new(None, "", &identity, ModelNames::default());
             for source in ["apiKey.name", " apiKey._x9 ", "apiKey.tier", "apiKey.models", "apiKey.none"] {
-                let mut expression = Expression::compile(source).unwrap();
+                let expression = Expression::compile(source).unwrap();
                 assert!(expression.key_member.is_some(), "{source}");
-                let fast = expression.evaluate_text(&identity, || panic!("{source} needs no context"));
-                expression.key_member = None;
-                assert_eq!(fast, expression.evaluate_text(&identity, || &context), "{source}");
+                let evaluated = Expression { key_member: None, ..Expression::compile(source).unwrap() };
+                assert_eq!(
+                    expression.evaluate_text(&variables),
+                    evaluated.evaluate_text(&variables),
+                    "{source}"
+                );
             }
         }
         for source in ["apiKey.name + 'x'", "apiKey.models[0]", "jwt.sub", "apiKey.name.size()", "llm.model"]

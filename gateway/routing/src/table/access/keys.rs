@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cel::Value;
-use cel::objects::KeyRef;
 use foldhash::{HashMap, HashMapExt as _};
 use sha2::{Digest as _, Sha256};
+
+use super::values::Document;
 
 /// SHA-256 of an API key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub struct ApiKey {
     /// Name of the entry in the Secret or ConfigMap.
     pub name: String,
     /// Variable `apiKey` of expressions: the members of `metadata`, and `name` unless `metadata` has one.
-    pub(crate) variable: Value,
+    pub(crate) variable: Document,
     /// From then on, the key is not accepted.
     pub(crate) expires_at: Option<SystemTime>,
 }
@@ -44,16 +44,7 @@ pub struct ApiKey {
 impl ApiKey {
     /// `group` of the metadata, if it is a text.
     pub fn group(&self) -> Option<&str> {
-        match self.member("group")? {
-            Value::String(group) => Some(group),
-            _ => None,
-        }
-    }
-
-    /// A member of the metadata.
-    pub(crate) fn member(&self, name: &str) -> Option<&Value> {
-        let Value::Map(members) = &self.variable else { return None };
-        members.get(&KeyRef::String(name))
+        self.variable.text("group")
     }
 
     /// Whether the key is still accepted.

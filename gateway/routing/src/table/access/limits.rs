@@ -121,11 +121,6 @@ pub struct PolicyLimits {
 }
 
 impl PolicyLimits {
-    /// Whether it depends on the request which limits apply.
-    pub fn is_conditional(&self) -> bool {
-        self.sets.iter().any(|set| set.condition.is_some())
-    }
-
     /// Whether a condition reads the variable `request`.
     pub fn reads_request(&self) -> bool {
         self.sets.iter().filter_map(|set| set.condition.as_ref()).any(Expression::reads_request)
@@ -145,10 +140,9 @@ impl PolicyLimits {
 
     /// The position in [`PolicyLimits::sets`] of the limits for a request. A condition that cannot be evaluated, for example
     /// because the caller has no key, does not hold. `None`: no limit applies.
-    pub fn choose(&self, variables: &Variables) -> Option<usize> {
-        let context = variables.context();
+    pub fn choose(&self, variables: &Variables<'_>) -> Option<usize> {
         self.sets.iter().position(|set| {
-            set.condition.as_ref().is_none_or(|condition| condition.evaluate(&context) == Ok(true))
+            set.condition.as_ref().is_none_or(|condition| condition.evaluate(variables) == Ok(true))
         })
     }
 }

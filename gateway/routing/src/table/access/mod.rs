@@ -28,8 +28,8 @@ pub(crate) use self::keys::KeyHash;
 pub use self::keys::{ApiKey, ApiKeys};
 pub use self::limits::{LimitSet, LimitUnit, Measure, PolicyLimits, RateLimit};
 pub use self::location::{Credential, CredentialLocation};
-pub(crate) use self::values::from_json;
-pub use self::variables::{RequestAttributes, Variables};
+pub(crate) use self::values::Document;
+pub use self::variables::{ModelNames, RequestAttributes, Variables};
 
 /// What policies of one phase require at a listener or a rule.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ impl<'a> Checks<'a> {
     }
 
     /// Whether the authorization rules of all phases allow the request.
-    pub fn allow(&self, variables: &Variables) -> bool {
+    pub fn allow(&self, variables: &Variables<'_>) -> bool {
         self.phases.iter().all(|phase| authorization::allow(phase.rules(), variables))
     }
 }

@@ -1,15 +1,15 @@
 //! Variables of expressions.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::OnceLock;
 
-use cel::objects::{Key, Map};
-use cel::{Context, Value};
+use cel::common::types::{CelMap, CelNull, CelString};
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
 use http::{HeaderMap, Method};
 
-use super::expression::context;
 use super::identity::Identity;
-use super::values::{map, string};
+use super::values::map;
 
 /// What expressions may read of a request.
 #[derive(Clone, Copy, Debug)]
@@ -24,70 +24,135 @@ pub struct RequestAttributes<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// The variables for one request. `llm` has no member for what is not known, so an expression that reads it cannot be
-/// evaluated.
-#[derive(Clone, Debug)]
-pub struct Variables {
-    request: Option<Value>,
-    source: Value,
-    api_key: Value,
-    jwt: Value,
-    llm: HashMap<Key, Value>,
-}
-
-impl Variables {
-    /// `request` may be `None` if no rule [reads](super::Checks::reads_request) it. `source`: IP address of the client.
-    pub fn new(request: Option<RequestAttributes<'_>>, source: &str, identity: &Identity<'_>) -> Self {
-        Self {
-            request: request.map(|request| request_value(&request)),
-            source: map([("address", string(source))]),
-            api_key: identity.key.map_or(Value::Null, |key| key.variable.clone()),
-            jwt: identity.jwt.as_ref().map_or(Value::Null, |jwt| jwt.variable.clone()),
-            llm: HashMap::new(),
-        }
-    }
-
+/// What expressions may read of the models of a request. `llm` has no member for what is not known, so an expression that
+/// reads it cannot be evaluated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelNames<'a> {
     /// `llm.model`: the model that the client asks for.
-    pub fn set_model(&mut self, model: &str) {
-        self.set("model", model);
-    }
+    pub requested: Option<&'a str>,
+    /// `llm.baseModel`: its base model.
+    pub base: Option<&'a str>,
+    /// `llm.targetModel`: the model that the pod is asked for. `None`: `requested`.
+    pub target: Option<&'a str>,
+}
 
-    /// `llm.baseModel`: the base model of it.
-    pub fn set_base_model(&mut self, model: &str) {
-        self.set("baseModel", model);
-    }
+/// A member of `llm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ModelMember {
+    Model,
+    BaseModel,
+    TargetModel,
+}
 
-    /// `llm.targetModel`: the model that the pod is asked for.
-    pub fn set_target_model(&mut self, model: &str) {
-        self.set("targetModel", model);
-    }
+impl ModelMember {
+    const ALL: [(&str, Self); 3] =
+        [("model", Self::Model), ("baseModel", Self::BaseModel), ("targetModel", Self::TargetModel)];
 
-    fn set(&mut self, name: &str, model: &str) {
-        self.llm.insert(name.into(), string(model));
-    }
-
-    pub(crate) fn context(&self) -> Context<'static, 'static> {
-        let mut context = context();
-        if let Some(request) = &self.request {
-            context.add_variable_from_value("request", request.clone());
-        }
-        context.add_variable_from_value("source", self.source.clone());
-        context.add_variable_from_value("apiKey", self.api_key.clone());
-        context.add_variable_from_value("jwt", self.jwt.clone());
-        context.add_variable_from_value("llm", Value::Map(Map { map: Arc::new(self.llm.clone()) }));
-        context
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, member)| *member)
     }
 }
 
-fn request_value(request: &RequestAttributes<'_>) -> Value {
-    let headers = request.headers.keys().map(|name| {
-        let values: Vec<_> = request.headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
-        (name.as_str(), string(&String::from_utf8_lossy(&values.join(&b","[..]))))
-    });
-    map([
-        ("method", string(request.method.as_str())),
-        ("path", string(request.path)),
-        ("host", string(&request.host.to_ascii_lowercase())),
-        ("headers", map(headers)),
-    ])
+/// The variables for one request. Expressions read them in place: nothing is copied that no expression reads.
+#[derive(Debug)]
+pub struct Variables<'a> {
+    request: Option<RequestAttributes<'a>>,
+    source: &'a str,
+    identity: &'a Identity<'a>,
+    models: ModelNames<'a>,
+    /// Made when an expression reads them as a whole.
+    request_map: OnceLock<CelMap<'a>>,
+    source_map: OnceLock<CelMap<'a>>,
+    models_map: OnceLock<CelMap<'a>>,
+}
+
+impl<'a> Variables<'a> {
+    /// `request` may be `None` if no rule [reads](super::Checks::reads_request) it. `source`: IP address of the client.
+    pub fn new(
+        request: Option<RequestAttributes<'a>>,
+        source: &'a str,
+        identity: &'a Identity<'a>,
+        models: ModelNames<'a>,
+    ) -> Self {
+        let (request_map, source_map, models_map) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { request, source, identity, models, request_map, source_map, models_map }
+    }
+
+    /// The models of the request.
+    pub fn models(&self) -> ModelNames<'a> {
+        self.models
+    }
+
+    /// Who sends the request.
+    pub(crate) fn identity(&self) -> &'a Identity<'a> {
+        self.identity
+    }
+}
+
+impl VariableResolver for Variables<'_> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        let text = |text: &'b str| CowVal::owned(CelString::from(text));
+        match name {
+            // CEL asks for the longest name first.
+            "llm.model" => self.models.get(ModelMember::Model).map(text),
+            "llm.baseModel" => self.models.get(ModelMember::BaseModel).map(text),
+            "llm.targetModel" => self.models.get(ModelMember::TargetModel).map(text),
+            "llm" => Some(CowVal::Borrowed(self.models_map.get_or_init(|| self.models.map()))),
+            "apiKey" => Some(document(self.identity.key.map(|key| key.variable.value()))),
+            "jwt" => Some(document(self.identity.jwt.as_ref().map(|jwt| jwt.variable.value()))),
+            "source" => Some(CowVal::Borrowed(
+                self.source_map.get_or_init(|| map([("address", CelString::from(self.source))])),
+            )),
+            "request" => {
+                let request = self.request.as_ref()?;
+                Some(CowVal::Borrowed(self.request_map.get_or_init(|| request.map())))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn document(value: Option<&dyn Val>) -> CowVal<'_, '_> {
+    CowVal::Borrowed(value.unwrap_or(&CelNull))
+}
+
+impl<'a> ModelNames<'a> {
+    pub(super) fn get(&self, member: ModelMember) -> Option<&'a str> {
+        match member {
+            ModelMember::Model => self.requested,
+            ModelMember::BaseModel => self.base,
+            ModelMember::TargetModel => self.target.or(self.requested),
+        }
+    }
+
+    fn map(&self) -> CelMap<'a> {
+        let known = |(name, member)| Some((name, CelString::from(self.get(member)?)));
+        map(ModelMember::ALL.into_iter().filter_map(known))
+    }
+}
+
+impl<'a> RequestAttributes<'a> {
+    fn map(&self) -> CelMap<'a> {
+        let headers = self.headers.keys().map(|name| (name.as_str(), CelString::from(joined(self.headers, name))));
+        let mut members = map([
+            ("method", CelString::from(self.method.as_str())),
+            ("path", CelString::from(self.path)),
+            ("host", CelString::from(self.host.to_ascii_lowercase())),
+        ])
+        .into_inner();
+        members.insert("headers".into(), Box::new(map(headers)));
+        members.into()
+    }
+}
+
+/// All values of a header, as one.
+fn joined<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Cow<'a, str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(only), None) => String::from_utf8_lossy(only.as_bytes()),
+        _ => {
+            let values: Vec<_> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
+            Cow::Owned(String::from_utf8_lossy(&values.join(&b","[..])).into_owned())
+        }
+    }
 }

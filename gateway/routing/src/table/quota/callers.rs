@@ -1,10 +1,12 @@
 //! Which callers a quota is for.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use cel::{Context, Value};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelString, CelUInt};
+use cel::common::value::Val;
 
-use crate::table::access::{Expression, Identity};
+use crate::table::access::{Expression, Variables};
 
 #[derive(Debug)]
 pub(crate) enum Callers {
@@ -26,15 +28,14 @@ impl Callers {
     }
 
     /// A condition that cannot be evaluated, for example because the caller has no token, does not hold.
-    pub(super) fn contain<'c>(
-        &self,
-        identity: &Identity<'_>,
-        context: &dyn Fn() -> &'c Context<'static, 'static>,
-    ) -> bool {
+    pub(super) fn contain(&self, variables: &Variables<'_>) -> bool {
         match self {
             Self::All => true,
-            Self::Keys(selector) => identity.key.is_some_and(|key| selector.selects(|name| key.member(name))),
-            Self::Condition(condition) => condition.evaluate(context()) == Ok(true),
+            Self::Keys(selector) => {
+                let key = variables.identity().key;
+                key.is_some_and(|key| selector.selects(|name| key.variable.member(name)))
+            }
+            Self::Condition(condition) => condition.evaluate(variables) == Ok(true),
         }
     }
 }
@@ -53,14 +54,14 @@ pub(crate) enum Requirement {
 }
 
 impl KeySelector {
-    fn selects<'v>(&self, member: impl Fn(&str) -> Option<&'v Value>) -> bool {
+    fn selects<'v>(&'v self, member: impl Fn(&'v str) -> Option<&'v dyn Val>) -> bool {
         self.0.iter().all(|(name, requirement)| requirement.is_met(member(name)))
     }
 }
 
 impl Requirement {
-    fn is_met(&self, value: Option<&Value>) -> bool {
-        let is_one = |values: &BTreeSet<String>| value.and_then(text).is_some_and(|it| values.contains(&it));
+    fn is_met(&self, value: Option<&dyn Val>) -> bool {
+        let is_one = |values: &BTreeSet<String>| value.and_then(text).is_some_and(|it| values.contains(&*it));
         match self {
             Self::In(values) => is_one(values),
             Self::NotIn(values) => !is_one(values),
@@ -71,25 +72,25 @@ impl Requirement {
 }
 
 /// Numbers and booleans as they are written in JSON. Lists and objects equal no text.
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.to_string()),
-        Value::Int(number) => Some(number.to_string()),
-        Value::UInt(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
-        Value::Bool(value) => Some(value.to_string()),
-        _ => None,
+fn text(value: &dyn Val) -> Option<Cow<'_, str>> {
+    if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+        return Some(Cow::Borrowed(text.inner()));
     }
+    let number = value.downcast_ref::<CelInt>().map(|it| it.inner().to_string());
+    let number = number.or_else(|| Some(value.downcast_ref::<CelUInt>()?.inner().to_string()));
+    let number = number.or_else(|| Some(value.downcast_ref::<CelDouble>()?.inner().to_string()));
+    number.or_else(|| Some(value.downcast_ref::<CelBool>()?.inner().to_string())).map(Cow::Owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::access::Document;
 
     #[test]
     fn requirements_are_those_of_label_selectors() {
         use Requirement::{DoesNotExist, Exists, In, NotIn};
-        let text = |it: &str| Value::String(std::sync::Arc::new(it.to_owned()));
+        let document = Document::new(&serde_json::json!({ "a": "a", "b": "b", "3": 3, "true": true, "list": ["a"] }));
         let values = || ["a".to_owned(), "3".to_owned(), "true".to_owned()].into();
         for (requirement, expected) in [
             // For: missing, "a", "b", 3, true, a list.
@@ -98,16 +99,8 @@ mod tests {
             (Exists, [false, true, true, true, true, true]),
             (DoesNotExist, [true, false, false, false, false, false]),
         ] {
-            let list = Value::List(std::sync::Arc::new(vec![text("a")]));
-            let all = [
-                None,
-                Some(text("a")),
-                Some(text("b")),
-                Some(Value::Int(3)),
-                Some(Value::Bool(true)),
-                Some(list),
-            ];
-            let met = all.map(|value| requirement.is_met(value.as_ref()));
+            let all = ["missing", "a", "b", "3", "true", "list"];
+            let met = all.map(|name| requirement.is_met(document.member(name)));
             assert_eq!(met, expected, "{requirement:?}");
         }
     }

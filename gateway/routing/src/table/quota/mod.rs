@@ -6,19 +6,19 @@ mod money;
 mod prices;
 mod tokens;
 
-use std::cell::LazyCell;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cel::Context;
 use forebay_resources::{ObjectKey, QuotaMode, StoreFailure};
+use smallvec::SmallVec;
 
 pub(crate) use self::callers::{Callers, KeySelector, Requirement};
 pub use self::limit::{QuotaLimit, QuotaMeasure};
 pub use self::money::Money;
 pub use self::prices::{Price, Prices};
 pub use self::tokens::TokenUse;
-use super::access::{Expression, Identity, Variables};
+use super::access::{Expression, Variables};
 
 /// A valid quota.
 #[derive(Debug)]
@@ -87,19 +87,13 @@ impl QuotaSet {
 
     /// A default is for callers that the selection of no other quota of the set contains. A quota for all callers does not
     /// select any: the sum over all callers and a default for the rest go together.
-    fn of_caller<'c>(
-        &self,
-        identity: &Identity<'_>,
-        context: &dyn Fn() -> &'c Context<'static, 'static>,
-    ) -> Vec<&Arc<Quota>> {
-        let selected: Vec<bool> =
-            self.0.iter().map(|quota| quota.callers.contain(identity, context)).collect();
-        let mut others = self.0.iter().zip(&selected);
-        let is_known =
-            others.any(|(quota, selected)| *selected && !quota.is_default && !quota.callers.are_all());
-        let applies =
-            |(quota, selected): &(&Arc<Quota>, &bool)| **selected && !(quota.is_default && is_known);
-        self.0.iter().zip(&selected).filter(applies).map(|(quota, _)| quota).collect()
+    fn of_caller(&self, variables: &Variables<'_>) -> impl Iterator<Item = &Arc<Quota>> {
+        let mut selected: SmallVec<[&Arc<Quota>; 8]> =
+            self.0.iter().filter(|quota| quota.callers.contain(variables)).collect();
+        if selected.iter().any(|quota| !quota.is_default && !quota.callers.are_all()) {
+            selected.retain(|quota| !quota.is_default);
+        }
+        selected.into_iter()
     }
 }
 
@@ -114,11 +108,11 @@ pub enum QuotaModels<'m> {
 
 /// A quota that applies to a request.
 #[derive(Debug)]
-pub struct AppliedQuota<'a> {
+pub struct AppliedQuota<'a, 'v> {
     /// The quota.
     pub quota: &'a Arc<Quota>,
     /// The value of `per`. `None`: requests share one set of counters.
-    pub value: Option<String>,
+    pub value: Option<Cow<'v, str>>,
     /// Of the request's model. `None` if the quota has none.
     pub price: Option<Price>,
 }
@@ -152,26 +146,25 @@ impl<'a> Quotas<'a> {
     }
 
     /// The quotas that apply, each once. An expression that cannot be evaluated selects no caller, and has no value.
-    pub fn applied(
+    pub fn applied<'v>(
         self,
-        identity: &Identity<'_>,
         models: QuotaModels<'_>,
-        variables: impl FnOnce() -> Variables,
-    ) -> Vec<AppliedQuota<'a>> {
-        let context = LazyCell::new(|| variables().context());
-        let mut applied: Vec<AppliedQuota<'a>> = Vec::new();
-        for set in self.0.into_iter().flatten() {
-            for quota in set.of_caller(identity, &|| &*context) {
-                if !quota.is_for(models) || applied.iter().any(|it| it.quota.index == quota.index) {
-                    continue;
-                }
-                let value = quota.per.as_ref().and_then(|per| per.evaluate_text(identity, || &*context).ok());
-                let price = match models {
-                    QuotaModels::Request(names) => quota.prices.of(names),
-                    QuotaModels::Any => None,
-                };
-                applied.push(AppliedQuota { quota, value, price });
+        variables: &'v Variables<'_>,
+    ) -> Vec<AppliedQuota<'a, 'v>>
+    where
+        'a: 'v,
+    {
+        let mut applied: Vec<AppliedQuota<'a, 'v>> = Vec::new();
+        for quota in self.0.into_iter().flatten().flat_map(|set| set.of_caller(variables)) {
+            if !quota.is_for(models) || applied.iter().any(|it| it.quota.index == quota.index) {
+                continue;
             }
+            let value = quota.per.as_ref().and_then(|per| per.evaluate_text(variables).ok());
+            let price = match models {
+                QuotaModels::Request(names) => quota.prices.of(names),
+                QuotaModels::Any => None,
+            };
+            applied.push(AppliedQuota { quota, value, price });
         }
         applied
     }

@@ -9,7 +9,7 @@ use forebay_test_tokens::{ALGORITHMS, TokenKey, encode, key_set};
 use serde_json::{Value, json};
 
 use super::super::authentication::AuthenticationMode;
-use super::super::{CredentialLocation, Expression, Identity, Variables};
+use super::super::{CredentialLocation, Expression, Identity, ModelNames, Variables};
 use super::*;
 
 const ISSUER: &str = "https://idp.example";
@@ -265,7 +265,8 @@ fn expressions_read_claims_of_any_type() {
         "realm_access": { "roles": ["user"] }, "https://example/claim": true, "": "empty", "deep": deep,
     })));
     let jwt = Arc::new(inline(&key, &[]).verify(token.as_bytes(), &Loaded::default()).unwrap());
-    let variables = Variables::new(None, "10.0.0.1", &Identity { key: None, jwt: Some(jwt) });
+    let identity = Identity { key: None, jwt: Some(jwt) };
+    let variables = Variables::new(None, "10.0.0.1", &identity, ModelNames::default());
     for (source, expected) in [
         ("jwt.sub == 'alice' && jwt.iss == 'https://idp.example'", Some(true)),
         ("'a' in jwt.groups && 'user' in jwt.realm_access.roles", Some(true)),
@@ -280,7 +281,7 @@ fn expressions_read_claims_of_any_type() {
         ("jwt.groups[9] == 'x'", None),
         ("jwt.no.x == 'x'", None),
     ] {
-        let evaluated = Expression::compile(source).unwrap().evaluate(&variables.context()).ok();
+        let evaluated = Expression::compile(source).unwrap().evaluate(&variables).ok();
         assert_eq!(evaluated, expected, "{source}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cel::Value;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{AlgorithmFamily, Header, Validation, dangerous, decode, decode_header};
 use serde::Deserialize;
@@ -10,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::super::authentication::AuthenticationMode;
 use super::super::location::CredentialLocation;
-use super::super::values::from_json;
+use super::super::values::Document;
 use super::keys::{JwtKeys, NotFound};
 use super::remote::{RemoteJwks, RemoteKeys};
 
@@ -53,7 +52,7 @@ pub struct Jwt {
     /// `sub`
     pub subject: Option<String>,
     /// Variable `jwt` of expressions: the claims.
-    pub(crate) variable: Value,
+    pub(crate) variable: Document,
 }
 
 /// Why a token is not accepted.
@@ -109,7 +108,7 @@ impl JwtProvider {
         let decoded = decode::<Map<String, Json>>(token, &key.decoding, validation);
         let mut claims = decoded.map_err(|error| TokenError::of(error.kind()))?.claims;
         let subject = claims.get("sub").and_then(Json::as_str).map(str::to_owned);
-        let variable = from_json(&Json::Object(std::mem::take(&mut claims)));
+        let variable = Document::new(&Json::Object(std::mem::take(&mut claims)));
         Ok(Jwt { issuer: self.issuer.clone(), subject, variable })
     }
 }

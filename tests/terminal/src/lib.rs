@@ -1,5 +1,7 @@
 //! A shell in a real terminal of a given size: a server of tmux with a socket of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
@@ -11,13 +13,15 @@ use std::{
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
-pub(crate) struct Tmux {
+/// A server of tmux with one session. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Tmux {
     socket: String,
 }
 
 /// Returns whether tmux can be run. Says so if not.
 #[allow(clippy::print_stdout, reason = "a test that is skipped must say so")]
-pub(crate) fn is_installed() -> bool {
+pub fn is_installed() -> bool {
     let is_installed = Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
     if !is_installed {
         println!("skipped: tmux is not installed; `cargo xtask test` installs it");
@@ -27,7 +31,10 @@ pub(crate) fn is_installed() -> bool {
 
 impl Tmux {
     /// Starts a shell whose prompt is `ready$`.
-    pub(crate) fn start(width: u16, height: u16) -> Self {
+    ///
+    /// # Panics
+    /// If the terminal cannot be started. So do the others, and if what is expected is not seen in time.
+    pub fn start(width: u16, height: u16) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let tmux = Self { socket: format!("forebay-test-{}-{number}", std::process::id()) };
@@ -63,27 +70,28 @@ impl Tmux {
     }
 
     /// Types text, as it is.
-    pub(crate) fn write(&self, text: &str) {
+    pub fn write(&self, text: &str) {
         self.run(&["send-keys", "-l", text]);
     }
 
     /// Presses a key: `Enter`, `Escape`, `C-c`.
-    pub(crate) fn press(&self, key: &str) {
+    pub fn press(&self, key: &str) {
         self.run(&["send-keys", key]);
     }
 
     /// Runs a command in the shell.
-    pub(crate) fn command(&self, command: &str) {
+    pub fn command(&self, command: &str) {
         self.write(command);
         self.press("Enter");
     }
 
-    pub(crate) fn screen(&self) -> String {
+    /// The text of the screen.
+    pub fn screen(&self) -> String {
         String::from_utf8(self.run(&["capture-pane", "-p"]).stdout).unwrap()
     }
 
     /// Returns the screen when the condition is true.
-    pub(crate) fn wait_for(&self, what: &str, condition: impl Fn(&str) -> bool) -> String {
+    pub fn wait_for(&self, what: &str, condition: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let screen = self.screen();
@@ -96,7 +104,7 @@ impl Tmux {
     }
 
     /// Checks that the shell has its terminal again: its screen, line editing, echo and the cursor.
-    pub(crate) fn is_restored(&self) {
+    pub fn is_restored(&self) {
         // The output differs from the command on the screen.
         self.command("echo \"$(stty -a | grep -o -E -- '-?(icanon|echo|isig) ' | tr -d '\\n')\"over");
         let screen = self.wait_for("the modes of the terminal", |screen| screen.contains(" over"));
