@@ -27,6 +27,12 @@ enum Which {
     List,
     /// Age of a load change when the picker uses it: kernel event to pick.
     Freshness,
+    /// The agent: time of its BPF programs, throughput of a pod's server with and without them, CPU time and memory.
+    Agent {
+        /// Options of the bench program (`-- --help` lists them).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// The gateway against nginx and Envoy: requests per core-second, added latency, streams. Built as it is shipped.
     Gateway {
         #[command(flatten)]
@@ -78,7 +84,12 @@ impl HotPath {
 }
 
 /// Command, what is measured, baseline of the same run.
-const BENCHES: [[&str; 3]; 7] = [
+const BENCHES: [[&str; 3]; 8] = [
+    [
+        "agent",
+        "time of the BPF programs, throughput of a pod's server, CPU time and memory of the agent",
+        "the server without BPF programs; one pod; one subscriber",
+    ],
     [
         "gateway",
         "requests per core-second, latency, streams, memory; with keys, a rule and quotas",
@@ -122,6 +133,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ];
             let folder = build(Profile::Optimized, &programs)?;
             run::step("freshness", &mut Command::new(folder.join("forebay-freshness")))
+        }
+        Which::Agent { options } => {
+            ebpf::build_if_possible();
+            let programs = [
+                "forebay",
+                "forebay-agent",
+                "forebay-epp",
+                "forebay-gateway",
+                "vllm-sim",
+                "forebay-agent-bench",
+            ];
+            let folder = build(Profile::Optimized, &programs)?;
+            run::step("the agent", Command::new(folder.join("forebay-agent-bench")).args(options))
         }
         Which::Gateway { release, baseline, options } => gateway(release, baseline.as_deref(), options),
         Which::Epp { options } => {

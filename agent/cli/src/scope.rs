@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use forebay_resources::{
-    Kind, ObjectKey, Snapshot, Store,
+    InferencePool, Kind, ObjectKey, Snapshot, Store,
     cluster::{self, ClusterProvider, Interest, Selection},
     folder::{self, FolderProvider},
 };
@@ -54,6 +54,8 @@ pub(crate) struct Scope {
     pools: HashMap<ObjectKey, Vec<String>>,
     /// Pods with the labels of `--selector`.
     selected: HashSet<ObjectKey>,
+    /// Pools without a pod, one line each.
+    notices: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl Scope {
             directory.changes.mark_unchanged();
             let snapshot = directory.store.snapshot();
             self.pools = pools(&snapshot);
+            self.notices = if self.selects() { Vec::new() } else { empty_pools(&snapshot) };
             if let Some(labels) = &self.options.selector {
                 let pods = snapshot.pods.iter();
                 let has = pods.filter(|(_, pod)| labels.matches(pod.metadata.labels.as_ref()));
@@ -151,6 +154,15 @@ impl Scope {
     /// Whether a node is shown.
     pub(crate) fn has_node(&self, node: &str) -> bool {
         self.options.node.as_ref().is_none_or(|name| name == node)
+    }
+
+    /// What is wrong with pools, one line each. Empty if only some pods are shown.
+    pub(crate) fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    fn selects(&self) -> bool {
+        self.selects_pods() || self.options.node.is_some()
     }
 
     /// Whether pods are selected. Then only their GPUs are shown.
@@ -177,6 +189,17 @@ fn pools(snapshot: &Snapshot) -> HashMap<ObjectKey, Vec<String>> {
         }
     }
     pools
+}
+
+/// The pods of a pool with a wrong selector or of a Deployment with a wrong label are not seen by any agent.
+fn empty_pools(snapshot: &Snapshot) -> Vec<String> {
+    let empty = snapshot.inference_pools.iter().filter(|(key, _)| snapshot.pool_pods(key).is_empty());
+    let notice = |(key, pool): (&ObjectKey, &Arc<InferencePool>)| {
+        let labels = pool.spec.selector.match_labels.iter();
+        let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value}")).collect();
+        format!("InferencePool {key}: no pod has the labels {} (see `forebay check`)", labels.join(","))
+    };
+    empty.map(notice).collect()
 }
 
 /// The pools, and the pods that they or `--selector` select.

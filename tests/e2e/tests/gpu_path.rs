@@ -12,7 +12,7 @@ use aya::maps::{Array, Map, MapData};
 use forebay_agent_ebpf::maps::{self, GpuSample, SCHEMA, gpu_field};
 use forebay_e2e::{
     eventually,
-    harness::{Harness, HarnessOptions, QWEN},
+    harness::{GpuFault, Harness, HarnessOptions, QWEN},
     load::{Client, Shape},
 };
 use serde_json::Value;
@@ -56,7 +56,7 @@ async fn pod_with_lost_gpu_gets_no_requests() {
     }
     assert!(served(0) > 0 && served(1) > 0, "both healthy pods serve requests");
 
-    harness.report_xid(0, 79).unwrap();
+    harness.break_gpu(0, GpuFault::Xid(79)).unwrap();
     eventually("the agent reports the lost GPU", || gpus(&harness)[0]["health"] == "lost");
     let epp = std::net::SocketAddr::new(harness.epps[0].ip, 9090);
     if !harness.unavailable.is_empty() {

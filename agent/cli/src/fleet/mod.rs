@@ -28,7 +28,7 @@ pub(crate) struct Fleet {
     pub(crate) gpus: Vec<GpuRow>,
     /// Agents that have answered.
     pub(crate) nodes: usize,
-    /// What is wrong with agents, one line each.
+    /// What is wrong with pools and agents, one line each.
     pub(crate) notices: Vec<String>,
     /// Where in a recording this is.
     pub(crate) replay: Option<String>,
@@ -63,18 +63,15 @@ impl Fleet {
 }
 
 fn notices(view: &View, now: Instant) -> Vec<String> {
-    let mut notices: Vec<String> = view
-        .agents
-        .iter()
-        .filter_map(|agent| {
-            let reason = agent.problem()?;
-            let name = &agent.name;
-            Some(match agent.replica.frame_age(now) {
-                Some(age) => format!("agent {name} lost {} ago: {reason}", format::age(age)),
-                None => format!("agent {name}: {reason}"),
-            })
+    let mut notices = view.scope.notices().to_vec();
+    notices.extend(view.agents.iter().filter_map(|agent| {
+        let reason = agent.problem()?;
+        let name = &agent.name;
+        Some(match agent.replica.frame_age(now) {
+            Some(age) => format!("agent {name} lost {} ago: {reason}", format::age(age)),
+            None => format!("agent {name}: {reason}"),
         })
-        .collect();
+    }));
     let waiting =
         view.agents.iter().filter(|agent| !agent.has_answered() && agent.problem().is_none()).count();
     if waiting != 0 {

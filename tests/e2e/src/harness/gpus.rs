@@ -14,26 +14,40 @@ pub(super) fn scenario(folder: &Path) -> PathBuf {
     folder.join("gpus.json")
 }
 
-/// Writes a scenario with one GPU for each pod, used by the process of the pod. `xid`: index of a pod and an XID error
-/// of its GPU.
-pub(super) fn write(folder: &Path, pods: &[Pod], xid: Option<(usize, u64)>) -> Result<()> {
+/// What is wrong with a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuFault {
+    /// The driver reports this XID error.
+    Xid(u64),
+    /// It is too hot: its clock is at half of the maximum.
+    Hot,
+}
+
+/// `nvmlClocksThrottleReasonHwThermalSlowdown`
+const HW_THERMAL_SLOWDOWN: u64 = 0x40;
+const CLOCK_MHZ: u32 = 1_980;
+
+/// Writes a scenario with one GPU for each pod, used by the process of the pod. `fault`: of the GPU of the pod at an index.
+pub(super) fn write(folder: &Path, pods: &[Pod], fault: Option<(usize, GpuFault)>) -> Result<()> {
     let gpus: Vec<_> = pods
         .iter()
         .enumerate()
         .map(|(index, pod)| {
-            let xids: Vec<u64> = xid.iter().filter(|(at, _)| *at == index).map(|(_, xid)| *xid).collect();
+            let fault = fault.filter(|(at, _)| *at == index).map(|(_, fault)| fault);
+            let xids = if let Some(GpuFault::Xid(xid)) = fault { vec![xid] } else { Vec::new() };
+            let is_hot = fault == Some(GpuFault::Hot);
             json!({
                 "uuid": format!("GPU-00000000-0000-4000-8000-{index:012}"),
                 "name": "NVIDIA H100 80GB HBM3",
                 "utilization_percent": 40 + index,
                 "memory_used_bytes": 60_u64 << 30,
                 "memory_total_bytes": 80_u64 << 30,
-                "temperature_celsius": 50,
+                "temperature_celsius": if is_hot { 97 } else { 50 },
                 "power_mw": 400_000,
                 "power_limit_mw": 700_000,
-                "sm_clock_mhz": 1_980,
-                "sm_clock_max_mhz": 1_980,
-                "throttle_reason_bits": 0,
+                "sm_clock_mhz": if is_hot { CLOCK_MHZ / 2 } else { CLOCK_MHZ },
+                "sm_clock_max_mhz": CLOCK_MHZ,
+                "throttle_reason_bits": if is_hot { HW_THERMAL_SLOWDOWN } else { 0 },
                 "processes": [pod.process.pid()],
                 "xids": xids,
             })

@@ -25,6 +25,7 @@ use std::{
 
 pub use agent_metrics::Counts;
 use anyhow::{Context as _, Result, bail};
+pub use gpus::GpuFault;
 pub use http::{get, get_json};
 pub use limits::Limited;
 pub use manifests::{gateway_manifest, policy_manifest};
@@ -224,9 +225,9 @@ impl Harness {
         &self.pin_root
     }
 
-    /// Makes the GPU of a pod report an XID error.
-    pub fn report_xid(&self, pod: usize, xid: u64) -> Result<()> {
-        gpus::write(self.folder.path(), &self.pods, Some((pod, xid)))
+    /// Makes the GPU of a pod report a fault.
+    pub fn break_gpu(&self, pod: usize, fault: GpuFault) -> Result<()> {
+        gpus::write(self.folder.path(), &self.pods, Some((pod, fault)))
     }
 
     /// Sets the speed of a simulated engine in percent. 0: it hangs, while its server responds.
