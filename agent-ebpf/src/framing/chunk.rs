@@ -6,26 +6,52 @@ use super::{
     state::SKIP_SEGMENT,
 };
 
-/// Reads one byte of a chunk size line other than its line feed. Sizes of 2^40 bytes and more lose framing.
+/// A chunk of this size or more loses framing.
+const MAX_SIZE: u64 = 1 << 40;
+
+pub(super) struct Step {
+    pub(super) consumed: u32,
+    /// The line feed was consumed.
+    pub(super) over: bool,
+}
+
+/// Reads the next bytes of a chunk size line: `word` has the first `count` of them. Most lines are read in one step.
 #[inline(always)]
-pub(super) fn size_byte(half: &mut Half, byte: u8) -> u32 {
-    let digit = byte.wrapping_sub(b'0');
-    let letter = (byte | 0x20).wrapping_sub(b'a');
-    if digit <= 9 {
-        half.remaining = half.remaining << 4 | u64::from(digit);
-    } else if letter <= 5 {
-        half.remaining = half.remaining << 4 | u64::from(letter + 10);
-    } else if byte == b';' || byte == b' ' || byte == b'\t' {
+pub(super) fn size(half: &mut Half, mut word: u64, count: u32) -> Step {
+    let mut size = half.remaining;
+    let mut consumed = 0;
+    while consumed < count {
+        let byte = word as u8;
+        let digit = byte.wrapping_sub(b'0');
+        let letter = (byte | 0x20).wrapping_sub(b'a');
+        if digit <= 9 {
+            size = size << 4 | u64::from(digit);
+        } else if letter <= 5 {
+            size = size << 4 | u64::from(letter + 10);
+        } else if byte != b'\r' {
+            break;
+        }
+        if size >= MAX_SIZE {
+            half.lose_framing();
+            return Step { consumed: SKIP_SEGMENT, over: false };
+        }
+        word >>= 8;
+        consumed += 1;
+    }
+    half.remaining = size;
+    if consumed == count {
+        return Step { consumed, over: false };
+    }
+    let byte = word as u8;
+    if byte == b'\n' {
+        return Step { consumed: consumed + 1, over: true };
+    }
+    if byte == b';' || byte == b' ' || byte == b'\t' {
         half.phase = Phase::CHUNK_EXTENSION;
-    } else if byte != b'\r' {
-        half.lose_framing();
-        return SKIP_SEGMENT;
+        return Step { consumed: consumed + 1, over: false };
     }
-    if half.remaining >> 40 != 0 {
-        half.lose_framing();
-        return SKIP_SEGMENT;
-    }
-    1
+    half.lose_framing();
+    Step { consumed: SKIP_SEGMENT, over: false }
 }
 
 /// Skips chunk extensions up to, not including, the line feed, which [`Phase::CHUNK_SIZE`] handles.

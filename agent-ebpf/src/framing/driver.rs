@@ -1,7 +1,7 @@
 //! Applies segments to a connection.
 
 use super::{
-    half::{Effects, Phase},
+    half::Phase,
     payload::Payload,
     request,
     requests::{self, Direction},
@@ -15,7 +15,7 @@ impl Connection {
     /// Applies a segment from the client. The result is in `request.effects`.
     #[inline(always)]
     pub fn ingress<P: Payload + ?Sized>(&mut self, segment: Segment, payload: &P, now_ns: u64) {
-        self.request.effects = Effects::default();
+        self.request.effects.clear();
         if self.closed != 0 {
             return;
         }
@@ -32,7 +32,7 @@ impl Connection {
     /// Applies a segment to the client. The result is in `response.effects`.
     #[inline(always)]
     pub fn egress<P: Payload + ?Sized>(&mut self, segment: Segment, payload: &P, now_ns: u64) {
-        self.response.effects = Effects::default();
+        self.response.effects.clear();
         if self.opaque == 0 && segment.length != 0 {
             self.read_response(segment, payload, now_ns);
         }
@@ -48,7 +48,7 @@ impl Connection {
     /// Handles the destruction of the socket: open requests are aborted. The result is in `response.effects`.
     #[inline(always)]
     pub fn socket_closed(&mut self, now_ns: u64) {
-        self.response.effects = Effects::default();
+        self.response.effects.clear();
         self.closed = 1;
         requests::abort_all(self, Direction::Egress, now_ns);
     }

@@ -46,6 +46,17 @@ pub struct Ended {
     pub outcome: Outcome,
 }
 
+impl Ended {
+    /// See [`Effects::clear`](super::Effects). `zero`: 0.
+    #[inline(always)]
+    pub(super) fn clear(&mut self, zero: u32) {
+        let wide = u64::from(zero);
+        let Self { duration_ns, ttft_ns, response_bytes, response_chunks, status, known, outcome } = self;
+        (*duration_ns, *ttft_ns, *response_bytes) = (wide, wide, wide);
+        (*response_chunks, *status, *known, *outcome) = (zero, zero as u16, zero as u8, Outcome(zero as u8));
+    }
+}
+
 /// The response that is being sent. Written by egress.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

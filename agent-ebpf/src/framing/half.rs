@@ -1,5 +1,7 @@
 //! State of one direction of a connection.
 
+use core::hint::black_box;
+
 use super::ended::Ended;
 
 /// Position within a message.
@@ -169,4 +171,36 @@ pub struct Effects {
     pub lost: u32,
     /// New payload bytes, including those of a gap that was stepped over.
     pub bytes: u32,
+}
+
+impl Effects {
+    /// Sets everything to 0. The compiler must not see the value: it would call `memset`, which is a loop over bytes in a
+    /// BPF program, and takes longer than all other work for a segment.
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        let zero = black_box(0_u32);
+        let wide = u64::from(zero);
+        let count = |counter: &mut u32| *counter = zero;
+        let Self {
+            ttft_ns,
+            itl_ns,
+            waiting_bytes,
+            ended,
+            started,
+            finished,
+            aborted,
+            other,
+            chunks,
+            responses_2xx,
+            responses_4xx,
+            responses_5xx,
+            opaque,
+            lost,
+            bytes,
+        } = self;
+        (*ttft_ns, *itl_ns, *waiting_bytes) = (wide, wide, wide as i64);
+        ended.clear(zero);
+        [started, finished, aborted, other, chunks].into_iter().for_each(count);
+        [responses_2xx, responses_4xx, responses_5xx, opaque, lost, bytes].into_iter().for_each(count);
+    }
 }

@@ -112,13 +112,13 @@ fn read(connection: &mut Connection, word: u64, left: u32, now_ns: u64) -> u32 {
         return step.consumed;
     }
     if phase == Phase::CHUNK_SIZE {
-        if byte == b'\n' {
+        let step = chunk::size(half, word, count);
+        if step.over {
             half.phase = if half.remaining == 0 { Phase::TRAILERS } else { Phase::CHUNK_DATA };
             // Includes the CR LF after the data.
             half.remaining += 2;
-            return 1;
         }
-        return chunk::size_byte(half, byte);
+        return step.consumed;
     }
     if phase == Phase::CHUNK_EXTENSION {
         return chunk::extension(half, word, count);

@@ -60,18 +60,16 @@ pub(super) fn step(connection: &mut Connection, word: u64, left: u32, now_ns: u6
     }
     let half = &mut connection.response;
     if phase == Phase::CHUNK_SIZE {
-        if byte == b'\n' {
-            if half.remaining == 0 {
-                half.phase = Phase::TRAILERS;
-            } else {
-                half.phase = Phase::CHUNK_DATA;
-                half.chunk_start = 1;
-                // Includes the CR LF after the data.
-                half.remaining += 2;
-            }
-            return 1;
+        let step = chunk::size(half, word, count);
+        if step.over && half.remaining == 0 {
+            half.phase = Phase::TRAILERS;
+        } else if step.over {
+            half.phase = Phase::CHUNK_DATA;
+            half.chunk_start = 1;
+            // Includes the CR LF after the data.
+            half.remaining += 2;
         }
-        return chunk::size_byte(half, byte);
+        return step.consumed;
     }
     if phase == Phase::IDLE {
         return between_messages(connection, byte);

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Maximum steps per segment, which bounds the time in the kernel. A step reads a few bytes of framing or skips any
-/// number of bytes. A full 64 KiB segment of token events takes about 2,000 steps. With more, framing is lost until the
+/// number of bytes. A full 64 KiB segment of token events takes about 800 steps. With more, framing is lost until the
 /// response ends or the next request starts.
 pub const MAX_STEPS: u32 = 16_384;
 
@@ -64,7 +64,7 @@ impl<'a, P: Payload + ?Sized, const REQUEST: bool> Walk<'a, P, REQUEST> {
         };
         // `SKIP_SEGMENT` is more than any length.
         self.half().cursor = if consumed > left { end } else { cursor + consumed };
-        consumed > left
+        consumed >= left
     }
 }
 

@@ -151,9 +151,10 @@ impl Packet {
     fn parse(skb: *mut __sk_buff) -> Option<Self> {
         // SAFETY: the context is valid.
         let length = unsafe { (*skb).len };
-        let version = load::<1>(skb, 0)?[0] >> 4;
+        // No IP header is shorter.
+        let head: [u8; 20] = load(skb, 0)?;
+        let version = head[0] >> 4;
         let transport = if version == 4 {
-            let head: [u8; 12] = load(skb, 0)?;
             // Fragments are ignored: only the first one has the TCP header, and TCP is not fragmented in practice.
             let fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff;
             if head[9] != IPPROTO_TCP || fragment != 0 {
@@ -162,7 +163,7 @@ impl Packet {
             u32::from(head[0] & 0xf) * 4
         } else if version == 6 {
             // Extension headers before TCP do not occur on pod networks.
-            if load::<1>(skb, 6)?[0] != IPPROTO_TCP {
+            if head[6] != IPPROTO_TCP {
                 return None;
             }
             40
@@ -193,10 +194,12 @@ impl Packet {
 
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    // SAFETY: the buffer has N bytes.
-    let result = unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
-    if result == 0 { Some(bytes) } else { None }
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the buffer has N bytes, and the helper writes all of them, zeros if it fails.
+    unsafe {
+        let result = bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
+        if result == 0 { Some(bytes.assume_init()) } else { None }
+    }
 }
 
 struct SkbPayload {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 const PROGRAMS: [&str; 2] = ["forebay_ingress", "forebay_egress"];
 const STREAMS: usize = 32;
 const TOKEN_INTERVAL: Duration = Duration::from_millis(2);
-const ENDLESS: u32 = 100_000_000;
+const ENDLESS: u32 = 1_000_000;
 
 /// Runs of a program, and their time.
 #[derive(Clone, Copy, Debug, Default)]

@@ -16,10 +16,10 @@ use forebay_e2e::{
 };
 use tokio::task::JoinSet;
 
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 64;
 /// Tokens of a response.
 const TOKENS: u32 = 32;
-const TOKEN_INTERVAL: Duration = Duration::from_micros(100);
+const TOKEN_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Run {
