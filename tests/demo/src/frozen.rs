@@ -17,6 +17,8 @@ use crate::output::show;
 const REQUESTS: usize = 20;
 /// Of a stream that the engine does not finish before it freezes.
 const MANY_TOKENS: u32 = 100_000;
+/// Chunks of the stream before the engine freezes.
+const PACE_CHUNKS: u64 = 5;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fails if a request hangs, or if the engine does not leave or return.
@@ -27,11 +29,18 @@ pub(super) async fn run(harness: &Harness) -> Result<()> {
     }
     let pod = &harness.pods[0];
     let address = pod.address;
+    // Else a request of before could be taken for the stream.
+    let idle = until(harness, "the engine is idle", |pod| pod["kernel"]["inFlight"] == 0).await?;
+    let chunks = |pod: &Value| pod["kernel"]["chunks"].as_u64();
+    let before = chunks(&idle).context("forebay pods shows no chunks")?;
     let mut streams = JoinSet::new();
     // Ends when this function returns.
     streams
         .spawn(async move { Client::new(address).chat(QWEN, &Shape::Stream { tokens: MANY_TOKENS }).await });
-    until(harness, "the stream has begun", |pod| pod["kernel"]["requestsWithResponse"] == 1).await?;
+    until(harness, "the stream has a pace", |pod| {
+        pod["kernel"]["requestsWithResponse"] == 1 && chunks(pod) >= Some(before + PACE_CHUNKS)
+    })
+    .await?;
 
     pod.process.freeze()?;
     let since = Instant::now();
