@@ -121,14 +121,20 @@ impl Publisher {
     /// Sets the kernel values of an endpoint. No effect if another pod has the address now.
     pub fn set_kernel(&self, address: SocketAddr, uid: &str, report: LoadReport<KernelLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            (endpoint.kernel, endpoint.kernel_off) = split(report);
+            let (kernel, off) = split(report);
+            let is_off_changed = endpoint.kernel_off != off;
+            endpoint.kernel_off = off;
+            replace(&mut endpoint.kernel, kernel, |load| &mut load.measured_boottime_ns) || is_off_changed
         });
     }
 
     /// Sets the engine values of an endpoint. No effect if another pod has the address now.
     pub fn set_engine(&self, address: SocketAddr, uid: &str, report: LoadReport<EngineLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            (endpoint.engine, endpoint.engine_off) = split(report);
+            let (engine, off) = split(report);
+            let is_off_changed = endpoint.engine_off != off;
+            endpoint.engine_off = off;
+            replace(&mut endpoint.engine, engine, |load| &mut load.measured_boottime_ns) || is_off_changed
         });
     }
 
@@ -262,16 +268,15 @@ impl Publisher {
         }
     }
 
-    fn update_endpoint(&self, address: SocketAddr, uid: &str, change: impl FnOnce(&mut Endpoint)) {
+    /// `change` returns whether it has changed a value other than a time of measurement: those of unchanged values are in the
+    /// heartbeats.
+    fn update_endpoint(&self, address: SocketAddr, uid: &str, change: impl FnOnce(&mut Endpoint) -> bool) {
         self.update(|state, version| {
             let Some(entry) = state.endpoints.get_mut(&address) else { return false };
             if entry.value.key.as_ref().is_none_or(|key| key.uid != uid) {
                 return false;
             }
-            let mut next = entry.value.clone();
-            change(&mut next);
-            let changed = !has_same_values(&entry.value, &next);
-            entry.value = next;
+            let changed = change(&mut entry.value);
             if changed {
                 entry.version = version;
             }
@@ -414,14 +419,16 @@ fn split<T>(report: LoadReport<T>) -> (Option<T>, Option<String>) {
     }
 }
 
-/// Compares without the times of measurement: those of unchanged values are in the heartbeats.
-fn has_same_values(before: &Endpoint, after: &Endpoint) -> bool {
-    let mut before = before.clone();
-    if let (Some(before), Some(after)) = (&mut before.kernel, &after.kernel) {
-        before.measured_boottime_ns = after.measured_boottime_ns;
+/// Returns whether the values differ in more than their times of measurement.
+fn replace<T: PartialEq>(
+    known: &mut Option<T>,
+    mut new: Option<T>,
+    measured_ns: impl Fn(&mut T) -> &mut u64,
+) -> bool {
+    if let (Some(known), Some(new)) = (known.as_mut(), new.as_mut()) {
+        *measured_ns(known) = *measured_ns(new);
     }
-    if let (Some(before), Some(after)) = (&mut before.engine, &after.engine) {
-        before.measured_boottime_ns = after.measured_boottime_ns;
-    }
-    before == *after
+    let changed = *known != new;
+    *known = new;
+    changed
 }

@@ -7,9 +7,7 @@ use forebay_routing::{
 use http::request;
 
 use crate::accept::Via;
-use crate::auth::{
-    self, Caller, Tokens, authenticate, authenticate_any, authorize, remove_credentials,
-};
+use crate::auth::{self, Caller, Tokens, authenticate, authenticate_any, authorize, remove_credentials};
 use crate::error::Error;
 
 /// What is known of a request besides its head.

@@ -7,7 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use forebay_resources::{ObjectKey, QuotaMode};
 use forebay_routing::{
-    AppliedQuota, Checks, Identity, ModelNames, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit, Variables,
+    AppliedQuota, Checks, Identity, ModelNames, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit,
+    Variables,
 };
 use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
@@ -66,12 +67,8 @@ async fn add(
 ) {
     let routes = received.context.routes;
     let request = attributes(received.host(), &received.head);
-    let variables = Variables::new(
-        Some(request),
-        source(received.context.via),
-        identity,
-        ModelNames::default(),
-    );
+    let variables =
+        Variables::new(Some(request), source(received.context.via), identity, ModelNames::default());
     for policy in checks.limits() {
         let Some(set) = policy.choose(&variables).filter(|_| seen.limits.insert(policy.index)) else {
             continue;

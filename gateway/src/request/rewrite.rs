@@ -41,7 +41,12 @@ impl Rewrite {
     }
 
     /// Fails if the caller may not use the target. The model of a header is one that the client asks for.
-    pub(crate) fn authorize(&self, caller: &Caller<'_>, source: &str, headers: &HeaderMap) -> Result<(), Error> {
+    pub(crate) fn authorize(
+        &self,
+        caller: &Caller<'_>,
+        source: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Error> {
         let base = headers.get(BASE_MODEL_NAME_HEADER).and_then(|base| base.to_str().ok());
         let (model, target) = (self.client_model.as_str(), Some(self.target.as_str()));
         caller.authorize(source, ModelNames { requested: Some(model), base, target })?;

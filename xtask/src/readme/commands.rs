@@ -72,6 +72,10 @@ const HOW: &[(&str, Run)] = &[
     ("cargo xtask bench list", Run::AsIs),
     ("cargo xtask bench freshness", Run::AsIs),
     (
+        "cargo xtask bench agent",
+        Run::Instead("cargo xtask bench agent -- --runs 1 --seconds 1 --idle-pods 10"),
+    ),
+    (
         "cargo xtask bench routing",
         Run::Instead("cargo xtask bench routing --trace agents --scenario plain --requests 400 --seeds 1"),
     ),

@@ -78,14 +78,11 @@ pub(super) fn events() -> mpsc::Receiver<io::Result<event::Event>> {
 }
 
 #[cfg(test)]
-#[path = "../../tests/telemetry/tmux.rs"]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tmux;
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::{tmux::Tmux, *};
+    use forebay_test_terminal::{Tmux, is_installed};
+
+    use super::*;
 
     /// Run by the next test, in a terminal.
     #[test]
@@ -98,7 +95,7 @@ mod tests {
 
     #[test]
     fn restores_the_terminal_before_the_message_of_a_panic() {
-        if !tmux::is_installed() {
+        if !is_installed() {
             return;
         }
         let tmux = Tmux::start(80, 24);

@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 pub use self::access::{
     Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, Credential, CredentialLocation,
-    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, ModelNames, Phase, PolicyLimits,
-    RateLimit, RemoteJwks, RemoteKeys, RequestAttributes, TokenError, Variables,
+    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, ModelNames, Phase,
+    PolicyLimits, RateLimit, RemoteJwks, RemoteKeys, RequestAttributes, TokenError, Variables,
 };
 pub(crate) use self::access::{AccessRule, Action, Document, Expression, JwksSource, JwtProvider, KeyHash};
 pub use self::backend::{

@@ -44,7 +44,11 @@ pub(crate) async fn measure(runs: u32, duration: Duration) -> Result<Section> {
     section.line(format!("{:<26}{:>12}{:>16}", "", "requests/s", "req/core-s"));
     for (name, runs) in ["without BPF programs", "with BPF programs"].iter().zip(&results) {
         let of = |value: fn(&Run) -> f64| median(runs.iter().map(value).collect());
-        section.line(format!("{name:<26}{:>12.0}{:>16.0}", of(|it| it.per_second), of(|it| it.per_core_second)));
+        section.line(format!(
+            "{name:<26}{:>12.0}{:>16.0}",
+            of(|it| it.per_second),
+            of(|it| it.per_core_second)
+        ));
     }
     let ratio = |value: fn(&Run) -> f64| {
         let pairs = results[0].iter().zip(&results[1]);

@@ -106,7 +106,10 @@ mod tests {
                 ("has(apiKey.owner)", Ok(false)),
                 // Members and whole maps are the same values.
                 ("llm['model'] == llm.model && llm['targetModel'] == llm.targetModel", Ok(true)),
-                ("has(llm.model) && has(llm.targetModel) && !has(llm.baseModel) && llm.size() == 2", Ok(true)),
+                (
+                    "has(llm.model) && has(llm.targetModel) && !has(llm.baseModel) && llm.size() == 2",
+                    Ok(true),
+                ),
                 ("llm.targetModel == 'm'", Ok(true)),
                 ("['x'].exists(llm, llm == 'x') && ['y'].all(source, source == 'y')", Ok(true)),
                 ("[{'model': 'x'}].all(llm, llm.model == 'x')", Ok(true)),

@@ -52,7 +52,10 @@ impl Expression {
     }
 
     /// The value, if it is a string.
-    pub(crate) fn evaluate_text<'v>(&'v self, variables: &'v Variables<'_>) -> Result<Cow<'v, str>, NoAnswer> {
+    pub(crate) fn evaluate_text<'v>(
+        &'v self,
+        variables: &'v Variables<'_>,
+    ) -> Result<Cow<'v, str>, NoAnswer> {
         if let Some(member) = &self.key_member {
             let value = variables.identity().key.and_then(|key| key.variable.text(member));
             return value.map(Cow::Borrowed).ok_or(NoAnswer);
@@ -66,7 +69,8 @@ impl Expression {
     pub(crate) fn evaluate(&self, variables: &Variables<'_>) -> Result<bool, NoAnswer> {
         if let Some((model, member)) = &self.model_in_key
             && let Some(key) = variables.identity().key
-            && let Some(is_in) = variables.models().get(*model).and_then(|model| key.variable.has(member, model))
+            && let Some(is_in) =
+                variables.models().get(*model).and_then(|model| key.variable.has(member, model))
         {
             return Ok(is_in);
         }
@@ -121,15 +125,20 @@ mod tests {
 
     #[test]
     fn lists_of_keys_contain_the_same_models_without_a_context() {
-        let metadata = json!({ "models": ["a", 7, null, ["b"], "c"], "none": [], "map": { "a": 1 }, "text": "a" });
-        let key = Arc::new(ApiKey { name: "alice".into(), variable: Document::new(&metadata), expires_at: None });
+        let metadata =
+            json!({ "models": ["a", 7, null, ["b"], "c"], "none": [], "map": { "a": 1 }, "text": "a" });
+        let key =
+            Arc::new(ApiKey { name: "alice".into(), variable: Document::new(&metadata), expires_at: None });
         let identities = [Identity { key: Some(&key), jwt: None }, Identity::default()];
-        for (identity, model) in identities.iter().flat_map(|it| ["a", "b", "c", "7", ""].map(|model| (it, model))) {
+        for (identity, model) in
+            identities.iter().flat_map(|it| ["a", "b", "c", "7", ""].map(|model| (it, model)))
+        {
             let models = ModelNames { requested: Some(model), ..ModelNames::default() };
             for models in [models, ModelNames::default(), ModelNames { target: Some("c"), ..models }] {
                 let variables = Variables::new(None, "", identity, models);
                 for source in ["models", "none", "map", "text", "missing"].iter().flat_map(|member| {
-                    ["model", "baseModel", "targetModel"].map(|model| format!(" llm.{model}  in  apiKey.{member} "))
+                    ["model", "baseModel", "targetModel"]
+                        .map(|model| format!(" llm.{model}  in  apiKey.{member} "))
                 }) {
                     let fast = Expression::compile(&source).unwrap();
                     assert!(fast.model_in_key.is_some(), "{source}");

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
+use cel::common::types::{
+    CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt,
+};
 use cel::common::value::Val;
 
 /// A JSON document. Expressions read it in place.
@@ -28,9 +30,8 @@ impl Document {
     /// Whether a member contains a string. `None` if it is not a list.
     pub(super) fn has(&self, name: &str, text: &str) -> Option<bool> {
         let list: &CelList<'_> = self.member(name)?.downcast_ref()?;
-        let is_text =
-            |item: &Box<dyn Val + '_>| item.downcast_ref::<CelString<'_>>().is_some_and(|it| it.inner() == text);
-        Some(list.inner().iter().any(is_text))
+        let texts = list.inner().iter().filter_map(|item| item.downcast_ref::<CelString<'_>>());
+        Some(texts.map(CelString::inner).any(|it| it == text))
     }
 
     /// A member that is a string.
@@ -53,7 +54,8 @@ fn value(json: &serde_json::Value) -> Box<dyn Val> {
         Json::String(text) => Box::new(CelString::from(text.clone())),
         Json::Array(items) => Box::new(CelList::from(items.iter().map(value).collect::<Vec<_>>())),
         Json::Object(members) => {
-            let members = members.iter().map(|(name, json)| (CelMapKey::from(&**name).into_static(), value(json)));
+            let members =
+                members.iter().map(|(name, json)| (CelMapKey::from(&**name).into_static(), value(json)));
             Box::new(CelMap::from(members.collect::<HashMap<_, _>>()))
         }
     }

@@ -133,7 +133,8 @@ impl<'a> ModelNames<'a> {
 
 impl<'a> RequestAttributes<'a> {
     fn map(&self) -> CelMap<'a> {
-        let headers = self.headers.keys().map(|name| (name.as_str(), CelString::from(joined(self.headers, name))));
+        let headers =
+            self.headers.keys().map(|name| (name.as_str(), CelString::from(joined(self.headers, name))));
         let mut members = map([
             ("method", CelString::from(self.method.as_str())),
             ("path", CelString::from(self.path)),

@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn requirements_are_those_of_label_selectors() {
         use Requirement::{DoesNotExist, Exists, In, NotIn};
-        let document = Document::new(&serde_json::json!({ "a": "a", "b": "b", "3": 3, "true": true, "list": ["a"] }));
+        let document =
+            Document::new(&serde_json::json!({ "a": "a", "b": "b", "3": 3, "true": true, "list": ["a"] }));
         let values = || ["a".to_owned(), "3".to_owned(), "true".to_owned()].into();
         for (requirement, expected) in [
             // For: missing, "a", "b", 3, true, a list.
