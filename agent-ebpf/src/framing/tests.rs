@@ -636,6 +636,30 @@ fn follows_a_full_segment_of_small_events() {
 }
 
 #[test]
+fn sizes_of_chunks_have_up_to_ten_digits() {
+    let body = |size: usize| "x".repeat(size);
+    for (size, digits) in
+        [(0x1234, "1234"), (0xab_cde, "aBcDe"), (0xf, "000000000000f"), (0x100, "00100;a=\"b\"")]
+    {
+        let text = std::format!("{CHUNKED}{digits}\r\n{}\r\n3\r\nabc\r\n0\r\n\r\n", body(size));
+        for cut in [whole, bytewise] {
+            let (sum, _) = play(&[client(POST), server(&text)], cut);
+            assert_eq!((sum.finished, sum.chunks, sum.lost), (1, 2, 0), "{digits}");
+        }
+    }
+    // 2^40 bytes, and more than 64 bits.
+    for digits in ["10000000000", "ffffffffff0", "ffffffffffffffffffffffffffffffff"] {
+        let text = std::format!("{CHUNKED}{digits}\r\nabc");
+        for cut in [whole, bytewise] {
+            let (sum, _) = play(&[client(POST), server(&text)], cut);
+            assert_eq!((sum.finished, sum.lost), (0, 1), "{digits}");
+        }
+    }
+    let (sum, _) = play(&[client(POST), server(&std::format!("{CHUNKED}ffffffffff\r\nabc"))], bytewise);
+    assert_eq!((sum.finished, sum.chunks, sum.lost), (0, 1, 0), "less than 2^40 bytes");
+}
+
+#[test]
 fn too_many_steps_lose_framing_until_the_end_of_the_response() {
     let mut body = String::from(CHUNKED);
     while body.len() < 120_000 {
