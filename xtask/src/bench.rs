@@ -121,31 +121,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             list();
             Ok(())
         }
-        Which::Freshness => {
-            ebpf::build_if_possible();
-            let programs = [
-                "forebay",
-                "forebay-agent",
-                "forebay-epp",
-                "forebay-gateway",
-                "vllm-sim",
-                "forebay-freshness",
-            ];
-            let folder = build(Profile::Optimized, &programs)?;
-            run::step("freshness", &mut Command::new(folder.join("forebay-freshness")))
-        }
+        Which::Freshness => run::step("freshness", &mut Command::new(build_for_node("forebay-freshness")?)),
         Which::Agent { options } => {
-            ebpf::build_if_possible();
-            let programs = [
-                "forebay",
-                "forebay-agent",
-                "forebay-epp",
-                "forebay-gateway",
-                "vllm-sim",
-                "forebay-agent-bench",
-            ];
-            let folder = build(Profile::Optimized, &programs)?;
-            run::step("the agent", Command::new(folder.join("forebay-agent-bench")).args(options))
+            run::step("the agent", Command::new(build_for_node("forebay-agent-bench")?).args(options))
         }
         Which::Gateway { release, baseline, options } => gateway(release, baseline.as_deref(), options),
         Which::Epp { options } => {
@@ -207,6 +185,13 @@ impl Profile {
             Self::Optimized => "optimized",
         }
     }
+}
+
+/// Builds a bench that starts all programs of a node. Returns its path.
+fn build_for_node(bench: &str) -> Result<PathBuf> {
+    ebpf::build_if_possible();
+    let programs = ["forebay", "forebay-agent", "forebay-epp", "forebay-gateway", "vllm-sim", bench];
+    Ok(build(Profile::Optimized, &programs)?.join(bench))
 }
 
 /// Returns the folder of the programs.

@@ -2,18 +2,13 @@
 
 use super::{
     half::{Half, Phase},
+    header::Step,
     payload::through_line_feed,
     state::SKIP_SEGMENT,
 };
 
 /// A chunk of this size or more loses framing.
 const MAX_SIZE: u64 = 1 << 40;
-
-pub(super) struct Step {
-    pub(super) consumed: u32,
-    /// The line feed was consumed.
-    pub(super) over: bool,
-}
 
 /// Reads the next bytes of a chunk size line: `word` has the first `count` of them. Most lines are read in one step.
 #[inline(always)]

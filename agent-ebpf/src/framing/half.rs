@@ -175,7 +175,7 @@ pub struct Effects {
 
 impl Effects {
     /// Sets everything to 0. The compiler must not see the value: it would call `memset`, which is a loop over bytes in a
-    /// BPF program, and takes longer than all other work for a segment.
+    /// BPF program.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
         let zero = black_box(0_u32);

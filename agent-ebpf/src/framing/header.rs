@@ -25,7 +25,7 @@ pub(super) fn rest_of_start_line(half: &mut Half, word: u64, count: u32) -> u32 
 
 pub(super) struct Step {
     pub(super) consumed: u32,
-    /// The empty line was consumed: the header or trailer section is complete.
+    /// The line feed was consumed that ends the section, or the line of a chunk size.
     pub(super) over: bool,
 }
 

@@ -191,9 +191,14 @@ fn pools(snapshot: &Snapshot) -> HashMap<ObjectKey, Vec<String>> {
     pools
 }
 
-/// The pods of a pool with a wrong selector or of a Deployment with a wrong label are not seen by any agent.
+/// The pods of a pool with a wrong selector or of a Deployment with a wrong label are not seen by any agent. A pool in a
+/// namespace without a known pod is not named: its pods may be hidden from the user.
 fn empty_pools(snapshot: &Snapshot) -> Vec<String> {
-    let empty = snapshot.inference_pools.iter().filter(|(key, _)| snapshot.pool_pods(key).is_empty());
+    let shows_pods = |namespace: &str| snapshot.pods.keys().any(|pod| pod.namespace == namespace);
+    let empty = snapshot
+        .inference_pools
+        .iter()
+        .filter(|(key, _)| snapshot.pool_pods(key).is_empty() && shows_pods(&key.namespace));
     let notice = |(key, pool): (&ObjectKey, &Arc<InferencePool>)| {
         let labels = pool.spec.selector.match_labels.iter();
         let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value}")).collect();
@@ -221,4 +226,32 @@ fn interest(options: &Options) -> Interest {
         }));
         selections
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_is_empty_only_where_pods_are_known() {
+        let pool = |namespace: &str, name: &str| {
+            format!(
+                "---\napiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {{name: {name}, namespace: \
+                 {namespace}}}\nspec: {{selector: {{matchLabels: {{app: {name}}}}}, targetPorts: [{{number: 8000}}], \
+                 endpointPickerRef: {{name: epp, port: {{number: 9002}}}}}}\n"
+            )
+        };
+        let pod =
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: one, labels: {app: right}}\n";
+        let folder = tempfile::tempdir().unwrap();
+        let manifests = pool("one", "right") + &pool("one", "wrong") + &pool("two", "hidden") + pod;
+        std::fs::write(folder.path().join("all.yaml"), manifests).unwrap();
+        let store = Store::new();
+        let _provider = folder::start(folder.path(), store.clone()).await.unwrap();
+        assert_eq!(
+            empty_pools(&store.snapshot()),
+            ["InferencePool one/wrong: no pod has the labels app=wrong (see `forebay check`)"]
+        );
+    }
 }

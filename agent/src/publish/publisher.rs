@@ -121,20 +121,16 @@ impl Publisher {
     /// Sets the kernel values of an endpoint. No effect if another pod has the address now.
     pub fn set_kernel(&self, address: SocketAddr, uid: &str, report: LoadReport<KernelLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            let (kernel, off) = split(report);
-            let is_off_changed = endpoint.kernel_off != off;
-            endpoint.kernel_off = off;
-            replace(&mut endpoint.kernel, kernel, |load| &mut load.measured_boottime_ns) || is_off_changed
+            let known = (&mut endpoint.kernel, &mut endpoint.kernel_off);
+            replace(known, split(report), |load| &mut load.measured_boottime_ns)
         });
     }
 
     /// Sets the engine values of an endpoint. No effect if another pod has the address now.
     pub fn set_engine(&self, address: SocketAddr, uid: &str, report: LoadReport<EngineLoad>) {
         self.update_endpoint(address, uid, |endpoint| {
-            let (engine, off) = split(report);
-            let is_off_changed = endpoint.engine_off != off;
-            endpoint.engine_off = off;
-            replace(&mut endpoint.engine, engine, |load| &mut load.measured_boottime_ns) || is_off_changed
+            let known = (&mut endpoint.engine, &mut endpoint.engine_off);
+            replace(known, split(report), |load| &mut load.measured_boottime_ns)
         });
     }
 
@@ -419,16 +415,16 @@ fn split<T>(report: LoadReport<T>) -> (Option<T>, Option<String>) {
     }
 }
 
-/// Returns whether the values differ in more than their times of measurement.
+/// Replaces values, or why there are none. Returns whether they differ in more than their times of measurement.
 fn replace<T: PartialEq>(
-    known: &mut Option<T>,
-    mut new: Option<T>,
+    (known, known_off): (&mut Option<T>, &mut Option<String>),
+    (mut new, off): (Option<T>, Option<String>),
     measured_ns: impl Fn(&mut T) -> &mut u64,
 ) -> bool {
     if let (Some(known), Some(new)) = (known.as_mut(), new.as_mut()) {
         *measured_ns(known) = *measured_ns(new);
     }
-    let changed = *known != new;
-    *known = new;
+    let changed = *known != new || *known_off != off;
+    (*known, *known_off) = (new, off);
     changed
 }

@@ -9,17 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use forebay_bench::{
     report::{Section, median, mib, say},
     usage::Tree,
 };
 use forebay_e2e::{
+    TIMEOUT,
     harness::{Harness, QWEN},
     load::{Client, Shape},
 };
-use forebay_telemetry::client::{Event, WatchOptions, watch};
-use tokio::task::JoinSet;
+use forebay_telemetry::client::{self, Event, WatchOptions};
+use tokio::{sync::watch, task::JoinSet};
 
 const PODS: u32 = 8;
 /// 50 streams of 50 tokens, one in a millisecond: 1,000 requests and 50,000 chunks per second, if the machine can.
@@ -33,6 +34,14 @@ const SUBSCRIBERS: [usize; 2] = [1, 8];
 struct Done {
     requests: AtomicU64,
     chunks: AtomicU64,
+}
+
+/// Those that this program starts.
+#[derive(Debug, Default)]
+struct Subscribers {
+    /// That have the first frame.
+    watching: usize,
+    is_lost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,16 +96,20 @@ pub(crate) async fn measure(runs: u32, duration: Duration) -> Result<Section> {
 async fn one(harness: &Harness, subscribers: usize, done: &Done, duration: Duration) -> Result<Run> {
     let agent = Tree(harness.agent.pid());
     let mut watching = JoinSet::new();
+    let state = watch::Sender::new(Subscribers::default());
     for _ in 1..subscribers {
-        watching.spawn(subscribe(harness.network.agent()));
+        watching.spawn(subscribe(harness.network.agent(), state.clone()));
     }
-    // Connects, and has the first snapshot.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let all_watch = |state: &Subscribers| state.watching + 1 == subscribers || state.is_lost;
+    tokio::time::timeout(TIMEOUT, state.subscribe().wait_for(all_watch))
+        .await
+        .context("the subscribers get no snapshot")??;
     let counts = || [&done.requests, &done.chunks].map(|count| count.load(Ordering::Relaxed));
     let (cpu, counted, since) = (agent.cpu()?, counts(), Instant::now());
     tokio::time::sleep(duration).await;
     let used = (agent.cpu()? - cpu).total();
     let seconds = since.elapsed().as_secs_f64();
+    ensure!(!state.borrow().is_lost, "a subscriber has lost the agent");
     let [requests, chunks] = [0, 1].map(|at| (counts()[at] - counted[at]) as f64 / seconds);
     Ok(Run {
         core_percent: 100.0 * used.as_secs_f64() / seconds,
@@ -116,16 +129,23 @@ async fn requests(pod: SocketAddr, done: Arc<Done>) -> Result<()> {
     }
 }
 
-async fn subscribe(agent: SocketAddr) {
+async fn subscribe(agent: SocketAddr, state: watch::Sender<Subscribers>) {
     let options = WatchOptions {
         subscriber: "bench".into(),
         min_interval: Duration::ZERO,
         heartbeat: Duration::from_secs(1),
         tls: None,
     };
-    watch(agent, &options, |event| {
-        if let Event::Down { reason, .. } = event {
+    let mut is_watching = false;
+    client::watch(agent, &options, |event| match event {
+        Event::Frame(_) if is_watching => {}
+        Event::Frame(_) => {
+            is_watching = true;
+            state.send_modify(|state| state.watching += 1);
+        }
+        Event::Down { reason, .. } => {
             say(&format!("subscriber: {reason}"));
+            state.send_modify(|state| state.is_lost = true);
         }
     })
     .await;

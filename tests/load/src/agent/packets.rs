@@ -44,8 +44,9 @@ pub(crate) async fn measure(runs: u32, duration: Duration) -> Result<Section> {
         tokio::time::sleep(duration).await;
         let after = ran()?;
         for at in 0..PROGRAMS.len() {
-            let count = after[at].count - before[at].count;
-            ensure!(count != 0, "{} has not run", PROGRAMS[at]);
+            let count = after[at].count.checked_sub(before[at].count);
+            let count = count.filter(|count| *count != 0);
+            let count = count.with_context(|| format!("{} has not run, or was unloaded", PROGRAMS[at]))?;
             let time = after[at].time.saturating_sub(before[at].time);
             means[at].push(time.as_secs_f64() * 1e9 / count as f64);
             per_second[at].push(count as f64 / duration.as_secs_f64());

@@ -29,7 +29,7 @@ struct Run {
 }
 
 pub(crate) async fn measure(runs: u32, duration: Duration) -> Result<Section> {
-    // The same agent scrapes both.
+    // Each has an agent of its own, which scrapes it.
     let nodes = [super::node(1, TOKEN_INTERVAL, false)?, super::node(1, TOKEN_INTERVAL, true)?];
     let mut results: [Vec<Run>; 2] = Default::default();
     for run in 0..runs as usize {

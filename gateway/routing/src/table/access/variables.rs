@@ -92,11 +92,11 @@ impl<'a> Variables<'a> {
 impl VariableResolver for Variables<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         let text = |text: &'b str| CowVal::owned(CelString::from(text));
+        // CEL asks for the longest name first.
+        if let Some(member) = name.strip_prefix("llm.") {
+            return self.models.get(ModelMember::parse(member)?).map(text);
+        }
         match name {
-            // CEL asks for the longest name first.
-            "llm.model" => self.models.get(ModelMember::Model).map(text),
-            "llm.baseModel" => self.models.get(ModelMember::BaseModel).map(text),
-            "llm.targetModel" => self.models.get(ModelMember::TargetModel).map(text),
             "llm" => Some(CowVal::Borrowed(self.models_map.get_or_init(|| self.models.map()))),
             "apiKey" => Some(document(self.identity.key.map(|key| key.variable.value()))),
             "jwt" => Some(document(self.identity.jwt.as_ref().map(|jwt| jwt.variable.value()))),
