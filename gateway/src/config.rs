@@ -4,6 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay_epp::config::{self, Policy};
+use forebay_epp::schedule::Pipelines;
 use forebay_epp::{AgentTlsFlags, DEFAULT_AGENT_PORT, DEFAULT_AGENT_SELECTOR, PickerOptions};
 use forebay_resources::ResourceSource;
 use forebay_service::tls;
@@ -18,6 +20,17 @@ use crate::status::{PortRange, WriterOptions};
 const RESERVED_FILES: usize = 512;
 /// Minimum limit of client connections.
 const MIN_CONNECTIONS: usize = 32;
+
+/// Why the pickers in process cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum PickerOptionsError {
+    /// The `--agent-tls` flags are invalid.
+    #[error("cannot set up TLS for the agents: {0}")]
+    AgentTls(#[from] tls::Error),
+    /// The configuration of the picks is invalid.
+    #[error("--in-process-config-file: {0}")]
+    Picks(#[from] config::Error),
+}
 
 /// Command line options. Everything else comes from the resources.
 #[derive(Clone, Debug, clap::Parser)]
@@ -177,6 +190,15 @@ pub struct Config {
     #[command(flatten)]
     pub agent_tls: AgentTlsFlags,
 
+    /// What decides picks of pools without an endpointPickerRef, by name
+    #[arg(long, value_enum, value_name = "NAME", default_value_t)]
+    pub in_process_policy: Policy,
+
+    /// What decides picks of pools without an endpointPickerRef: a file with an EndpointPickerConfig of llm-d or of the
+    /// Gateway API Inference Extension, in YAML or JSON. Read once
+    #[arg(long, value_name = "FILE", conflicts_with = "in_process_policy")]
+    pub in_process_config_file: Option<PathBuf>,
+
     /// Namespace of this pod, in which the Lease and the Services of Gateways are created. Without it, nothing is
     /// written to the cluster
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
@@ -265,14 +287,27 @@ impl Config {
         PickerLimits { picker_timeout: self.picker_timeout, response_bodies: self.epp_response_body }
     }
 
-    pub(crate) fn picker_options(&self) -> Result<PickerOptions, tls::Error> {
+    pub(crate) fn picker_options(&self) -> Result<PickerOptions, PickerOptionsError> {
         Ok(PickerOptions {
             agent_selector: self.agent_selector.clone(),
             agent_namespace: self.agent_namespace.clone(),
             agent_port: self.agent_port,
             agent_tls: self.agent_tls.load()?,
+            pipelines: self.pipelines()?,
             ..PickerOptions::default()
         })
+    }
+
+    /// What decides picks in process. Logs what of the configuration has no effect.
+    fn pipelines(&self) -> Result<Pipelines, config::Error> {
+        let config = match &self.in_process_config_file {
+            Some(file) => config::Config::read(file, config::Options::default())?,
+            None => self.in_process_policy.config()?,
+        };
+        for notice in &config.notices {
+            tracing::info!("--in-process-config-file: {notice}");
+        }
+        Ok(config.into_pipelines())
     }
 
     pub(crate) fn port_map(&self) -> HashMap<u16, u16> {
@@ -333,6 +368,25 @@ mod tests {
         }
         config.max_client_connections = NonZeroUsize::new(100);
         assert_eq!((config.max_connections(4096), config.max_connections(256)), (100, 32));
+    }
+
+    #[test]
+    fn one_flag_decides_the_picks_in_process() {
+        let parse = |flags: &[&str]| {
+            Config::try_parse_from(["forebay-gateway", "--resources", "."].iter().chain(flags))
+        };
+        let (policy, file) = ("--in-process-policy=least-request", "--in-process-config-file=/nowhere/p.yaml");
+        assert!(!parse(&[policy]).unwrap().pipelines().unwrap().for_pool().needs().prompt);
+        assert!(parse(&[]).unwrap().pipelines().unwrap().for_pool().needs().prompt);
+        let error = parse(&[file]).unwrap().picker_options().unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "--in-process-config-file: cannot read the configuration /nowhere/p.yaml: No such file"
+            ),
+            "{error}"
+        );
+        let both = parse(&[policy, file]).unwrap_err();
+        assert_eq!(both.kind(), clap::error::ErrorKind::ArgumentConflict);
     }
 
     #[test]

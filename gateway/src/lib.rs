@@ -46,7 +46,7 @@ mod response;
 mod runtime;
 mod status;
 
-pub use config::Config;
+pub use config::{Config, PickerOptionsError};
 pub use gateway::{Gateway, StartError};
 pub use interest::READ_RULES;
 pub use pick::{PickerTls, PickerTlsError, PickerTlsFlags, ResponseBodies};

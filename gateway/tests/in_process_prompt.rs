@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use forebay_epp::config::Policy;
 use tokio::task::JoinSet;
 
 use crate::support::client::{connect, exchange, post, read_response};
@@ -44,6 +45,19 @@ async fn a_shared_prefix_goes_to_the_pod_that_had_it() {
     assert_ne!(served_by(&running, &salted).await, first[0], "another salt");
     running.until_metric(WAITING, 0.0).await;
     running.until_metric(RESPONDING, 0.0).await;
+}
+
+#[tokio::test]
+async fn another_policy_decides_picks_in_process() {
+    let (ports, _pods) = echo_ports(2).await;
+    let harness = Harness::new().pool("qwen", QWEN, &ports, None);
+    let running = harness.start_with(|config| config.in_process_policy = Policy::RoundRobin).await;
+    let body = chat(&text("the same", 20_000), "");
+    let mut served = Vec::new();
+    for _ in 0..4 {
+        served.push(served_by(&running, &body).await);
+    }
+    assert!(served.windows(2).all(|pair| pair[0] != pair[1]), "each endpoint in turn: {served:?}");
 }
 
 #[tokio::test]

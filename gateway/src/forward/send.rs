@@ -131,7 +131,8 @@ impl Forwarder {
         may_reuse: bool,
     ) -> Result<Forwarded, Error> {
         if plan.protocol == AppProtocol::H2c {
-            return self.attempt_h2(head, body, plan, endpoint, may_reuse).await;
+            // Boxed, so that it adds nothing to the future of other requests.
+            return Box::pin(self.attempt_h2(head, body, plan, endpoint, may_reuse)).await;
         }
         let reused = if may_reuse { self.connections.take(endpoint) } else { None };
         let is_reused = reused.is_some();

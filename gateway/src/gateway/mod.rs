@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use forebay_resources::{Provider, Store};
 use forebay_routing::{Certificates, SnapshotSettler};
-use forebay_service::tls;
 use forebay_usage::{Database, UsageLog};
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::net::TcpListener;
@@ -22,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use self::controller::{Controller, Limits, State};
 use crate::accept::{ClientLimits, Listeners};
-use crate::config::Config;
+use crate::config::{Config, PickerOptionsError};
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
@@ -44,9 +43,9 @@ pub enum StartError {
     /// The `--epp-tls` flags are invalid.
     #[error(transparent)]
     PickerTls(#[from] PickerTlsError),
-    /// The `--agent-tls` flags are invalid.
-    #[error("cannot set up TLS for the agents: {0}")]
-    AgentTls(#[from] tls::Error),
+    /// The pickers in process cannot be set up.
+    #[error(transparent)]
+    PickerOptions(#[from] PickerOptionsError),
     /// The admin address cannot be opened.
     #[error(
         "--admin-listen {address} cannot be opened: {source}; choose another address or stop the program that uses it"

@@ -45,9 +45,12 @@ impl Session {
     ) -> Result<Self, Error> {
         match self {
             Self::Stream(stream) if stream.interest == ResponseInterest::Body && !body.is_end_stream() => {
-                stream.relay_body(head, served, body, budget.open()).await
+                // Boxed, so that it adds nothing to the future of requests that are picked in process.
+                Box::pin(stream.relay_body(head, served, body, budget.open())).await
             }
-            Self::Stream(stream) => stream.on_response(head, served, body.is_end_stream(), budget).await,
+            Self::Stream(stream) => {
+                Box::pin(stream.on_response(head, served, body.is_end_stream(), budget)).await
+            }
             Self::InProcess(mut pick) => {
                 pick.pick_mut().served_by(served);
                 if head.status.is_server_error() {

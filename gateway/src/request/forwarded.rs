@@ -124,7 +124,8 @@ pub(super) async fn decide(prepared: &mut Prepared<'_>) -> Result<Decided, Error
     let decision = match &pool.picker {
         PoolPicker::Service(service) => {
             let host = authority.as_str();
-            picker.ask(pool, service, head, host, body, &mut wanted).await.map_err(Error::from)
+            // Boxed, so that it adds nothing to the future of requests that are picked in process.
+            Box::pin(picker.ask(pool, service, head, host, body, &mut wanted)).await.map_err(Error::from)
         }
         PoolPicker::InProcess(_) => match context.routes.schedulers.get(pool.index) {
             Some(Some(scheduler)) => {

@@ -16,7 +16,7 @@ use super::answered::Answered;
 use super::context::Context;
 use super::forwarded::Forwarded;
 use super::left::{answer_limits, asks_for_limits};
-use super::models::answer_models;
+use super::models::{answer_models, asks_for_models};
 use super::prepared::Prepared;
 use super::proxy::Proxy;
 use super::received::Received;
@@ -53,9 +53,13 @@ impl Handler for Proxy {
         }
         let size = HeadSize::of(&head);
         let (is_head, is_http1) = (head.method == Method::HEAD, head.version < http::Version::HTTP_2);
-        // Disabled by default: then it is one atomic load.
+        // Disabled by default: then it is one atomic load. Boxed where it is not, because it needs a future of its own.
         let span = tracing::debug_span!("request", method = %head.method, path = head.uri.path());
-        let outcome = self.run(via, head, size, body, &mut record).instrument(span).await;
+        let outcome = if span.is_disabled() {
+            self.run(via, head, size, body, &mut record).await
+        } else {
+            Box::pin(self.run(via, head, size, body, &mut record)).instrument(span).await
+        };
         let mut response = self.respond(outcome, is_head, record);
         // The drain is checked last, because it may have begun meanwhile.
         if is_http1 && (size.is_large() || self.draining.load(Ordering::Relaxed)) {
@@ -94,10 +98,12 @@ impl Proxy {
                 ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
             };
         }
-        let received = match answer_models(received).await? {
-            ControlFlow::Continue(received) => received,
-            ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
-        };
+        if asks_for_models(&received) {
+            received = match Box::pin(answer_models(received)).await? {
+                ControlFlow::Continue(received) => received,
+                ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),
+            };
+        }
         let routed = match Routed::new(received).await?.answer_by_filter()? {
             ControlFlow::Continue(routed) => routed,
             ControlFlow::Break(response) => return Ok(Outcome::Gateway(response)),

@@ -16,6 +16,11 @@ const MODELS_PATH: &str = "/v1/models";
 /// Endpoints that list no model.
 const EMPTY_LIST: Bytes = Bytes::from_static(br#"{"object":"list","data":[]}"#);
 
+/// Whether [`answer_models`] may answer the request.
+pub(super) fn asks_for_models(received: &Received<'_>) -> bool {
+    requested_id(received).is_some()
+}
+
 /// Breaks with the models of the listener's pools, if the request asks for them and no route sends it to a backend that is
 /// not a pool.
 pub(super) async fn answer_models(

@@ -309,28 +309,47 @@ fn openshift_constraints_match_the_agent_pod() {
 }
 
 #[test]
-fn values_set_type_and_ports_of_gateway_services() {
+fn values_reach_the_command_line_of_the_gateway() {
     let Some(helm) = helm() else { return };
-    let arguments = |set: &[&str]| {
+    let container = |set: &[&str]| {
         let set: Vec<&str> = set.iter().copied().chain([EXISTING]).collect();
         let objects = helm.render("forebay", SYSTEM, &set);
-        let args = &of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"]
-            [0]["args"];
-        texts(args).map(str::to_owned).collect::<Vec<_>>()
+        of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"][0].clone()
     };
-    let set = [
-        "gateway.serviceType=LoadBalancer",
-        "gateway.containerPorts.first=20000",
-        "gateway.containerPorts.last=20999",
-    ];
-    let expected = ["--service-type=LoadBalancer", "--container-ports=20000-20999"];
-    let given = arguments(&set);
-    for argument in expected {
-        assert!(given.iter().any(|it| it == argument), "{given:?}");
+    let arguments = |set: &[&str]| texts(&container(set)["args"]).map(str::to_owned).collect::<Vec<_>>();
+    let default = arguments(&[]);
+    for (set, expected) in [
+        (&["gateway.serviceType=LoadBalancer"][..], "--service-type=LoadBalancer"),
+        (
+            &["gateway.containerPorts.first=20000", "gateway.containerPorts.last=20999"],
+            "--container-ports=20000-20999",
+        ),
+        (&["gateway.accessLog=true"], "--access-log"),
+        (&["gateway.inProcessPolicy=round-robin"], "--in-process-policy=round-robin"),
+        (&["gateway.usage.databaseSecret=db", "gateway.usage.retentionDays=7"], "--usage-retention-days=7"),
+        (&["gateway.quotaStore.urlSecret=store", "gateway.quotaStore.leaseSeconds=9"], "--quota-lease=9"),
+    ] {
+        let given = arguments(set);
+        assert!(given.iter().any(|it| it == expected), "{set:?}: {given:?}");
+        assert!(!default.iter().any(|it| it == expected), "{expected} without {set:?}");
     }
-    assert!(given.iter().all(|it| it != "--access-log"));
-    assert!(arguments(&["gateway.accessLog=true"]).iter().any(|it| it == "--access-log"));
-    assert!(helm.attempt("forebay", SYSTEM, &[EXISTING, "gateway.serviceType=Other"]).is_err());
+    for wrong in ["gateway.serviceType=Other", "gateway.inProcessPolicy=best"] {
+        assert!(helm.attempt("forebay", SYSTEM, &[EXISTING, wrong]).is_err(), "{wrong}");
+    }
+
+    let secret = |container: &Value, name: &str| {
+        let variables = container["env"].as_array().unwrap();
+        variables.iter().find(|it| it["name"] == name).map(|it| it["valueFrom"]["secretKeyRef"].clone())
+    };
+    let (plain, with_secrets) = (
+        container(&[]),
+        container(&["gateway.usage.databaseSecret=db", "gateway.quotaStore.urlSecret=store"]),
+    );
+    for (variable, name) in [("FOREBAY_USAGE_DB", "db"), ("FOREBAY_QUOTA_STORE", "store")] {
+        let expected = serde_json::json!({"name": name, "key": "url"});
+        assert_eq!(secret(&with_secrets, variable), Some(expected), "{variable}");
+        assert_eq!(secret(&plain, variable), None, "{variable} without a Secret");
+    }
 }
 
 /// YAML reads `1e3` as a number.

@@ -174,7 +174,8 @@ impl QuotaState {
             Ok(taken) => return Ok(taken),
             Err(wanted) => wanted,
         };
-        match store.reserve(self.clone(), wanted.place.clone(), wanted.clone()).await {
+        // Boxed, so that it adds nothing to the future of requests that do not wait.
+        match Box::pin(store.reserve(self.clone(), wanted.place.clone(), wanted.clone())).await {
             Ok(outcome) => Ok(outcome?),
             Err(Unavailable) => self.take_without_store(wanted, quota.store_failure, store.gateways()),
         }

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     EnvoyWithPicker,
     /// The gateway picks in process.
     Forebay,
+    /// The gateway picks in process the endpoint with the fewest requests, so it reads no prompts.
+    ForebayLeastRequest,
     /// The gateway uses forebay-epp over ext_proc.
     ForebayWithPicker,
     /// The older build of `--baseline`, in-process pick.
@@ -59,6 +61,7 @@ impl fmt::Display for Kind {
             Self::Envoy => "Envoy, plain",
             Self::EnvoyWithPicker => "Envoy + forebay-epp",
             Self::Forebay => "forebay, pick in process",
+            Self::ForebayLeastRequest => "the same, least requests",
             Self::ForebayWithPicker => "forebay + forebay-epp",
             Self::Baseline => "baseline, pick in process",
             Self::BaselineWithPicker => "baseline + its epp",
@@ -158,6 +161,9 @@ impl Proxies {
             all.push(start.envoy_with_picker(envoy)?);
         }
         all.push(start.forebay(&[])?);
+        start.policy = Some("least-request");
+        all.push(Proxy { kind: Kind::ForebayLeastRequest, ..start.forebay(&[])? });
+        start.policy = None;
         all.push(start.forebay_with_picker()?);
         if baseline.is_some() {
             start.baseline = baseline;
@@ -237,6 +243,8 @@ struct Start<'a> {
     /// TLS between clients and proxies.
     tls: Option<&'a Tls>,
     door: Option<Door>,
+    /// What decides the picks in process; `None` for the gateway's default.
+    policy: Option<&'a str>,
 }
 
 /// API keys, a rule and quotas in front of the pool.
@@ -256,6 +264,7 @@ impl<'a> Start<'a> {
             baseline: None,
             tls: None,
             door: None,
+            policy: None,
         }
     }
 }
@@ -351,6 +360,9 @@ impl Start<'_> {
         }
         if let Some(store) = self.door.as_ref().and_then(|door| door.store.as_ref()) {
             args.extend(["--quota-store".to_owned(), store.clone()]);
+        }
+        if let Some(policy) = self.policy {
+            args.extend(["--in-process-policy".to_owned(), policy.to_owned()]);
         }
         let process = self.run_forebay("forebay-gateway", "forebay-gateway", &args)?;
         Ok(self.proxy(Kind::Forebay, port, vec![process]))

@@ -119,6 +119,16 @@ fn report(results: &BTreeMap<Cell, Vec<Run>>, runs: u32) -> Section {
             ));
         }
     }
+    for cell @ (size, kind, order) in results.keys() {
+        let without = (*size, Kind::ForebayLeastRequest, *order);
+        if *kind == Kind::Forebay {
+            section.line(format!(
+                "{}, {order}: picks by prompt at {:.2} of picks by least requests",
+                SIZES[*size].0,
+                ratio(cell, &without)
+            ));
+        }
+    }
     section.line("client: share of one core used by the client; direct: requests without a proxy");
     section.line("ratios: median of the ratios of each run");
     for &(size, kind, order) in results.keys() {
