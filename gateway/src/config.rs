@@ -375,7 +375,8 @@ mod tests {
         let parse = |flags: &[&str]| {
             Config::try_parse_from(["forebay-gateway", "--resources", "."].iter().chain(flags))
         };
-        let (policy, file) = ("--in-process-policy=least-request", "--in-process-config-file=/nowhere/p.yaml");
+        let (policy, file) =
+            ("--in-process-policy=least-request", "--in-process-config-file=/nowhere/p.yaml");
         assert!(!parse(&[policy]).unwrap().pipelines().unwrap().for_pool().needs().prompt);
         assert!(parse(&[]).unwrap().pipelines().unwrap().for_pool().needs().prompt);
         let error = parse(&[file]).unwrap().picker_options().unwrap_err().to_string();

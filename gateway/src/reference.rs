@@ -9,11 +9,11 @@ use clap::CommandFactory as _;
 use forebay_openai::{BodyError, Usage};
 use forebay_reference::Bound;
 use forebay_resources::{ObjectKey, QuotaWindow};
-use forebay_routing::{JwksId, LimitUnit, Measure, QuotaLimit, QuotaMeasure, RateLimit};
+use forebay_routing::{JwksId, Measure, QuotaLimit, QuotaMeasure};
 use http::StatusCode;
 
 use crate::Config;
-use crate::limit::{Exceeded, QuotaExceeded};
+use crate::limit::{CallResult, QuotaExceeded};
 use crate::observe::{Metrics, MirrorResult, ModelLabels, PickResult, PickerFailureOutcome, RetryReason};
 
 #[test]
@@ -29,18 +29,19 @@ fn reference_is_up_to_date() {
 }
 
 /// Pools, models and policies are those that resources name; one value is `unknown`.
-fn bounds() -> [Bound; 14] {
+fn bounds() -> [Bound; 15] {
     [
         Bound::new("model", &["pool"], "models and pools"),
         Bound::new("pool", &[], "pools"),
         Bound::new("code", &[], "status or error codes"),
         Bound::new("type", &[], "2 types"),
         Bound::new("quota", &[], "quotas"),
+        Bound::new("key_set", &["result"], "key sets × 2 results"),
+        Bound::new("server", &["result"], "rate limit servers × 5 results"),
         Bound::new("result", &[], "5 results"),
         Bound::new("reason", &[], "4 reasons"),
         Bound::new("outcome", &[], "2 outcomes"),
         Bound::new("policy", &["measure"], "limits of policies"),
-        Bound::new("key_set", &["result"], "key sets × 2 results"),
         Bound::new("gen_ai_request_model", &[], "models"),
         Bound::new("gen_ai_operation_name", &[], "6 operations"),
         Bound::new("gen_ai_token_type", &[], "2 types"),
@@ -60,12 +61,8 @@ fn all_metrics() -> String {
     metrics.mirrored(MirrorResult::Sent);
     metrics.picker_response_failed(PickerFailureOutcome::Aborted);
     metrics.retried(RetryReason::ConnectFailed);
-    metrics.rate_limited(&Exceeded {
-        policy: ObjectKey::default(),
-        limit: RateLimit { measure: Measure::Tokens, amount: 1, burst: 0, unit: LimitUnit::Minute },
-        retry_after: Duration::ZERO,
-        standings: Vec::new(),
-    });
+    metrics.rate_limited(&ObjectKey::default(), Measure::Tokens);
+    metrics.limit_servers.called("x", CallResult::allowed);
     metrics.quota_rejected(&QuotaExceeded {
         quota: ObjectKey::default(),
         limit: QuotaLimit { measure: QuotaMeasure::Requests, amount: 1, window: Some(QuotaWindow::Day) },

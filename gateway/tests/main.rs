@@ -11,6 +11,7 @@ mod drain;
 mod explain;
 mod filters;
 mod forwarded;
+mod global_limits;
 mod h2c;
 mod in_process;
 mod in_process_prompt;

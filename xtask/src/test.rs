@@ -33,6 +33,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     run::step("building the tests and the programs that they start", &mut build::tests())?;
     // Before the tests: this builds kube-apiserver and etcd, which some tests start.
     let why_unavailable = cluster::why_unavailable();
+    if let Err(error) = cluster::build_rate_limit_server() {
+        run::say(&format!(
+            "skipped: rate limits of a server: envoyproxy/ratelimit cannot be built: {error:#}"
+        ));
+    }
     // `--show-output`: tests print to standard output what they skip.
     run::step(
         "the tests",

@@ -200,7 +200,9 @@ mod tests {
             "servedBy": "10.0.0.2:8000", "attempts": 2,
             "extractMicroseconds": 31, "pickMicroseconds": 9, "upstreamMicroseconds": 48_000,
         });
-        let table = table(&Explained { status: StatusCode::OK, error: None, explanation });
+        let explained = Explained { status: StatusCode::OK, error: None, explanation };
+        assert_eq!(crate::json_schema::validate(&document(&explained)), Ok(()));
+        let table = table(&explained);
         let expected = "\
 STEP         RESULT                      TIME
 listener     port 8081, hostname *

@@ -148,3 +148,23 @@ pub(crate) fn gpu_values(gpu: &Gpu) -> Value {
         "lastXid": gpu.last_xid,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fleet::scene::scene, json_schema::validate};
+
+    #[test]
+    fn documents_have_the_members_of_the_schema() {
+        let scene = scene();
+        for (subject, items) in [(Subject::Nodes, 2), (Subject::Pods, 4), (Subject::Gpus, 3)] {
+            let document = render(subject, &scene.view, None).unwrap();
+            assert_eq!(document["items"].as_array().unwrap().len(), items);
+            assert_eq!(validate(&document), Ok(()), "{document:#}");
+        }
+        let mut changed = render(Subject::Pods, &scene.view, None).unwrap();
+        changed["items"][0]["kernel"]["later"] = json!(1);
+        let why = validate(&changed).unwrap_err();
+        assert!(why.starts_with("/items/0/kernel: "), "{why}");
+    }
+}

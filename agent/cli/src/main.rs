@@ -14,6 +14,7 @@ mod format;
 mod forward;
 mod gateway;
 mod json;
+mod json_schema;
 mod keys;
 mod labels;
 mod list;
@@ -90,6 +91,8 @@ enum Command {
     Crds(crds::Options),
     /// Print Secrets with new certificates for all components, for `kubectl apply -f -`.
     Certificates(certificates::Options),
+    /// Print the JSON Schema of what -o json prints.
+    Schema,
     /// Print a completion script, such as for `source <(forebay completions bash)`.
     Completions(manual::CompletionOptions),
     /// Write man pages into a folder.
@@ -125,6 +128,7 @@ async fn main() -> ExitCode {
         Command::Keys(command) => keys::run(&command, &access).await,
         Command::Usage(options) => usage::run(&options).await.map(|()| ExitCode::SUCCESS),
         Command::Crds(options) => crds::print(&options).map(|()| ExitCode::SUCCESS),
+        Command::Schema => json_schema::print().map(|()| ExitCode::SUCCESS),
         Command::Completions(options) => {
             manual::completions(&options, Cli::command()).map(|()| ExitCode::SUCCESS)
         }

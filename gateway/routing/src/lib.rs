@@ -38,11 +38,11 @@ pub use self::names::{
 };
 pub use self::table::{
     ApiKey, AppliedQuota, Authentication, AuthenticationMode, Backend, Backends, BeforeBody, Checks, Cors,
-    Credential, CredentialLocation, FailureMode, Filters, HeaderChange, Identity, JwksId, Jwt,
-    JwtAuthentication, JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes, Matched, Measure, Mirror,
-    ModelMap, ModelNames, ModelsCredential, Money, Phase, PickerAddresses, PolicyLimits, Pool, PoolPicker,
-    PortRoutes, PortSharing, Preflight, Price, Prices, Quota, QuotaLimit, QuotaMeasure, QuotaModels,
-    QuotaSet, Quotas, RateLimit, Redirect, RemoteJwks, RemoteKeys, RequestAttributes, RetryPolicy, Rewrites,
-    RouteTable, Rule, ServiceBackend, Targets, Timeouts, TokenError, TokenUse, UrlRewrite, Variables,
-    Weighted,
+    Credential, CredentialLocation, DescriptorValues, FailureMode, Filters, GlobalLimit, HeaderChange,
+    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes,
+    Matched, Measure, Mirror, ModelMap, ModelNames, ModelsCredential, Money, Phase, PickerAddresses,
+    PolicyLimits, Pool, PoolPicker, PortRoutes, PortSharing, Preflight, Price, Prices, Quota, QuotaLimit,
+    QuotaMeasure, QuotaModels, QuotaSet, Quotas, RateLimit, RateLimitServer, Redirect, RemoteJwks,
+    RemoteKeys, RequestAttributes, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets,
+    Timeouts, TokenError, TokenUse, UrlRewrite, Variables, Weighted,
 };

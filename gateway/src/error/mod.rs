@@ -39,6 +39,12 @@ pub(crate) enum Error {
     #[error(transparent)]
     Limit(#[from] Box<limit::Exceeded>),
     #[error(transparent)]
+    GlobalLimit(#[from] Box<limit::GlobalExceeded>),
+    #[error(
+        "the server of the rate limits of AgentgatewayPolicy {policy} gives no answer, and it rejects requests then; try again"
+    )]
+    LimitServerUnavailable { policy: ObjectKey },
+    #[error(transparent)]
     Quota(#[from] Box<limit::QuotaExceeded>),
     #[error(
         "Quota {quota} limits money and has no price for the model `{model}`; add it to spec.prices, or \"*\" for all others"
@@ -117,6 +123,9 @@ impl Error {
         if let Self::Limit(exceeded) = self {
             return Some(exceeded.retry_after);
         }
+        if let Self::GlobalLimit(exceeded) = self {
+            return Some(exceeded.retry_after);
+        }
         if let Self::Quota(exceeded) = self {
             return Some(exceeded.retry_after);
         }
@@ -131,7 +140,12 @@ impl Error {
         match self {
             Self::Headers(error) => headers_class(error),
             Self::Auth(error) => auth_class(error),
-            Self::Limit(_) => Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
+            Self::Limit(_) | Self::GlobalLimit(_) => {
+                Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded")
+            }
+            Self::LimitServerUnavailable { .. } => {
+                Class::new(Internal, StatusCode::SERVICE_UNAVAILABLE, "rate_limit_server_unavailable")
+            }
             Self::Quota(_) => Class::new(Client, StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"),
             Self::UnpricedModel { .. } => Class {
                 param: Some("model"),

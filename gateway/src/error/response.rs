@@ -58,6 +58,9 @@ pub(crate) fn render(error: &Error) -> Response<Bytes> {
     if let Error::Limit(exceeded) = error {
         Standing::set_headers(&exceeded.standings, response.headers_mut());
     }
+    if let Error::GlobalLimit(exceeded) = error {
+        Standing::set_headers(&exceeded.standings, response.headers_mut());
+    }
     if let Error::Quota(exceeded) = error {
         Standing::set_headers(&exceeded.standings, response.headers_mut());
     }

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use crate::accept::Listeners;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{LimitRegistry, QuotaRegistry, QuotaStore};
+use crate::limit::{LimitRegistry, LimitServerMetrics, LimitServerRegistry, QuotaRegistry, QuotaStore};
 use crate::observe::Health;
 use crate::pick::InProcessPickers;
 use crate::request::{Proxy, Routes};
@@ -35,13 +35,18 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Limits {
     rates: LimitRegistry,
+    servers: LimitServerRegistry,
     quotas: QuotaRegistry,
 }
 
 impl Limits {
     /// `store`: where gateways share what was used of quotas.
-    pub(super) fn new(store: Option<QuotaStore>) -> Self {
-        Self { rates: LimitRegistry::default(), quotas: QuotaRegistry::new(store) }
+    pub(super) fn new(store: Option<QuotaStore>, servers: LimitServerMetrics) -> Self {
+        Self {
+            rates: LimitRegistry::default(),
+            servers: LimitServerRegistry::new(servers),
+            quotas: QuotaRegistry::new(store),
+        }
     }
 }
 
@@ -120,9 +125,17 @@ impl Controller {
             self.proxy.metrics.quota_forgotten(&quota);
         }
         let quotas = self.limits.quotas.update(&table.quotas);
+        let limit_servers = self.limits.servers.update(&table.rate_limit_servers());
         let key_sets = self.key_sets.update(&table.remote_key_sets());
         // Before the listeners are opened, so that the first request of a new listener finds its routes.
-        self.proxy.routes.store(Arc::new(Routes { table, schedulers, limits, quotas, key_sets }));
+        self.proxy.routes.store(Arc::new(Routes {
+            table,
+            schedulers,
+            limits,
+            quotas,
+            limit_servers,
+            key_sets,
+        }));
         let failed = self.listeners.set(&ports).await;
         for (address, error) in &failed {
             tracing::warn!(%address, %error, retry_in = ?BIND_RETRY, "cannot open a listener");

@@ -26,7 +26,7 @@ use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{QuotaStore, open_store};
+use crate::limit::{LimitReports, QuotaStore, open_store};
 use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
@@ -153,6 +153,13 @@ impl Shared {
         Ok(Logs { access, usage: usage.transpose()? })
     }
 
+    /// Starts the sending of reports. It ends after the last request.
+    fn limit_reports(&self) -> LimitReports {
+        let (reports, sending) = LimitReports::new(self.metrics.limit_servers.clone());
+        self.tasks.spawn(sending);
+        reports
+    }
+
     fn quota_store(&self, config: &Config) -> Result<Option<QuotaStore>, StartError> {
         let Some(options) = config.quota_store_options() else { return Ok(None) };
         let (store, serving) = open_store(&options, self.metrics.quota_store.clone())
@@ -194,6 +201,7 @@ impl Shared {
             metrics: metrics.clone(),
             logs: self.logs(config)?,
             traces,
+            limit_reports: self.limit_reports(),
             quota_store: self.quota_store(config)?,
             client_body_timeout: config.client_body_timeout,
             stream_usage: config.stream_usage,
@@ -256,7 +264,7 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: Limits::new(proxy.quota_store.clone()),
+            limits: Limits::new(proxy.quota_store.clone(), shared.metrics.limit_servers.clone()),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::bucket::Bucket;
 use super::estimate::{Estimate, Expected};
 use super::exceeded::Exceeded;
+use super::global::{Answer, TokenReport};
 use super::quota::{QuotaRejection, QuotaState, QuotaStore, QuotaTaken};
 use super::registry::PolicyState;
 use super::served::Served;
@@ -23,6 +24,7 @@ const WARNING: HeaderName = HeaderName::from_static("x-forebay-quota-warning");
 pub(crate) struct Admission {
     taken: Vec<Taken>,
     quotas: Vec<QuotaTaken>,
+    reports: Vec<(TokenReport, Estimate)>,
     standings: SmallVec<[Standing; 4]>,
     expected: Option<Expected>,
     at: Instant,
@@ -101,7 +103,14 @@ fn amount(bucket: &Bucket, estimate: Estimate) -> u64 {
 
 impl Admission {
     fn new(now: Instant) -> Self {
-        Self { taken: Vec::new(), quotas: Vec::new(), standings: SmallVec::new(), expected: None, at: now }
+        Self {
+            taken: Vec::new(),
+            quotas: Vec::new(),
+            reports: Vec::new(),
+            standings: SmallVec::new(),
+            expected: None,
+            at: now,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -128,6 +137,16 @@ impl Admission {
             self.quotas.push(taken);
         }
         Ok(())
+    }
+
+    /// The servers of global limits have let the request through, too.
+    pub(crate) fn add_answers(&mut self, answers: impl IntoIterator<Item = Answer>) {
+        // All policies learn the same.
+        let estimate = self.taken.first().map_or_else(Estimate::default, |taken| taken.estimate);
+        for answer in answers {
+            self.standings.extend(answer.standings);
+            self.reports.extend(answer.tokens.map(|tokens| (tokens, estimate)));
+        }
     }
 
     /// The quotas that have counted the request.
@@ -163,6 +182,10 @@ impl Admission {
                 };
                 bucket.settle(reserved, used, now);
             }
+        }
+        for (report, estimate) in self.reports {
+            let used = served.tokens(estimate);
+            report.send(used.prompt.saturating_add(used.output));
         }
         for quota in self.quotas {
             quota.settle(served, self.expected.as_ref());

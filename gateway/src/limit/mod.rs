@@ -6,12 +6,15 @@
 //! that the request sets, or else what earlier requests for the model used. A bucket can thus be in debt by what requests
 //! in flight use above their estimates, and never by more.
 //!
+//! What servers count for all gateways is in [`global`].
+//!
 //! A request that needs more than the whole bucket is admitted when the bucket is full, and leaves a debt.
 
 mod admission;
 mod bucket;
 mod estimate;
 mod exceeded;
+mod global;
 mod quota;
 mod registry;
 mod served;
@@ -20,6 +23,12 @@ mod standing;
 pub(crate) use admission::{Admission, Rejection, admit};
 pub(crate) use estimate::Expected;
 pub(crate) use exceeded::Exceeded;
+#[cfg(test)]
+pub(crate) use global::CallResult;
+pub(crate) use global::{
+    Answer, GlobalExceeded, GlobalRejection, LimitReports, LimitServerMetrics, LimitServerRegistry,
+    LimitServers, Question,
+};
 pub(crate) use quota::{
     QuotaExceeded, QuotaRegistry, QuotaRejection, QuotaStanding, QuotaState, QuotaStore, QuotaStoreMetrics,
     QuotaStoreOptions, QuotaTaken, open_store, unix_seconds,

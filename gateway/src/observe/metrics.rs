@@ -5,7 +5,7 @@ use foldhash::HashMap;
 use forebay_epp::PoolMetrics;
 use forebay_openai::Usage;
 use forebay_resources::ObjectKey;
-use forebay_routing::JwksId;
+use forebay_routing::{JwksId, Measure};
 use forebay_usage::UsageLogMetrics;
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
@@ -20,7 +20,7 @@ use super::labels::{
     PickResult, PickerFailureLabels, PickerFailureOutcome, QuotaLabels, QuotaNameLabels, QuotaResult,
     RequestLabels, RetryLabels, RetryReason, TokenLabels,
 };
-use crate::limit::{Exceeded, QuotaExceeded, QuotaStoreMetrics, QuotaTaken};
+use crate::limit::{LimitServerMetrics, QuotaExceeded, QuotaStoreMetrics, QuotaTaken};
 
 /// Label value for models and pools that no resource names. Label values never come from clients.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) access_log_dropped_lines: Counter,
     pub(crate) usage_log: UsageLogMetrics,
     pub(crate) quota_store: QuotaStoreMetrics,
+    pub(crate) limit_servers: LimitServerMetrics,
     pub(crate) active_requests: Gauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) hold_bytes: Gauge,
@@ -285,6 +286,7 @@ impl Metrics {
             access_log_dropped_lines: Counter::default(),
             usage_log: UsageLogMetrics::default(),
             quota_store: QuotaStoreMetrics::default(),
+            limit_servers: LimitServerMetrics::default(),
             active_requests: Gauge::default(),
             connections: ConnectionMetrics::default(),
             hold_bytes: Gauge::default(),
@@ -331,6 +333,7 @@ impl Metrics {
         );
         register_usage_log(registry, &self.usage_log);
         register_quota_store(registry, &self.quota_store);
+        self.limit_servers.register(registry);
         registry.register("active_requests", "Requests in flight", self.active_requests.clone());
         self.connections.register(registry);
         registry.register_with_unit(
@@ -386,9 +389,9 @@ impl Metrics {
         self.families.errors.get_or_create(&ErrorLabels { code }).inc();
     }
 
-    pub(crate) fn rate_limited(&self, exceeded: &Exceeded) {
-        let labels =
-            LimitLabels { policy: exceeded.policy.to_string(), measure: exceeded.limit.measure.name() };
+    /// `measure`: of the limit of the policy that is reached.
+    pub(crate) fn rate_limited(&self, policy: &ObjectKey, measure: Measure) {
+        let labels = LimitLabels { policy: policy.to_string(), measure: measure.name() };
         self.families.rate_limited.get_or_create(&labels).inc();
     }
 

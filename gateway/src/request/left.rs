@@ -7,17 +7,17 @@ use std::time::Instant;
 use bytes::Bytes;
 use forebay_resources::{ObjectKey, QuotaMode};
 use forebay_routing::{
-    AppliedQuota, Checks, Identity, ModelNames, Quota, QuotaMeasure, QuotaModels, Quotas, RateLimit,
-    Variables,
+    AppliedQuota, Checks, DescriptorValues, Identity, ModelNames, Quota, QuotaMeasure, QuotaModels, Quotas,
+    RateLimit, Variables,
 };
 use http::{HeaderValue, Method, Response, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::access::{attributes, source};
 use super::received::Received;
 use crate::auth::authenticate;
 use crate::error::Error;
-use crate::limit::{QuotaStanding, Standing, unix_seconds};
+use crate::limit::{Question, QuotaStanding, Standing, unix_seconds};
 
 const PATH: &str = "/forebay/v1/limits";
 
@@ -76,6 +76,12 @@ async fn add(
         let Some(state) = routes.limits.get(policy.index) else { continue };
         let standings = state.standings(set, Instant::now());
         data.extend(standings.iter().map(|(limit, standing)| described(&policy.policy, *limit, standing)));
+        if let Some(question) = Question::new(policy, set, &variables) {
+            let read = question.read(&routes.limit_servers).await;
+            data.extend(
+                read.iter().map(|(values, standing)| described_global(&policy.policy, values, standing)),
+            );
+        }
     }
     let now = unix_seconds();
     for AppliedQuota { quota, value, .. } in quotas.applied(QuotaModels::Any, &variables) {
@@ -96,6 +102,21 @@ fn described(policy: &ObjectKey, limit: RateLimit, standing: &Standing) -> Value
         "amount": limit.amount,
         "per": limit.unit.name(),
         "capacity": standing.limit,
+        "remaining": standing.remaining,
+        "full_after_seconds": standing.reset_after.as_secs_f64(),
+    })
+}
+
+/// The server does not say per which time.
+fn described_global(policy: &ObjectKey, values: &DescriptorValues, standing: &Standing) -> Value {
+    let descriptor: Map<String, Value> =
+        values.entries.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    json!({
+        "object": "limit",
+        "policy": policy.to_string(),
+        "counts": values.measure.name(),
+        "descriptor": descriptor,
+        "amount": standing.limit,
         "remaining": standing.remaining,
         "full_after_seconds": standing.reset_after.as_secs_f64(),
     })

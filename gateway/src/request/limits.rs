@@ -1,10 +1,13 @@
 //! Takes requests from the rate limits of policies and from quotas.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use forebay_openai::GenerationOptions;
 use forebay_resources::QuotaMode;
-use forebay_routing::{AppliedQuota, Checks, Identity, ListenerRoutes, QuotaModels, Rule, Variables};
+use forebay_routing::{
+    AppliedQuota, Checks, Identity, ListenerRoutes, PolicyLimits, QuotaModels, Rule, Variables,
+};
 use http::request;
 use smallvec::SmallVec;
 
@@ -12,7 +15,7 @@ use super::access::{Asked, attributes, is_answered_preflight, models, source};
 use super::context::Context;
 use crate::error::Error;
 use crate::hold::HeldBody;
-use crate::limit::{self, Expected, QuotaRejection, Rejection};
+use crate::limit::{self, Answer, Expected, GlobalRejection, Question, QuotaRejection, Rejection, Served};
 
 /// Takes a request that may be sent from all rate limits and quotas that apply to it, or fails.
 pub(super) async fn count<'a>(
@@ -88,31 +91,66 @@ async fn take(
     variables: &Variables<'_>,
     expected: Option<Expected>,
 ) -> Result<(), Error> {
-    let routes = context.routes;
-    let limits = checks.limits().filter_map(|policy| {
-        let set = policy.choose(variables)?;
-        Some((routes.limits.get(policy.index)?, set))
-    });
+    let (routes, proxy) = (context.routes, context.proxy);
+    let chosen: SmallVec<[(&Arc<PolicyLimits>, usize); 2]> =
+        checks.limits().filter_map(|policy| Some((policy, policy.choose(variables)?))).collect();
+    let limits = chosen.iter().filter_map(|(policy, set)| Some((routes.limits.get(policy.index)?, *set)));
     let quotas = quotas.into_iter().filter_map(|it| Some((routes.quotas.get(it.quota.index)?, it)));
-    let (metrics, store) = (&context.proxy.metrics, context.proxy.quota_store.as_ref());
-    let admission =
-        match limit::admit(limits, quotas, expected, Instant::now(), limit::unix_seconds(), store).await {
-            Ok(admission) => admission,
-            Err(Rejection::Limit(exceeded)) => {
-                metrics.rate_limited(&exceeded);
-                return Err(exceeded.into());
+    let (now, unix_seconds) = (Instant::now(), limit::unix_seconds());
+    let mut admission = limit::admit(limits, quotas, expected, now, unix_seconds, proxy.quota_store.as_ref())
+        .await
+        .map_err(|rejection| rejected(context, rejection))?;
+    let questions: SmallVec<[Question<'_>; 2]> =
+        chosen.iter().filter_map(|(policy, set)| Question::new(policy, *set, variables)).collect();
+    if let Some(taken) = &mut admission
+        && !questions.is_empty()
+    {
+        // Boxed, so that it adds nothing to the future of requests that no server counts.
+        match Box::pin(ask(context, questions)).await {
+            Ok(answers) => taken.add_answers(answers),
+            Err(error) => {
+                admission.into_iter().for_each(|taken| taken.settle(Served::NotAdmitted, Instant::now()));
+                return Err(error);
             }
-            Err(Rejection::Quota(QuotaRejection::Exceeded(exceeded))) => {
-                metrics.quota_rejected(&exceeded);
-                return Err(exceeded.into());
-            }
-            Err(Rejection::Quota(QuotaRejection::StoreUnavailable(quota))) => {
-                return Err(Error::QuotaStoreUnavailable { quota });
-            }
-        };
+        }
+    }
     for taken in admission.iter().flat_map(|admission| admission.quotas()) {
-        metrics.quota_taken(taken);
+        proxy.metrics.quota_taken(taken);
     }
     context.record.admitted(admission);
     Ok(())
+}
+
+/// Asks the servers of global limits, one after the other: a request that one rejects is not counted by the next.
+async fn ask(
+    context: &Context<'_>,
+    questions: SmallVec<[Question<'_>; 2]>,
+) -> Result<SmallVec<[Answer; 2]>, Error> {
+    let mut answers = SmallVec::new();
+    for question in questions {
+        let asking = question.ask(&context.routes.limit_servers, &context.proxy.limit_reports);
+        answers.push(asking.await.map_err(|rejection| match rejection {
+            GlobalRejection::Exceeded(exceeded) => {
+                context.proxy.metrics.rate_limited(&exceeded.policy, exceeded.measure);
+                Error::from(exceeded)
+            }
+            GlobalRejection::Unavailable(policy) => Error::LimitServerUnavailable { policy },
+        })?);
+    }
+    Ok(answers)
+}
+
+fn rejected(context: &Context<'_>, rejection: Rejection) -> Error {
+    let metrics = &context.proxy.metrics;
+    match rejection {
+        Rejection::Limit(exceeded) => {
+            metrics.rate_limited(&exceeded.policy, exceeded.limit.measure);
+            exceeded.into()
+        }
+        Rejection::Quota(QuotaRejection::Exceeded(exceeded)) => {
+            metrics.quota_rejected(&exceeded);
+            exceeded.into()
+        }
+        Rejection::Quota(QuotaRejection::StoreUnavailable(quota)) => Error::QuotaStoreUnavailable { quota },
+    }
 }

@@ -11,7 +11,7 @@ use forebay_routing::RouteTable;
 use crate::forward::{Forwarder, Mirrors};
 use crate::hold::HoldBudget;
 use crate::jwks::KeySets;
-use crate::limit::{PolicyState, QuotaState, QuotaStore};
+use crate::limit::{LimitReports, LimitServers, PolicyState, QuotaState, QuotaStore};
 use crate::models::ModelLists;
 use crate::observe::{Logs, Metrics, Traces};
 use crate::pick::Picker;
@@ -42,6 +42,8 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: Logs,
     pub(crate) traces: Option<Arc<Traces>>,
+    /// Tells servers of rate limits what requests have used.
+    pub(crate) limit_reports: LimitReports,
     /// Where gateways share what was used of quotas.
     pub(crate) quota_store: Option<QuotaStore>,
     pub(crate) stream_usage: StreamUsage,
@@ -71,6 +73,8 @@ pub(crate) struct Routes {
     pub(crate) limits: Vec<Arc<PolicyState>>,
     /// Quotas, by [`forebay_routing::Quota::index`].
     pub(crate) quotas: Vec<Arc<QuotaState>>,
+    /// Servers of global rate limits.
+    pub(crate) limit_servers: LimitServers,
     /// Keys of tokens that are loaded from servers.
     pub(crate) key_sets: KeySets,
 }

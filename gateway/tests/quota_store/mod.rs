@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test that is skipped must say so, and a figure is printed")]
 
 mod failures;
-mod server;
+pub(crate) mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

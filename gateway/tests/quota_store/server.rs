@@ -64,6 +64,10 @@ impl Server {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         format!("redis://{}/0", self.address)
     }

@@ -314,7 +314,8 @@ fn values_reach_the_command_line_of_the_gateway() {
     let container = |set: &[&str]| {
         let set: Vec<&str> = set.iter().copied().chain([EXISTING]).collect();
         let objects = helm.render("forebay", SYSTEM, &set);
-        of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"][0].clone()
+        of_kind(&objects, "Deployment")["forebay-gateway"]["spec"]["template"]["spec"]["containers"][0]
+            .clone()
     };
     let arguments = |set: &[&str]| texts(&container(set)["args"]).map(str::to_owned).collect::<Vec<_>>();
     let default = arguments(&[]);

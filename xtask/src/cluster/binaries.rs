@@ -16,6 +16,8 @@ const KUBERNETES: &str = "1.36.3";
 const ETCD: &str = "3.6.16";
 const CONTAINERD: &str = "2.2.9";
 const HELM: &str = "3.21.4";
+/// It has no releases.
+const RATELIMIT: &str = "1.4.1-0.20260122083618-3fb702589d36";
 const OLDEST_GO: (u32, u32) = (1, 26);
 
 const PROGRAMS: &[&str] = &[
@@ -112,6 +114,32 @@ pub(crate) fn build() -> Result<Binaries> {
     let _ = fs::remove_dir_all(&work);
     result?;
     Binaries::find()
+}
+
+/// Builds the rate limit server of the gateway's tests, next to the programs of [`build`]. It is no part of a node, so nodes work
+/// without it.
+pub(crate) fn build_rate_limit_server() -> Result<()> {
+    const PROGRAM: &str = "ratelimit";
+    let folder = cache()?;
+    let given = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut known = env::split_paths(&path).chain(given).chain([folder.clone()]);
+    if known.any(|folder| folder.join(PROGRAM).is_file()) {
+        return Ok(());
+    }
+    require_go()?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let work = folder.join(format!("build-{}", std::process::id()));
+    let module = Module {
+        name: PROGRAM,
+        require: format!("github.com/envoyproxy/ratelimit v{RATELIMIT}"),
+        more: String::new(),
+        commands: vec![(PROGRAM, "github.com/envoyproxy/ratelimit/src/service_cmd".into())],
+        flags: vec!["-ldflags=-s -w".into()],
+    };
+    let result = module.build(&work, &folder);
+    let _ = fs::remove_dir_all(&work);
+    result
 }
 
 /// A temporary Go module that requires one other module and builds commands of it.

@@ -28,7 +28,7 @@ use clap::Subcommand;
 
 use self::crds::Channel;
 pub(crate) use self::{
-    binaries::Binaries,
+    binaries::{Binaries, build_rate_limit_server},
     test::{run_tests, why_unavailable},
 };
 
@@ -87,7 +87,7 @@ const BPFFS_MOUNTED: &str = "bpffs.mounted";
 pub(crate) fn run(options: &Options) -> Result<()> {
     let cluster = Cluster { state: options.state.clone() };
     match &options.step {
-        Step::Build => binaries::build().map(drop),
+        Step::Build => binaries::build().and_then(|_| build_rate_limit_server()),
         Step::Up => cluster.up(),
         Step::Load { archives } if archives.is_empty() => cluster.load(&crate::image::archives()?),
         Step::Load { archives } => cluster.load(archives),

@@ -231,6 +231,7 @@ fn reports_nothing_for_valid_installation() {
     }
     let json = finding::json(&all);
     assert_eq!((&json["kind"], &json["items"][0]["level"]), (&json!("FindingList"), &json!("ok")));
+    assert_eq!(crate::json_schema::validate(&json), Ok(()));
 }
 
 #[test]

@@ -169,5 +169,11 @@ b      -        -        -        -         -                      valid
 c      -        -        -        -         -                      unreadable: it starts as a JSON object and is not one
 ";
         assert_eq!(table, expected);
+        for row in &rows {
+            let mut document = row.json(&ObjectKey::new("ns", "keys"));
+            document["apiVersion"] = json!(API_VERSION);
+            document["kind"] = json!("ApiKey");
+            assert_eq!(crate::json_schema::validate(&document), Ok(()));
+        }
     }
 }

@@ -5,6 +5,8 @@ use forebay_telemetry::v1::{EndedRequest, EndpointKey, RequestFilter, StatusRang
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use crate::json_schema::validate;
+
 use super::{
     Options,
     render::{Lost, Row, Table, document},
@@ -98,10 +100,12 @@ fn json_has_one_document_per_line_and_null_for_unknown_values() {
         "responseChunks": 512,
     });
     assert_eq!(found, expected);
+    assert_eq!(validate(&found), Ok(()));
     for name in ["status", "ttftSeconds", "durationSeconds", "responseBytes", "responseChunks"] {
         expected[name] = Value::Null;
     }
     assert_eq!(serde_json::from_str::<Value>(&document(&row(unknown))).unwrap(), expected);
+    assert_eq!(validate(&expected), Ok(()));
 }
 
 #[test]
@@ -123,6 +127,7 @@ fn lost_requests_are_told_by_cause() {
         "interrupted": true,
     });
     assert_eq!(found, expected);
+    assert_eq!(validate(&found), Ok(()));
     assert!(Lost { kernel_events: Some(0), ..Lost::default() }.is_nothing());
     assert!(!Lost { interrupted: true, ..Lost::default() }.is_nothing());
 }

@@ -177,11 +177,14 @@ async fn a_recording_has_the_rows_that_were_recorded() {
     let (code, _, error) = forebay(&["record", file, "--agents", &address, "--for", "1500ms"]).await;
     assert_eq!(code, Some(0), "{error}");
     assert!(error.contains("--for is over"), "{error}");
+    let schema: serde_json::Value = serde_json::from_str(&forebay(&["schema"]).await.1).unwrap();
     for (subject, rows) in [("pods", 2), ("gpus", 1), ("nodes", 1)] {
         let live = forebay(&[subject, "-o", "json", "--agents", &address]).await.1;
         let (code, recorded, error) = forebay(&[subject, "-o", "json", "--replay", file]).await;
         assert_eq!((code, error.as_str()), (Some(0), ""));
         assert_eq!(without_ages(&recorded), without_ages(&live));
+        let document = serde_json::from_str(&live).unwrap();
+        assert!(jsonschema::is_valid(&schema, &document), "{live}");
         assert_eq!(without_ages(&live)["items"].as_array().unwrap().len(), rows);
     }
     let before_all = forebay(&["pods", "-o", "json", "--replay", file, "--at", "0s"]).await.1;

@@ -23,10 +23,13 @@ use std::sync::Arc;
 
 pub use self::access::{
     Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, Credential, CredentialLocation,
-    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, Measure, ModelNames, Phase,
-    PolicyLimits, RateLimit, RemoteJwks, RemoteKeys, RequestAttributes, TokenError, Variables,
+    DescriptorValues, GlobalLimit, Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit,
+    Measure, ModelNames, Phase, PolicyLimits, RateLimit, RateLimitServer, RemoteJwks, RemoteKeys,
+    RequestAttributes, TokenError, Variables,
 };
-pub(crate) use self::access::{AccessRule, Action, Document, Expression, JwksSource, JwtProvider, KeyHash};
+pub(crate) use self::access::{
+    AccessRule, Action, Descriptor, Document, Expression, JwksSource, JwtProvider, KeyHash,
+};
 pub use self::backend::{
     Backend, FailureMode, ModelsCredential, PickerAddresses, Pool, PoolPicker, ServiceBackend,
 };
@@ -72,6 +75,13 @@ impl RouteTable {
         let authentications = listeners.flat_map(ListenerRoutes::token_authentications);
         let remote = authentications.flat_map(|authentication| authentication.remote());
         remote.map(|jwks| (jwks.id.clone(), jwks.clone())).collect()
+    }
+
+    /// The servers of rate limits that policies name, each with its endpoints.
+    pub fn rate_limit_servers(&self) -> BTreeMap<&RateLimitServer, &[SocketAddr]> {
+        let sets = self.limits.iter().flat_map(|limits| &limits.sets);
+        let global = sets.filter_map(|set| set.global.as_ref());
+        global.map(|global| (&global.server, &global.endpoints[..])).collect()
     }
 
     /// Addresses of the endpoint pickers of all pools, each with the pool's namespace.

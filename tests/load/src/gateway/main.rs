@@ -11,6 +11,7 @@ mod fixed_rate;
 mod manifests;
 mod proxies;
 mod request;
+mod scale;
 mod streams;
 mod throughput;
 mod tls;
@@ -83,6 +84,8 @@ enum Part {
     Many,
     /// Requests per core-second with API keys, a rule and three quotas, and with quotas in a store.
     Door,
+    /// 100,000 API keys and 10,000 quotas: load time, memory, and time until a change is in force.
+    Scale,
 }
 
 fn main() -> ExitCode {
@@ -128,6 +131,9 @@ fn run(options: &Options) -> Result<()> {
     }
     if is_selected(Part::Door) {
         forebay_bench::report::print(&door::measure(options.workers, options.runs, duration)?);
+    }
+    if is_selected(Part::Scale) {
+        forebay_bench::report::print(&scale::measure(options.runs)?);
     }
     if is_selected(Part::Many) {
         forebay_bench::report::print(&concurrent::measure()?);

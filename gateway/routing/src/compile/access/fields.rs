@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::jwt::{self, JWT, JwtSpec};
 use super::location::Location;
-use super::rate_limit::rate_limits;
+use super::rate_limit::{LimitSetSpec, rate_limits};
 use super::source::KeySource;
-use crate::table::{AccessRule, Action, AuthenticationMode, CredentialLocation, Expression, LimitSet};
+use crate::table::{AccessRule, Action, AuthenticationMode, CredentialLocation, Expression};
 
 pub(super) const AUTHENTICATION: &str = "apiKeyAuthentication";
 pub(super) const AUTHORIZATION: &str = "authorization";
@@ -27,7 +27,7 @@ pub(in crate::compile) struct Parsed {
     pub(super) authentication: Option<AuthenticationSpec>,
     pub(super) jwt: Option<JwtSpec>,
     pub(super) rule: Option<AccessRule>,
-    pub(super) limits: Option<Vec<LimitSet>>,
+    pub(super) limits: Option<Vec<LimitSetSpec>>,
 }
 
 impl Parsed {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_resources::{ObjectKey, Snapshot};
+use forebay_resources::Snapshot;
 use http::HeaderName;
 use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::jwks_service;
 use super::location::Location;
+use super::service::{self, ServiceRef};
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{
     AuthenticationMode, CredentialLocation, JwksId, JwksSource, JwtAuthentication, JwtKeys, JwtProvider,
@@ -57,10 +57,7 @@ enum Keys {
 /// A key set of a Service.
 #[derive(Debug)]
 struct Remote {
-    /// `None`: the namespace of the policy.
-    namespace: Option<String>,
-    name: String,
-    port: u16,
+    server: ServiceRef,
     path: String,
     refresh: Duration,
 }
@@ -108,14 +105,14 @@ impl JwtSpec {
                     JwksSource::Inline(keys)
                 }
                 Keys::Remote(remote) => {
-                    let service =
-                        ObjectKey::new(remote.namespace.as_deref().unwrap_or(namespace), &remote.name);
-                    let endpoints = jwks_service::endpoints(snapshot, namespace, &service, remote.port);
+                    let (service, port) = (remote.server.key(namespace), remote.server.port);
+                    let endpoints =
+                        service::endpoints(snapshot, namespace, &service, port, service::Protocol::Http);
                     let endpoints = endpoints.unwrap_or_else(|why| {
                         report(at, format!(".remote.backendRef: {why}: no token of this issuer is accepted"));
                         Vec::new()
                     });
-                    let id = JwksId { service, port: remote.port, path: remote.path };
+                    let id = JwksId { service, port, path: remote.path };
                     JwksSource::Remote(Arc::new(RemoteJwks { id, endpoints, refresh: remote.refresh }))
                 }
             };
@@ -179,29 +176,12 @@ impl Remote {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
         struct Spec {
-            backend_ref: BackendRef,
+            backend_ref: Value,
             jwks_path: String,
             cache_duration: Option<String>,
         }
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct BackendRef {
-            group: Option<String>,
-            kind: Option<String>,
-            namespace: Option<String>,
-            name: String,
-            port: Option<u16>,
-        }
         let spec = Spec::deserialize(value).map_err(|error| format!(": {error}"))?;
-        let to = spec.backend_ref;
-        let kind = to.kind.as_deref().unwrap_or("Service");
-        if !to.group.as_deref().unwrap_or_default().is_empty() || kind != "Service" {
-            return Err(format!(".backendRef to kind {kind} is not supported; only Service is"));
-        }
-        let port = to.port.filter(|port| *port > 0).ok_or(".backendRef.port must be set for a Service")?;
-        if to.name.is_empty() {
-            return Err(".backendRef.name is empty".into());
-        }
+        let server = ServiceRef::parse(&spec.backend_ref).map_err(|why| format!(".backendRef{why}"))?;
         let refresh = match &spec.cache_duration {
             None => MIN_CACHE_DURATION,
             Some(text) => parse_duration(text).filter(|it| *it >= MIN_CACHE_DURATION).ok_or_else(|| {
@@ -209,7 +189,7 @@ impl Remote {
             })?,
         };
         let path = path(&spec.jwks_path).map_err(|why| format!(".jwksPath {why}"))?;
-        Ok(Self { namespace: to.namespace, name: to.name, port, path, refresh })
+        Ok(Self { server, path, refresh })
     }
 }
 
@@ -321,7 +301,10 @@ mod tests {
             (inline(&" ".repeat(65_537)), "providers[0].jwks.inline: it is longer than 65536 bytes"),
             (inline(&private), "keys[0] (kid \"a\") is not accepted: it is a private key"),
             (of_remote(json!({ "later": 1 })), "providers[0].jwks.remote: unknown field `later`"),
-            (of_remote(json!({ "backendRef": {} })), "providers[0].jwks.remote: missing field `name`"),
+            (
+                of_remote(json!({ "backendRef": {} })),
+                "providers[0].jwks.remote.backendRef: missing field `name`",
+            ),
             (
                 reference(json!({ "group": "agentgateway.dev", "kind": "AgentgatewayBackend" })),
                 "providers[0].jwks.remote.backendRef to kind AgentgatewayBackend is not supported; only Service is",

@@ -4,12 +4,13 @@
 //! A policy with a value that is not understood is not enforced in part: what it targets is closed.
 
 mod fields;
-mod jwks_service;
+mod global_limit;
 mod jwt;
 mod keys;
 mod location;
 mod merge;
 mod rate_limit;
+mod service;
 mod source;
 
 pub use self::fields::key_source;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use forebay_resources::{ObjectKey, Snapshot};
 
+use self::rate_limit::LimitSetSpec;
 use super::policies::PolicyProblem;
 use crate::table::{AccessRule, Authentication, JwtAuthentication, PolicyLimits};
 
@@ -50,8 +52,9 @@ impl PolicyAccess {
         });
         let jwt = parsed.jwt.map(|spec| Arc::new(spec.resolve(snapshot, &policy.namespace, &mut problems)));
         let limits = parsed.limits.map(|of_policy| {
-            let of_policy = PolicyLimits { policy: policy.clone(), sets: of_policy, index: limits.len() };
-            let of_policy = Arc::new(of_policy);
+            let set = |set: LimitSetSpec| set.resolve(snapshot, &policy.namespace, &mut problems);
+            let sets = of_policy.into_iter().map(set).collect();
+            let of_policy = Arc::new(PolicyLimits { policy: policy.clone(), sets, index: limits.len() });
             limits.push(of_policy.clone());
             of_policy
         });

@@ -1,13 +1,37 @@
 //! Parses `traffic.rateLimit`.
 
+use forebay_resources::Snapshot;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::global_limit::GlobalSpec;
+use crate::compile::policies::PolicyProblem;
 use crate::table::{Expression, LimitSet, LimitUnit, Measure, RateLimit};
 
 const MAX_LIMITS: usize = 16;
 
-pub(super) fn rate_limits(value: &Value) -> Result<Vec<LimitSet>, String> {
+/// Limits that apply together, and the server that counts further ones.
+#[derive(Debug)]
+pub(super) struct LimitSetSpec {
+    condition: Option<Expression>,
+    limits: Vec<RateLimit>,
+    global: Option<GlobalSpec>,
+}
+
+impl LimitSetSpec {
+    /// `namespace`: of the policy.
+    pub(super) fn resolve(
+        self,
+        snapshot: &Snapshot,
+        namespace: &str,
+        problems: &mut Vec<PolicyProblem>,
+    ) -> LimitSet {
+        let global = self.global.map(|global| global.resolve(snapshot, namespace, problems));
+        LimitSet { condition: self.condition, limits: self.limits, global }
+    }
+}
+
+pub(super) fn rate_limits(value: &Value) -> Result<Vec<LimitSetSpec>, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Spec {
@@ -15,15 +39,12 @@ pub(super) fn rate_limits(value: &Value) -> Result<Vec<LimitSet>, String> {
         global: Option<Value>,
         conditional: Option<Vec<Conditional>>,
     }
-    let spec = Spec::deserialize(value).map_err(|error| error.to_string())?;
-    match (spec.local, spec.conditional) {
-        (Some(_), Some(_)) => Err("local and conditional must not both be set".into()),
-        (local, None) => {
-            let limits = limits(local.unwrap_or_default(), spec.global.as_ref())?;
-            Ok(vec![LimitSet::unconditional(limits)])
-        }
-        (None, Some(_)) if spec.global.is_some() => Err("global and conditional must not both be set".into()),
-        (None, Some(sets)) => conditional(sets),
+    let Spec { local, global, conditional } = Spec::deserialize(value).map_err(|error| error.to_string())?;
+    match conditional {
+        Some(_) if local.is_some() => Err("local and conditional must not both be set".into()),
+        Some(_) if global.is_some() => Err("global and conditional must not both be set".into()),
+        Some(sets) => conditional_sets(sets),
+        None => Ok(vec![set(None, Policy { local, global })?]),
     }
 }
 
@@ -38,38 +59,39 @@ struct Conditional {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Policy {
-    #[serde(default)]
-    local: Vec<Local>,
+    local: Option<Vec<Local>>,
     global: Option<Value>,
 }
 
-fn conditional(sets: Vec<Conditional>) -> Result<Vec<LimitSet>, String> {
+fn conditional_sets(sets: Vec<Conditional>) -> Result<Vec<LimitSetSpec>, String> {
     let count = sets.len();
     if count == 0 || count > MAX_LIMITS {
         return Err(format!("conditional must have 1 to {MAX_LIMITS} policies"));
     }
-    let set = |(at, set): (usize, Conditional)| {
+    let spec = |(at, conditional): (usize, Conditional)| {
         let failed = |why: String| format!("conditional[{at}]: {why}");
-        let condition = match &set.condition {
+        let condition = match &conditional.condition {
             None if at + 1 < count => return Err(failed("only the last one can have no condition".into())),
             None => None,
             Some(source) => Some(Expression::compile(source).map_err(failed)?),
         };
-        let limits = limits(set.policy.local, set.policy.global.as_ref()).map_err(failed)?;
-        Ok(LimitSet { condition, limits })
+        set(condition, conditional.policy).map_err(failed)
     };
-    sets.into_iter().enumerate().map(set).collect()
+    sets.into_iter().enumerate().map(spec).collect()
 }
 
-fn limits(local: Vec<Local>, global: Option<&Value>) -> Result<Vec<RateLimit>, String> {
-    if global.is_some() {
-        return Err("global is not supported; only local is".into());
-    }
-    if local.is_empty() || local.len() > MAX_LIMITS {
-        return Err(format!("local must have 1 to {MAX_LIMITS} limits"));
-    }
+fn set(condition: Option<Expression>, policy: Policy) -> Result<LimitSetSpec, String> {
+    let global = policy.global.map(|global| GlobalSpec::parse(&global)).transpose();
+    let global = global.map_err(|why| format!("global{why}"))?;
+    let local = match policy.local {
+        Some(local) if !local.is_empty() && local.len() <= MAX_LIMITS => local,
+        None if global.is_some() => Vec::new(),
+        None => return Err("one of local and global must be set".into()),
+        Some(_) => return Err(format!("local must have 1 to {MAX_LIMITS} limits")),
+    };
     let limit = |(at, local): (usize, Local)| local.limit().map_err(|why| format!("local[{at}]: {why}"));
-    local.into_iter().enumerate().map(limit).collect()
+    let limits = local.into_iter().enumerate().map(limit).collect::<Result<_, _>>()?;
+    Ok(LimitSetSpec { condition, limits, global })
 }
 
 #[derive(Deserialize)]
@@ -114,7 +136,9 @@ mod tests {
             { "tokens": 600, "unit": "Minutes" },
         ] }))
         .unwrap();
-        let [LimitSet { condition: None, limits }] = &limits[..] else { panic!("{limits:?}") };
+        let [LimitSetSpec { condition: None, limits, global: None }] = &limits[..] else {
+            panic!("{limits:?}")
+        };
         let texts: Vec<String> = limits.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["10 requests per second and a burst of 5", "600 tokens per minute"]);
         assert_eq!((limits[0].capacity(), limits[1].capacity()), (15, 600));
@@ -127,9 +151,10 @@ mod tests {
         let conditional = |sets: Value| json!({ "conditional": sets });
         let local = |limit: Value| json!({ "local": [{ "requests": 1, "unit": "Hours" }, limit] });
         for (value, expected) in [
-            (json!({}), "local must have 1 to 16 limits"),
+            (json!({}), "one of local and global must be set"),
             (json!({ "local": [] }), "local must have 1 to 16 limits"),
-            (json!({ "global": {} }), "global is not supported"),
+            (json!({ "global": {} }), "global: missing field `backendRef`"),
+            (json!({ "global": {}, "conditional": [] }), "global and conditional must not both be set"),
             (json!({ "conditional": [] }), "conditional must have 1 to 16 policies"),
             (json!({ "conditional": [], "local": [] }), "local and conditional must not both be set"),
             (
@@ -139,9 +164,12 @@ mod tests {
             (conditional(json!([{ "condition": "a ==", "policy": limit() }])), "conditional[0]: "),
             (
                 conditional(json!([{ "condition": "true", "policy": { "global": {} } }])),
-                "global is not supported",
+                "conditional[0]: global: missing field `backendRef`",
             ),
-            (conditional(json!([{ "condition": "true", "policy": {} }])), "conditional[0]: local must have"),
+            (
+                conditional(json!([{ "condition": "true", "policy": {} }])),
+                "conditional[0]: one of local and global",
+            ),
             (json!({ "later": 1 }), "unknown field `later`"),
             (local(json!({ "unit": "Hours" })), "local[1]: exactly one of requests and tokens"),
             (local(json!({ "requests": 1, "tokens": 1, "unit": "Hours" })), "exactly one of"),

@@ -66,6 +66,31 @@ impl Expression {
         }
     }
 
+    /// The value, if it is a string, a number or a truth value, as text.
+    pub(crate) fn evaluate_scalar(&self, variables: &Variables<'_>) -> Result<String, NoAnswer> {
+        if self.key_member.is_some() {
+            return self.evaluate_text(variables).map(Cow::into_owned);
+        }
+        match self.program.execute(&context(variables)) {
+            Ok(Value::String(text)) => Ok(Arc::unwrap_or_clone(text)),
+            Ok(Value::Int(number)) => Ok(number.to_string()),
+            Ok(Value::UInt(number)) => Ok(number.to_string()),
+            Ok(Value::Float(number)) => Ok(number.to_string()),
+            Ok(Value::Bool(answer)) => Ok(answer.to_string()),
+            _ => Err(NoAnswer),
+        }
+    }
+
+    /// The value, if it is a number from 0 on, without its decimals.
+    pub(crate) fn evaluate_amount(&self, variables: &Variables<'_>) -> Result<u64, NoAnswer> {
+        match self.program.execute(&context(variables)) {
+            Ok(Value::Int(number)) => u64::try_from(number).map_err(|_| NoAnswer),
+            Ok(Value::UInt(number)) => Ok(number),
+            Ok(Value::Float(number)) if number >= 0.0 => Ok(number as u64),
+            _ => Err(NoAnswer),
+        }
+    }
+
     pub(crate) fn evaluate(&self, variables: &Variables<'_>) -> Result<bool, NoAnswer> {
         if let Some((model, member)) = &self.model_in_key
             && let Some(key) = variables.identity().key

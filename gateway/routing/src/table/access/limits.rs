@@ -1,111 +1,27 @@
-//! Rate limits of policies (`traffic.rateLimit.local` of AgentgatewayPolicy).
-
-use std::fmt;
-use std::time::Duration;
+//! Rate limits of policies (`traffic.rateLimit` of AgentgatewayPolicy).
 
 use forebay_resources::ObjectKey;
 
 use super::expression::Expression;
+use super::global_limit::GlobalLimit;
+use super::rate_limit::{Measure, RateLimit};
 use super::variables::Variables;
-
-/// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Measure {
-    /// Requests.
-    Requests,
-    /// Prompt tokens and generated tokens.
-    Tokens,
-}
-
-impl Measure {
-    /// `requests` or `tokens`, as in header names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Tokens => "tokens",
-        }
-    }
-}
-
-/// A token bucket: it is filled with `amount` per `unit`, and holds up to `amount` and `burst`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// What is counted.
-    pub measure: Measure,
-    /// Never 0.
-    pub amount: u32,
-    /// Allowance above `amount`.
-    pub burst: u32,
-    /// Time in which `amount` is filled.
-    pub unit: LimitUnit,
-}
-
-impl RateLimit {
-    /// The most that can be used at once.
-    pub fn capacity(&self) -> u64 {
-        u64::from(self.amount) + u64::from(self.burst)
-    }
-
-    /// Filled per second.
-    pub fn per_second(&self) -> f64 {
-        f64::from(self.amount) / self.unit.duration().as_secs_f64()
-    }
-}
-
-/// `1 request per second`, `100 tokens per minute and a burst of 20`
-impl fmt::Display for RateLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = self.measure.name();
-        let noun = if self.amount == 1 { plural.trim_end_matches('s') } else { plural };
-        write!(f, "{} {noun} per {}", self.amount, self.unit.name())?;
-        if self.burst > 0 { write!(f, " and a burst of {}", self.burst) } else { Ok(()) }
-    }
-}
-
-/// `unit` of a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitUnit {
-    /// `Seconds`
-    Second,
-    /// `Minutes`
-    Minute,
-    /// `Hours`
-    Hour,
-}
-
-impl LimitUnit {
-    /// One second, minute or hour.
-    pub fn duration(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Second => 1,
-            Self::Minute => 60,
-            Self::Hour => 3600,
-        })
-    }
-
-    /// `second`, `minute` or `hour`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Second => "second",
-            Self::Minute => "minute",
-            Self::Hour => "hour",
-        }
-    }
-}
 
 /// Limits that apply together.
 #[derive(Debug)]
 pub struct LimitSet {
     /// Which requests they apply to. `None`: all.
     pub(crate) condition: Option<Expression>,
-    /// All of them apply. Never empty.
+    /// All of them apply. Empty only if there is a global one.
     pub limits: Vec<RateLimit>,
+    /// A limit that a server counts.
+    pub global: Option<GlobalLimit>,
 }
 
 impl LimitSet {
     /// Limits for all requests.
     pub fn unconditional(limits: Vec<RateLimit>) -> Self {
-        Self { condition: None, limits }
+        Self { condition: None, limits, global: None }
     }
 }
 
@@ -121,21 +37,26 @@ pub struct PolicyLimits {
 }
 
 impl PolicyLimits {
-    /// Whether a condition reads the variable `request`.
+    /// Whether an expression reads the variable `request`.
     pub fn reads_request(&self) -> bool {
         self.sets.iter().filter_map(|set| set.condition.as_ref()).any(Expression::reads_request)
+            || self.globals().any(GlobalLimit::reads_request)
     }
 
-    /// Whether it has to be known if a request is for a model: a condition reads the variable `llm`, or tokens are counted.
+    fn globals(&self) -> impl Iterator<Item = &GlobalLimit> {
+        self.sets.iter().filter_map(|set| set.global.as_ref())
+    }
+
+    /// Whether it has to be known if a request is for a model: an expression reads the variable `llm`, or tokens are counted.
     pub fn reads_model(&self) -> bool {
         let reads = |set: &LimitSet| set.condition.as_ref().is_some_and(Expression::reads_model);
-        self.counts_tokens() || self.sets.iter().any(reads)
+        self.counts_tokens() || self.sets.iter().any(reads) || self.globals().any(GlobalLimit::reads_model)
     }
 
     /// Whether a limit counts tokens.
     pub fn counts_tokens(&self) -> bool {
         let counts = |set: &LimitSet| set.limits.iter().any(|it| it.measure == Measure::Tokens);
-        self.sets.iter().any(counts)
+        self.sets.iter().any(counts) || self.globals().any(GlobalLimit::counts_tokens)
     }
 
     /// The position in [`PolicyLimits::sets`] of the limits for a request. A condition that cannot be evaluated, for example

@@ -7,11 +7,13 @@
 mod authentication;
 mod authorization;
 mod expression;
+mod global_limit;
 mod identity;
 mod jwt;
 mod keys;
 mod limits;
 mod location;
+mod rate_limit;
 mod values;
 mod variables;
 
@@ -21,13 +23,16 @@ pub use self::authentication::{Authentication, AuthenticationMode};
 pub use self::authorization::AccessRule;
 pub(crate) use self::authorization::Action;
 pub(crate) use self::expression::Expression;
+pub(crate) use self::global_limit::Descriptor;
+pub use self::global_limit::{DescriptorValues, GlobalLimit, RateLimitServer};
 pub use self::identity::Identity;
 pub use self::jwt::{JwksId, Jwt, JwtAuthentication, JwtKeys, RemoteJwks, RemoteKeys, TokenError};
 pub(crate) use self::jwt::{JwksSource, JwtProvider};
 pub(crate) use self::keys::KeyHash;
 pub use self::keys::{ApiKey, ApiKeys};
-pub use self::limits::{LimitSet, LimitUnit, Measure, PolicyLimits, RateLimit};
+pub use self::limits::{LimitSet, PolicyLimits};
 pub use self::location::{Credential, CredentialLocation};
+pub use self::rate_limit::{LimitUnit, Measure, RateLimit};
 pub(crate) use self::values::Document;
 pub use self::variables::{ModelNames, RequestAttributes, Variables};
 
