@@ -14,8 +14,9 @@
 //!
 //! # Chains
 //!
-//! The canonical bytes are cut into blocks of [`PROMPT_BLOCK_BYTES`]. `hash(i) = XXH3-64(block(i), seed = hash(i - 1))`, so
-//! equal hashes mean equal prefixes. The bytes behind the last whole block are counted, but are not part of a block.
+//! The canonical bytes are cut into blocks of [`PROMPT_BLOCK_BYTES`]. `hash(i) = XXH3-64(XXH3-64(block(i)), seed =
+//! hash(i - 1))`, the inner one as 8 bytes, little-endian, so equal hashes mean equal prefixes. The bytes behind the last whole
+//! block are counted, but are not part of a block.
 //!
 //! A prompt has two sections, because a template puts some members before the messages whatever their order in the body:
 //!

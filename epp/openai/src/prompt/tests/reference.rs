@@ -171,7 +171,7 @@ fn chain(bytes: &[u8], seed: u64) -> (Vec<u64>, u64) {
     let mut last = seed;
     let mut rest = bytes;
     while hashes.len() < MAX_PROMPT_BLOCKS && rest.len() >= PROMPT_BLOCK_BYTES {
-        last = xxh3_64_with_seed(&rest[..PROMPT_BLOCK_BYTES], last);
+        last = seeded_block(last, xxh3_64(&rest[..PROMPT_BLOCK_BYTES]));
         hashes.push(last);
         rest = &rest[PROMPT_BLOCK_BYTES..];
     }

@@ -129,7 +129,7 @@ fn api_key(name: &str, metadata: Option<&Map<String, Value>>) -> Result<ApiKey, 
     let mut variable = metadata.cloned().unwrap_or_default();
     variable.entry("name").or_insert_with(|| name.into());
     let expires_at = variable.get(EXPIRES_AT).filter(|at| !at.is_null()).map(time_of).transpose()?;
-    Ok(ApiKey { name: name.to_owned(), variable: Document::new(&Value::Object(variable)), expires_at })
+    Ok(ApiKey { name: name.to_owned(), variable: Document::unread(&Value::Object(variable)), expires_at })
 }
 
 fn time_of(value: &Value) -> Result<SystemTime, &'static str> {

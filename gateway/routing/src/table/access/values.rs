@@ -1,6 +1,7 @@
 //! Values of expressions.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use cel::common::types::{
     CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt,
@@ -9,21 +10,33 @@ use cel::common::value::Val;
 
 /// A JSON document. Expressions read it in place.
 #[derive(Debug)]
-pub(crate) struct Document(Box<dyn Val>);
+pub(crate) struct Document {
+    /// Until it is read first. Values take about ten times as much memory as their text, and of many keys most are not used.
+    text: Box<str>,
+    value: OnceLock<Box<dyn Val>>,
+}
 
 impl Document {
     /// Numbers without a fraction are CEL's `int`, or `uint` if they are too large for it.
     pub(crate) fn new(json: &serde_json::Value) -> Self {
-        Self(value(json))
+        Self { text: Box::default(), value: OnceLock::from(value(json)) }
+    }
+
+    /// The values are made when they are read first.
+    pub(crate) fn unread(json: &serde_json::Value) -> Self {
+        Self { text: json.to_string().into(), value: OnceLock::new() }
     }
 
     pub(super) fn value(&self) -> &dyn Val {
-        &*self.0
+        // The text was made from JSON.
+        let read =
+            || serde_json::from_str(&self.text).map_or_else(|_| Box::new(CelNull) as _, |it| value(&it));
+        &**self.value.get_or_init(read)
     }
 
     /// `None` if it is not an object, too.
     pub(crate) fn member<'s>(&'s self, name: &'s str) -> Option<&'s dyn Val> {
-        let members: &CelMap<'_> = self.0.downcast_ref()?;
+        let members: &CelMap<'_> = self.value().downcast_ref()?;
         members.get(&CelMapKey::from(name)).map(|value| &**value)
     }
 
@@ -66,4 +79,26 @@ pub(super) fn map<'v>(members: impl IntoIterator<Item = (&'v str, CelString<'v>)
     let boxed = |value| Box::new(value) as Box<dyn Val + 'v>;
     let members = members.into_iter().map(|(name, value)| (CelMapKey::from(name), boxed(value)));
     CelMap::from(members.collect::<HashMap<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_has_the_same_values_before_and_after_it_is_read() {
+        let json = json!({
+            "text": "a\u{1f600}\"b", "list": ["a", 1, null], "int": -7, "uint": u64::MAX, "float": 0.1, "map": { "a": true },
+        });
+        let (read, unread) = (Document::new(&json), Document::unread(&json));
+        assert!(unread.value.get().is_none());
+        assert_eq!((unread.text("text"), unread.has("list", "a")), (Some("a\u{1f600}\"b"), Some(true)));
+        assert!(unread.value.get().is_some());
+        for name in ["text", "list", "int", "uint", "float", "map"] {
+            assert!(unread.member(name).unwrap().equals(read.member(name).unwrap()), "{name}");
+        }
+        assert!(unread.member("missing").is_none());
+    }
 }
