@@ -1,5 +1,6 @@
 //! What a request takes from rate limits and quotas, and what it gives back.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ use super::standing::Standing;
 /// Response header with the quotas that only warn, and that the request exceeds.
 const WARNING: HeaderName = HeaderName::from_static("x-forebay-quota-warning");
 
-/// A request that has taken from all limits that apply to it. Without [`Admission::settle`] its estimate stays taken.
+/// A request that has taken from all limits that apply to it. Dropping it gives everything back: the client has left before the
+/// request was sent.
 #[derive(Debug)]
 pub(crate) struct Admission {
     taken: Vec<Taken>,
@@ -60,10 +62,8 @@ pub(crate) async fn admit<'a>(
     let taken = admission.take_all(limits, quotas, expected.as_ref(), unix_seconds, store).await;
     admission.expected = expected;
     match taken {
-        Err(rejection) => {
-            admission.settle(Served::NotAdmitted, now);
-            Err(rejection)
-        }
+        // What was taken before is given back.
+        Err(rejection) => Err(rejection),
         Ok(()) if admission.is_empty() => Ok(None),
         Ok(()) => Ok(Some(Box::new(admission))),
     }
@@ -167,8 +167,12 @@ impl Admission {
     }
 
     /// Corrects what was taken.
-    pub(crate) fn settle(self, served: Served, now: Instant) {
-        for Taken { policy, set, estimate } in &self.taken {
+    pub(crate) fn settle(mut self, served: Served, now: Instant) {
+        self.give_back(served, now);
+    }
+
+    fn give_back(&mut self, served: Served, now: Instant) {
+        for Taken { policy, set, estimate } in &mem::take(&mut self.taken) {
             let state = &mut *policy.lock();
             if let (Served::Reported(usage), Some(expected)) = (served, &self.expected) {
                 state.estimates.learn(expected, usage);
@@ -183,13 +187,20 @@ impl Admission {
                 bucket.settle(reserved, used, now);
             }
         }
-        for (report, estimate) in self.reports {
+        for (report, estimate) in mem::take(&mut self.reports) {
             let used = served.tokens(estimate);
             report.send(used.prompt.saturating_add(used.output));
         }
-        for quota in self.quotas {
+        for quota in mem::take(&mut self.quotas) {
             quota.settle(served, self.expected.as_ref());
         }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // Nothing is left to give back after [`Admission::settle`].
+        self.give_back(Served::NotAdmitted, Instant::now());
     }
 }
 
@@ -289,6 +300,15 @@ mod tests {
             admission.settle(served, now);
             assert_eq!(remaining(&states[0]), [1000 - used], "{served:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_is_never_sent_gives_everything_back() {
+        let states = policies(&[&[limit(Measure::Tokens, 1000)], &[limit(Measure::Requests, 2)]]);
+        let admission = admit(all(&states), bytes(400), Instant::now()).unwrap();
+        assert_eq!((remaining(&states[0]), remaining(&states[1])), (vec![644], vec![1]));
+        drop(admission);
+        assert_eq!((remaining(&states[0]), remaining(&states[1])), (vec![1000], vec![2]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::access::{Asked, attributes, is_answered_preflight, models, source};
 use super::context::Context;
 use crate::error::Error;
 use crate::hold::HeldBody;
-use crate::limit::{self, Answer, Expected, GlobalRejection, Question, QuotaRejection, Rejection, Served};
+use crate::limit::{self, Answer, Expected, GlobalRejection, Question, QuotaRejection, Rejection};
 
 /// Takes a request that may be sent from all rate limits and quotas that apply to it, or fails.
 pub(super) async fn count<'a>(
@@ -102,16 +102,12 @@ async fn take(
         .map_err(|rejection| rejected(context, rejection))?;
     let questions: SmallVec<[Question<'_>; 2]> =
         chosen.iter().filter_map(|(policy, set)| Question::new(policy, *set, variables)).collect();
-    if let Some(taken) = &mut admission
-        && !questions.is_empty()
-    {
-        // Boxed, so that it adds nothing to the future of requests that no server counts.
-        match Box::pin(ask(context, questions)).await {
-            Ok(answers) => taken.add_answers(answers),
-            Err(error) => {
-                admission.into_iter().for_each(|taken| taken.settle(Served::NotAdmitted, Instant::now()));
-                return Err(error);
-            }
+    if !questions.is_empty() {
+        // Boxed, so that it adds nothing to the future of requests that no server counts. If it fails or the client leaves,
+        // what was taken before is given back.
+        let answers = Box::pin(ask(context, questions)).await?;
+        if let Some(taken) = &mut admission {
+            taken.add_answers(answers);
         }
     }
     for taken in admission.iter().flat_map(|admission| admission.quotas()) {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::server::RateLimitServer;
-use crate::support::client::{Response, exchange, post_with};
+use crate::support::client::{Response, connect, exchange, post_with};
 use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::until;
 use crate::support::upstream::Upstream;
@@ -21,6 +21,11 @@ const TOKENS: &str = "{entries: [{name: model, expression: llm.model}], unit: To
 
 /// A gateway with a policy whose limits are on the server at this port. `more`: members of `global`.
 async fn limited(server: u16, pod: u16, descriptors: &str, more: &str) -> Running {
+    limited_twice(server, pod, descriptors, more, "").await
+}
+
+/// `local`: members of `rateLimit`.
+async fn limited_twice(server: u16, pod: u16, descriptors: &str, more: &str, local: &str) -> Running {
     let global = format!(
         "{{backendRef: {{name: limits, namespace: llm-d, port: 80}}, domain: models, descriptors: [{descriptors}]{more}}}"
     );
@@ -28,7 +33,7 @@ async fn limited(server: u16, pod: u16, descriptors: &str, more: &str) -> Runnin
         "apiVersion: agentgateway.dev/v1alpha1\nkind: AgentgatewayPolicy\n\
          metadata: {{name: limits, namespace: agentgateway-system}}\n\
          spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: inference-gateway}}], \
-         traffic: {{rateLimit: {{global: {global}}}}}}}\n"
+         traffic: {{rateLimit: {{{local}global: {global}}}}}}}\n"
     );
     let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
          metadata: {name: limits, namespace: llm-d}\n\
@@ -173,4 +178,19 @@ async fn a_server_that_does_not_answer_is_not_waited_for() {
     let rejected = ask(gateway.address(), "x-caller: a\r\n").await;
     assert_eq!(rejected.json()["error"]["code"], "rate_limit_server_unavailable");
     assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_the_server_is_asked_is_not_counted() {
+    let (port, _pod) = pod().await;
+    let silent = Upstream::bind().await;
+    let local = "local: [{requests: 1, unit: Hours}], ";
+    let gateway = limited_twice(silent.port(), port, CALLERS, "", local).await;
+    let mut client = connect(gateway.address()).await;
+    client.write(post_with("x-caller: a\r\n", &format!(r#"{{"model":"{QWEN}"}}"#))).await;
+    let _asked = silent.accept_any().await.unwrap();
+    drop(client);
+    gateway.until_metric("forebay_gateway_active_requests", 0.0).await;
+    let next = ask(gateway.address(), "x-caller: a\r\n").await;
+    assert_eq!(next.json()["error"]["code"], "rate_limit_server_unavailable", "{}", next.text());
 }

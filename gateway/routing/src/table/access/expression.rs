@@ -68,8 +68,10 @@ impl Expression {
 
     /// The value, if it is a string, a number or a truth value, as text.
     pub(crate) fn evaluate_scalar(&self, variables: &Variables<'_>) -> Result<String, NoAnswer> {
-        if self.key_member.is_some() {
-            return self.evaluate_text(variables).map(Cow::into_owned);
+        if self.key_member.is_some()
+            && let Ok(text) = self.evaluate_text(variables)
+        {
+            return Ok(text.into_owned());
         }
         match self.program.execute(&context(variables)) {
             Ok(Value::String(text)) => Ok(Arc::unwrap_or_clone(text)),
@@ -197,6 +199,11 @@ mod tests {
                 assert_eq!(
                     expression.evaluate_text(&variables),
                     evaluated.evaluate_text(&variables),
+                    "{source}"
+                );
+                assert_eq!(
+                    expression.evaluate_scalar(&variables),
+                    evaluated.evaluate_scalar(&variables),
                     "{source}"
                 );
             }
