@@ -62,7 +62,7 @@ fn all_metrics() -> String {
     metrics.picker_response_failed(PickerFailureOutcome::Aborted);
     metrics.retried(RetryReason::ConnectFailed);
     metrics.rate_limited(&ObjectKey::default(), Measure::Tokens);
-    metrics.limit_servers.called("x", CallResult::allowed);
+    metrics.limit_servers.called("x", CallResult::Allowed);
     metrics.quota_rejected(&QuotaExceeded {
         quota: ObjectKey::default(),
         limit: QuotaLimit { measure: QuotaMeasure::Requests, amount: 1, window: Some(QuotaWindow::Day) },

@@ -17,6 +17,7 @@ use http::StatusCode;
 pub(crate) use abort::Abort;
 pub(crate) use response::render;
 
+use crate::limit::Standing;
 use crate::observe::client_closed_request;
 use crate::{auth, forward, headers, hold, limit, pick};
 
@@ -120,18 +121,25 @@ impl Error {
 
     /// When a client may retry.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        if let Self::Limit(exceeded) = self {
-            return Some(exceeded.retry_after);
-        }
-        if let Self::GlobalLimit(exceeded) = self {
-            return Some(exceeded.retry_after);
-        }
-        if let Self::Quota(exceeded) = self {
-            return Some(exceeded.retry_after);
+        match self {
+            Self::Limit(exceeded) => return Some(exceeded.retry_after),
+            Self::GlobalLimit(exceeded) => return Some(exceeded.retry_after),
+            Self::Quota(exceeded) => return Some(exceeded.retry_after),
+            _ => {}
         }
         match self.status() {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_secs(1)),
             _ => None,
+        }
+    }
+
+    /// What is left of the limits that the request exceeds, and of those beside them.
+    pub(crate) fn standings(&self) -> &[Standing] {
+        match self {
+            Self::Limit(exceeded) => &exceeded.standings,
+            Self::GlobalLimit(exceeded) => &exceeded.standings,
+            Self::Quota(exceeded) => &exceeded.standings,
+            _ => &[],
         }
     }
 

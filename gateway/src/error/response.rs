@@ -55,15 +55,7 @@ pub(crate) fn render(error: &Error) -> Response<Bytes> {
         let challenge = HeaderValue::from_static(challenge(error));
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
-    if let Error::Limit(exceeded) = error {
-        Standing::set_headers(&exceeded.standings, response.headers_mut());
-    }
-    if let Error::GlobalLimit(exceeded) = error {
-        Standing::set_headers(&exceeded.standings, response.headers_mut());
-    }
-    if let Error::Quota(exceeded) = error {
-        Standing::set_headers(&exceeded.standings, response.headers_mut());
-    }
+    Standing::set_headers(error.standings(), response.headers_mut());
     if let Some(after) = error.retry_after() {
         response
             .headers_mut()

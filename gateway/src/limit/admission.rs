@@ -141,7 +141,7 @@ impl Admission {
 
     /// The servers of global limits have let the request through, too.
     pub(crate) fn add_answers(&mut self, answers: impl IntoIterator<Item = Answer>) {
-        // All policies learn the same.
+        // Of the first policy. That of others differs only by the requests that they have seen.
         let estimate = self.taken.first().map_or_else(Estimate::default, |taken| taken.estimate);
         for answer in answers {
             self.standings.extend(answer.standings);
@@ -168,10 +168,10 @@ impl Admission {
 
     /// Corrects what was taken.
     pub(crate) fn settle(mut self, served: Served, now: Instant) {
-        self.give_back(served, now);
+        self.correct(served, now);
     }
 
-    fn give_back(&mut self, served: Served, now: Instant) {
+    fn correct(&mut self, served: Served, now: Instant) {
         for Taken { policy, set, estimate } in &mem::take(&mut self.taken) {
             let state = &mut *policy.lock();
             if let (Served::Reported(usage), Some(expected)) = (served, &self.expected) {
@@ -200,7 +200,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         // Nothing is left to give back after [`Admission::settle`].
-        self.give_back(Served::NotAdmitted, Instant::now());
+        self.correct(Served::NotAdmitted, Instant::now());
     }
 }
 

@@ -43,11 +43,7 @@ pub(crate) struct Binaries {
 impl Binaries {
     /// Searches the folder `KUBEBUILDER_ASSETS`, the cache that [`build`] fills, and the PATH.
     pub(crate) fn find() -> Result<Self> {
-        let mut candidates: Vec<PathBuf> =
-            env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
-        // The cache comes before the PATH: its programs have the tested versions.
-        candidates.push(cache()?);
-        candidates.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        let candidates = candidates()?;
         let mut folders = Vec::new();
         let mut missing = Vec::new();
         for program in PROGRAMS {
@@ -79,6 +75,16 @@ impl Binaries {
     }
 }
 
+/// Folders in which programs are searched.
+fn candidates() -> Result<Vec<PathBuf>> {
+    let mut folders: Vec<PathBuf> =
+        env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
+    // The cache comes before the PATH: its programs have the tested versions.
+    folders.push(cache()?);
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    Ok(folders)
+}
+
 /// `$XDG_CACHE_HOME/forebay/kube/VERSION`.
 pub(super) fn cache() -> Result<PathBuf> {
     Ok(run::cache()?.join("kube").join(KUBERNETES))
@@ -105,6 +111,12 @@ pub(crate) fn build() -> Result<Binaries> {
     if let Ok(binaries) = Binaries::find() {
         return Ok(binaries);
     }
+    build_missing(modules)?;
+    Binaries::find()
+}
+
+/// Builds the programs that the cache does not have.
+fn build_missing(modules: impl FnOnce() -> Result<Vec<Module>>) -> Result<()> {
     require_go()?;
     let folder = cache()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -112,24 +124,16 @@ pub(crate) fn build() -> Result<Binaries> {
     let result =
         modules().and_then(|modules| modules.iter().try_for_each(|module| module.build(&work, &folder)));
     let _ = fs::remove_dir_all(&work);
-    result?;
-    Binaries::find()
+    result
 }
 
 /// Builds the rate limit server of the gateway's tests, next to the programs of [`build`]. It is no part of a node, so nodes work
 /// without it.
 pub(crate) fn build_rate_limit_server() -> Result<()> {
     const PROGRAM: &str = "ratelimit";
-    let folder = cache()?;
-    let given = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut known = env::split_paths(&path).chain(given).chain([folder.clone()]);
-    if known.any(|folder| folder.join(PROGRAM).is_file()) {
+    if candidates()?.iter().any(|folder| folder.join(PROGRAM).is_file()) {
         return Ok(());
     }
-    require_go()?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let work = folder.join(format!("build-{}", std::process::id()));
     let module = Module {
         name: PROGRAM,
         require: format!("github.com/envoyproxy/ratelimit v{RATELIMIT}"),
@@ -137,9 +141,7 @@ pub(crate) fn build_rate_limit_server() -> Result<()> {
         commands: vec![(PROGRAM, "github.com/envoyproxy/ratelimit/src/service_cmd".into())],
         flags: vec!["-ldflags=-s -w".into()],
     };
-    let result = module.build(&work, &folder);
-    let _ = fs::remove_dir_all(&work);
-    result
+    build_missing(|| Ok(vec![module]))
 }
 
 /// A temporary Go module that requires one other module and builds commands of it.

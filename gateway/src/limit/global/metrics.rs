@@ -1,23 +1,36 @@
 //! What is measured of rate limit servers.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 /// Result of a call.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the names are label values")]
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) enum CallResult {
-    allowed,
-    over_limit,
-    reported,
-    read,
-    failed,
+    Allowed,
+    OverLimit,
+    Reported,
+    Read,
+    Failed,
 }
 
 impl CallResult {
-    const ALL: [Self; 5] = [Self::allowed, Self::over_limit, Self::reported, Self::read, Self::failed];
+    const ALL: [Self; 5] = [Self::Allowed, Self::OverLimit, Self::Reported, Self::Read, Self::Failed];
+}
+
+impl EncodeLabelValue for CallResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Allowed => "allowed",
+            Self::OverLimit => "over_limit",
+            Self::Reported => "reported",
+            Self::Read => "read",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// Bounded by the policies.

@@ -99,13 +99,14 @@ impl<'a> Question<'a> {
         reports: &LimitReports,
     ) -> Result<Answer, GlobalRejection> {
         let Some(server) = servers.get(&self.limit.server) else { return self.unanswered() };
-        let Ok(response) = server.ask(&self.request()).await else {
-            server.count(CallResult::failed);
+        let mut request = self.request();
+        let Ok(response) = server.ask(&request).await else {
+            server.count(CallResult::Failed);
             return self.unanswered();
         };
         let standings = self.standings(&response);
         if let Some((measure, retry_after)) = self.exceeded(&response) {
-            server.count(CallResult::over_limit);
+            server.count(CallResult::OverLimit);
             return Err(GlobalRejection::Exceeded(Box::new(GlobalExceeded {
                 policy: self.policy.clone(),
                 domain: self.limit.domain.clone(),
@@ -114,8 +115,7 @@ impl<'a> Question<'a> {
                 standings,
             })));
         }
-        server.count(CallResult::allowed);
-        let mut request = self.request();
+        server.count(CallResult::Allowed);
         let mut counted = self.descriptors.iter().map(|it| it.measure == Measure::Tokens);
         request.descriptors.retain(|_| counted.next() == Some(true));
         let has_tokens = !request.descriptors.is_empty();
@@ -132,10 +132,10 @@ impl<'a> Question<'a> {
         }
         let Some(server) = servers.get(&self.limit.server) else { return Vec::new() };
         let Ok(response) = server.ask(&request).await else {
-            server.count(CallResult::failed);
+            server.count(CallResult::Failed);
             return Vec::new();
         };
-        server.count(CallResult::read);
+        server.count(CallResult::Read);
         let standing = |(values, status): (DescriptorValues, &Status)| {
             let standing = standing(values.measure, status)?;
             Some((values, standing))

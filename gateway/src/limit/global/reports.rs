@@ -60,6 +60,6 @@ impl Report {
     /// A report that fails is not sent again: it may have been counted.
     async fn send(self) {
         let answer = self.server.ask(&self.request).await;
-        self.server.count(if answer.is_ok() { CallResult::reported } else { CallResult::failed });
+        self.server.count(if answer.is_ok() { CallResult::Reported } else { CallResult::Failed });
     }
 }

@@ -10,9 +10,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends a GET. Returns status and body.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    get_with(address, path, "")
+}
+
+/// Like [`get`], with header lines, each with its line end.
+pub fn get_with(address: SocketAddr, path: &str, headers: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

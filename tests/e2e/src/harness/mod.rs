@@ -26,7 +26,7 @@ use std::{
 pub use agent_metrics::Counts;
 use anyhow::{Context as _, Result, bail};
 pub use gpus::GpuFault;
-pub use http::{get, get_json};
+pub use http::{get, get_json, get_with};
 pub use limits::Limited;
 pub use manifests::{gateway_manifest, policy_manifest};
 pub use network::Network;

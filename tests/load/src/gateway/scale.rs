@@ -3,8 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use forebay_bench::{
     report::{Section, median, mib, say},
     usage::Tree,
 };
-use forebay_e2e::harness::{Process, gateway_manifest, program};
+use forebay_e2e::harness::{Process, gateway_manifest, get, get_with, program};
 use sha2::{Digest as _, Sha256};
 
 use crate::{manifests::PLAIN_PORT, proxies::free_port};
@@ -62,9 +61,7 @@ impl Running {
             folder.parent().context("no parent")?,
             None,
         )?;
-        until(|| {
-            Ok(get(listen(admin), "/readyz", "").is_ok_and(|response| response.starts_with("HTTP/1.1 200")))
-        })?;
+        until(|| Ok(get(listen(admin), "/readyz").is_ok_and(|(status, _)| status == 200)))?;
         Ok(Self { process, address: listen(port), started_after: start.elapsed() })
     }
 
@@ -86,8 +83,8 @@ pub(crate) fn measure(runs: u32) -> Result<Section> {
         write_keys(&few, 1)?;
         write_keys(&many, KEYS)?;
         let (few, many) = (Running::start("few-keys", &few)?, Running::start("many-keys", &many)?);
-        let known = get(many.address, "/v1/models", &bearer(KEYS - 1))?;
-        ensure!(!known.starts_with("HTTP/1.1 401"), "the last key is not accepted: {known}");
+        let (status, body) = get_with(many.address, "/v1/models", &bearer(KEYS - 1))?;
+        ensure!(status != 401, "the last key is not accepted: {body}");
         load_s.push(many.started_after.as_secs_f64() - few.started_after.as_secs_f64());
         bytes.push(mib(many.rss_bytes()?) - mib(few.rss_bytes()?));
         drop((few, many));
@@ -107,8 +104,8 @@ fn quota_change(home: &Path) -> Result<Duration> {
     }
     let running = Running::start("quotas", &folder)?;
     let limits = |amount: u32| -> Result<bool> {
-        let response = get(running.address, "/forebay/v1/limits", &bearer(0))?;
-        Ok(response.contains(&format!("\"amount\":{amount},")))
+        let (_, limits) = get_with(running.address, "/forebay/v1/limits", &bearer(0))?;
+        Ok(limits.contains(&format!("\"amount\":{amount},")))
     };
     until(|| limits(100))?;
     let start = Instant::now();
@@ -168,14 +165,6 @@ fn write_quotas(folder: &Path, file: usize, amount: u32) -> Result<()> {
     });
     fs::write(folder.join(format!("quotas-{file}.yaml")), quotas.collect::<String>())?;
     Ok(())
-}
-
-fn get(address: SocketAddr, path: &str, headers: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{headers}\r\n")?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response)?;
-    Ok(response)
 }
 
 fn until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {

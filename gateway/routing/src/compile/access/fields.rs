@@ -7,6 +7,7 @@ use forebay_resources::{AgentgatewayPolicy, ObjectKey};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::MAX_EXPRESSION_BYTES;
 use super::jwt::{self, JWT, JwtSpec};
 use super::location::Location;
 use super::rate_limit::{LimitSetSpec, rate_limits};
@@ -19,7 +20,6 @@ pub(super) const RATE_LIMIT: &str = "rateLimit";
 /// Fields of `spec.traffic` that are enforced.
 pub(in crate::compile) const FIELDS: [&str; 4] = [AUTHENTICATION, JWT, AUTHORIZATION, RATE_LIMIT];
 const MAX_EXPRESSIONS: usize = 256;
-const MAX_EXPRESSION_BYTES: usize = 16_384;
 
 /// The fields of one policy.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@ use forebay_resources::Snapshot;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::MAX_EXPRESSION_BYTES;
 use super::service::{self, Protocol, ServiceRef};
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{Descriptor, Expression, GlobalLimit, Measure, RateLimitServer};
@@ -12,7 +13,6 @@ const MAX_DOMAIN_BYTES: usize = 256;
 const MAX_DESCRIPTORS: usize = 16;
 const MAX_ENTRIES: usize = 16;
 const MAX_NAME_BYTES: usize = 64;
-const MAX_EXPRESSION_BYTES: usize = 16_384;
 
 /// Whose server is not looked up yet.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl GlobalSpec {
 }
 
 impl DescriptorSpec {
-    /// An error starts with the path below the descriptor, or with a blank.
+    /// An error starts with the path below the descriptor.
     fn compile(self) -> Result<Descriptor, String> {
         let measure = match self.unit.as_deref() {
             None | Some("Requests") => Measure::Requests,

@@ -26,6 +26,9 @@ use self::rate_limit::LimitSetSpec;
 use super::policies::PolicyProblem;
 use crate::table::{AccessRule, Authentication, JwtAuthentication, PolicyLimits};
 
+/// `maxLength` of expressions in the type's schema.
+const MAX_EXPRESSION_BYTES: usize = 16_384;
+
 /// What a policy requires of requests.
 #[derive(Debug, Default)]
 pub(super) struct PolicyAccess {

@@ -11,7 +11,7 @@ use cel::common::value::Val;
 /// A JSON document. Expressions read it in place.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// Until it is read first. Values take about ten times as much memory as their text, and of many keys most are not used.
+    /// Until it is read first: values take more memory than their text, and of many keys most are not used.
     text: Box<str>,
     value: OnceLock<Box<dyn Val>>,
 }
