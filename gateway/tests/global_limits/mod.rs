@@ -7,8 +7,15 @@ mod server;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Response as H2Response;
+use hyper::body::{Bytes, Frame};
+use hyper::header::{HeaderName, HeaderValue};
+
 use self::server::RateLimitServer;
 use crate::support::client::{Response, connect, exchange, post_with};
+use crate::support::h2::H2Backend;
 use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::until;
 use crate::support::upstream::Upstream;
@@ -193,4 +200,27 @@ async fn a_client_that_leaves_while_the_server_is_asked_is_not_counted() {
     gateway.until_metric("forebay_gateway_active_requests", 0.0).await;
     let next = ask(gateway.address(), "x-caller: a\r\n").await;
     assert_eq!(next.json()["error"]["code"], "rate_limit_server_unavailable", "{}", next.text());
+}
+
+#[tokio::test]
+async fn an_answer_without_a_code_lets_nothing_through() {
+    let (port, _pod) = pod().await;
+    // A message without members.
+    let server = H2Backend::start(|_| async {
+        let message = Frame::data(Bytes::from_static(&[0; 5]));
+        let status = Frame::trailers(
+            [("grpc-status", "0")]
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .into_iter()
+                .collect(),
+        );
+        let body = StreamBody::new(stream::iter([Ok(message), Ok(status)]));
+        let response =
+            H2Response::builder().header("content-type", "application/grpc").body(BodyExt::boxed(body));
+        Ok(response.unwrap())
+    })
+    .await;
+    let gateway = limited(server.port, port, CALLERS, "").await;
+    let rejected = ask(gateway.address(), "x-caller: a\r\n").await;
+    assert_eq!(rejected.json()["error"]["code"], "rate_limit_server_unavailable", "{}", rejected.text());
 }

@@ -12,7 +12,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::message::{Request, Response};
+use super::message::{Code, Request, Response};
 use super::metrics::{CallResult, LimitServerMetrics};
 
 /// Maximum time for an answer, all endpoints together.
@@ -32,6 +32,8 @@ pub(super) enum Failure {
     NotReady { endpoint: SocketAddr, source: tonic::transport::Error },
     #[error("{endpoint} answered with {:?}: {}", status.code(), status.message())]
     Status { endpoint: SocketAddr, status: tonic::Status },
+    #[error("{0} answered without a code")]
+    NoCode(SocketAddr),
 }
 
 /// A server, as one routing table has it.
@@ -95,7 +97,11 @@ async fn ask(endpoint: SocketAddr, channel: Channel, request: Request) -> Result
     client.ready().await.map_err(|source| Failure::NotReady { endpoint, source })?;
     let codec = ProstCodec::<Request, Response>::default();
     let response = client.unary(tonic::Request::new(request), PathAndQuery::from_static(METHOD), codec).await;
-    response.map(tonic::Response::into_inner).map_err(|status| Failure::Status { endpoint, status })
+    let response = response.map_err(|status| Failure::Status { endpoint, status })?.into_inner();
+    match response.overall_code() {
+        Code::Ok | Code::OverLimit => Ok(response),
+        Code::Unknown => Err(Failure::NoCode(endpoint)),
+    }
 }
 
 /// The servers of one routing table.
