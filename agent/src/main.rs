@@ -46,7 +46,7 @@ struct Args {
     /// --tls-client-name.
     #[arg(long)]
     tls_client_ca: Option<PathBuf>,
-    /// DNS names of which a client's certificate must have one. `*` as last label stands for any one label.
+    /// DNS names of which a client's certificate must have one. `*` as last label matches any one label.
     #[arg(long, value_delimiter = ',', default_value = "forebay-gateway,forebay-cli,forebay-epp.*")]
     tls_client_name: Vec<tls::ClientName>,
     /// Address of /metrics, /healthz and /readyz.

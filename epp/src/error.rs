@@ -46,7 +46,7 @@ pub enum Error {
         /// What is served.
         scope: String,
     },
-    /// The authority of the stream is no Service of a pool.
+    /// The authority of the stream is not a Service of a pool.
     #[error(
         "no InferencePool for the authority {authority:?}: the gateway must send metadata forebay.dev/pool (NAMESPACE/NAME), \
          or as :authority the Service (NAME.NAMESPACE.svc) that the endpointPickerRef of a pool names; this picker serves {scope}"

@@ -52,7 +52,7 @@ struct Flags {
     /// CA certificates for client certificates of gateways. Without it, gateways need no certificate
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
-    /// DNS names of which a gateway's certificate must have one. `*` as last label stands for any one label
+    /// DNS names of which a gateway's certificate must have one. `*` as last label matches any one label
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = tls::GATEWAY_NAME)]
     tls_client_name: Vec<tls::ClientName>,
     #[command(flatten)]

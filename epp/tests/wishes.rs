@@ -82,7 +82,7 @@ async fn a_gateway_that_asks_gets_the_scores_and_verdicts() {
     assert!(endpoints[0]["total"].as_f64() > endpoints[1]["total"].as_f64(), "{explanation:#}");
 
     let (reply, _request) = reply_to(&gateway, headers(true)).await;
-    assert_eq!(self::explanation(&reply), None, "nobody asked");
+    assert_eq!(self::explanation(&reply), None, "without the request for an explanation");
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ async fn sends_copies_to_mirrors() {
     let request = "POST /p HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
     let (response, request) = tokio::join!(exchange(running.address(), request), web.answer_one("ok"));
     assert_eq!((response.text(), request.text()), ("ok", "body"));
-    let copy = shadow.answer_one("nobody reads this").await;
+    let copy = shadow.answer_one("not read by a client").await;
     assert_eq!((copy.line.as_str(), copy.text()), ("POST /p HTTP/1.1", "body"));
     running.until_metric(r#"forebay_gateway_mirrors_total{result="sent"}"#, 1.0).await;
     running.until_metric("forebay_gateway_hold_bytes", 0.0).await;

@@ -133,7 +133,7 @@ async fn the_first_byte_is_the_first_content_and_a_client_that_left_is_forgotten
     connection.write(head).await;
     connection.write("8\r\n: ping\n\n\r\n").await;
     client.read_until(": ping").await;
-    assert_eq!(running.metric(WAITING).await, 1.0, "a comment is no content");
+    assert_eq!(running.metric(WAITING).await, 1.0, "a comment is not content");
     connection.write("a\r\ndata: {}\n\n\r\n").await;
     client.read_until("data: {}").await;
     assert_eq!((running.metric(WAITING).await, running.metric(RESPONDING).await), (0.0, 1.0));

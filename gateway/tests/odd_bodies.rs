@@ -49,7 +49,7 @@ async fn forwards_bodies_that_engines_accept_byte_for_byte() {
         ("bytes behind the root", json, format!("{{{model}}} x\0]}}{{\"model\":\"other\"}}").into_bytes()),
         ("NaN and infinities", json, format!(r#"{{"top_p":NaN,"a":-Infinity,{model}}}"#).into_bytes()),
         ("a lone surrogate", json, format!(r#"{{"a":"\ud800",{model}}}"#).into_bytes()),
-        ("bytes that are no UTF-8", json, [b"{\"a\":\"\xff\xc0\",", model.as_bytes(), b"}"].concat()),
+        ("bytes that are not UTF-8", json, [b"{\"a\":\"\xff\xc0\",", model.as_bytes(), b"}"].concat()),
         ("the deepest nesting", json, nested(DEEPEST).into_bytes()),
         ("a key with escapes", json, model.replace("model", r"\u006dod\u0065l").into_bytes()),
         ("the same model twice", json, format!("{{{model},{model}}}").into_bytes()),

@@ -16,7 +16,7 @@ const NOT_WAITING: u64 = u64::MAX;
 pub(super) struct Pending {
     /// Arrival of the first byte, CLOCK_BOOTTIME. Written by ingress.
     pub(super) started_ns: u64,
-    /// Bytes received while there is no response body byte, or [`NOT_WAITING`].
+    /// Bytes received before the first response body byte, or [`NOT_WAITING`].
     waiting_bytes: u64,
     /// Bits [`COUNTED`] and [`NO_BODY`]. Written by ingress.
     flags: u32,

@@ -20,7 +20,7 @@ pub fn model_map(data: &[u8]) {
     let parsed = parse_model_map(&format!("{text}{INDEX}"));
     match (strings, parsed) {
         (Some(strings), Ok(parsed)) => assert_eq!(parsed, strings),
-        (None, Ok(parsed)) => panic!("a value is no string: {parsed:?}"),
+        (None, Ok(parsed)) => panic!("a value is not a string: {parsed:?}"),
         (Some(_), Err(reason)) => {
             assert!(text.contains('\\') || reason.contains("duplicate"), "refused: {reason}");
         }

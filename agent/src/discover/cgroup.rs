@@ -249,7 +249,7 @@ mod tests {
             for container in containers {
                 fs::create_dir_all(pod.join(fill(container))).unwrap();
             }
-            // What is beside the pods is not taken for one.
+            // Other folders are not taken for pods.
             for other in [
                 "podruntime/kubelet",
                 "system.slice/crio-conmon-0a1b.scope",

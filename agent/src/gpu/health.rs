@@ -126,7 +126,7 @@ impl History {
     /// The newest XID that degrades the GPU.
     fn recent_xid(&self, recovery: Option<Recovery>, now_ns: u64) -> Option<u64> {
         let is_recent = |(_, at_ns): &(u64, u64)| now_ns < at_ns + RECOVERABLE_FOR.as_nanos() as u64;
-        // With a known action, the change of the action is no error of its own.
+        // With a known action, a change of the action is not a separate error.
         let is_error = |(xid, _): &(u64, u64)| !(*xid == RECOVERY_ACTION_CHANGED && recovery.is_some());
         let recent = self.recoverable.into_iter().chain(self.fatal_xid).filter(is_error).filter(is_recent);
         recent.max_by_key(|(_, at_ns)| *at_ns).map(|(xid, _)| xid)

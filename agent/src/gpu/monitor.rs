@@ -268,7 +268,7 @@ fn await_events(events: Option<&XidEvents<'_>>, interval: Duration, errors: &mut
                 next = next.min(sampled + MIN_INTERVAL);
             }
             Err(NvmlError::Timeout) => {}
-            // A GPU is no longer on the bus. Sampling continues.
+            // A GPU has left the bus. Sampling continues.
             Err(_) => stop.sleep(left),
         }
     }

@@ -199,7 +199,7 @@ impl Kernel {
             return Ok(Link::Held(link));
         };
         let path = pins.link(cgroup_id, program);
-        // Usually there is none. If it cannot be removed, pinning fails.
+        // Usually it does not exist. If it cannot be removed, pinning fails.
         let _ = fs::remove_file(&path);
         link.pin(path).map(Link::Pinned).map_err(|error| WatchError::Pin { program, source: error.into() })
     }

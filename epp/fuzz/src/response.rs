@@ -147,7 +147,7 @@ fn check_usage(body: &[u8], document: &Value, found: &[Finding]) {
     let member = |names: &[&str]| names.iter().find_map(|name| usage.get(*name)).unwrap_or(&Value::Null);
     let [prompt, completion] = [NAMES[1], NAMES[2]].map(member);
     let detail = |names: &[&str], name: &str| member(names).get(name).and_then(Value::as_u64);
-    // A count that is no number makes the object unreadable.
+    // A count that is not a number makes the object unreadable.
     if [prompt, completion].iter().all(|tokens| tokens.is_null() || tokens.is_u64()) {
         let usage = Usage {
             prompt_tokens: prompt.as_u64(),

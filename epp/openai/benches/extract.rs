@@ -22,7 +22,7 @@ struct Members<'a> {
 
 /// A chat of `bytes` bytes of text, in lines of 80 characters or in one line.
 fn body(bytes: usize, model_first: bool, lines: bool) -> Vec<u8> {
-    const PROSE: &str = "the quick brown fox jumps over the lazy dog and goes on to say that water finds ";
+    const PROSE: &str = "the quick brown fox jumps over the lazy dog and runs on to say that water finds ";
     let model = format!(r#""model":"{MODEL}""#);
     let messages = |content: &str| format!(r#""messages":[{{"role":"user","content":"{content}"}}]"#);
     let mut content = String::new();
@@ -43,7 +43,7 @@ fn many_small_messages() -> Vec<u8> {
     const SENTENCES: [&str; 3] = [
         r#"Could you look at \"main.rs\" once more? "#,
         r"the quick brown fox jumps over the lazy dog\n\n",
-        "and goes on to say that water finds its way. ",
+        "and runs on to say that water finds its way. ",
     ];
     let message = |number: usize| {
         let role = ["user", "assistant"][number % 2];

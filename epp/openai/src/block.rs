@@ -1,6 +1,6 @@
 //! Finds the structural characters of JSON in blocks of 64 bytes with SIMD.
 //!
-//! A mask is a `u64`. Bit `n` stands for the byte at index `n` of the block.
+//! A mask is a `u64`. Bit `n` is the byte at index `n` of the block.
 
 use wide::u8x16;
 

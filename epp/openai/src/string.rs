@@ -131,7 +131,7 @@ pub(crate) enum NameStep<'a> {
     More,
     /// None of the known names, and no escape is pending. The rest can be skipped with [`skip_string`].
     Other,
-    /// The whole name without escapes. Empty if it is none of the known ones.
+    /// The whole name without escapes. Empty if it is unknown.
     End(&'a [u8]),
 }
 

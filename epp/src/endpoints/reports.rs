@@ -200,7 +200,7 @@ impl Agent {
         report.gpu_uuids.iter().any(|uuid| self.lost_gpus.contains(uuid))
     }
 
-    /// Forgets endpoints that are no members any more.
+    /// Removes endpoints that are not members any more.
     pub(super) fn keep_reports_on(&mut self, members: &foldhash::HashMap<SocketAddr, usize>) {
         self.reports.retain(|address, _| members.contains_key(address));
     }

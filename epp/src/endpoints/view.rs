@@ -44,7 +44,7 @@ pub struct EndpointView {
     pub gpu_lost: bool,
     /// Its requests fail. Such an endpoint is probed by single requests while others work.
     pub failing: bool,
-    /// The agent's verdict on the engine. `None` if there is none, or if it is stale.
+    /// The agent's verdict on the engine. `None` if it is missing or stale.
     pub liveness: Option<Liveness>,
     /// Time since the verdict changed.
     pub liveness_age: Option<Duration>,
@@ -54,7 +54,7 @@ pub struct EndpointView {
     pub waiting_picks: u64,
     /// Own open picks that the kernel's count does not contain.
     pub picks_not_in_kernel: u64,
-    /// The kernel's count. `None` if there is none.
+    /// The kernel's count. `None` without one.
     pub kernel_in_flight: Option<u64>,
     /// Time since the kernel's count was last confirmed.
     pub kernel_age: Option<Duration>,

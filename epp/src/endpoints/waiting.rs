@@ -47,7 +47,7 @@ pub(crate) struct Prompt {
 /// with 1, responses in progress count more than first tokens.
 const LATER_WEIGHT: f32 = 0.05;
 
-/// Silence up to this multiple of the expected one is no sign of a stall.
+/// Silence up to this multiple of the expected one does not indicate a stall.
 const SILENCE_TOLERANCE: f32 = 2.0;
 
 /// Seconds of waiting that the request adds for itself and for all others at the endpoint.

@@ -91,7 +91,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// There is none, or more than one.
+    /// No pool has it, or more than one.
     pub fn find(&self, asked: &Asked<'_>) -> Result<&ServedPool, Error> {
         if let PoolScope::One(only) = &self.scope {
             return self.pools.get(only).ok_or_else(|| Error::NoPool(only.clone()));

@@ -26,7 +26,7 @@ impl ResponseState {
         self.awaited = Some(Box::new(ResponseScanner::new(&metadata::http_headers(headers, &names))));
     }
 
-    /// Comments of an event stream are no content: engines and proxies send them to keep the connection open.
+    /// Comments of an event stream do not count as content: engines and proxies send them to keep the connection open.
     pub(super) fn on_body(&mut self, bytes: &[u8], pick: &Pick) {
         let Some(scanner) = &mut self.awaited else { return };
         let mut has_content = !bytes.is_empty() && !scanner.is_event_stream();

@@ -1,7 +1,7 @@
 //! Decides before the end of the body.
 //!
 //! As soon as no endpoint holds the last block that was read, the blocks behind it cannot change the match: a block is
-//! known by a hash over all blocks before it. A pool with one endpoint has no choice, so it waits for nothing.
+//! known by a hash over all blocks before it. A pool with one endpoint has no choice, so its decision does not wait.
 //!
 //! Members that change all keys (`tools`, `cache_salt`) may follow the messages. A pool whose clients write bodies in this
 //! order decides at the end of the body, until a number of bodies in a row had another order.

@@ -72,7 +72,7 @@ pub struct ExplainedEndpoint {
     /// What the request would add to the waiting of all (`added-waiting-scorer`).
     #[serde(serialize_with = "short_number")]
     pub added_waiting_seconds: f32,
-    /// The agent's verdict on the engine. `None` if there is none, or if it is stale.
+    /// The agent's verdict on the engine. `None` if it is missing or stale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub liveness: Option<ExplainedLiveness>,
 }

@@ -51,7 +51,7 @@ impl Line {
         self.weight
     }
 
-    /// The line of the samples and the prior. The prior stands for points on its own line: one at zero, and one at the mean
+    /// The line of the samples and the prior. The prior counts as points on its own line: one at zero, and one at the mean
     /// of the samples.
     pub(crate) fn fit(&self, prior: Prior) -> Prior {
         if self.weight == 0.0 {

@@ -133,7 +133,7 @@ impl Error {
         }
     }
 
-    /// What is left of the limits that the request exceeds, and of those beside them.
+    /// What is left of the limits that the request exceeds, and of the other limits that apply.
     pub(crate) fn standings(&self) -> &[Standing] {
         match self {
             Self::Limit(exceeded) => &exceeded.standings,

@@ -138,7 +138,7 @@ impl HeldBody {
         if waited > allowed { Err(ReadError::TooSlow { waited }) } else { Ok(()) }
     }
 
-    /// Reads until the model is known, or until it is certain that there is none.
+    /// Reads until the model is known, or until it is certain that the body has none.
     pub(crate) async fn read_model(&mut self) -> Result<Option<ModelName>, Error> {
         loop {
             if let Some(model) = &self.model {

@@ -151,7 +151,7 @@ impl Channel {
         head
     }
 
-    /// The current connection. Starts to open one if there is none.
+    /// The current connection. Without one, starts to open one.
     fn current(&self) -> Current {
         let mut state = self.lock();
         let sender = match &state.connection {

@@ -12,7 +12,7 @@ use forebay_routing::{Pool, PoolPicker};
 /// One picker per pool without an endpoint picker of its own.
 ///
 /// A picker follows the load of the pool's pods as long as a routing table has the pool. A request that still uses an
-/// older table keeps the scheduler alive. All pickers share one telemetry stream per agent; without pickers there is none.
+/// older table keeps the scheduler alive. All pickers share one telemetry stream per agent, which is closed with the last picker.
 #[derive(Debug)]
 pub(crate) struct InProcessPickers {
     store: Arc<Store>,

@@ -41,7 +41,7 @@ pub struct PickerTlsFlags {
     /// CA certificates (PEM) that verify endpoint pickers. Implies --epp-tls required
     #[arg(long, value_name = "FILE")]
     pub epp_tls_ca: Option<PathBuf>,
-    /// DNS name that the certificates of endpoint pickers must contain. `{namespace}` stands for the pool's namespace
+    /// DNS name that the certificates of endpoint pickers must contain. `{namespace}` is replaced by the pool's namespace
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, requires = "epp_tls_ca")]
     pub epp_tls_name: String,
     /// Client certificate (PEM) for endpoint pickers

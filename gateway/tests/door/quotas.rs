@@ -232,7 +232,7 @@ async fn each_value_of_per_has_a_budget_of_its_own_by_key_and_by_token() {
         (&ann, 429),
         (&bob, 200),
         (&bob, 429),
-        // Nobody selects these: they share the default.
+        // No quota selects these: they share the default.
         (&other, 200),
         (&other, 429),
         ("", 429),

@@ -13,7 +13,7 @@ use crate::until;
 #[derive(Clone, Debug)]
 pub struct Cluster(());
 
-/// The cluster. `None` if there is none; the reason is printed.
+/// The cluster. `None` without one; the reason is printed.
 pub fn cluster() -> Option<Cluster> {
     if std::env::var_os("FOREBAY_CLUSTER").is_some() {
         return Some(Cluster(()));

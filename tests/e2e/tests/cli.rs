@@ -125,9 +125,9 @@ async fn exit_code_depends_on_responding_agents() {
     for usage in [&["pods", "--nonsense"][..], &["pods", "--agents", "no-address"], &["what"], &[]] {
         assert_eq!(run(usage).await.status.code(), Some(2), "{usage:?}");
     }
-    let nobody_named = run(&["pods"]).await;
-    assert_eq!(nobody_named.status.code(), Some(2));
-    assert!(String::from_utf8(nobody_named.stderr).unwrap().contains("--agents"));
+    let without_agents = run(&["pods"]).await;
+    assert_eq!(without_agents.status.code(), Some(2));
+    assert!(String::from_utf8(without_agents.stderr).unwrap().contains("--agents"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ fn library() -> &'static Path {
     LIBRARY.get_or_init(|| {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--package", "forebay-nvml-standin", "--message-format", "json"])
+            .args(["build", "--package", "forebay-nvml-sim", "--message-format", "json"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo starts");

@@ -36,7 +36,7 @@ fn reference_of_the_chart_is_up_to_date() {
     }
     let files: BTreeSet<PathBuf> =
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files, expected, "a dashboard that is no longer made must be removed");
+    assert_eq!(files, expected, "a dashboard without a source must be removed");
 }
 
 /// The names of all series in the tables of the programs.

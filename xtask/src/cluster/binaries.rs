@@ -127,7 +127,7 @@ fn build_missing(modules: impl FnOnce() -> Result<Vec<Module>>) -> Result<()> {
     result
 }
 
-/// Builds the rate limit server of the gateway's tests, next to the programs of [`build`]. It is no part of a node, so nodes work
+/// Builds the rate limit server of the gateway's tests, next to the programs of [`build`]. A node does not have it, so nodes work
 /// without it.
 pub(crate) fn build_rate_limit_server() -> Result<()> {
     const PROGRAM: &str = "ratelimit";

@@ -1,7 +1,7 @@
 //! Import cycles between the modules of a crate.
 //!
 //! Siblings of every module are a graph: an edge for each path in the code of one that leads into the other, re-exports
-//! followed. A cycle in one of these graphs is an error. Paths between a module and its own children are no edges.
+//! followed. A cycle in one of these graphs is an error. Paths between a module and its own children are not edges.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -21,6 +21,8 @@ const WORDS: [&str; 16] = [
     "beside the",
     "so often",
 ];
+/// Usual phrases that contain one of the words.
+const USUAL: [&str; 5] = ["there is no ", "there are no ", "is no longer ", "are no longer ", "there is none"];
 /// Hints shown; the rest is counted.
 const MAX_HINTS: usize = 10;
 
@@ -29,7 +31,7 @@ pub(super) fn hints(packages: &[Package]) -> Vec<String> {
     let mut count = 0_usize;
     for file in packages.iter().flat_map(|package| &package.files) {
         for (index, line) in file.text.lines().enumerate() {
-            let text = line.to_lowercase();
+            let text = USUAL.iter().fold(line.to_lowercase(), |text, usual| text.replace(usual, ""));
             let is_prose = text.trim_start().starts_with("//") || text.contains('"');
             let Some(word) = WORDS.iter().find(|word| is_prose && text.contains(**word)) else { continue };
             count += 1;

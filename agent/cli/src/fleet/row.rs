@@ -24,7 +24,7 @@ pub(crate) struct Row {
     pub(crate) pod: String,
     pub(crate) node: String,
     pub(crate) address: String,
-    /// The first model that the engine serves and that is no adapter.
+    /// The first model that the engine serves and that is not an adapter.
     pub(crate) model: Option<String>,
     pub(crate) pools: Vec<String>,
     pub(crate) verdict: Verdict,

@@ -47,6 +47,6 @@ async fn lists_each_key_with_its_state_and_without_its_value() {
     assert!(shown[0].lines().any(|line| line.split_whitespace().eq(["tier:", "gold"])), "{}", shown[0]);
     let one: Value = serde_json::from_str(&keys.ok("show valid -o json").await).unwrap();
     assert_eq!((&one["kind"], &one["models"]), (&json!("ApiKey"), &json!(["m"])));
-    let message = keys.refused("show nobody").await;
-    assert!(message.contains("has no key nobody; it has broken, over, plain, valid"), "{message}");
+    let message = keys.refused("show unknown").await;
+    assert!(message.contains("has no key unknown; it has broken, over, plain, valid"), "{message}");
 }

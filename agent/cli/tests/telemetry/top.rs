@@ -25,7 +25,7 @@ fn has_exited(tmux: &Tmux, code: u8) {
     tmux.is_restored();
 }
 
-/// Runs a test that blocks beside the service of an agent.
+/// Runs a test that blocks, while the service of an agent runs.
 async fn with_agent(test: impl Fn(&Tmux, &str, &Path) + Clone + Send + 'static) {
     if !is_installed() {
         return;

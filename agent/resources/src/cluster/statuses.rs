@@ -16,7 +16,7 @@ pub struct ObjectStatus {
     pub resource_version: String,
     /// `metadata.generation`, for `observedGeneration`.
     pub generation: i64,
-    /// `null` when there is none.
+    /// `null` without a value.
     pub status: Value,
 }
 

@@ -106,7 +106,7 @@ endpoints: [{ addresses: [10.0.1.1] }]
     };
     assert_eq!(addresses("epp", 9002), ["10.0.0.1:19002", "10.0.0.2:19002"]);
     assert_eq!(addresses("unnamed", 80), ["10.0.1.1:8080"]);
-    assert!(addresses("epp", 19002).is_empty(), "19002 is no port of the Service");
+    assert!(addresses("epp", 19002).is_empty(), "19002 is not a port of the Service");
     assert!(addresses("gone", 80).is_empty());
 }
 

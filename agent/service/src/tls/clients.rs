@@ -10,7 +10,7 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-/// A DNS subject alternative name that a client certificate must contain. `forebay-epp.*` stands for any one label in
+/// A DNS subject alternative name that a client certificate must contain. `forebay-epp.*` matches any one label in
 /// place of `*`, which must be the last label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientName(String);

@@ -52,7 +52,7 @@ impl Chain {
         }
     }
 
-    /// Completes the block in `tail`. Returns the bytes that are left, which is none if the block is still incomplete.
+    /// Completes the block in `tail`. Returns the bytes that are left, which are empty if the block is still incomplete.
     fn fill_tail<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let missing = PROMPT_BLOCK_BYTES - self.tail_bytes;
         let (taken, rest) = bytes.split_at(missing.min(bytes.len()));

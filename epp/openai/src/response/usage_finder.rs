@@ -78,7 +78,7 @@ impl UsageFinder {
                     (State::Value, b'{') => {
                         State::Object { bytes: vec![b'{'], nested: NestedValue::opened() }
                     }
-                    // `null`, or a string that is no name: read again as anything else.
+                    // `null`, or a string that is not a name: read again as anything else.
                     _ => {
                         self.state = State::default();
                         return rest;

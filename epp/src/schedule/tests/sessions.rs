@@ -54,7 +54,7 @@ fn an_identifier_stays_at_the_endpoint_that_was_picked() {
     assert_eq!(request("x-a", "s").filtered(&plugin), [2], "the first header that is set counts");
     assert_eq!(request("x-a", "t").filtered(&plugin), [0, 1, 2], "another session");
     Filter::picked(&plugin, &request("x-a", " ").view(), 1);
-    assert_eq!(request("x-a", " ").filtered(&plugin), [0, 1, 2], "an empty identifier is none");
+    assert_eq!(request("x-a", " ").filtered(&plugin), [0, 1, 2], "an empty identifier is ignored");
     assert_eq!(request("x-b", "s").with_header("x-a", " ").filtered(&plugin), [2], "nor a source");
     assert_eq!(request("x-b", "s").at(60.0).filtered(&plugin), [2]);
     assert_eq!(request("x-b", "s").at(61.0).filtered(&plugin), [0, 1, 2], "not used for longer than the TTL");

@@ -25,7 +25,7 @@ pub(super) enum PickerTarget {
     Own,
     /// The Service that it is an external name for.
     Shared(ObjectKey),
-    /// An external name that is no Service of the cluster.
+    /// An external name that does not name a Service of the cluster.
     Unknown(String),
     /// A Service of another namespace without a ReferenceGrant there.
     NotGranted(ObjectKey),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_api::experimental::httproutes::HttpRouteRulesTimeouts;
 
-/// Limits on the duration of a rule's requests; `None` is no limit.
+/// Limits on the duration of a rule's requests; `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// `timeouts.request`: from the arrival of the request to the end of its response.

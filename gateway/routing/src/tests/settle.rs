@@ -90,7 +90,7 @@ async fn keeps_deleted_pool_until_route_is_deleted() {
     assert_eq!(
         snapshots.after(MOMENT, &late).await,
         (kept, true),
-        "and b, which nobody names, does not stay"
+        "and b, which no object names, is removed"
     );
     assert_eq!(snapshots.after(MOMENT, &pools(&["c"])).await, (vec!["pool c".into()], false));
 }

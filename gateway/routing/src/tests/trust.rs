@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A Gateway's head, with what stands in its metadata and spec beside the usual.
+/// The start of a Gateway's manifest, with more lines of its metadata and spec.
 fn gateway_with(metadata: &str, spec: &str, listeners: &str) -> String {
     format!(
         r#"

@@ -61,7 +61,7 @@ impl RawRequest {
 }
 
 fn body(bytes: usize, order: Order) -> String {
-    const PROSE: &str = "the quick brown fox jumps over the lazy dog and goes on to say that water finds ";
+    const PROSE: &str = "the quick brown fox jumps over the lazy dog and runs on to say that water finds ";
     let model = format!(r#""model":"{MODEL}""#);
     let messages = |content: &str| format!(r#""messages":[{{"role":"user","content":"{content}"}}]"#);
     let content_bytes = bytes.saturating_sub(model.len() + messages("").len() + 3);

@@ -110,7 +110,7 @@ impl Router for PickerRouter {
         };
         let question = PickRequest { prompt: Some(&prompt), ..PickRequest::default() };
         let Ok(pick) = self.scheduler.pick_at(&question, self.instant(now)) else {
-            // The simulator reports an endpoint that is no member.
+            // The simulator reports an endpoint that is not a member.
             return EndpointId(u32::MAX);
         };
         let picked = endpoint(pick.addresses()[0]);

@@ -89,7 +89,7 @@ fn listens(
     let target = spec.ports.iter().flatten().find(|it| it.port == i32::from(port))?;
     let number = match &target.target_port {
         Some(IntOrString::Int(number)) => u16::try_from(*number).ok()?,
-        // A named port without a container is no endpoint.
+        // A named port without a container is not an endpoint.
         Some(IntOrString::String(_)) => return None,
         None => port,
     };

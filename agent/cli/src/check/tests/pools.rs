@@ -172,7 +172,7 @@ fn checks_ready_pods_and_target_ports() {
         &["warning", "target port 8000 is not among the ports that its pods declare: 8080"],
     );
     assert_eq!(changed("ports: [{ containerPort: 8000 }]", "ports: []"), Vec::<String>::new());
-    // llm-d's routing sidecar: an init container that runs beside the model server.
+    // llm-d's routing sidecar: an init container that runs next to the model server.
     let sidecar = |policy: &str| {
         format!(
             "containers: [{{ name: vllm, image: vllm, ports: [{{ containerPort: 8200 }}] }}], initContainers: [{{ name: proxy, \

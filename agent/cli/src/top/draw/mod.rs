@@ -71,7 +71,7 @@ fn draw_body(frame: &mut Frame<'_>, area: Rect, state: &State, fleet: &Fleet, th
 }
 
 fn head(state: &State, fleet: &Fleet, theme: Theme, width: usize) -> Line<'static> {
-    // What a lost agent said is no part of a sum of the present.
+    // The last values of a lost agent are not part of a sum of current values.
     let counts = || fleet.rows.iter().map(|row| row.in_flight.filter(|_| !row.is_lost));
     let in_flight: u64 = counts().flatten().sum();
     let uncounted = counts().filter(Option::is_none).count();

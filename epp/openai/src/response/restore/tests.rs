@@ -90,7 +90,7 @@ const CORPUS: &[(&str, &str, &str)] = &[
             "event: error\ndata: {\"error\":{\"model\":\"x\"},\"message\":\"no\",\"model\":@}\n\n",
         ),
     ),
-    ("a message that is no event", JSON, r#"{"message":{"model":"x"},"model":@}"#),
+    ("a message that is not an event", JSON, r#"{"message":{"model":"x"},"model":@}"#),
     (
         "data in several lines",
         EVENTS,

@@ -46,7 +46,7 @@ pub struct QuotaLimit {
 
 impl QuotaLimit {
     /// What one request with these tokens uses of the limit. 0 of [`QuotaMeasure::ConcurrentRequests`], which is not used up.
-    /// `price`: of its model; no price is no money.
+    /// `price`: of its model; without a price, nothing is counted.
     pub fn used_by(&self, tokens: TokenUse, price: Option<Price>) -> u128 {
         match self.measure {
             QuotaMeasure::Requests => 1,
