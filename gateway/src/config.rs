@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -242,12 +242,22 @@ impl Config {
         ResourceSource::from_flags(self.resources.clone(), self.kubeconfig.clone())
     }
 
-    pub(crate) fn writer_options(&self, namespace: String) -> WriterOptions {
+    /// Name of this pod.
+    pub(crate) fn identity(&self) -> String {
+        self.pod_name.clone().unwrap_or_else(|| format!("process-{}", std::process::id()))
+    }
+
+    /// Labels of the gateway pods.
+    pub(crate) fn pod_labels(&self) -> BTreeMap<String, String> {
         let labels = self.service_selector.split(',').filter_map(|pair| pair.split_once('='));
+        labels.map(|(name, value)| (name.trim().into(), value.trim().into())).collect()
+    }
+
+    pub(crate) fn writer_options(&self, namespace: String) -> WriterOptions {
         WriterOptions {
             namespace,
-            identity: self.pod_name.clone().unwrap_or_else(|| format!("process-{}", std::process::id())),
-            selector: labels.map(|(name, value)| (name.trim().into(), value.trim().into())).collect(),
+            identity: self.identity(),
+            selector: self.pod_labels(),
             service_type: self.service_type.clone(),
             ports: self.container_ports,
         }
@@ -277,6 +287,11 @@ impl Config {
     pub(crate) fn quota_store_options(&self) -> Option<QuotaStoreOptions> {
         let url = self.quota_store.clone()?;
         Some(QuotaStoreOptions { url, lease: self.quota_lease })
+    }
+
+    /// Maximum time in which a gateway that ends finishes its requests.
+    pub(crate) fn drain_time(&self) -> Duration {
+        self.drain_delay.saturating_add(self.drain_timeout)
     }
 
     pub(crate) fn usage_retention(&self) -> Duration {

@@ -66,6 +66,7 @@ fn all_metrics() -> String {
     metrics.quota_rejected(&QuotaExceeded {
         quota: ObjectKey::default(),
         limit: QuotaLimit { measure: QuotaMeasure::Requests, amount: 1, window: Some(QuotaWindow::Day) },
+        share: 1,
         opens_at: None,
         retry_after: Duration::ZERO,
         standings: Vec::new(),

@@ -29,6 +29,12 @@ pub mod reason {
     // AgentgatewayPolicies at one ancestor (Gateway API, PolicyConditionReason).
     pub const INVALID: &str = "Invalid";
 
+    // Quotas: conditions of this controller's own types.
+    pub const ATTACHED: &str = "Attached";
+    pub const NO_KEYS: &str = "NoKeys";
+    pub const STORE: &str = "Store";
+    pub const PER_REPLICA: &str = "PerReplica";
+
     // InferenceModelRewrites: their API defines Accepted only; the rest is PolicyConditionReason.
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
 

@@ -26,10 +26,10 @@ mod table;
 mod tests;
 
 pub use self::compile::{
-    Certificates, KeySource, ListenerModels, ListenerReport, Overlaps, ParentReport, PolicyEffect,
-    PolicyProblem, PolicyReport, PoolProblem, PoolReport, Report, Settled, SnapshotSettler, compile,
-    gateway_parents, is_granted, key_source, label_selector, listener_models, models_secret, overlaps,
-    pool_problems, without_picker,
+    Certificates, KeySource, ListenerModels, ListenerReport, MissingTarget, Overlaps, ParentReport,
+    PolicyEffect, PolicyProblem, PolicyReport, PoolProblem, PoolReport, QuotaFacts, QuotaReport, Report,
+    Settled, SnapshotSettler, compile, gateway_parents, is_granted, key_source, label_selector,
+    listener_models, models_secret, overlaps, pool_problems, without_picker,
 };
 pub use self::condition::{ConditionStatus, kind, reason};
 pub use self::names::{

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::replicas::Replicas;
 use crate::accept::Listeners;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{LimitRegistry, LimitServerMetrics, LimitServerRegistry, QuotaRegistry, QuotaStore};
+use crate::limit::{LimitRegistry, LimitServerMetrics, LimitServerRegistry, QuotaRegistry, Share};
 use crate::observe::Health;
 use crate::pick::InProcessPickers;
 use crate::request::{Proxy, Routes};
@@ -40,13 +41,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// `store`: where gateways share what was used of quotas.
-    pub(super) fn new(store: Option<QuotaStore>, servers: LimitServerMetrics) -> Self {
-        Self {
-            rates: LimitRegistry::default(),
-            servers: LimitServerRegistry::new(servers),
-            quotas: QuotaRegistry::new(store),
-        }
+    pub(super) fn new(quotas: QuotaRegistry, servers: LimitServerMetrics) -> Self {
+        Self { rates: LimitRegistry::default(), servers: LimitServerRegistry::new(servers), quotas }
     }
 }
 
@@ -68,6 +64,8 @@ pub(super) struct Controller {
     pub(super) port_map: HashMap<u16, u16>,
     /// Namespace of the Services that assign container ports to listeners. `None` outside a cluster.
     pub(super) services_in: Option<String>,
+    /// `None`: this is the only gateway.
+    pub(super) replicas: Option<Replicas>,
     /// For the status writer.
     pub(super) applied: watch::Sender<Applied>,
 }
@@ -124,6 +122,8 @@ impl Controller {
         for quota in self.limits.quotas.forget(|quota| snapshot.quotas.contains_key(quota)) {
             self.proxy.metrics.quota_forgotten(&quota);
         }
+        let share = self.replicas.as_ref().map_or(Share::WHOLE, |replicas| replicas.share(&snapshot));
+        self.limits.quotas.divide(share);
         let quotas = self.limits.quotas.update(&table.quotas);
         let limit_servers = self.limits.servers.update(&table.rate_limit_servers());
         let key_sets = self.key_sets.update(&table.remote_key_sets());
@@ -146,6 +146,7 @@ impl Controller {
         self.applied.send_replace(Applied {
             snapshot,
             report: Arc::new(report),
+            counting: self.limits.quotas.counting(),
             addresses: Arc::clone(&addresses),
         });
         self.state.send_replace(State { generation, addresses });

@@ -1,6 +1,7 @@
 //! Starts and stops the gateway.
 
 mod controller;
+mod replicas;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -20,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::controller::{Controller, Limits, State};
+use self::replicas::Replicas;
 use crate::accept::{ClientLimits, Listeners};
 use crate::config::{Config, PickerOptionsError};
 use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{LimitReports, QuotaStore, open_store};
+use crate::limit::{LimitReports, QuotaRegistry, QuotaStore, open_store};
 use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
@@ -264,7 +266,10 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: Limits::new(proxy.quota_store.clone(), shared.metrics.limit_servers.clone()),
+            limits: Limits::new(
+                QuotaRegistry::new(proxy.quota_store.clone(), config.drain_time()),
+                shared.metrics.limit_servers.clone(),
+            ),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),
@@ -276,6 +281,11 @@ impl Gateway {
             health: health.clone(),
             state,
             problems: BTreeSet::new(),
+            replicas: services_in.clone().map(|namespace| Replicas {
+                namespace,
+                selector: config.pod_labels(),
+                identity: config.identity(),
+            }),
             services_in,
             applied,
         };

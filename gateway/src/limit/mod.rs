@@ -31,7 +31,7 @@ pub(crate) use global::{
 };
 pub(crate) use quota::{
     QuotaExceeded, QuotaRegistry, QuotaRejection, QuotaStanding, QuotaState, QuotaStore, QuotaStoreMetrics,
-    QuotaStoreOptions, QuotaTaken, open_store, unix_seconds,
+    QuotaStoreOptions, QuotaTaken, Share, open_store, unix_seconds,
 };
 pub(crate) use registry::{LimitRegistry, PolicyState};
 pub(crate) use served::Served;

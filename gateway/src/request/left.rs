@@ -136,6 +136,9 @@ fn described_quota(quota: &Quota, standing: &QuotaStanding) -> Value {
         "amount": number(limit.amount),
         "remaining": number(standing.remaining),
     });
+    if standing.share != limit.amount {
+        described["share"] = number(standing.share);
+    }
     if let QuotaMeasure::Tokens(count) = limit.measure {
         described["tokens"] = json!(count);
     }

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forebay_resources::Snapshot;
+use forebay_routing::status::QuotaCounting;
 use forebay_routing::{ListenerPort, Report};
 
 /// What the data plane has applied. Statuses describe it.
@@ -10,6 +11,8 @@ use forebay_routing::{ListenerPort, Report};
 pub(crate) struct Applied {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) report: Arc<Report>,
+    /// Where what was used of quotas is counted.
+    pub(crate) counting: QuotaCounting,
     /// The listener ports that this replica has opened.
     pub(crate) addresses: Arc<BTreeMap<ListenerPort, SocketAddr>>,
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_resources::cluster::Statuses;
 use forebay_resources::{Kind, ObjectKey, Snapshot};
 use forebay_routing::status::{
-    Reach, class_status, gateway_status, has_ours, policy_status, pool_status, rewrite_status, route_status,
+    Reach, class_status, gateway_status, has_ours, policy_status, pool_status, quota_status, rewrite_status,
+    route_status,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -129,10 +130,11 @@ fn compare_policies(pass: &mut Pass<'_>, applied: &Applied) {
             Some(policy_status(policy.metadata.generation, report.policies.get(&key), current))
         });
     }
-    for key in pass.keys(Kind::Quota, report.quotas.keys()) {
+    for key in pass.keys(Kind::Quota, report.quotas.keys().chain(report.missing_targets.keys())) {
         let Some(quota) = snapshot.quotas.get(&key) else { continue };
         pass.compare(Kind::Quota, &key, &quota.metadata, |current| {
-            Some(policy_status(quota.metadata.generation, report.quotas.get(&key), current))
+            let counting = applied.counting;
+            Some(quota_status(quota.metadata.generation, &report.quota(&key), counting, current))
         });
     }
 }

@@ -1,11 +1,11 @@
 //! Quotas: what the API server refuses, and the status of those that it accepts.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, condition, has};
+use crate::harness::{DEADLINE, Harness, condition, get_status, has};
 
 const API: &str = "forebay.dev/v1alpha1";
 const OURS: &str = "forebay.dev/gateway";
@@ -93,5 +93,140 @@ async fn the_gateway_writes_the_status_of_quotas() {
     assert_eq!((&condition["reason"], &condition["observedGeneration"]), (&json!("Invalid"), &json!(2)));
     let message = condition["message"].as_str().unwrap();
     assert!(message.starts_with("per: ") && message.contains("is closed"), "{message}");
+    gateway.shutdown().await;
+}
+
+/// The pod of a gateway, as its kubelet reports it.
+async fn set_ready(harness: &Harness, name: &str, is_ready: bool) {
+    let pod = json!({
+        "metadata": { "labels": { "app.kubernetes.io/name": "forebay-gateway" } },
+        "spec": { "nodeName": "a", "containers": [{ "name": "gateway", "image": "gateway" }] },
+    });
+    harness.apply("v1", "Pod", "forebay", name, pod).await;
+    let ready = if is_ready { "True" } else { "False" };
+    let status = json!({ "conditions": [{ "type": "Ready", "status": ready }] });
+    harness.set_status("v1", "Pod", "forebay", name, status).await;
+}
+
+/// Requests that are admitted, of 8 to each gateway.
+async fn admitted(addresses: &[SocketAddr]) -> Vec<usize> {
+    let mut all = Vec::new();
+    for address in addresses {
+        let mut count = 0;
+        for _ in 0..8 {
+            match get_status(*address).await {
+                200 => count += 1,
+                status => assert_eq!(status, 429),
+            }
+        }
+        all.push(count);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_without_a_store_divide_limits_by_the_number_of_ready_ones() {
+    let Some(harness) = Harness::start().await else { return };
+    let class = json!({ "spec": { "controllerName": OURS } });
+    harness.apply("gateway.networking.k8s.io/v1", "GatewayClass", "", "forebay", class).await;
+    harness.pool("qwen").await;
+    harness.route("chat", "public", "qwen").await;
+    harness.listen("public", 80).await;
+    let quota = (API, "Quota", "infra", "team");
+    let limit = |amount: u32| spec(json!({ "limits": [{ "requests": amount, "window": "Month" }] }));
+    let counted = |it: &Value| {
+        let condition = condition(&it["status"]["ancestors"][0]["conditions"], "Counted");
+        let texts =
+            condition.map(|it| [&it["reason"], &it["message"]].map(|text| text.as_str().unwrap().to_owned()));
+        texts.map(|[reason, message]| format!("{reason}: {message}")).unwrap_or_default()
+    };
+    let until_counted = async |expected: &str| {
+        harness.until(quota, expected, |it| counted(it) == format!("PerReplica: {expected}")).await;
+    };
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": limit(5) })).await;
+    let ips = [1, 2, 3].map(|host| Ipv4Addr::new(127, 0, 46, host));
+    let mut gateways = Vec::new();
+    for (name, ip) in ["g-1", "g-2", "g-3"].into_iter().zip(ips) {
+        set_ready(&harness, name, name != "g-3").await;
+        if name != "g-3" {
+            gateways.push(harness.gateway(name, ip).await);
+        }
+    }
+    let service = ("v1", "Service", "forebay", "infra-public");
+    let service = harness.until(service, "the Service", |it| !it.is_null()).await;
+    let port = u16::try_from(service["spec"]["ports"][0]["targetPort"].as_u64().unwrap()).unwrap();
+    let addresses = ips.map(|ip| SocketAddr::from((ip, port)));
+    let until_open = async |address: SocketAddr| {
+        let is_open = async { while get_status(address).await == 0 {} };
+        tokio::time::timeout(DEADLINE, is_open).await.expect("the listener is open");
+    };
+    until_counted("each of 2 gateways admits 1/2 of each limit").await;
+    for address in &addresses[..2] {
+        until_open(*address).await;
+    }
+    // Nothing is used yet: a request for `until_open` may have been.
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": spec(json!({})) })).await;
+    harness
+        .until(quota, "the other window", |it| {
+            it["status"]["ancestors"][0]["conditions"][0]["observedGeneration"] == 2
+        })
+        .await;
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": limit(5) })).await;
+    harness
+        .until(quota, "the month", |it| {
+            it["status"]["ancestors"][0]["conditions"][0]["observedGeneration"] == 3
+        })
+        .await;
+    assert_eq!(admitted(&addresses[..2]).await, [3, 2]);
+
+    // One more: those that have used more than their share keep it as used.
+    gateways.push(harness.gateway("g-3", ips[2]).await);
+    set_ready(&harness, "g-3", true).await;
+    until_counted("each of 3 gateways admits 1/3 of each limit").await;
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": limit(2) })).await;
+    let few = "each of 3 gateways admits 1/3 of each limit; of the smallest limit, 2 of them admit 1 and the others nothing";
+    until_counted(few).await;
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": limit(9) })).await;
+    until_counted("each of 3 gateways admits 1/3 of each limit").await;
+    assert_eq!(admitted(&addresses[..2]).await, [0, 1], "of 3 each, 3 and 2 were used");
+
+    // A gateway that has left is not replaced by larger shares in the same window.
+    set_ready(&harness, "g-3", false).await;
+    gateways.remove(2).shutdown().await;
+    until_counted("each of 2 gateways admits 1/2 of each limit").await;
+    assert_eq!(admitted(&addresses[..2]).await, [0, 0]);
+    for gateway in gateways {
+        gateway.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_says_what_it_does_not_reach() {
+    let Some(harness) = Harness::start().await else { return };
+    let class = json!({ "spec": { "controllerName": OURS } });
+    harness.apply("gateway.networking.k8s.io/v1", "GatewayClass", "", "forebay", class).await;
+    let keys = json!({ "callers": { "keySelector": { "matchLabels": { "team": "a" } } } });
+    harness.apply(API, "Quota", "infra", "team", json!({ "spec": spec(keys) })).await;
+    let gateway = harness.gateway("first", Ipv4Addr::new(127, 0, 47, 1)).await;
+    let quota = (API, "Quota", "infra", "team");
+    let is = |it: &Value, kind: &str, status: &str, reason: &str| {
+        let condition = condition(&it["status"]["ancestors"][0]["conditions"], kind);
+        condition.is_some_and(|it| it["status"] == status && it["reason"] == reason)
+    };
+    harness.until(quota, "no target", |it| is(it, "Accepted", "False", "TargetNotFound")).await;
+    harness.listen("public", 80).await;
+    harness
+        .until(quota, "no key", |it| {
+            is(it, "Accepted", "True", "Accepted") && is(it, "Attached", "False", "NoKeys")
+        })
+        .await;
+    let entry = json!({ "key": "k", "metadata": { "team": "a" } }).to_string();
+    harness.apply("v1", "Secret", "infra", "keys", json!({ "stringData": { "a": entry } })).await;
+    let policy = json!({ "spec": {
+        "targetRefs": [{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public" }],
+        "traffic": { "apiKeyAuthentication": { "secretRef": { "name": "keys" } } },
+    } });
+    harness.apply("agentgateway.dev/v1alpha1", "AgentgatewayPolicy", "infra", "door", policy).await;
+    harness.until(quota, "a key", |it| is(it, "Attached", "True", "Attached")).await;
     gateway.shutdown().await;
 }

@@ -30,6 +30,8 @@ use super::agentgateway_policy::{AgentgatewayPolicyStatus, PolicyTargetRef, leni
     derive = "PartialEq",
     doc = "Budgets of requests, tokens and money for the callers of a Gateway or an HTTPRoute.",
     printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.ancestors[*].conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name": "Attached", "type": "string", "jsonPath": ".status.ancestors[*].conditions[?(@.type==\"Attached\")].reason"}"#,
+    printcolumn = r#"{"name": "Counted", "type": "string", "jsonPath": ".status.ancestors[*].conditions[?(@.type==\"Counted\")].reason"}"#,
     printcolumn = r#"{"name": "Mode", "type": "string", "jsonPath": ".spec.mode", "priority": 1}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]

@@ -41,8 +41,10 @@ pub use self::models::{ListenerModels, listener_models};
 pub use self::parents::gateway_parents;
 pub use self::policies::{PolicyEffect, PolicyProblem, PolicyReport};
 pub use self::pools::{Overlaps, PoolProblem, overlaps, pool_problems, without_picker};
-use self::quotas::{QuotaTargets, TargetQuotas};
-pub use self::report::{ListenerReport, ParentReport, PoolReport, Report};
+use self::quotas::{QuotaTargets, TargetQuotas, missing_targets, quota_facts};
+pub use self::report::{
+    ListenerReport, MissingTarget, ParentReport, PoolReport, QuotaFacts, QuotaReport, Report,
+};
 use self::resolve::Resolver;
 use self::restrictions::{Restrictions, Target};
 use self::rule::CompiledRoute;
@@ -108,7 +110,9 @@ pub fn compile(
     problems.extend(report.problems());
     let pools = resolver.into_pools();
     let ports = ports.into_iter().map(|(port, routes)| (port, routes.into())).collect();
+    report.missing_targets = missing_targets(snapshot, class);
     let (limits, quotas) = (restrictions.into_limits(), quotas.into_valid());
+    report.quota_facts = quota_facts(&ports, &quotas);
     (RouteTable { ports, pools, limits, quotas, problems }, report)
 }
 

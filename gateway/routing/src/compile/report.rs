@@ -23,6 +23,10 @@ pub struct Report {
     pub policies: BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
     /// Quotas that target these Gateways or their routes, by Gateway.
     pub quotas: BTreeMap<ObjectKey, BTreeMap<ObjectKey, PolicyReport>>,
+    /// What is known of these quotas if they are valid.
+    pub quota_facts: BTreeMap<ObjectKey, QuotaFacts>,
+    /// Targets of quotas that do not exist.
+    pub missing_targets: BTreeMap<ObjectKey, Vec<MissingTarget>>,
     /// InferenceModelRewrites of these pools and of pools that do not exist: condition `Accepted`.
     pub rewrites: BTreeMap<ObjectKey, ConditionStatus>,
 }
@@ -75,7 +79,44 @@ pub struct PoolReport {
     pub problems: Vec<PoolProblem>,
 }
 
+/// A valid quota that targets something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaFacts {
+    /// The smallest of its limits.
+    pub smallest: u128,
+    /// It is for callers with certain API keys, and none that is accepted at its targets is one of them.
+    pub selects_no_key: bool,
+}
+
+/// What a quota targets and does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MissingTarget {
+    /// `Gateway` or `HTTPRoute`.
+    pub kind: &'static str,
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// A listener of an existing Gateway.
+    pub listener: Option<String>,
+}
+
+/// A quota, for its status.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuotaReport<'a> {
+    pub(crate) gateways: Option<&'a BTreeMap<ObjectKey, PolicyReport>>,
+    pub(crate) facts: Option<QuotaFacts>,
+    pub(crate) missing: &'a [MissingTarget],
+}
+
 impl Report {
+    /// What is known of a quota.
+    pub fn quota(&self, key: &ObjectKey) -> QuotaReport<'_> {
+        QuotaReport {
+            gateways: self.quotas.get(key),
+            facts: self.quota_facts.get(key).copied(),
+            missing: self.missing_targets.get(key).map_or(&[], Vec::as_slice),
+        }
+    }
+
     /// One line for each condition in a bad state.
     pub fn problems(&self) -> BTreeSet<String> {
         let mut problems = BTreeSet::new();

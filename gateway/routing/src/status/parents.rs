@@ -1,5 +1,5 @@
-//! Statuses with one entry per parent and controller: HTTPRoutes, InferencePools, and AgentgatewayPolicies and Quotas (whose
-//! parents are called ancestors).
+//! Statuses with one entry per parent and controller: HTTPRoutes, InferencePools, and AgentgatewayPolicies (whose parents are
+//! called ancestors).
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,20 @@ use crate::condition::{ConditionStatus, kind};
 use crate::names::CONTROLLER_NAME;
 
 /// Names and maximum length of such a list.
-struct List {
+pub(super) struct List {
     name: &'static str,
     parent: &'static str,
     max_entries: usize,
 }
 
 const PARENTS: List = List { name: "parents", parent: "parentRef", max_entries: 32 };
-const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", max_entries: 16 };
+pub(super) const ANCESTORS: List = List { name: "ancestors", parent: "ancestorRef", max_entries: 16 };
 
 /// Condition types that this controller writes.
-const CONDITIONS: [&str; 6] = [
+const CONDITIONS: [&str; 8] = [
     "Accepted",
+    "Attached",
+    "Counted",
     "PartiallyInvalid",
     "ResolvedRefs",
     kind::NO_READY_PODS,
@@ -32,9 +34,9 @@ const CONDITIONS: [&str; 6] = [
 ];
 
 /// The entry for one parent.
-struct Entry<'a> {
-    parent: Value,
-    conditions: Vec<(&'static str, &'a ConditionStatus)>,
+pub(super) struct Entry<'a> {
+    pub(super) parent: Value,
+    pub(super) conditions: Vec<(&'static str, &'a ConditionStatus)>,
 }
 
 /// Status of an HTTPRoute.
@@ -59,7 +61,7 @@ pub fn pool_status(generation: Option<i64>, report: Option<&PoolReport>, current
     with_entries(&PARENTS, entries.collect(), generation, current)
 }
 
-/// Status of an AgentgatewayPolicy or a Quota: condition `Accepted` by Gateway.
+/// Status of an AgentgatewayPolicy: condition `Accepted` by Gateway.
 pub fn policy_status(
     generation: Option<i64>,
     gateways: Option<&BTreeMap<ObjectKey, PolicyReport>>,
@@ -85,7 +87,7 @@ fn is_ours(entry: &Value) -> bool {
     entry.get("controllerName").is_some_and(|name| name == CONTROLLER_NAME)
 }
 
-fn reference(gateway: &ObjectKey) -> Value {
+pub(super) fn reference(gateway: &ObjectKey) -> Value {
     json!({
         "group": "gateway.networking.k8s.io",
         "kind": "Gateway",
@@ -96,7 +98,12 @@ fn reference(gateway: &ObjectKey) -> Value {
 
 /// Keeps entries of other controllers. Entries of this controller become exactly `entries`; existing ones keep their
 /// position.
-fn with_entries(list: &List, mut entries: Vec<Entry<'_>>, generation: Option<i64>, current: &Value) -> Value {
+pub(super) fn with_entries(
+    list: &List,
+    mut entries: Vec<Entry<'_>>,
+    generation: Option<i64>,
+    current: &Value,
+) -> Value {
     let existing = current.get(list.name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut parents = Vec::new();
     for entry in existing {

@@ -8,13 +8,13 @@ use forebay_openai::ModelName;
 use http::request;
 use rustls::ServerConfig;
 
-use super::access::{Access, Checks, JwtAuthentication};
+use super::access::{Access, Authentication, Checks, JwtAuthentication};
 use super::backend::Pool;
 use super::entry::{BeforeBody, Entry, Matched};
 use super::hostname::Hostname;
 use super::index::Index;
 use super::models::ModelMap;
-use super::quota::{QuotaSet, Quotas};
+use super::quota::{Quota, QuotaSet, Quotas};
 use super::rewrites::{Rewrites, Targets};
 use super::rule::Rule;
 
@@ -170,6 +170,18 @@ impl ListenerRoutes {
     /// The quotas of the listener, and of the rule that answers a request.
     pub fn quotas<'a>(&'a self, rule: Option<&'a Rule>) -> Quotas<'a> {
         Quotas::new(self.access.quotas.as_ref(), rule.and_then(|rule| rule.quotas.as_ref()))
+    }
+
+    /// The quotas of the listener and of its rules, each with policies that may authenticate requests which it counts.
+    pub(crate) fn quota_keys(&self) -> impl Iterator<Item = (&Arc<Quota>, &Arc<Authentication>)> {
+        let listener = self.access.quotas.as_ref();
+        let rules = std::iter::once(None).chain(self.authenticating_rules.iter().map(|rule| Some(&**rule)));
+        let of_listener = rules.map(move |rule| (rule, listener));
+        let of_rules = self.entries.iter().map(|entry| (Some(&*entry.rule), entry.rule.quotas.as_ref()));
+        of_listener.chain(of_rules).filter_map(|(rule, set)| Some((rule, set?))).flat_map(|(rule, set)| {
+            let known = self.checks(rule).phases.into_iter().filter_map(|phase| phase.authentication);
+            set.all().iter().flat_map(move |quota| known.clone().map(move |keys| (quota, keys)))
+        })
     }
 
     /// What policies require of requests for `host`, and their quotas: without a rule, and of those that rules with limits or

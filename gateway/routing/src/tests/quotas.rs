@@ -65,6 +65,59 @@ fn applied(table: &RouteTable, path: &str, metadata: Option<Value>, models: &[&s
         .collect()
 }
 
+/// Whether the quota selects at least one key, as its status says.
+fn selects_a_key(report: &Report, namespace: &str) -> bool {
+    !report.quota_facts[&ObjectKey::new(namespace, "q")].selects_no_key
+}
+
+#[tokio::test]
+async fn a_selector_that_selects_no_key_is_reported() {
+    // Keys of a team, which a policy of the same namespace accepts.
+    let keys = |namespace: &str, target: &str, team: &str| {
+        format!(
+            "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: {namespace}}}\n\
+             stringData: {{a: '{{\"key\": \"k-{team}\", \"metadata\": {{\"team\": \"{team}\"}}}}'}}\n\
+             ---\napiVersion: agentgateway.dev/v1alpha1\nkind: AgentgatewayPolicy\n\
+             metadata: {{name: keys, namespace: {namespace}}}\n\
+             spec: {{targetRefs: [{target}], traffic: {{apiKeyAuthentication: {{secretRef: {{name: keys}}}}}}}}\n"
+        )
+    };
+    let at_gateway = keys("infra", TO_GATEWAY, "a");
+    let at_both = at_gateway.clone() + &keys("models", TO_ROUTE, "b");
+    for (policies, (namespace, target), team, expected) in [
+        (&at_gateway, ("infra", TO_GATEWAY), "a", true),
+        (&at_gateway, ("infra", TO_GATEWAY), "b", false),
+        (&at_both, ("infra", TO_GATEWAY), "b", true),
+        (&at_both, ("models", TO_ROUTE), "b", true),
+        (&at_both, ("models", TO_ROUTE), "a", false),
+        (&at_gateway, ("models", TO_ROUTE), "a", true),
+        // No key is asked for at all.
+        (&String::new(), ("infra", TO_GATEWAY), "a", false),
+    ] {
+        let callers = format!("{LIMITS}, callers: {{keySelector: {{matchLabels: {{team: {team}}}}}}}");
+        let quota = quota(namespace, "q", target, &callers);
+        let (_, report) = compiled(&(manifests(&[quota]) + policies)).await;
+        assert_eq!(selects_a_key(&report, namespace), expected, "{team} at {target} with {policies}");
+    }
+    let (_, report) = compiled(&manifests(&[quota("infra", "q", TO_GATEWAY, LIMITS)])).await;
+    assert!(selects_a_key(&report, "infra"), "it is for all callers");
+}
+
+#[tokio::test]
+async fn targets_that_do_not_exist_are_reported() {
+    let gone = TO_GATEWAY.replace("name: gw", "name: gone");
+    let (no_listener, no_route) =
+        (TO_LISTENER.replace("http}", "other}"), TO_ROUTE.replace("name: r", "name: gone"));
+    let targets = [TO_GATEWAY, TO_LISTENER, &gone, &no_listener, &no_route].join(", ");
+    let (_, report) = compiled(&manifests(&[quota("infra", "q", &targets, LIMITS)])).await;
+    let missing: Vec<String> = report.missing_targets[&ObjectKey::new("infra", "q")]
+        .iter()
+        .map(|it| format!("{} {} {}", it.kind, it.key, it.listener.as_deref().unwrap_or("-")))
+        .collect();
+    assert_eq!(missing, ["Gateway infra/gone -", "Gateway infra/gw other", "HTTPRoute infra/gone -"]);
+    assert!(accepted(&report, "infra", "q").0);
+}
+
 #[tokio::test]
 async fn an_invalid_quota_closes_its_target_and_says_which_field() {
     let limit = |limit: &str| format!("limits: [{{requests: 1, window: Day}}, {limit}]");

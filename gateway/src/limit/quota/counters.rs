@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
 use smallvec::SmallVec;
 
+use super::share::{Share, Shares};
 use super::window::Window;
 use crate::limit::standing::Standing;
 
@@ -58,7 +59,9 @@ pub(super) struct CounterUse {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuotaStanding {
     pub(crate) limit: QuotaLimit,
-    /// 0 if more was used than the limit has.
+    /// What this gateway admits of it. The whole amount, if gateways share the counters.
+    pub(crate) share: u128,
+    /// Of the share. 0 if more was used.
     pub(crate) remaining: u128,
     /// Time until all of it is left again. 0 of concurrent requests: that depends on them.
     pub(crate) reset_after: Duration,
@@ -71,8 +74,37 @@ pub(super) type Standings = SmallVec<[QuotaStanding; 2]>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closed {
     pub(super) limit: QuotaLimit,
+    /// What this gateway admits of it.
+    pub(super) share: u128,
     /// End of its window. `None` for concurrent requests.
     pub(super) opens_at: Option<u64>,
+}
+
+/// What this gateway admits of limits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Amounts<'s> {
+    /// All, together with what other gateways use.
+    Shared,
+    /// Its share.
+    Divided { shares: &'s Shares, now: u64 },
+    /// The smaller one of its shares, by two counts of the gateways.
+    DividedTwice { shares: &'s Shares, now: u64, share: Share },
+}
+
+impl Amounts<'_> {
+    fn of(&self, limit: &QuotaLimit, window: Window) -> u128 {
+        match self {
+            Self::Shared => limit.amount,
+            Self::Divided { shares, now } => shares.of(limit, window, *now),
+            Self::DividedTwice { shares, now, share } => {
+                shares.of(limit, window, *now).min(share.of(limit.amount))
+            }
+        }
+    }
+
+    fn others(&self, counter: &Counter) -> u128 {
+        if matches!(self, Self::Shared) { counter.others } else { 0 }
+    }
 }
 
 /// What a request in flight takes of limits.
@@ -124,42 +156,20 @@ impl Counters {
     }
 
     /// Why there is no room for a request. Call [`Counters::roll`] before.
-    pub(super) fn closed(&self, limits: &[QuotaLimit], need: &Need) -> Option<Closed> {
-        self.closed_at(limits, need, |limit, counter| {
-            (limit.amount, self.used(limit, counter).saturating_add(counter.others))
-        })
-    }
-
-    /// Why there is no room for a request in this gateway's share of the limits, without a store.
-    pub(super) fn closed_of_share(
-        &self,
-        limits: &[QuotaLimit],
-        need: &Need,
-        gateways: u64,
-    ) -> Option<Closed> {
-        self.closed_at(limits, need, |limit, counter| {
-            (limit.amount.div_ceil(gateways.max(1).into()), self.used(limit, counter))
-        })
-    }
-
-    fn closed_at(
-        &self,
-        limits: &[QuotaLimit],
-        need: &Need,
-        amount_and_used: impl Fn(&QuotaLimit, &Counter) -> (u128, u128),
-    ) -> Option<Closed> {
+    pub(super) fn closed(&self, limits: &[QuotaLimit], need: &Need, amounts: Amounts<'_>) -> Option<Closed> {
         let closed = limits.iter().zip(&self.all).filter_map(|(limit, counter)| {
-            let (amount, used) = amount_and_used(limit, counter);
-            let needed = need.of(limit).min(amount);
-            let is_full = needed > 0 && used.saturating_add(needed) > amount;
-            is_full.then(|| closed(limit, counter))
+            let (amount, needed) = (amounts.of(limit, counter.window), need.of(limit));
+            let used = self.used(limit, counter).saturating_add(amounts.others(counter));
+            // A share of nothing has no room, also for a request that needs more than the whole limit.
+            let is_full = needed > 0 && (amount == 0 || used.saturating_add(needed.min(amount)) > amount);
+            is_full.then(|| closed(limit, counter, amount))
         });
         closed.max_by_key(|it| it.opens_at)
     }
 
     /// The limit that opens last.
     pub(super) fn last(&self, limits: &[QuotaLimit]) -> Option<Closed> {
-        let all = limits.iter().zip(&self.all).map(|(limit, counter)| closed(limit, counter));
+        let all = limits.iter().zip(&self.all).map(|(limit, counter)| closed(limit, counter, limit.amount));
         all.max_by_key(|it| it.opens_at)
     }
 
@@ -223,13 +233,15 @@ impl Counters {
     }
 
     /// Call [`Counters::roll`] before. `now`: of the system's clock, which may be behind the windows.
-    pub(super) fn standings(&self, limits: &[QuotaLimit], now: u64) -> Standings {
+    pub(super) fn standings(&self, limits: &[QuotaLimit], now: u64, amounts: Amounts<'_>) -> Standings {
         let standing = |(limit, counter): (&QuotaLimit, &Counter)| {
-            let used = self.used(limit, counter).saturating_add(counter.others);
+            let used = self.used(limit, counter).saturating_add(amounts.others(counter));
+            let share = amounts.of(limit, counter.window);
             let seconds = limit.window.map_or(0, |_| counter.window.end.saturating_sub(now));
             QuotaStanding {
                 limit: *limit,
-                remaining: limit.amount.saturating_sub(used),
+                share,
+                remaining: share.saturating_sub(used),
                 reset_after: Duration::from_secs(seconds),
             }
         };
@@ -237,8 +249,10 @@ impl Counters {
     }
 }
 
-fn closed(limit: &QuotaLimit, counter: &Counter) -> Closed {
-    Closed { limit: *limit, opens_at: limit.window.map(|_| counter.window.end) }
+/// A share of nothing never opens. Another gateway may have room.
+fn closed(limit: &QuotaLimit, counter: &Counter, share: u128) -> Closed {
+    let opens_at = limit.window.filter(|_| share > 0).map(|_| counter.window.end);
+    Closed { limit: *limit, share, opens_at }
 }
 
 impl QuotaStanding {

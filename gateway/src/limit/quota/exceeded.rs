@@ -8,13 +8,15 @@ use crate::limit::standing::Standing;
 
 /// A quota leaves no room for the request.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the limit of {limit} (Quota {quota}) is reached; {}", opening(*.opens_at, *.retry_after))]
+#[error("{} (Quota {quota}) is reached; {}", self.reached(), self.opening())]
 pub(crate) struct QuotaExceeded {
     pub(crate) quota: ObjectKey,
     pub(crate) limit: QuotaLimit,
-    /// Seconds since 1970. `None` of a limit of concurrent requests.
+    /// What this gateway admits of the limit.
+    pub(crate) share: u128,
+    /// Seconds since 1970. `None` of a limit of concurrent requests, and of a share of nothing.
     pub(crate) opens_at: Option<u64>,
-    /// Until then. One second for concurrent requests: it is not known when they end.
+    /// Until then. One second if it is not known when there is room.
     pub(crate) retry_after: Duration,
     /// The limits of the quota.
     pub(crate) standings: Vec<Standing>,
@@ -36,9 +38,20 @@ impl From<Box<QuotaExceeded>> for QuotaRejection {
     }
 }
 
-fn opening(opens_at: Option<u64>, retry_after: Duration) -> String {
-    match opens_at {
-        Some(at) => format!("it opens at {}, try again in {} s", rfc3339(at), retry_after.as_secs()),
-        None => "try again when one of them has ended".to_owned(),
+impl QuotaExceeded {
+    fn reached(&self) -> String {
+        if self.share == self.limit.amount {
+            return format!("the limit of {}", self.limit);
+        }
+        let share = self.limit.format(self.share);
+        format!("the share of this gateway, {share} of the limit of {}", self.limit)
+    }
+
+    fn opening(&self) -> String {
+        match self.opens_at {
+            Some(at) => format!("it opens at {}, try again in {} s", rfc3339(at), self.retry_after.as_secs()),
+            None if self.share == 0 => "try again, another gateway may have room".to_owned(),
+            None => "try again when one of them has ended".to_owned(),
+        }
     }
 }

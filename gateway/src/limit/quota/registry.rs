@@ -2,23 +2,57 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_resources::ObjectKey;
 use forebay_routing::Quota;
+use forebay_routing::status::QuotaCounting;
 
 use super::QuotaStore;
+use super::share::{Share, Shares};
 use super::state::QuotaState;
+use super::window::unix_seconds;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct QuotaRegistry {
     store: Option<QuotaStore>,
+    shares: Arc<Shares>,
     by_quota: BTreeMap<ObjectKey, Arc<QuotaState>>,
 }
 
 impl QuotaRegistry {
-    /// `store`: where gateways share the counters. Without it they are in this process.
-    pub(crate) fn new(store: Option<QuotaStore>) -> Self {
-        Self { store, by_quota: BTreeMap::new() }
+    /// `store`: where gateways share the counters. Without it they are in this process. `drain`: maximum time in which a
+    /// gateway that ends finishes its requests.
+    pub(crate) fn new(store: Option<QuotaStore>, drain: Duration) -> Self {
+        Self { store, shares: Arc::new(Shares::new(drain)), by_quota: BTreeMap::new() }
+    }
+
+    /// Gateways that do not share counters divide limits like this from now on.
+    pub(crate) fn divide(&mut self, share: Share) {
+        if self.shares.current() == share {
+            return;
+        }
+        if self.store.is_none() {
+            tracing::info!(
+                gateways = share.gateways(),
+                "the number of ready gateways has changed: each admits its share of quotas"
+            );
+        }
+        Arc::make_mut(&mut self.shares).change(share, unix_seconds());
+        self.by_quota.values().for_each(|state| state.divide(&self.shares));
+    }
+
+    #[cfg(test)]
+    pub(super) fn shares(&self) -> &Arc<Shares> {
+        &self.shares
+    }
+
+    /// Where the counters are.
+    pub(crate) fn counting(&self) -> QuotaCounting {
+        match self.store {
+            Some(_) => QuotaCounting::Store,
+            None => QuotaCounting::PerReplica { gateways: self.shares.current().gateways() },
+        }
     }
 
     /// Forgets the states of quotas that do not exist any more, and returns these. Those of quotas that are not valid at the
@@ -32,7 +66,7 @@ impl QuotaRegistry {
     /// The states of `quotas`, by [`Quota::index`].
     pub(crate) fn update(&mut self, quotas: &[Arc<Quota>]) -> Vec<Arc<QuotaState>> {
         let state = |quota: &Arc<Quota>| {
-            let new = || QuotaState::new(quota, self.store.as_ref().map(|store| &store.0));
+            let new = || QuotaState::new(quota, self.store.as_ref().map(|store| &store.0), &self.shares);
             let known = self.by_quota.entry(quota.key.clone()).or_insert_with(new);
             known.change(&quota.limits);
             known.clone()

@@ -8,8 +8,9 @@ use forebay_routing::{AppliedQuota, Price, Quota, QuotaLimit};
 use prometheus_client::metrics::counter::Counter;
 
 use super::QuotaStore;
-use super::counters::{Closed, Counters, Need, QuotaStanding, Standings};
+use super::counters::{Amounts, Closed, Counters, Need, QuotaStanding, Standings};
 use super::exceeded::{QuotaExceeded, QuotaRejection};
+use super::share::{Share, Shares};
 use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
 use crate::limit::estimate::{Estimate, Estimates, Expected};
@@ -43,6 +44,10 @@ pub(super) struct State {
     pub(super) latest: u64,
     estimates: Estimates,
     pub(super) counters: CounterMap,
+    /// Gateways share the counters.
+    is_shared: bool,
+    /// What this gateway admits of the limits while gateways do not share the counters.
+    shares: Arc<Shares>,
     /// When the next line about too many values may be logged.
     next_crowding_log: u64,
 }
@@ -100,9 +105,11 @@ impl Wanted {
 
 impl QuotaState {
     /// `store`: where gateways share the counters.
-    pub(super) fn new(quota: &Quota, store: Option<&Handle<Self>>) -> Arc<Self> {
+    pub(super) fn new(quota: &Quota, store: Option<&Handle<Self>>, shares: &Arc<Shares>) -> Arc<Self> {
         let changes = store.map(|store| store.changes().clone());
-        let state = Arc::new(Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes));
+        let state = Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes);
+        state.divide(shares);
+        let state = Arc::new(state);
         if let Some(store) = store {
             store.add(&state);
         }
@@ -122,6 +129,8 @@ impl QuotaState {
             latest: 0,
             estimates: Estimates::default(),
             counters: CounterMap::new(max_values),
+            is_shared: changes.is_some(),
+            shares: Arc::new(Shares::new(Duration::ZERO)),
             next_crowding_log: 0,
         };
         Self { quota, state: Mutex::new(state), changes, admitted: OnceLock::new() }
@@ -148,6 +157,11 @@ impl QuotaState {
         state.since = positions.iter().map(since).collect();
         state.limits = limits.to_vec();
         state.counters.all().for_each(|counters| counters.change(&positions));
+    }
+
+    /// This gateway has other shares of the limits now.
+    pub(super) fn divide(&self, shares: &Arc<Shares>) {
+        self.lock().shares = shares.clone();
     }
 
     /// Takes a request, or fails if a limit has no room for it and the quota is enforced. Waits only for a store in which a
@@ -177,7 +191,7 @@ impl QuotaState {
         // Boxed, so that it adds nothing to the future of requests that do not wait.
         match Box::pin(store.reserve(self.clone(), wanted.place.clone(), wanted.clone())).await {
             Ok(outcome) => Ok(outcome?),
-            Err(Unavailable) => self.take_without_store(wanted, quota.store_failure, store.gateways()),
+            Err(Unavailable) => self.take_without_store(wanted, quota.store_failure, store.share()),
         }
     }
 
@@ -209,13 +223,13 @@ impl QuotaState {
         self: &Arc<Self>,
         wanted: Wanted,
         rule: StoreFailure,
-        gateways: u64,
+        share: Share,
     ) -> Result<QuotaTaken, QuotaRejection> {
         let state = &mut *self.lock();
         let closed = match rule {
             StoreFailure::Closed => return Err(QuotaRejection::StoreUnavailable(self.quota.clone())),
             StoreFailure::Open => None,
-            StoreFailure::Share => state.rolled(&wanted.place).closed_of_share(&wanted.need(), gateways),
+            StoreFailure::Share => state.rolled(&wanted.place).closed_of_share(&wanted.need(), share),
         };
         match closed {
             Some(closed) => Err(self.exceeded(state, &wanted, closed).into()),
@@ -247,6 +261,7 @@ impl QuotaState {
         Box::new(QuotaExceeded {
             quota: self.quota.clone(),
             limit: closed.limit,
+            share: closed.share,
             opens_at: closed.opens_at,
             retry_after: Duration::from_secs(wait),
             standings: shown(&state.rolled(&wanted.place).standings(wanted.now)),
@@ -272,8 +287,9 @@ impl QuotaState {
     pub(super) fn standings_here(&self, value: Option<&str>, now: u64) -> Vec<QuotaStanding> {
         let state = &*self.lock();
         let mut counters: Counters = state.counters.peek(value);
-        counters.roll(&state.limits, state.latest.max(now));
-        counters.standings(&state.limits, now).into_vec()
+        let latest = state.latest.max(now);
+        counters.roll(&state.limits, latest);
+        counters.standings(&state.limits, now, state.amounts(latest)).into_vec()
     }
 
     fn release(self: &Arc<Self>, taken: &QuotaTaken) {
@@ -308,11 +324,14 @@ impl QuotaState {
 pub(super) struct Rolled<'s> {
     pub(super) counters: &'s mut Counters,
     limits: &'s [QuotaLimit],
+    amounts: Amounts<'s>,
+    shares: &'s Shares,
+    now: u64,
 }
 
 impl Rolled<'_> {
     pub(super) fn closed(&self, need: &Need) -> Option<Closed> {
-        self.counters.closed(self.limits, need)
+        self.counters.closed(self.limits, need, self.amounts)
     }
 
     /// The limit that opens last.
@@ -320,8 +339,10 @@ impl Rolled<'_> {
         self.counters.last(self.limits)
     }
 
-    fn closed_of_share(&self, need: &Need, gateways: u64) -> Option<Closed> {
-        self.counters.closed_of_share(self.limits, need, gateways)
+    /// `share`: by the number of gateways that the store has counted.
+    fn closed_of_share(&self, need: &Need, share: Share) -> Option<Closed> {
+        let amounts = Amounts::DividedTwice { shares: self.shares, now: self.now, share };
+        self.counters.closed(self.limits, need, amounts)
     }
 
     fn are_granted(&self, need: &Need, now: Instant) -> bool {
@@ -329,15 +350,21 @@ impl Rolled<'_> {
     }
 
     fn standings(&self, now: u64) -> Standings {
-        self.counters.standings(self.limits, now)
+        self.counters.standings(self.limits, now, self.amounts)
     }
 }
 
 impl State {
     pub(super) fn rolled(&mut self, place: &Place) -> Rolled<'_> {
+        let now = self.latest;
+        let amounts = amounts(self.is_shared, &self.shares, now);
         let counters = self.counters.at(place);
-        counters.roll(&self.limits, self.latest);
-        Rolled { counters, limits: &self.limits }
+        counters.roll(&self.limits, now);
+        Rolled { counters, limits: &self.limits, amounts, shares: &self.shares, now }
+    }
+
+    fn amounts(&self, now: u64) -> Amounts<'_> {
+        amounts(self.is_shared, &self.shares, now)
     }
 
     fn wanted(&mut self, quota: &ObjectKey, request: &Request<'_>) -> Wanted {
@@ -354,6 +381,10 @@ impl State {
         }
         Wanted { place, estimate, price, mode, is_crowded_out, now }
     }
+}
+
+fn amounts(is_shared: bool, shares: &Shares, now: u64) -> Amounts<'_> {
+    if is_shared { Amounts::Shared } else { Amounts::Divided { shares, now } }
 }
 
 /// For headers of responses.

@@ -1,12 +1,14 @@
 //! Quotas against a plain model, and the rules that the model does not have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_openai::Usage;
 use forebay_resources::{ObjectKey, QuotaMode, QuotaWindow, TokenCount};
 use forebay_routing::{QuotaLimit, QuotaMeasure};
 use proptest::prelude::*;
 
+use super::share::{Share, Shares};
 use super::state::Request;
 use super::window::Window;
 use super::*;
@@ -182,6 +184,76 @@ fn a_change_keeps_what_limits_of_the_same_kind_have_counted() {
     assert_eq!(remaining(&state, Some("a"), START), [100, 40, 6]);
     take(&state, Some("a"), 30, START).unwrap().settle(used(9), None);
     assert_eq!(remaining(&state, Some("a"), START), [91, 31, 5]);
+}
+
+/// The states of gateways that divide limits.
+fn divided(limits: &[QuotaLimit], gateways: u64) -> Vec<Arc<QuotaState>> {
+    let share = |rank| {
+        let mut shares = Shares::new(Duration::ZERO);
+        shares.change(Share::new(gateways, rank), 0);
+        let state = state(limits, 9);
+        state.divide(&Arc::new(shares));
+        state
+    };
+    (0..gateways).map(share).collect()
+}
+
+#[test]
+fn gateways_without_a_store_together_admit_the_limit() {
+    for gateways in 1..8 {
+        let states = divided(&[requests(5)], gateways);
+        let asked = states.iter().cycle().take(70);
+        let admitted = asked.filter(|state| take(state, None, 1, START).is_ok()).count();
+        assert_eq!(admitted, 5, "{gateways} gateways");
+    }
+    for gateways in 1..8 {
+        let states = divided(&[concurrent(5)], gateways);
+        let taken: Vec<_> =
+            states.iter().cycle().take(70).filter_map(|it| take(it, None, 1, START).ok()).collect();
+        assert_eq!(taken.len(), 5, "{gateways} gateways");
+    }
+}
+
+#[test]
+fn a_share_says_so_and_one_of_nothing_admits_nothing() {
+    let states = divided(&[tokens(10)], 4);
+    assert_eq!(states.iter().map(|it| remaining(it, None, START)[0]).collect::<Vec<_>>(), [3, 3, 2, 2]);
+    take(&states[0], None, 3, START).unwrap().settle(used(3), None);
+    let exceeded = take(&states[0], None, 1, START + 100).unwrap_err();
+    assert_eq!(
+        exceeded.to_string(),
+        "the share of this gateway, 3 of the limit of 10 tokens per day (Quota ns/q) is reached; \
+         it opens at 2026-11-29T00:00:00Z, try again in 86300 s"
+    );
+    // As with a whole limit: a request that needs more than the share is admitted in an unused window.
+    let large = take(&states[1], None, 7, START).unwrap();
+    assert!(take(&states[1], None, 1, START).is_err());
+    drop(large);
+    let states = divided(&[tokens(1)], 2);
+    for needed in [1, 7] {
+        let exceeded = take(&states[1], None, needed, START).unwrap_err();
+        assert_eq!((exceeded.opens_at, exceeded.retry_after.as_secs()), (None, 1));
+        assert!(exceeded.to_string().ends_with("try again, another gateway may have room"), "{exceeded}");
+    }
+    assert!(take(&states[0], None, 1, START).is_ok());
+}
+
+#[test]
+fn another_number_of_gateways_keeps_what_was_counted() {
+    let mut registry = QuotaRegistry::new(None, Duration::ZERO);
+    let state = state(&[requests(9)], 9);
+    let divide = |registry: &QuotaRegistry| state.divide(registry.shares());
+    for _ in 0..4 {
+        drop(take(&state, None, 1, unix_seconds()).unwrap());
+    }
+    registry.divide(Share::new(2, 1));
+    divide(&registry);
+    assert_eq!(remaining(&state, None, unix_seconds()), [0], "4 of 9 were used");
+    assert_eq!(remaining(&state, None, unix_seconds() + DAY), [4], "the next window");
+    registry.divide(Share::WHOLE);
+    divide(&registry);
+    assert_eq!(remaining(&state, None, unix_seconds()), [0], "what the other one used is not granted again");
+    assert_eq!(remaining(&state, None, unix_seconds() + DAY), [9]);
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub struct QuotaFields {
     #[serde(default)]
     pub mode: QuotaMode,
     /// What a gateway does while the store of the counters is not reachable. `Share`: it admits its share of each limit, the
-    /// limit divided by the number of gateways. `Open`: it admits all requests and counts them. `Closed`: it rejects all
-    /// requests. Without a store (flag `--quota-store` of the gateway) it has no effect.
+    /// limit divided by the number of gateways, as it does without a store. `Open`: it admits all requests and counts them.
+    /// `Closed`: it rejects all requests. Without a store (flag `--quota-store` of the gateway) it has no effect.
     #[serde(default)]
     pub when_store_unavailable: StoreFailure,
 }

@@ -1,11 +1,13 @@
 //! Quotas and their targets. What an invalid quota targets is closed.
 
 mod parse;
+mod reach;
 
 use std::sync::Arc;
 
 use forebay_resources::{ObjectKey, PolicyTargetRef, Snapshot};
 
+pub(super) use self::reach::{missing_targets, quota_facts};
 use super::policies::{PolicyEffect, PolicyProblem};
 use super::reference::Reference;
 use super::targets::level_by_name;

@@ -70,6 +70,15 @@ impl ApiKeys {
         self.0.get(&KeyHash::of(key))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All entries, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ApiKey> {
+        self.0.values().map(|key| &**key)
+    }
+
     /// Keeps the first entry of a key. Returns it if there is one.
     pub(crate) fn add(&mut self, hash: KeyHash, key: ApiKey) -> Option<&ApiKey> {
         use std::collections::hash_map::Entry;

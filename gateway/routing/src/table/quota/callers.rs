@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString, CelUInt};
 use cel::common::value::Val;
 
-use crate::table::access::{Expression, Variables};
+use crate::table::access::{ApiKey, Expression, Variables};
 
 #[derive(Debug)]
 pub(crate) enum Callers {
@@ -27,14 +27,18 @@ impl Callers {
         }
     }
 
+    pub(super) fn keys(&self) -> Option<&KeySelector> {
+        match self {
+            Self::Keys(selector) => Some(selector),
+            Self::All | Self::Condition(_) => None,
+        }
+    }
+
     /// A condition that cannot be evaluated, for example because the caller has no token, does not hold.
     pub(super) fn contain(&self, variables: &Variables<'_>) -> bool {
         match self {
             Self::All => true,
-            Self::Keys(selector) => {
-                let key = variables.identity().key;
-                key.is_some_and(|key| selector.selects(|name| key.variable.member(name)))
-            }
+            Self::Keys(selector) => variables.identity().key.is_some_and(|key| selector.selects_key(key)),
             Self::Condition(condition) => condition.evaluate(variables) == Ok(true),
         }
     }
@@ -54,6 +58,10 @@ pub(crate) enum Requirement {
 }
 
 impl KeySelector {
+    pub(crate) fn selects_key(&self, key: &ApiKey) -> bool {
+        self.selects(|name| key.variable.member(name))
+    }
+
     fn selects<'v>(&'v self, member: impl Fn(&'v str) -> Option<&'v dyn Val>) -> bool {
         self.0.iter().all(|(name, requirement)| requirement.is_met(member(name)))
     }

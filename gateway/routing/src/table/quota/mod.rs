@@ -52,6 +52,11 @@ impl Quota {
         self.limits.iter().any(|limit| limit.measure == QuotaMeasure::Money)
     }
 
+    /// The API keys that it is for. `None`: it is not for certain ones.
+    pub(crate) fn keys(&self) -> Option<&KeySelector> {
+        self.callers.keys()
+    }
+
     fn expressions(&self) -> impl Iterator<Item = &Expression> {
         self.callers.condition().into_iter().chain(&self.per)
     }
@@ -83,6 +88,10 @@ impl QuotaSet {
     /// `None` for an empty list.
     pub(crate) fn new(quotas: Vec<Arc<Quota>>) -> Option<Arc<Self>> {
         (!quotas.is_empty()).then(|| Arc::new(Self(quotas)))
+    }
+
+    pub(crate) fn all(&self) -> &[Arc<Quota>] {
+        &self.0
     }
 
     /// A default is for callers that the selection of no other quota of the set contains. A quota for all callers does not

@@ -2,6 +2,8 @@
 
 use redis::{FromRedisValue as _, Pipeline, Value};
 
+use crate::limit::quota::share::Share;
+
 /// Reserves amounts of limits, and tells what was used.
 pub(super) const RESERVE: &str = include_str!("reserve.lua");
 /// Counts the gateways.
@@ -96,8 +98,9 @@ pub(super) fn add_presence(pipeline: &mut Pipeline, hash: &str, gateway: &str, l
     pipeline.arg(gateway).arg(lease_ms).arg(u8::from(is_here));
 }
 
-/// The number of gateways.
-pub(super) fn presence(value: Value) -> Result<u64, UnexpectedReply> {
+/// The gateways, and this one among them.
+pub(super) fn presence(value: Value) -> Result<Share, UnexpectedReply> {
     let unexpected = UnexpectedReply(format!("{value:?}"));
-    u64::from_redis_value(value).map_err(|_| unexpected)
+    let (gateways, before) = <(u64, u64)>::from_redis_value(value).map_err(|_| unexpected)?;
+    Ok(Share::new(gateways, before))
 }

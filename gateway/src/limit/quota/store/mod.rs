@@ -21,6 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot};
 
+use super::share::Share;
 pub(super) use call::{Call, CallLimit, Reply};
 pub(super) use service::Service;
 
@@ -134,6 +135,8 @@ struct Ask<S: Shared> {
 struct Status {
     is_up: AtomicBool,
     gateways: AtomicU64,
+    /// Gateways before this one.
+    rank: AtomicU64,
 }
 
 /// What is measured of the store.
@@ -193,9 +196,10 @@ impl<S: Shared> Handle<S> {
         self.members.add(counters);
     }
 
-    /// Gateways that use the store, as far as it was last known.
-    pub(super) fn gateways(&self) -> u64 {
-        self.status.gateways.load(Ordering::Relaxed).max(1)
+    /// The share of this gateway, as far as it was last known which ones use the store.
+    pub(super) fn share(&self) -> Share {
+        let Status { gateways, rank, .. } = &*self.status;
+        Share::new(gateways.load(Ordering::Relaxed), rank.load(Ordering::Relaxed))
     }
 
     /// Reserves amounts for a request. Cancel-safe: what was reserved for a request that does not wait any more comes back.

@@ -27,7 +27,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of one pipeline.
 const MAX_ASKS: usize = 1024;
 const MAX_CHANGES: usize = 512;
-/// Changes are renewed so often within the lease.
+/// Number of renewals of changes within the lease.
 const RENEWALS_PER_LEASE: u32 = 3;
 
 /// Ends when all handles are dropped. Not `Debug`: the client has the URL.
@@ -90,7 +90,7 @@ impl<S: Shared> Service<S> {
         let (sender, asks) = mpsc::channel(MAX_WAITING);
         let changes = Changes(Arc::default());
         // Until the first attempt to connect has failed, requests wait for it.
-        let status = Arc::new(Status { is_up: true.into(), gateways: 1.into() });
+        let status = Arc::new(Status { is_up: true.into(), gateways: 1.into(), rank: 0.into() });
         let members = Arc::new(Members(Mutex::default()));
         let handle = Handle {
             asks: sender,
@@ -272,9 +272,10 @@ impl<S: Shared> Service<S> {
             let mut values = replies?.into_iter();
             let missing = || UnexpectedReply("too few replies".to_owned());
             if presence.is_some() {
-                let gateways = call::presence(values.next().ok_or_else(missing)?)?;
-                self.status.gateways.store(gateways, Ordering::Relaxed);
-                self.metrics.gateways.set(i64::try_from(gateways).unwrap_or(i64::MAX));
+                let share = call::presence(values.next().ok_or_else(missing)?)?;
+                self.status.gateways.store(share.gateways(), Ordering::Relaxed);
+                self.status.rank.store(share.rank(), Ordering::Relaxed);
+                self.metrics.gateways.set(i64::try_from(share.gateways()).unwrap_or(i64::MAX));
             }
             let replies = calls.iter().map(|(call, _)| call.reply(values.next().ok_or_else(missing)?));
             Ok(replies.collect::<Result<Vec<_>, _>>()?)
