@@ -57,6 +57,9 @@ enum Which {
     },
     /// The picker's policy against others, in virtual time: simulated engines and traffic, the picker's own code.
     Routing {
+        /// In real processes (engines, agent, pickers and gateway), beside the same in virtual time. Needs root and BPF.
+        #[arg(long)]
+        processes: bool,
         /// Options of the bench program (`-- --help` lists them).
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
@@ -84,7 +87,7 @@ impl HotPath {
 }
 
 /// Command, what is measured, baseline of the same run.
-const BENCHES: [[&str; 3]; 8] = [
+const BENCHES: [[&str; 3]; 9] = [
     [
         "agent",
         "time of the BPF programs, throughput of a pod's server, CPU time and memory of the agent",
@@ -112,6 +115,11 @@ const BENCHES: [[&str; 3]; 8] = [
         "time to first token, throughput and prefix hits of whole traces, in virtual time",
         "round robin, least request, llm-d's, Dynamo's and LMetric's policies",
     ],
+    [
+        "routing --processes",
+        "the same in real processes, and whether the order of the policies is the same",
+        "the same trace in virtual time",
+    ],
     ["resources", "memory per pod, time from a write to the snapshot", "none: absolute figures"],
 ];
 
@@ -134,7 +142,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (package, bench) = path.target();
             run::step(bench, run::cargo().args(["bench", "--package", package, "--bench", bench]))
         }
-        Which::Routing { options } => {
+        Which::Routing { processes: true, options } => {
+            let bench = build_for_node("forebay-routing-processes")?;
+            run::step("routing policies in real processes", Command::new(bench).args(options))
+        }
+        Which::Routing { processes: false, options } => {
             let folder = build(Profile::Optimized, &["forebay-routing-bench"])?;
             run::step("routing policies", Command::new(folder.join("forebay-routing-bench")).args(options))
         }
@@ -148,7 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the list is the result")]
 fn list() {
     for [command, measures, baseline] in BENCHES {
-        println!("cargo xtask bench {command:<14} {measures} (baseline: {baseline})");
+        println!("cargo xtask bench {command:<19} {measures} (baseline: {baseline})");
     }
 }
 

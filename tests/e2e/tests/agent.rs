@@ -197,6 +197,7 @@ fn engine() -> EngineOptions {
         num_gpu_blocks: 64,
         prefill_tokens_per_second: 1_000_000,
         token_interval: Duration::from_millis(1),
+        steps: None,
     }
 }
 

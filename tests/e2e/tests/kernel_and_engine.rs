@@ -51,6 +51,7 @@ fn serve(bench: &Bench) -> Server {
             num_gpu_blocks: 65_536,
             prefill_tokens_per_second: 10_000_000,
             token_interval: Duration::from_millis(3),
+            steps: None,
         },
         models: vec![MODEL.into()],
         metrics_lag: Duration::from_millis(250),

@@ -11,7 +11,13 @@ use std::{
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::speed::Speed;
+use forebay_routing_sim::{EngineSpec, engine::TooLong};
+
+use crate::{
+    prompt::Prompt,
+    speed::Speed,
+    steps::{StepRequest, Steps},
+};
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -26,6 +32,8 @@ pub struct EngineOptions {
     pub prefill_tokens_per_second: u32,
     /// Time between two tokens of a request.
     pub token_interval: Duration,
+    /// Requests share the steps of this engine. `None`: each request has the speed that the other options give it.
+    pub steps: Option<EngineSpec>,
 }
 
 /// Tokens of a prompt that are computed in one step (`--max-num-batched-tokens`).
@@ -53,6 +61,7 @@ pub struct Engine {
     pub(crate) speed: Speed,
     batch: Semaphore,
     cache: Mutex<PrefixCache>,
+    steps: Option<Steps>,
 }
 
 /// The queue is full.
@@ -60,7 +69,12 @@ pub struct Engine {
 pub(crate) struct Busy;
 
 impl Engine {
-    pub fn new(options: EngineOptions) -> Arc<Self> {
+    pub fn new(mut options: EngineOptions) -> Arc<Self> {
+        if let Some(spec) = &options.steps {
+            (options.block_size, options.num_gpu_blocks) = (spec.block_size, spec.num_blocks);
+            options.max_model_len =
+                options.max_model_len.min(spec.num_blocks.saturating_mul(spec.block_size));
+        }
         let cache =
             PrefixCache { known: HashSet::new(), order: VecDeque::new(), bound: options.num_gpu_blocks };
         Arc::new(Self {
@@ -68,12 +82,24 @@ impl Engine {
             cache: Mutex::new(cache),
             live: Live::default(),
             speed: Speed::normal(),
+            steps: options.steps.clone().map(Steps::new),
             options,
         })
     }
 
+    /// Runs the steps, if the engine has some.
+    pub(crate) async fn run(&self) {
+        match &self.steps {
+            Some(steps) => steps.run(&self.live, &self.speed).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Adds a request to the queue.
     pub(crate) fn enqueue(&self) -> Result<Waiting<'_>, Busy> {
+        if self.steps.is_some() {
+            return Ok(Waiting { engine: self });
+        }
         let waiting = self.live.waiting.fetch_add(1, Relaxed);
         let guard = Waiting { engine: self };
         let full = self.batch.available_permits() == 0
@@ -89,26 +115,42 @@ pub(crate) struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.engine.live.waiting.fetch_sub(1, Relaxed);
+        // The steps set the gauges themselves.
+        if self.engine.steps.is_none() {
+            self.engine.live.waiting.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 impl<'a> Waiting<'a> {
     /// Waits until the batch has room, then computes the prompt.
-    pub(crate) async fn prefill(self, prompt: &[u64], prompt_tokens: u32) -> Running<'a> {
+    ///
+    /// # Errors
+    ///
+    /// The request needs more blocks than the engine has.
+    pub(crate) async fn prefill(self, prompt: &Prompt, output_tokens: u32) -> Result<Running<'a>, TooLong> {
+        let Some(steps) = &self.engine.steps else { return Ok(self.alone(prompt).await) };
+        let mut request = steps.submit(prompt, output_tokens)?;
+        request.first().await;
+        Ok(Running { engine: self.engine, held: Held::Step(request) })
+    }
+
+    /// Waits until the batch has room, then computes the prompt as if it were the only one.
+    async fn alone(self, prompt: &Prompt) -> Running<'a> {
         let engine = self.engine;
+        let prompt_tokens = prompt.tokens;
         // Never an error: the semaphore is never closed.
         let permit = engine.batch.acquire().await.ok();
         drop(self);
         let live = &engine.live;
         live.running.fetch_add(1, Relaxed);
-        let cached_blocks = engine.cache.lock().unwrap_or_else(PoisonError::into_inner).admit(prompt);
+        let cached_blocks = engine.cache.lock().unwrap_or_else(PoisonError::into_inner).admit(&prompt.blocks);
         let cached = (cached_blocks * engine.options.block_size).min(prompt_tokens);
         let blocks = u64::from(prompt_tokens.div_ceil(engine.options.block_size));
         live.blocks_used.fetch_add(blocks, Relaxed);
         live.prompt_tokens.fetch_add(u64::from(prompt_tokens), Relaxed);
         live.cached_tokens.fetch_add(u64::from(cached), Relaxed);
-        let running = Running { engine, _permit: permit, blocks };
+        let running = Running { engine, held: Held::Batch { _permit: permit, blocks } };
         let mut uncached = prompt_tokens - cached;
         loop {
             let part = uncached.min(TOKENS_PER_STEP);
@@ -126,13 +168,21 @@ impl<'a> Waiting<'a> {
 /// A request in the batch. Drop removes it and frees its blocks.
 pub(crate) struct Running<'a> {
     engine: &'a Engine,
-    _permit: Option<SemaphorePermit<'a>>,
-    blocks: u64,
+    held: Held<'a>,
+}
+
+/// What a request in the batch holds.
+enum Held<'a> {
+    Batch { _permit: Option<SemaphorePermit<'a>>, blocks: u64 },
+    Step(StepRequest<'a>),
 }
 
 impl Running<'_> {
     /// One decoding step.
-    pub(crate) async fn token(&self) {
+    pub(crate) async fn token(&mut self) {
+        if let Held::Step(request) = &mut self.held {
+            return request.token().await;
+        }
         self.engine.speed.work(self.engine.options.token_interval).await;
         self.engine.live.generation_tokens.fetch_add(1, Relaxed);
         self.engine.live.steps.fetch_add(1, Relaxed);
@@ -146,8 +196,10 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.engine.live.running.fetch_sub(1, Relaxed);
-        self.engine.live.blocks_used.fetch_sub(self.blocks, Relaxed);
+        if let Held::Batch { blocks, .. } = self.held {
+            self.engine.live.running.fetch_sub(1, Relaxed);
+            self.engine.live.blocks_used.fetch_sub(blocks, Relaxed);
+        }
     }
 }
 
@@ -190,18 +242,19 @@ mod tests {
             num_gpu_blocks: 3,
             prefill_tokens_per_second: 1_000_000,
             token_interval: Duration::ZERO,
+            steps: None,
         })
     }
 
     #[tokio::test]
     async fn full_batch_queues_requests_and_full_queue_rejects_them() {
         let engine = engine(1, Some(1));
-        let first = engine.enqueue().unwrap().prefill(&[], 4).await;
+        let first = engine.enqueue().unwrap().prefill(&Prompt::new("abcd", 4), 1).await.unwrap();
         let second = engine.enqueue().unwrap();
         assert_eq!(engine.enqueue().err(), Some(Busy));
         assert_eq!((engine.live.running.load(Relaxed), engine.live.waiting.load(Relaxed)), (1, 1));
         first.succeed();
-        let second = second.prefill(&[], 4).await;
+        let second = second.prefill(&Prompt::new("abcd", 4), 1).await.unwrap();
         assert_eq!((engine.live.running.load(Relaxed), engine.live.waiting.load(Relaxed)), (1, 0));
         drop(second);
         assert_eq!((engine.live.running.load(Relaxed), engine.live.blocks_used.load(Relaxed)), (0, 0));

@@ -13,6 +13,7 @@ mod request;
 mod responses_api;
 mod server;
 mod speed;
+mod steps;
 mod truth;
 mod wire;
 

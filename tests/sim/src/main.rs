@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use forebay_routing_sim::EngineSpec;
 use forebay_sim::{EngineOptions, Server, ServerOptions};
 use tokio::{
     net::TcpListener,
@@ -43,6 +44,10 @@ struct Args {
     /// Time between two tokens of a request, in microseconds.
     #[arg(long, default_value_t = 10_000)]
     token_interval_us: u64,
+    /// Requests share the steps of an engine with Qwen3-32B on two H100 at this multiple of its speed. Options about blocks
+    /// and speed have no effect then.
+    #[arg(long, value_name = "FACTOR")]
+    steps: Option<f64>,
     /// Delay of the values in /metrics, in milliseconds.
     #[arg(long, default_value_t = 250)]
     metrics_lag_ms: u64,
@@ -78,6 +83,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             num_gpu_blocks: args.num_gpu_blocks,
             prefill_tokens_per_second: args.prefill_tokens_per_second,
             token_interval: Duration::from_micros(args.token_interval_us),
+            steps: args.steps.map(|speed| EngineSpec::qwen3_32b_2xh100().scaled(speed, 1.0)),
         },
         models: args.served_model_name,
         metrics_lag: Duration::from_millis(args.metrics_lag_ms),

@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use forebay_routing_sim::UNIT_TOKENS;
+
 const BYTES_PER_TOKEN: usize = 4;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -9,22 +11,26 @@ pub(crate) struct Prompt {
     pub(crate) tokens: u32,
     /// Chained hashes of the full blocks.
     pub(crate) blocks: Vec<u64>,
+    /// Chained hashes of units of [`UNIT_TOKENS`], the last of which may be shorter.
+    pub(crate) units: Vec<u64>,
 }
 
 impl Prompt {
     pub(crate) fn new(text: &str, block_size: u32) -> Self {
         let tokens = text.len().div_ceil(BYTES_PER_TOKEN).max(1) as u32;
-        let mut hasher = DefaultHasher::new();
-        let blocks = text
-            .as_bytes()
-            .chunks_exact(BYTES_PER_TOKEN * block_size.max(1) as usize)
-            .map(|block| {
-                block.hash(&mut hasher);
-                hasher.finish()
-            })
-            .collect();
-        Self { tokens, blocks }
+        let blocks = text.as_bytes().chunks_exact(BYTES_PER_TOKEN * block_size.max(1) as usize);
+        let units = text.as_bytes().chunks(BYTES_PER_TOKEN * UNIT_TOKENS as usize);
+        Self { tokens, blocks: chained(blocks), units: chained(units) }
     }
+}
+
+fn chained<'a>(blocks: impl Iterator<Item = &'a [u8]>) -> Vec<u64> {
+    let mut hasher = DefaultHasher::new();
+    let hash = |block: &[u8]| {
+        block.hash(&mut hasher);
+        hasher.finish()
+    };
+    blocks.map(hash).collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(crate) struct Job {
     pub(crate) kind: Kind,
     pub(crate) model: String,
     pub(crate) prompt: String,
+    /// Tokens of the output.
     pub(crate) max_tokens: u32,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
@@ -45,6 +46,14 @@ struct Body {
     #[serde(default)]
     stream: bool,
     stream_options: Option<StreamOptions>,
+    vllm_xargs: Option<Xargs>,
+}
+
+/// vLLM passes these to extensions. The simulator reads one of its own.
+#[derive(Deserialize)]
+struct Xargs {
+    /// Tokens after which the model ends its output. Without it, the output has `max_tokens`.
+    output_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +122,10 @@ pub(crate) fn parse(
     };
     let prompt = match kind {
         Kind::Chat => Value::Array(request.messages.ok_or_else(|| missing("messages"))?).to_string(),
-        Kind::Completion => request.prompt.ok_or_else(|| missing("prompt"))?.to_string(),
+        Kind::Completion => match request.prompt.ok_or_else(|| missing("prompt"))? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        },
         Kind::Response => request.input.ok_or_else(|| missing("input"))?.to_string(),
     };
     let default_model = models.first().cloned().unwrap_or_default();
@@ -145,11 +157,12 @@ pub(crate) fn parse(
         );
         return Err(failure(400, &message, "BadRequestError", Some("max_tokens")));
     }
+    let ends_after = request.vllm_xargs.and_then(|xargs| xargs.output_tokens).unwrap_or(u32::MAX);
     Ok(Job {
         kind,
         model,
         prompt,
-        max_tokens: max_tokens as u32,
+        max_tokens: (max_tokens as u32).min(ends_after.max(1)),
         stream: request.stream,
         include_usage: request.stream_options.is_some_and(|options| options.include_usage),
     })

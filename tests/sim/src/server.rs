@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use forebay_routing_sim::engine::TooLong;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -78,6 +79,10 @@ impl Server {
         let (address, truth_address) = (listener.local_addr()?, truth.local_addr()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics.follow(Arc::clone(&engine), shared.options.metrics_lag));
+        {
+            let engine = Arc::clone(&engine);
+            tasks.spawn(async move { engine.run().await });
+        }
         if let Some(file) = shared.options.speed_file.clone() {
             tasks.spawn(async move { engine.speed.follow(&file).await });
         }
@@ -155,7 +160,7 @@ impl Shared {
         match request.path.as_str() {
             "/health" | "/ping" => wire.respond("200 OK", "", "text/plain", "").await,
             "/v1/models" => {
-                let len = self.options.engine.max_model_len;
+                let len = self.engine.options.max_model_len;
                 wire.respond("200 OK", "", json, &bodies::models(&self.options.models, len, now_seconds()))
                     .await
             }
@@ -198,12 +203,12 @@ impl Shared {
                 return Ok(());
             }
         };
-        let max_model_len = self.options.engine.max_model_len;
+        let max_model_len = self.engine.options.max_model_len;
         let job =
             request::parse(kind, request.content_type.as_deref(), &body, &self.options.models, max_model_len);
         let failure = match job {
             Ok(job) => {
-                let prompt = Prompt::new(&job.prompt, self.options.engine.block_size);
+                let prompt = Prompt::new(&job.prompt, self.engine.options.block_size);
                 if prompt.tokens > max_model_len {
                     request::too_long(prompt.tokens, max_model_len)
                 } else if let Ok(waiting) = self.engine.enqueue() {
@@ -229,9 +234,9 @@ impl Shared {
         let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
         // vLLM sends the response head before it schedules the request.
         wire.stream_head(keep_alive).await?;
-        let prefill = waiting.prefill(&prompt.blocks, prompt.tokens);
+        let prefill = waiting.prefill(prompt, job.max_tokens);
         tokio::pin!(prefill);
-        let running = loop {
+        let mut running = loop {
             let comment = async {
                 match self.options.sse_keep_alive {
                     Some(interval) => tokio::time::sleep(interval).await,
@@ -239,7 +244,7 @@ impl Shared {
                 }
             };
             tokio::select! {
-                running = &mut prefill => break running,
+                running = &mut prefill => break running.map_err(too_long)?,
                 () = comment => wire.event(": keep-alive").await?,
                 () = wire.gone() => return Err(aborted()),
             }
@@ -294,19 +299,24 @@ async fn respond_once(wire: &mut Wire, result: Result<String, Failure>, open: Op
 async fn whole(wire: &mut Wire, queued: QueuedRequest<'_>) -> io::Result<()> {
     let QueuedRequest { job, output, prompt, waiting, open } = queued;
     let generate = async {
-        let running = waiting.prefill(&prompt.blocks, prompt.tokens).await;
+        let mut running = waiting.prefill(prompt, job.max_tokens).await.map_err(too_long)?;
         for _ in 0..job.max_tokens {
             running.token().await;
         }
         running.succeed();
+        io::Result::Ok(())
     };
     tokio::select! {
-        () = generate => {}
+        generated = generate => generated?,
         () = wire.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
     }
     wire.respond("200 OK", "", "application/json", &output.whole(prompt.tokens)).await?;
     open.finish(200);
     Ok(())
+}
+
+fn too_long(_: TooLong) -> io::Error {
+    io::Error::other("the request needs more blocks than the engine has")
 }
 
 fn now_seconds() -> u64 {

@@ -27,6 +27,10 @@ impl Speed {
         }
     }
 
+    pub(crate) fn percent(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+
     /// Waits as long as work takes that needs `duration` at normal speed.
     pub(crate) async fn work(&self, duration: Duration) {
         while self.0.load(Relaxed) == 0 {

@@ -57,6 +57,10 @@ pub struct HarnessOptions {
     pub picker_replicas: usize,
     /// The pickers serve all pools, as those of the chart with `sharedPicker.enabled`.
     pub shared_picker: bool,
+    /// Configuration of the pickers (an `EndpointPickerConfig`). `None`: the default.
+    pub picker_config: Option<String>,
+    /// Interval of the agent's scrapes. `None`: the default.
+    pub scrape_interval: Option<Duration>,
     /// `FailOpen` or `FailClose`.
     pub failure_mode: &'static str,
     /// Use kernel measurement, if this machine supports it.
@@ -93,6 +97,8 @@ impl Default for HarnessOptions {
             ],
             picker_replicas: 1,
             shared_picker: false,
+            picker_config: None,
+            scrape_interval: None,
             failure_mode: "FailOpen",
             kernel: true,
             gpus: false,
@@ -408,6 +414,9 @@ impl Starter<'_> {
             // Without cgroups the agent cannot attach and reports the reason.
             None if !self.options.kernel => args.extend(["--kernel".into(), "off".into()]),
             None => {}
+        }
+        if let Some(interval) = self.options.scrape_interval {
+            args.extend(["--scrape-interval-ms".into(), interval.as_millis().to_string()]);
         }
         if self.options.gpus {
             let library = self.programs.join("libnvidia_ml.so");

@@ -32,6 +32,7 @@ impl Starter<'_> {
             ("--http-listen", format!("{ip}:9090")),
         ];
         flags.extend(pool.map(|pool| ("--pool-name", pool.to_owned())));
+        flags.extend(self.options.picker_config.clone().map(|config| ("--config-text", config)));
         let mut args: Vec<String> =
             flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
         args.extend(self.tls("forebay-epp", "tls-", "client-ca"));

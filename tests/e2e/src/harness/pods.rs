@@ -26,6 +26,9 @@ pub struct SimOptions {
     pub metrics_lag_ms: u64,
     /// Blocks of 16 tokens in the KV cache.
     pub num_gpu_blocks: u32,
+    /// Requests share the steps of an engine at this multiple of the speed of two H100. The options about blocks and speed
+    /// have no effect then.
+    pub steps: Option<f64>,
 }
 
 impl Default for SimOptions {
@@ -36,6 +39,7 @@ impl Default for SimOptions {
             token_interval_us: 10_000,
             metrics_lag_ms: 250,
             num_gpu_blocks: 65_536,
+            steps: None,
         }
     }
 }
@@ -71,8 +75,9 @@ pub(super) fn start(
                 ("--num-gpu-blocks", options.num_gpu_blocks.to_string()),
                 ("--speed-file", speed_file(logs, name).display().to_string()),
             ];
+            let steps = options.steps.map(|speed| ("--steps", speed.to_string()));
             let args: Vec<String> =
-                args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+                args.into_iter().chain(steps).flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
             let process = Process::start(name, &programs.join("vllm-sim"), &args, &[], logs, cgroup_procs)?;
             Ok((process, Some(truth)))
         }

@@ -2,21 +2,24 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the tables are the result")]
 
-mod picker;
-mod policies;
 mod summary;
-mod traces;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use forebay_routing_sim::{
-    EngineSpec, Report, Scenario, Summary, Time, Trace,
+    EngineSpec, Scenario, Summary, Time, Trace,
     report::{PolicyRow, table},
-    run, wire,
+    wire,
 };
 
-use crate::{picker::PickerRouter, policies::Policy, summary::Comparison};
+use forebay_routing_bench::{
+    picker::PickerRouter,
+    policies::{self, Policy},
+    simulate, traces,
+};
+
+use crate::summary::Comparison;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -154,11 +157,7 @@ fn row(
     for (seed, trace) in (0..).zip(traces) {
         let middle = Time::from_ns(trace.last_start().as_ns() / 2);
         let conditions = scenario.conditions(engine, pods, middle);
-        let mut make = |_replica| -> Box<dyn forebay_routing_sim::Router> {
-            Box::new(PickerRouter::new(policy.pipeline.clone()))
-        };
-        let result = run(trace, &conditions, seed, &mut make).map_err(|error| error.to_string())?;
-        reports.push(Report::of(&result));
+        reports.push(simulate(policy, trace, &conditions, seed)?);
     }
     Ok(PolicyRow { policy: policy.name.to_owned(), summary: Summary::of(&reports) })
 }

@@ -27,7 +27,7 @@ const AGENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// One replica of the picker.
-pub(crate) struct PickerRouter {
+pub struct PickerRouter {
     scheduler: Scheduler,
     base: Instant,
     open: HashMap<RequestId, Pick>,
@@ -36,7 +36,7 @@ pub(crate) struct PickerRouter {
 }
 
 impl PickerRouter {
-    pub(crate) fn new(pipeline: Arc<Pipeline>) -> Self {
+    pub fn new(pipeline: Arc<Pipeline>) -> Self {
         let base = Instant::now();
         let endpoints = Arc::new(Endpoints::starting_at(STALE_AFTER, base));
         let pool = ObjectKey::new("default", "pool");

@@ -2,21 +2,65 @@
 
 use std::sync::Arc;
 
-use forebay_epp::schedule::{
-    Filter, Order, Pipeline, Scorer,
-    filter::PrefixCacheAffinity,
-    score::{ActiveRequests, BlockLoad, KvCacheUtilization, LMetric, PrefixCache, Queue, TokenLoad},
+use forebay_epp::{
+    config::Policy as Named,
+    schedule::{
+        Filter, Order, Pipeline, Scorer,
+        filter::PrefixCacheAffinity,
+        score::{ActiveRequests, BlockLoad, KvCacheUtilization, LMetric, PrefixCache, Queue, TokenLoad},
+    },
 };
 use forebay_routing_sim::EngineSpec;
 
 /// A name and what decides.
-pub(crate) struct Policy {
-    pub(crate) name: &'static str,
-    pub(crate) pipeline: Arc<Pipeline>,
+pub struct Policy {
+    pub name: &'static str,
+    pub pipeline: Arc<Pipeline>,
+}
+
+impl Policy {
+    /// The configuration with which a picker process has this policy, on engines with `speed` times the speed of `engine`.
+    /// `None`: it has no name among the picker's policies.
+    pub fn document(&self, engine: &EngineSpec, speed: f64) -> Option<String> {
+        let named = match self.name {
+            FOREBAY => Named::Forebay,
+            "round robin" => Named::RoundRobin,
+            "random" => Named::Random,
+            "least request" => Named::LeastRequest,
+            "llm-d blend" => Named::LlmDDefault,
+            STICKY => Named::LlmDSticky,
+            "LMetric" => Named::LMetric,
+            "Dynamo" => Named::Dynamo,
+            "Dynamo agentic" => Named::DynamoAgentic,
+            _ => return None,
+        };
+        let document = named.document();
+        if self.name != STICKY {
+            return Some(document.to_owned());
+        }
+        let default = PrefixCacheAffinity::default();
+        let throughput = calibrated(engine) * speed;
+        let penalty_ms = f64::from(default.max_ttft_penalty_ms) / speed;
+        let line = |name: &str, value: f64| format!("{name}: {value:.0}");
+        let lines = document.lines().map(|document| match document.split_once(':').map(|it| it.0.trim()) {
+            Some("peakPrefillThroughput") => format!("      {}", line("peakPrefillThroughput", throughput)),
+            Some("maxTTFTPenaltyMs") => format!("      {}", line("maxTTFTPenaltyMs", penalty_ms)),
+            _ => document.to_owned(),
+        });
+        Some(lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+const STICKY: &str = "llm-d sticky";
+
+/// Tokens per second by the recipe of llm-d: one prefill chunk, timed on an idle pod.
+fn calibrated(engine: &EngineSpec) -> f64 {
+    let chunk = engine.max_num_batched_tokens;
+    f64::from(chunk) / (engine.step_ns(chunk, 0, 0) / 1e9)
 }
 
 /// The policy that is compared with the others.
-pub(crate) const FOREBAY: &str = "forebay";
+pub const FOREBAY: &str = "forebay";
 
 fn policy(name: &'static str, filters: Vec<Box<dyn Filter>>, scorers: Vec<(Box<dyn Scorer>, f32)>) -> Policy {
     let filters = filters.into_iter().map(|filter| (name.to_owned(), filter)).collect();
@@ -25,12 +69,9 @@ fn policy(name: &'static str, filters: Vec<Box<dyn Filter>>, scorers: Vec<(Box<d
 }
 
 /// All policies. Those that need a calibration get the one of `engine`.
-pub(crate) fn all(engine: &EngineSpec) -> Vec<Policy> {
-    // The recipe of llm-d: one prefill chunk, timed on an idle pod.
-    let chunk = engine.max_num_batched_tokens;
-    let peak_prefill_throughput = f64::from(chunk) / (engine.step_ns(chunk, 0, 0) / 1e9);
+pub fn all(engine: &EngineSpec) -> Vec<Policy> {
     let affinity = PrefixCacheAffinity {
-        peak_prefill_throughput: peak_prefill_throughput as f32,
+        peak_prefill_throughput: calibrated(engine) as f32,
         ..PrefixCacheAffinity::default()
     };
     let agentic = BlockLoad { credit: 2.0, prefill_scale: 4.0, per_request_blocks: 64.0 };
@@ -50,9 +91,33 @@ pub(crate) fn all(engine: &EngineSpec) -> Vec<Policy> {
                 (Box::new(PrefixCache::default()), 3.0),
             ],
         ),
-        policy("llm-d sticky", vec![Box::new(affinity)], vec![(Box::new(TokenLoad::default()), 1.0)]),
+        policy(STICKY, vec![Box::new(affinity)], vec![(Box::new(TokenLoad::default()), 1.0)]),
         policy("LMetric", vec![], vec![(Box::new(LMetric), 1.0)]),
         policy("Dynamo", vec![], vec![(Box::new(BlockLoad::default()), 1.0)]),
         policy("Dynamo agentic", vec![], vec![(Box::new(agentic), 1.0)]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_epp::config::{Config, Options};
+
+    use super::*;
+
+    #[test]
+    fn documents_are_configurations_with_the_speed_of_the_engines() {
+        let engine = EngineSpec::qwen3_32b_2xh100();
+        let mut documents = 0;
+        for policy in all(&engine) {
+            let Some(document) = policy.document(&engine, 8.0) else { continue };
+            documents += 1;
+            Config::parse(&document, Options::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", policy.name));
+            if policy.name == STICKY {
+                assert!(document.contains("peakPrefillThroughput: 127424\n"), "{document}");
+                assert!(document.contains("maxTTFTPenaltyMs: 2250\n"), "{document}");
+            }
+        }
+        assert_eq!(documents, 9, "all policies but the one without a name");
+    }
 }

@@ -1,8 +1,7 @@
 //! Forebay's policy against the best other one of each cell.
 
+use forebay_routing_bench::policies;
 use forebay_routing_sim::report::PolicyRow;
-
-use crate::policies;
 
 /// One cell.
 pub(crate) struct Comparison {

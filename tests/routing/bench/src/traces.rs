@@ -10,7 +10,7 @@ use forebay_routing_sim::{
 
 /// A trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Name {
+pub enum Name {
     Mooncake,
     Azure,
     SharedPrompts,
@@ -22,13 +22,7 @@ pub(crate) enum Name {
 
 impl Name {
     /// About the first `requests` requests at `load` times the rate.
-    pub(crate) fn load(
-        self,
-        folder: Option<&Path>,
-        requests: usize,
-        load: f64,
-        seed: u64,
-    ) -> Result<Trace, String> {
+    pub fn load(self, folder: Option<&Path>, requests: usize, load: f64, seed: u64) -> Result<Trace, String> {
         let file = |read: fn(&Path) -> Result<Trace, TraceError>| {
             let folder = folder.ok_or("--traces names no folder")?;
             let trace = read(folder).map_err(|error| error.to_string())?;

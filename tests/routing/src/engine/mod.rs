@@ -24,7 +24,7 @@ use crate::{
     router::{EngineView, RequestId, Time},
 };
 use cache::Cache;
-use sequence::{Sequence, Slot};
+use sequence::{Sequence, Slot, State};
 use step::Step;
 use views::Sockets;
 
@@ -195,6 +195,19 @@ impl Engine {
             .collect();
         begun.sort_unstable();
         begun
+    }
+
+    /// Tokens that the request has generated so far. `None` if it has ended, or was never submitted.
+    pub fn generated(&self, request: RequestId) -> Option<u32> {
+        let sequence = &self.sequences[*self.by_request.get(&request.0)? as usize];
+        let stepped = match sequence.state {
+            // The current step counts when it ends.
+            State::Decoding { joined_at, .. } => {
+                (self.decode_steps - joined_at).saturating_sub(u64::from(self.step.is_some())) as u32
+            }
+            State::Waiting | State::Prefilling => 0,
+        };
+        Some(sequence.generated + stepped)
     }
 
     fn serial(&mut self) -> u64 {

@@ -220,3 +220,16 @@ fn restart_loses_requests_and_cache() {
     let (_, cached, _) = alone(&mut engine, now, job(3, &prompt, 1));
     assert_eq!(cached, 0);
 }
+
+#[test]
+fn generated_tokens_are_counted_at_the_end_of_each_step() {
+    let mut engine = Engine::new(spec(1_000));
+    engine.submit(Time::ZERO, job(0, &text(1, 150), 4)).unwrap();
+    let mut counts = Vec::new();
+    while let Some(at) = engine.step_ends_at() {
+        counts.push(engine.generated(RequestId(0)));
+        engine.advance(at, &mut Vec::new());
+    }
+    counts.push(engine.generated(RequestId(0)));
+    assert_eq!(counts, [Some(0), Some(0), Some(1), Some(2), Some(3), None]);
+}
