@@ -75,6 +75,7 @@ impl PickerOptions {
             subscriber,
             min_interval: Duration::ZERO,
             heartbeat: self.agent_heartbeat,
+            latencies: false,
             tls: self.agent_tls.clone(),
         };
         let options = AgentOptions {

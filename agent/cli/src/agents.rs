@@ -13,7 +13,10 @@ use anyhow::bail;
 use forebay_resources::{Pod, Store};
 use forebay_service::tls::{self, Identity};
 use forebay_telemetry::client::{Event, WatchOptions, watch};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 
 use crate::{
     forward::{self, Access, Forwarding},
@@ -45,7 +48,7 @@ pub(crate) struct Options {
     agent_namespace: Option<String>,
     /// Telemetry port of the agents.
     #[arg(long, default_value_t = 9550)]
-    agent_port: u16,
+    pub(crate) agent_port: u16,
     /// Client certificate for the agents (PEM); requires --tls-key and --tls-ca.
     #[arg(long)]
     tls_cert: Option<PathBuf>,
@@ -166,8 +169,7 @@ async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Targe
         .pods
         .values()
         .filter(|pod| selector.matches(pod))
-        .filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok())
-        .map(|ip| Target::from(SocketAddr::new(ip, options.agent_port)))
+        .filter_map(|pod| target_of(pod, options.agent_port))
         .collect();
     if targets.is_empty() {
         bail!("no Pod in {} has the label {selector}", folder.display());
@@ -175,36 +177,62 @@ async fn in_folder(folder: &Path, options: &Options) -> anyhow::Result<Vec<Targe
     Ok(targets)
 }
 
+/// The agent of a Pod in a folder.
+pub(crate) fn target_of(pod: &Pod, port: u16) -> Option<Target> {
+    let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    Some(Target::from(SocketAddr::new(ip, port)))
+}
+
 /// The telemetry streams of all agents, merged.
 #[derive(Debug)]
 pub(crate) struct AgentStreams {
+    sender: mpsc::Sender<(usize, Event)>,
     events: mpsc::Receiver<(usize, Event)>,
-    _tasks: JoinSet<()>,
+    tls: Option<Arc<Identity>>,
+    /// By agent.
+    handles: Vec<AbortHandle>,
+    tasks: JoinSet<()>,
     _forwarding: Forwarding,
 }
 
 impl AgentStreams {
-    fn start(targets: &[Target], tls: Option<&Arc<Identity>>, forwarding: Forwarding) -> Self {
+    /// `forwarding`: that of the targets, if nothing else keeps it.
+    pub(crate) fn start(targets: &[Target], tls: Option<&Arc<Identity>>, forwarding: Forwarding) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
-        let mut tasks = JoinSet::new();
-        for (agent, address) in targets.iter().map(|target| target.address).enumerate() {
-            let sender = sender.clone();
-            let tls = tls.cloned();
-            tasks.spawn(async move {
-                let options = WatchOptions {
-                    subscriber: "forebay-cli".into(),
-                    min_interval: Duration::from_millis(100),
-                    heartbeat: Duration::from_secs(1),
-                    tls: tls.clone(),
-                };
-                watch(address, &options, |event| {
-                    // The queue holds minutes of frames. It is full only if the reader is stopped.
-                    let _ = sender.try_send((agent, event));
-                })
-                .await;
-            });
+        let (handles, tasks) = (Vec::new(), JoinSet::new());
+        let mut streams = Self { sender, events, tls: tls.cloned(), handles, tasks, _forwarding: forwarding };
+        for target in targets {
+            streams.add(target.address);
         }
-        Self { events, _tasks: tasks, _forwarding: forwarding }
+        streams
+    }
+
+    /// Starts the stream of one more agent, whose index is the next one.
+    pub(crate) fn add(&mut self, address: SocketAddr) {
+        let agent = self.handles.len();
+        let sender = self.sender.clone();
+        let options = WatchOptions {
+            subscriber: "forebay-cli".into(),
+            min_interval: Duration::from_millis(100),
+            heartbeat: Duration::from_secs(1),
+            latencies: true,
+            tls: self.tls.clone(),
+        };
+        let following = async move {
+            watch(address, &options, |event| {
+                // The queue holds minutes of frames. It is full only if the reader is stopped.
+                let _ = sender.try_send((agent, event));
+            })
+            .await;
+        };
+        self.handles.push(self.tasks.spawn(following));
+    }
+
+    /// Ends the stream of an agent.
+    pub(crate) fn stop(&self, agent: usize) {
+        if let Some(handle) = self.handles.get(agent) {
+            handle.abort();
+        }
     }
 
     /// The next event with the index of its agent.

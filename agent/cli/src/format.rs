@@ -90,17 +90,21 @@ pub(crate) fn fit_start(text: &str, width: usize) -> String {
     format!("{head}…")
 }
 
+/// A bar of as many eighths of a line. Nothing is blank.
+pub(crate) fn bar(eighths: usize) -> char {
+    [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'][eighths.min(8)]
+}
+
 /// One character for each value, the newest at the right. Unknown is blank.
 pub(crate) fn sparkline(values: &[Option<f64>], width: usize) -> String {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let shown = &values[values.len().saturating_sub(width)..];
     let maximum = shown.iter().flatten().copied().fold(0.0, f64::max);
-    let bar = |value: &Option<f64>| match value {
+    let of = |value: &Option<f64>| match value {
         None => ' ',
-        Some(value) if maximum > 0.0 => BARS[((value / maximum * 7.0).round() as usize).min(7)],
-        Some(_) => BARS[0],
+        Some(value) if maximum > 0.0 => bar((value / maximum * 7.0).round() as usize + 1),
+        Some(_) => bar(1),
     };
-    let bars: String = shown.iter().map(bar).collect();
+    let bars: String = shown.iter().map(of).collect();
     format!("{bars:>width$}")
 }
 

@@ -58,11 +58,42 @@ impl Access {
 }
 
 /// Forwarded ports. They close when this is dropped.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Forwarding {
     /// Client certificate for the agents.
     pub(crate) tls: Option<Arc<Identity>>,
-    _tasks: JoinSet<()>,
+    /// The cluster of the agents, and their namespace in it.
+    pub(crate) cluster: Option<(Client, String)>,
+    tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Forwarding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwarding").field("ports", &self.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Forwarding {
+    /// Forwards a local port to an agent.
+    pub(crate) fn open(&mut self, client: &Client, pod: &Pod, port: u16) -> anyhow::Result<Option<Target>> {
+        let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else {
+            return Ok(None);
+        };
+        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let target = Target { name: target_name(pod), address: listener.local_addr()? };
+        let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+        self.tasks.spawn(serve(listener, pods, name.clone(), port));
+        Ok(Some(target))
+    }
+}
+
+/// For messages. A new pod of the same node has another one.
+pub(crate) fn target_name(pod: &Pod) -> String {
+    let text = |name: &Option<String>| name.clone().unwrap_or_default();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
+    format!("{}/{} on {node}", text(&pod.metadata.namespace), text(&pod.metadata.name))
 }
 
 /// Forwards a local port to every running agent.
@@ -81,19 +112,14 @@ pub(crate) async fn start(
     })?;
     let pods: Vec<Pod> = pods.items.into_iter().filter(is_running).collect();
     let agents_namespace = one_namespace(&pods, selector)?;
+    let mut forwarding = Forwarding::default();
     let mut targets = Vec::new();
-    let mut tasks = JoinSet::new();
     for pod in &pods {
-        let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { continue };
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
-        targets
-            .push(Target { name: format!("{namespace}/{name} on {node}"), address: listener.local_addr()? });
-        let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-        tasks.spawn(serve(listener, pods, name.clone(), port));
+        targets.extend(forwarding.open(client, pod, port)?);
     }
-    let tls = identity(client, &agents_namespace).await?;
-    Ok((targets, Forwarding { tls, _tasks: tasks }))
+    forwarding.tls = identity(client, &agents_namespace).await?;
+    forwarding.cluster = Some((client.clone(), agents_namespace));
+    Ok((targets, forwarding))
 }
 
 /// The namespace of the agents. Anybody who may create pods somewhere can give them the agents' label, so pods of several
@@ -145,7 +171,7 @@ async fn forward(mut stream: TcpStream, pods: Api<Pod>, name: String, port: u16)
     }
 }
 
-fn is_running(pod: &Pod) -> bool {
+pub(crate) fn is_running(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }

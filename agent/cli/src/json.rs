@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use forebay_telemetry::{
+    Bucket,
     signals::{LATENCIES, SIGNALS, Source, Value as Measured},
-    v1::{Endpoint, Gpu, GpuHealth, Latency, Liveness},
+    v1::{Endpoint, Gpu, GpuHealth, Histogram, Latency, Liveness},
 };
 use serde_json::{Map, Value, json};
 
@@ -49,7 +50,7 @@ pub(crate) fn pod(agent: &Agent, endpoint: &Endpoint) -> Value {
         "node": agent.node.name,
         "ip": key.ip,
         "port": key.port,
-        "kernel": endpoint.kernel.as_ref().map(|_| kernel(endpoint, agent.kernel_age(endpoint))),
+        "kernel": endpoint.kernel.as_ref().map(|_| kernel(agent, endpoint)),
         "kernelOff": endpoint.kernel_off,
         "engine": endpoint.engine.as_ref().map(|_| engine(endpoint, agent.engine_age(endpoint))),
         "engineOff": endpoint.engine_off,
@@ -84,10 +85,12 @@ fn signals(endpoint: &Endpoint, source: Source, age: Option<Duration>) -> Map<St
     object
 }
 
-fn kernel(endpoint: &Endpoint, age: Option<Duration>) -> Value {
-    let mut object = signals(endpoint, Source::Kernel, age);
+fn kernel(agent: &Agent, endpoint: &Endpoint) -> Value {
+    let mut object = signals(endpoint, Source::Kernel, agent.kernel_age(endpoint));
+    let latencies = agent.replica.latencies(endpoint);
     for signal in LATENCIES {
-        let value = (signal.value)(endpoint).as_ref().and_then(latency);
+        let histogram = latencies.and_then(signal.histogram);
+        let value = (signal.value)(endpoint).and_then(|summary| latency(&summary, histogram));
         object.insert(signal.json.into(), json!(value));
     }
     object.into()
@@ -101,7 +104,7 @@ fn engine(endpoint: &Endpoint, age: Option<Duration>) -> Value {
     object.into()
 }
 
-fn latency(latency: &Latency) -> Option<Value> {
+fn latency(latency: &Latency, histogram: Option<&Histogram>) -> Option<Value> {
     let seconds = |value_ns: u64| value_ns as f64 / 1e9;
     (latency.count != 0).then(|| {
         json!({
@@ -110,8 +113,14 @@ fn latency(latency: &Latency) -> Option<Value> {
             "p50Seconds": seconds(latency.p50_ns),
             "p95Seconds": seconds(latency.p95_ns),
             "p99Seconds": seconds(latency.p99_ns),
+            "buckets": histogram.map(buckets),
         })
     })
+}
+
+fn buckets(histogram: &Histogram) -> Vec<Value> {
+    let bucket = |it: Bucket| json!({ "fromSeconds": it.from.as_secs_f64(), "toSeconds": it.to.as_secs_f64(), "count": it.count });
+    histogram.buckets().map(bucket).collect()
 }
 
 pub(crate) fn gpu(agent: &Agent, gpu: &Gpu) -> Value {
@@ -163,6 +172,15 @@ mod tests {
             assert_eq!(validate(&document), Ok(()), "{document:#}");
         }
         let mut changed = render(Subject::Pods, &scene.view, None).unwrap();
+        let kernel = |pod: &str| {
+            let pods = changed["items"].as_array().unwrap();
+            pods.iter().find(|it| it["name"] == pod).unwrap()["kernel"].clone()
+        };
+        let buckets = kernel("qwen-0")["ttft"]["buckets"].clone();
+        let counts: u64 = buckets.as_array().unwrap().iter().map(|it| it["count"].as_u64().unwrap()).sum();
+        assert_eq!(kernel("qwen-0")["ttft"]["count"], counts);
+        assert_eq!(kernel("mistral-0")["ttft"]["buckets"], Value::Null, "its agent does not send them");
+        assert_eq!((&kernel("qwen-0")["waiting"], &kernel("qwen-1")["ttft"]), (&json!(2), &Value::Null));
         changed["items"][0]["kernel"]["later"] = json!(1);
         let why = validate(&changed).unwrap_err();
         assert!(why.starts_with("/items/0/kernel: "), "{why}");

@@ -5,10 +5,12 @@
 
 use std::io::{self, Write as _};
 
+use clap::ValueEnum as _;
 use forebay_telemetry::signals::{LATENCIES, SIGNALS, Source};
+use forebay_usage::Dimension;
 use serde_json::{Map, Value, json};
 
-use crate::json::API_VERSION;
+use crate::{json::API_VERSION, usage};
 
 /// Prints the schema.
 pub(crate) fn print() -> anyhow::Result<()> {
@@ -31,6 +33,7 @@ pub(crate) fn schema() -> Value {
         explanation(),
         list("ApiKeyList", object(api_key())),
         document("ApiKey", api_key()),
+        usage_report(),
     ];
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -148,6 +151,14 @@ fn latency() -> Value {
     let seconds = ["sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds"];
     let mut members: Members = vec![("count", of("integer"))];
     members.extend(seconds.map(|name| (name, of("number"))));
+    let bucket = object(vec![
+        ("fromSeconds", of("number")),
+        ("toSeconds", of("number")),
+        ("count", described(of("integer"), "Durations of at least `fromSeconds`, below `toSeconds`.")),
+    ]);
+    let mut buckets = described(array(bucket), "Ascending. Null: the agent does not send them.");
+    buckets["type"] = json!(["array", "null"]);
+    members.push(("buckets", buckets));
     object(members)
 }
 
@@ -241,6 +252,35 @@ fn api_key() -> Members {
     members.extend(text.map(|name| (name, json!({}))));
     members.extend([("state", of("string")), ("problem", or_null("string")), ("metadata", of("object"))]);
     members
+}
+
+fn usage_report() -> Value {
+    let time = || json!({ "type": "string", "format": "date-time" });
+    let dimensions: Vec<String> =
+        Dimension::value_variants().iter().map(|by| usage::json_name(by.name())).collect();
+    let mut item = object(vec![
+        ("durationSeconds", described(of("number"), "Sum over the requests.")),
+        ("cost", described(or_null("number"), "Null without --prices, and if no model has a price.")),
+        ("costIsComplete", described(or_null("boolean"), "Every model with tokens has a price.")),
+    ]);
+    for name in usage::COUNTS.map(usage::json_name) {
+        item["properties"][&name] = of("integer");
+        item["required"].as_array_mut().into_iter().for_each(|required| required.push(json!(name)));
+    }
+    for name in &dimensions {
+        item["properties"][name] =
+            described(or_null("string"), "Only if `by` has it. Null: requests without one.");
+    }
+    document(
+        "UsageReport",
+        vec![
+            ("since", described(time(), "Requests that ended at this time or later.")),
+            ("until", described(time(), "Requests that ended before this time.")),
+            ("by", array(json!({ "enum": dimensions }))),
+            ("currency", described(or_null("string"), "Of the file of prices.")),
+            ("items", array(item)),
+        ],
+    )
 }
 
 /// Fails with all deviations of a document from the schema.

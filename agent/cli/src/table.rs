@@ -198,7 +198,7 @@ mod tests {
         let row = pod_row(&view.agents[0], &Endpoint::default(), false);
         assert_eq!(row[4..], vec!["-"; 13]);
         let row = pod_row(&view.agents[0], &Endpoint::default(), true);
-        assert_eq!(row[4..], vec!["-"; 16]);
+        assert_eq!(row[4..], vec!["-"; 17]);
         let row = gpu_row(&view.agents[0], &Gpu::default());
         assert_eq!(row[3..], vec!["-"; 10]);
     }

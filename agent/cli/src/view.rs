@@ -27,6 +27,8 @@ pub(crate) struct Agent {
     pub(crate) node: Node,
     pub(crate) replica: Replica,
     problem: Option<String>,
+    /// It is not followed any more.
+    is_removed: bool,
     /// The time in a recording. `None`: the present.
     recorded_now: Option<Instant>,
 }
@@ -35,6 +37,18 @@ impl View {
     pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Self {
         let agent = |name| Agent { name, ..Agent::default() };
         Self { agents: names.into_iter().map(agent).collect(), scope: Scope::default() }
+    }
+
+    /// Adds an agent. Returns its index.
+    pub(crate) fn add(&mut self, name: String) -> usize {
+        self.agents.push(Agent { name, ..Agent::default() });
+        self.agents.len() - 1
+    }
+
+    /// Forgets what an agent knew. The indexes of the others stay.
+    pub(crate) fn remove(&mut self, agent: usize) {
+        let name = std::mem::take(&mut self.agents[agent].name);
+        self.agents[agent] = Agent { name, is_removed: true, ..Agent::default() };
     }
 
     pub(crate) fn apply(&mut self, agent: usize, event: Event) {
@@ -64,7 +78,7 @@ impl View {
 
     /// Returns whether every agent has sent a frame or failed.
     pub(crate) fn is_complete(&self) -> bool {
-        self.agents.iter().all(|agent| agent.has_answered() || agent.problem.is_some())
+        self.agents.iter().all(|agent| agent.has_answered() || agent.problem.is_some() || agent.is_removed)
     }
 
     /// Marks agents that have not answered as failed.

@@ -77,7 +77,8 @@ impl Telemetry for TelemetryService {
         let permit = permit(&request, &self.subscribers, MAX_SUBSCRIBERS)?;
         let request = request.into_inner();
         log_subscriber(&request.subscriber, "state");
-        let options = WatchOptions::requested(request.min_interval_us, request.heartbeat_ms);
+        let options = WatchOptions::requested(request.min_interval_us, request.heartbeat_ms)
+            .with_latencies(request.latencies);
         let subscription = Subscription::new(Arc::clone(&self.publisher), self.epoch, options);
         let shutdown = self.shutdown.clone();
         let frames = stream::unfold(Some((subscription, permit)), move |state| {

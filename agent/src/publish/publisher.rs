@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use super::{LatencyHistograms, RequestFeed};
 use crate::kernel::DropCounters;
 use forebay_telemetry::v1::{
-    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, KernelLoad, Liveness, Node, Snapshot,
+    Delta, Endpoint, EndpointKey, EndpointLatencies, EngineAge, EngineLoad, Gpu, Heartbeat, Histogram,
+    KernelLoad, Liveness, Node, Snapshot,
 };
 
 /// Maximum bytes of the names of all models in a frame, and of those of adapters in use. A reader that takes nothing keeps a frame in memory, and there may
@@ -42,6 +43,8 @@ pub(super) struct State {
     version: u64,
     node: Versioned<Node>,
     endpoints: BTreeMap<SocketAddr, Versioned<Endpoint>>,
+    /// Of the endpoints for which something was counted.
+    latencies: BTreeMap<SocketAddr, Versioned<EndpointLatencies>>,
     gpus: BTreeMap<String, Versioned<Gpu>>,
     /// Version of the last change in the set of endpoints or GPUs.
     membership_version: u64,
@@ -65,6 +68,7 @@ impl Publisher {
             version: 1,
             node: Versioned { value: node, version: 1 },
             endpoints: BTreeMap::new(),
+            latencies: BTreeMap::new(),
             gpus: BTreeMap::new(),
             membership_version: 1,
             kernel_confirmed_ns: None,
@@ -101,8 +105,9 @@ impl Publisher {
             state.endpoints.retain(|address, entry| {
                 endpoints.get(address).is_some_and(|key| entry.value.key.as_ref() == Some(key))
             });
-            let State { endpoints: kept, histograms, .. } = &mut *state;
+            let State { endpoints: kept, histograms, latencies, .. } = &mut *state;
             histograms.retain(|address, _| kept.contains_key(address));
+            latencies.retain(|address, _| kept.contains_key(address));
             let mut changed = state.endpoints.len() != before;
             for (address, key) in endpoints {
                 state.endpoints.entry(address).or_insert_with(|| {
@@ -123,6 +128,30 @@ impl Publisher {
         self.update_endpoint(address, uid, |endpoint| {
             let known = (&mut endpoint.kernel, &mut endpoint.kernel_off);
             replace(known, split(report), |load| &mut load.measured_boottime_ns)
+        });
+    }
+
+    /// Sets the kernel values of an endpoint, and the distributions of TTFT, ITL and duration in its latency window. No effect
+    /// if another pod has the address now.
+    pub fn set_kernel_window(
+        &self,
+        address: SocketAddr,
+        uid: &str,
+        report: LoadReport<KernelLoad>,
+        latencies: &[Histogram; 3],
+    ) {
+        self.update(|state, version| {
+            let State { endpoints, latencies: known, .. } = state;
+            let Some(entry) = endpoints.get_mut(&address).filter(|entry| is_of(&entry.value, uid)) else {
+                return false;
+            };
+            let endpoint = &mut entry.value;
+            let load = (&mut endpoint.kernel, &mut endpoint.kernel_off);
+            let is_new_load = replace(load, split(report), |load| &mut load.measured_boottime_ns);
+            if is_new_load {
+                entry.version = version;
+            }
+            replace_latencies(known, address, &entry.value.key, latencies, version) || is_new_load
         });
     }
 
@@ -159,8 +188,7 @@ impl Publisher {
     pub fn scraped_ns(&self, address: SocketAddr, uid: &str) -> Option<u64> {
         let state = self.lock();
         let endpoint = &state.endpoints.get(&address)?.value;
-        let is_same = endpoint.key.as_ref().is_some_and(|key| key.uid == uid);
-        endpoint.engine.as_ref().filter(|_| is_same).map(|engine| engine.measured_boottime_ns)
+        endpoint.engine.as_ref().filter(|_| is_of(endpoint, uid)).map(|engine| engine.measured_boottime_ns)
     }
 
     /// Confirms that all kernel values were still valid at this CLOCK_BOOTTIME.
@@ -182,7 +210,7 @@ impl Publisher {
     pub fn set_latency_histograms(&self, address: SocketAddr, uid: &str, mut histograms: LatencyHistograms) {
         let mut state = self.lock();
         let Some(endpoint) = state.endpoints.get(&address).map(|entry| &entry.value) else { return };
-        if endpoint.key.as_ref().is_none_or(|key| key.uid != uid) {
+        if !is_of(endpoint, uid) {
             return;
         }
         // What was known stays while the engine does not respond: a series must not change its labels.
@@ -206,20 +234,26 @@ impl Publisher {
         });
     }
 
-    /// Returns the whole state and its version.
+    /// Returns the whole state, without latency histograms, and its version.
     pub fn snapshot(&self) -> (Snapshot, u64) {
+        self.snapshot_with(false)
+    }
+
+    pub(super) fn snapshot_with(&self, latencies: bool) -> (Snapshot, u64) {
         let state = self.lock();
         let share = state.name_share();
         let snapshot = Snapshot {
             node: Some(state.node.value.clone()),
             endpoints: state.endpoints.values().map(|entry| within(&entry.value, share)).collect(),
             gpus: state.gpus.values().map(|entry| entry.value.clone()).collect(),
+            latencies: state.latencies_if(latencies, |entry| !entry.value.is_empty()),
         };
         (snapshot, state.version)
     }
 
-    /// Returns everything that was added or changed after version `seen`, and all members if any was added or removed.
-    pub(super) fn changes(&self, seen: u64) -> Changes {
+    /// Returns everything that was added or changed after version `seen`, and all members if any was added or removed. Latency
+    /// histograms only if `latencies`.
+    pub(super) fn changes(&self, seen: u64, latencies: bool) -> Changes {
         let state = self.lock();
         let newer = |version: u64| version > seen;
         let share = state.name_share();
@@ -237,6 +271,7 @@ impl Publisher {
                 .filter(|entry| newer(entry.version))
                 .map(|entry| entry.value.clone())
                 .collect(),
+            latencies: state.latencies_if(latencies, |entry| newer(entry.version)),
             ..Delta::default()
         };
         let members = newer(state.membership_version).then(|| Members {
@@ -269,7 +304,7 @@ impl Publisher {
     fn update_endpoint(&self, address: SocketAddr, uid: &str, change: impl FnOnce(&mut Endpoint) -> bool) {
         self.update(|state, version| {
             let Some(entry) = state.endpoints.get_mut(&address) else { return false };
-            if entry.value.key.as_ref().is_none_or(|key| key.uid != uid) {
+            if !is_of(&entry.value, uid) {
                 return false;
             }
             let changed = change(&mut entry.value);
@@ -314,6 +349,15 @@ impl State {
     /// Bytes of model names that each endpoint may have in a frame.
     fn name_share(&self) -> usize {
         MAX_FRAME_NAME_BYTES / self.endpoints.len().max(1)
+    }
+
+    fn latencies_if(
+        &self,
+        are_wanted: bool,
+        is_sent: impl Fn(&Versioned<EndpointLatencies>) -> bool,
+    ) -> Vec<EndpointLatencies> {
+        let all = self.latencies.values().filter(|entry| are_wanted && is_sent(entry));
+        all.map(|entry| entry.value.clone()).collect()
     }
 
     fn replace_gpus(&mut self, gpus: Vec<Gpu>, version: u64) -> bool {
@@ -364,6 +408,34 @@ impl<T: PartialEq> Versioned<T> {
         *self = Self { value, version };
         true
     }
+}
+
+/// Whether an endpoint is of the pod with this uid.
+fn is_of(endpoint: &Endpoint, uid: &str) -> bool {
+    endpoint.key.as_ref().is_some_and(|key| key.uid == uid)
+}
+
+/// Returns whether they differ. Of an endpoint for which nothing was counted yet, nothing is kept.
+fn replace_latencies(
+    all: &mut BTreeMap<SocketAddr, Versioned<EndpointLatencies>>,
+    address: SocketAddr,
+    key: &Option<EndpointKey>,
+    [ttft, itl, duration]: &[Histogram; 3],
+    version: u64,
+) -> bool {
+    let known = all.get(&address).map(|entry| &entry.value);
+    let is_same = match known {
+        Some(known) => {
+            [&known.ttft, &known.itl, &known.duration].map(Option::as_ref) == [ttft, itl, duration].map(Some)
+        }
+        None => [ttft, itl, duration].iter().all(|it| it.counts.is_empty()),
+    };
+    if !is_same {
+        let [ttft, itl, duration] = [ttft, itl, duration].map(|it| Some(it.clone()));
+        let value = EndpointLatencies { key: key.clone(), ttft, itl, duration };
+        all.insert(address, Versioned { value, version });
+    }
+    !is_same
 }
 
 /// A copy with as many models, and adapters in use, as the share of names allows.

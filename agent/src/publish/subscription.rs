@@ -23,6 +23,8 @@ pub struct WatchOptions {
     pub min_interval: Duration,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
+    /// Whether the frames have latency histograms.
+    pub latencies: bool,
 }
 
 impl WatchOptions {
@@ -32,7 +34,12 @@ impl WatchOptions {
         let heartbeat = or(Duration::from_millis(u64::from(heartbeat_ms)), DEFAULT_HEARTBEAT);
         let heartbeat = heartbeat.clamp(*HEARTBEATS.start(), *HEARTBEATS.end());
         let min_interval = or(Duration::from_micros(u64::from(min_interval_us)), DEFAULT_MIN_INTERVAL);
-        Self { min_interval: min_interval.min(heartbeat), heartbeat }
+        Self { min_interval: min_interval.min(heartbeat), heartbeat, latencies: false }
+    }
+
+    /// With latency histograms, or without.
+    pub fn with_latencies(self, latencies: bool) -> Self {
+        Self { latencies, ..self }
     }
 }
 
@@ -111,7 +118,7 @@ impl Subscription {
     fn snapshot(&mut self) -> Frame {
         self.last_heartbeat = Instant::now();
         self.changed.mark_unchanged();
-        let (snapshot, version) = self.publisher.snapshot();
+        let (snapshot, version) = self.publisher.snapshot_with(self.options.latencies);
         self.seen = version;
         self.endpoints = snapshot.endpoints.iter().filter_map(|endpoint| endpoint.key.clone()).collect();
         self.gpu_uuids = snapshot.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
@@ -119,7 +126,8 @@ impl Subscription {
     }
 
     fn delta(&mut self) -> Option<Delta> {
-        let Changes { mut delta, members, version } = self.publisher.changes(self.seen);
+        let Changes { mut delta, members, version } =
+            self.publisher.changes(self.seen, self.options.latencies);
         self.seen = version;
         if let Some(members) = members {
             let endpoints: HashSet<EndpointKey> = members.endpoints.into_iter().collect();
@@ -150,7 +158,7 @@ mod tests {
     use forebay_telemetry::{
         Replica,
         client::Received,
-        v1::{EngineLoad, Gpu, KernelLoad, Model, Node, Snapshot},
+        v1::{EngineLoad, Gpu, Histogram, KernelLoad, Model, Node, Snapshot},
     };
     use prost::Message as _;
 
@@ -205,6 +213,43 @@ mod tests {
         assert_eq!(frame.seq, 3);
         let Some(Body::Heartbeat(heartbeat)) = frame.body else { panic!("no heartbeat") };
         assert_eq!(heartbeat.kernel_measured_boottime_ns, Some(20));
+    }
+
+    fn histograms(count: u64) -> [Histogram; 3] {
+        let bounds_ns = if count == 0 { vec![] } else { vec![1_000, 2_000] };
+        let counts = if count == 0 { vec![] } else { vec![count] };
+        [(); 3].map(|()| Histogram { bounds_ns: bounds_ns.clone(), counts: counts.clone() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_histograms_go_to_those_who_ask_and_only_when_they_change() {
+        let publisher = publisher();
+        let address: SocketAddr = ADDRESS.parse().unwrap();
+        let options = WatchOptions::requested(0, 1000).with_latencies(true);
+        let mut wanted = Subscription::new(Arc::clone(&publisher), 7, options);
+        let mut other = subscribe(&publisher, 1000);
+        let measure = |count, at| publisher.set_kernel_window(address, "", load(1, at), &histograms(count));
+        // Of an idle endpoint there are none, in no frame.
+        measure(0, 10);
+        let Some(Body::Snapshot(snapshot)) = wanted.next().await.body else { panic!("no snapshot") };
+        assert_eq!((snapshot.endpoints.len(), snapshot.latencies.len()), (1, 0));
+        other.next().await;
+        measure(3, 20);
+        let Some(Body::Delta(delta)) = wanted.next().await.body else { panic!("no delta") };
+        assert_eq!(delta.endpoints.len(), 0, "the load has not changed");
+        assert_eq!(delta.latencies[0].key.as_ref().unwrap().ip, "10.0.0.1");
+        assert_eq!(delta.latencies[0].itl.as_ref().unwrap().counts, [3]);
+        let Some(Body::Heartbeat(_)) = other.next().await.body else { panic!("a frame for nothing") };
+        // The same again is no change.
+        wanted.next().await;
+        measure(3, 30);
+        assert!(matches!(wanted.next().await.body, Some(Body::Heartbeat(_))));
+        measure(0, 40);
+        let Some(Body::Delta(delta)) = wanted.next().await.body else { panic!("no delta") };
+        assert_eq!(delta.latencies[0].itl.as_ref().unwrap().counts, [0; 0], "readers forget the counts");
+        publisher.set_kernel(address, "", load(2, 50));
+        let Some(Body::Delta(delta)) = wanted.next().await.body else { panic!("no delta") };
+        assert_eq!((delta.endpoints.len(), delta.latencies.len()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -320,6 +365,7 @@ mod tests {
             }
         }
         snapshot.gpus.iter_mut().for_each(|gpu| gpu.measured_boottime_ns = 0);
+        snapshot.latencies.sort_by(|a, b| format!("{:?}", a.key).cmp(&format!("{:?}", b.key)));
         snapshot.endpoints.sort_by(|a, b| format!("{:?}", a.key).cmp(&format!("{:?}", b.key)));
         snapshot
     }
@@ -338,7 +384,11 @@ mod tests {
                 });
                 publisher.set_endpoints(endpoints);
             }
-            1 => publisher.set_kernel(address, &uid, load(random.u64(0..3), now_ns)),
+            1 if random.bool() => publisher.set_kernel(address, &uid, load(random.u64(0..3), now_ns)),
+            1 => {
+                let histograms = histograms(random.u64(0..3));
+                publisher.set_kernel_window(address, &uid, load(random.u64(0..3), now_ns), &histograms);
+            }
             2 => publisher.set_kernel(address, &uid, LoadReport::Off("off".into())),
             3 => {
                 let engine = EngineLoad { measured_boottime_ns: now_ns, running: 1, ..EngineLoad::default() };
@@ -359,7 +409,8 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..50 {
             let publisher = publisher();
-            let mut subscription = subscribe(&publisher, 1000);
+            let options = WatchOptions::requested(0, 1000).with_latencies(true);
+            let mut subscription = Subscription::new(Arc::clone(&publisher), 7, options);
             let mut replica = Replica::default();
             for step in 1..=40 {
                 for _ in 0..random.u8(0..4) {
@@ -375,7 +426,10 @@ mod tests {
                     }
                 }
                 if !subscription.has_changes() {
-                    assert_eq!(without_times(replica.snapshot()), without_times(publisher.snapshot().0));
+                    assert_eq!(
+                        without_times(replica.snapshot()),
+                        without_times(publisher.snapshot_with(true).0)
+                    );
                 }
             }
         }

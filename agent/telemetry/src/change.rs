@@ -4,7 +4,8 @@
 //! different state.
 
 use crate::v1::{
-    Delta, Endpoint, EndpointKey, EngineAge, Frame, Gpu, Heartbeat, Node, Snapshot, frame::Body,
+    Delta, Endpoint, EndpointKey, EndpointLatencies, EngineAge, Frame, Gpu, Heartbeat, Node, Snapshot,
+    frame::Body,
 };
 
 /// One change of a replica. Changes of a frame must be applied in order.
@@ -26,6 +27,8 @@ pub enum Change<'a> {
     EndpointRemoved(&'a EndpointKey),
     /// New values of an endpoint, which may be new.
     Endpoint(&'a Endpoint),
+    /// New latency histograms of an endpoint, which comes before them.
+    Latencies(&'a EndpointLatencies),
     /// All kernel values were still valid at this time.
     KernelConfirmed {
         /// CLOCK_BOOTTIME of the agent's node, nanoseconds.
@@ -56,6 +59,7 @@ fn of_snapshot(epoch: u64, snapshot: &Snapshot) -> impl Iterator<Item = Change<'
         .chain(snapshot.node.iter().map(Change::Node))
         .chain(snapshot.gpus.iter().map(Change::Gpu))
         .chain(snapshot.endpoints.iter().map(Change::Endpoint))
+        .chain(snapshot.latencies.iter().map(Change::Latencies))
 }
 
 /// The agent reads all kernel values at once. Endpoints that are not in the delta were unchanged at the time of the
@@ -69,6 +73,7 @@ fn of_delta(delta: &Delta) -> impl Iterator<Item = Change<'_>> {
         .chain(delta.gpus.iter().map(Change::Gpu))
         .chain(delta.removed_endpoints.iter().map(Change::EndpointRemoved))
         .chain(delta.endpoints.iter().map(Change::Endpoint))
+        .chain(delta.latencies.iter().map(Change::Latencies))
         .chain(newest.map(|measured_boottime_ns| Change::KernelConfirmed { measured_boottime_ns }))
 }
 

@@ -41,6 +41,8 @@ pub struct WatchOptions {
     pub min_interval: Duration,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
+    /// Whether the agent also sends latency histograms.
+    pub latencies: bool,
     /// Client identity for TLS. Plain text without.
     pub tls: Option<Arc<Identity>>,
 }
@@ -185,6 +187,7 @@ async fn open(address: SocketAddr, options: &WatchOptions) -> Result<Streaming<F
         subscriber: options.subscriber.clone(),
         min_interval_us: options.min_interval.as_micros().try_into().unwrap_or(u32::MAX),
         heartbeat_ms: options.heartbeat.as_millis().try_into().unwrap_or(u32::MAX),
+        latencies: options.latencies,
     };
     let mut client = TelemetryClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     Ok(client.watch(request).await?.into_inner())

@@ -19,6 +19,7 @@
 //!     subscriber: "example".into(),
 //!     min_interval: Duration::ZERO,
 //!     heartbeat: Duration::from_secs(1),
+//!     latencies: false,
 //!     tls: None,
 //! };
 //! let mut replica = Replica::default();
@@ -39,6 +40,7 @@
 
 mod change;
 pub mod client;
+mod histogram;
 mod liveness;
 pub mod recording;
 mod replica;
@@ -46,6 +48,7 @@ pub mod requests;
 pub mod signals;
 
 pub use change::{Change, changes};
+pub use histogram::Bucket;
 pub use replica::Replica;
 
 /// `forebay.telemetry.v1`, generated from `proto/`.

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     change::{Change, changes},
     client::Received,
-    v1::{Endpoint, EndpointKey, EngineAge, Gpu, Node, Snapshot},
+    v1::{Endpoint, EndpointKey, EndpointLatencies, EngineAge, Gpu, Node, Snapshot},
 };
 
 /// Maximum endpoints kept per agent. Further ones are ignored.
@@ -24,6 +24,8 @@ const MAX_GPUS: usize = 1024;
 pub struct Replica {
     node: Node,
     endpoints: BTreeMap<EndpointOrder, Endpoint>,
+    /// Of these endpoints.
+    latencies: BTreeMap<EndpointOrder, EndpointLatencies>,
     gpus: BTreeMap<String, Gpu>,
     /// When the newest frame was sent (CLOCK_BOOTTIME of the node) and when it arrived.
     last_frame: Option<(u64, Instant)>,
@@ -42,6 +44,7 @@ impl Replica {
                 Change::Reset { .. } => {
                     self.node = Node::default();
                     self.endpoints.clear();
+                    self.latencies.clear();
                     self.gpus.clear();
                     self.gpus_confirmed_ns = 0;
                 }
@@ -55,9 +58,12 @@ impl Replica {
                     }
                 }
                 Change::EndpointRemoved(key) => {
-                    self.endpoints.remove(&order(key));
+                    let order = order(key);
+                    self.endpoints.remove(&order);
+                    self.latencies.remove(&order);
                 }
                 Change::Endpoint(endpoint) => self.put(endpoint),
+                Change::Latencies(latencies) => self.put_latencies(latencies),
                 Change::KernelConfirmed { measured_boottime_ns } => self.confirm_kernel(measured_boottime_ns),
                 Change::GpusConfirmed { measured_boottime_ns } => {
                     self.gpus_confirmed_ns = self.gpus_confirmed_ns.max(measured_boottime_ns);
@@ -72,6 +78,13 @@ impl Replica {
         let order = order(key);
         if self.endpoints.len() < MAX_ENDPOINTS || self.endpoints.contains_key(&order) {
             self.endpoints.insert(order, endpoint.clone());
+        }
+    }
+
+    fn put_latencies(&mut self, latencies: &EndpointLatencies) {
+        let Some(order) = latencies.key.as_ref().map(order) else { return };
+        if self.endpoints.contains_key(&order) && latencies.is_bounded() {
+            self.latencies.insert(order, latencies.clone());
         }
     }
 
@@ -112,12 +125,21 @@ impl Replica {
         gpus
     }
 
+    /// The latency histograms of an endpoint, as old as its kernel values. `None` if they are not known: the agent does not
+    /// send them, or nothing was counted since it started.
+    pub fn latencies(&self, endpoint: &Endpoint) -> Option<&EndpointLatencies> {
+        endpoint.kernel.as_ref()?;
+        self.latencies.get(&order(endpoint.key.as_ref()?))
+    }
+
     /// The state as one snapshot.
     pub fn snapshot(&self) -> Snapshot {
+        let is_counted = |it: &&EndpointLatencies| !it.is_empty();
         Snapshot {
             node: Some(self.node.clone()),
             endpoints: self.endpoints.values().cloned().collect(),
             gpus: self.gpus.values().cloned().collect(),
+            latencies: self.latencies.values().filter(is_counted).cloned().collect(),
         }
     }
 
@@ -157,7 +179,7 @@ fn order(key: &EndpointKey) -> EndpointOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{Delta, EngineLoad, Frame, Goodbye, Heartbeat, KernelLoad, frame::Body};
+    use crate::v1::{Delta, EngineLoad, Frame, Goodbye, Heartbeat, Histogram, KernelLoad, frame::Body};
 
     fn receive(replica: &mut Replica, body: Body) {
         let frame = Frame { epoch: 1, seq: 1, sent_boottime_ns: 10_000_000_000, body: Some(body) };
@@ -184,7 +206,7 @@ mod tests {
         assert!(!replica.has_data());
         let endpoints = vec![endpoint("a", 1), endpoint("b", 2)];
         let gpus = vec![Gpu { uuid: "GPU-1".into(), index: 1, ..Gpu::default() }];
-        receive(&mut replica, Body::Snapshot(Snapshot { node: None, endpoints, gpus }));
+        receive(&mut replica, Body::Snapshot(Snapshot { endpoints, gpus, ..Snapshot::default() }));
         assert_eq!(loads(&replica), [1, 2]);
 
         let delta = Delta {
@@ -230,6 +252,47 @@ mod tests {
             near(replica.kernel_age(new, Instant::now()), 1)
                 && near(replica.engine_age(new, Instant::now()), 2)
         );
+    }
+
+    #[test]
+    fn latencies_are_those_of_known_endpoints() {
+        let latencies = |uid: &str, count| EndpointLatencies {
+            key: endpoint(uid, 0).key,
+            ttft: Some(Histogram { bounds_ns: vec![1, 2], counts: vec![count] }),
+            ..EndpointLatencies::default()
+        };
+        let mut replica = Replica::default();
+        let snapshot = Snapshot {
+            endpoints: vec![endpoint("a", 1)],
+            latencies: vec![latencies("a", 1), latencies("stranger", 1), {
+                let bounds_ns = (0..1000).collect();
+                let ttft = Some(Histogram { bounds_ns, ..Histogram::default() });
+                EndpointLatencies { ttft, ..latencies("a", 0) }
+            }],
+            ..Snapshot::default()
+        };
+        receive(&mut replica, Body::Snapshot(snapshot));
+        assert_eq!(replica.snapshot().latencies, [latencies("a", 1)]);
+        // A new load alone leaves them as they are.
+        let delta = Delta { endpoints: vec![endpoint("a", 2)], ..Delta::default() };
+        receive(&mut replica, Body::Delta(delta));
+        let delta = Delta {
+            endpoints: vec![endpoint("b", 1)],
+            latencies: vec![latencies("b", 7)],
+            ..Delta::default()
+        };
+        receive(&mut replica, Body::Delta(delta));
+        assert_eq!(replica.snapshot().latencies, [latencies("a", 1), latencies("b", 7)]);
+        let unmeasured = Endpoint { kernel: None, ..endpoint("a", 0) };
+        receive(&mut replica, Body::Delta(Delta { endpoints: vec![unmeasured], ..Delta::default() }));
+        let of = |replica: &Replica| {
+            replica.endpoints().map(|it| replica.latencies(it).is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&replica), [false, true], "unknown without a load");
+        let removed_endpoints = vec![endpoint("b", 0).key.unwrap()];
+        receive(&mut replica, Body::Delta(Delta { removed_endpoints, ..Delta::default() }));
+        receive(&mut replica, Body::Delta(Delta { endpoints: vec![endpoint("b", 0)], ..Delta::default() }));
+        assert_eq!(of(&replica), [false, false], "a successor has its own");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! To add a signal: add the field to the BPF map and to the proto, fill it in the sampler, and add one line here.
 
-use crate::v1::{Endpoint, EngineLoad, KernelLoad, Latency};
+use crate::v1::{Endpoint, EndpointLatencies, EngineLoad, Histogram, KernelLoad, Latency};
 
 /// Who measures a signal. Names the object in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +107,10 @@ pub struct LatencySignal {
     pub help: &'static str,
     /// Columns of the CLI, with the value that each shows, in nanoseconds.
     pub columns: &'static [(Column, ReadLatency)],
-    /// Reads the distribution. `None` if it was not measured.
+    /// Reads the summary. `None` if it was not measured.
     pub value: fn(&Endpoint) -> Option<Latency>,
+    /// Reads the distribution. `None` if the agent does not send it.
+    pub histogram: fn(&EndpointLatencies) -> Option<&Histogram>,
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Option<Metric> {
@@ -190,6 +192,7 @@ pub const SIGNALS: &[Signal] = &[
     known_to_kernel!("oldestRequestSeconds", |load| since(load, load.oldest_request_boottime_ns), with_unit(gauge("forebay_oldest_request_seconds", "Age of the oldest POST request in flight."), "seconds"), wide("OLDEST")),
     known_to_kernel!("oldestRequestHasResponse", |load| load.oldest_request_has_response.map(Value::Flag), None, None),
     known_to_kernel!("requestsWithResponse", |load| load.requests_with_response.and_then(integer), gauge("forebay_requests_with_response", "POST requests in flight for which content of the response was sent."), None),
+    known_to_kernel!("waiting", |load| integer(load.in_flight.saturating_sub(load.requests_with_response?)), None, wide("WAITING")),
     known_to_kernel!("silentSeconds", |load| since(load, load.last_content_boottime_ns), with_unit(gauge("forebay_silent_seconds", "Time since content of a response was last sent, on any connection."), "seconds"), wide("SILENT")),
     kernel!("started", started, counter("forebay_requests_started_total", "POST requests started."), table("STARTED")),
     kernel!("finished", finished, counter("forebay_requests_finished_total", "POST requests whose response is complete."), table("FINISHED")),
@@ -203,7 +206,7 @@ pub const SIGNALS: &[Signal] = &[
     kernel!("chunks", chunks, counter("forebay_response_chunks_total", "Response chunks with data."), None),
     kernel!("opaqueConnections", opaque_connections, None, None),
     engine!("running", |load| integer(load.running), gauge("forebay_engine_requests_running", "vllm:num_requests_running at the last scrape."), table("RUNNING")),
-    engine!("waiting", |load| integer(load.waiting), gauge("forebay_engine_requests_waiting", "vllm:num_requests_waiting at the last scrape."), table("WAITING")),
+    engine!("queue", |load| integer(load.waiting), gauge("forebay_engine_requests_waiting", "vllm:num_requests_waiting at the last scrape."), table("QUEUE")),
     engine!("kvCacheUsage", |load| load.kv_cache_usage.map(Value::Ratio), with_unit(gauge("forebay_engine_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc at the last scrape, 0 to 1."), "ratio"), table("KV")),
     engine!("promptTokens", |load| integer(load.prompt_tokens), None, None),
     engine!("generationTokens", |load| integer(load.generation_tokens), None, None),
@@ -229,6 +232,7 @@ pub const LATENCIES: &[LatencySignal] = &[
             (Column { header: "TTFT-P99", width: Width::Table }, |latency| latency.p99_ns),
         ],
         value: |endpoint| endpoint.kernel.as_ref()?.ttft,
+        histogram: |latencies| latencies.ttft.as_ref(),
     },
     LatencySignal {
         json: "itl",
@@ -236,6 +240,7 @@ pub const LATENCIES: &[LatencySignal] = &[
         help: "Between two response chunks of one request",
         columns: &[(Column { header: "ITL-P50", width: Width::Table }, |latency| latency.p50_ns)],
         value: |endpoint| endpoint.kernel.as_ref()?.itl,
+        histogram: |latencies| latencies.itl.as_ref(),
     },
     LatencySignal {
         json: "duration",
@@ -243,6 +248,7 @@ pub const LATENCIES: &[LatencySignal] = &[
         help: "First request byte to last response byte",
         columns: &[],
         value: |endpoint| endpoint.kernel.as_ref()?.duration,
+        histogram: |latencies| latencies.duration.as_ref(),
     },
 ];
 

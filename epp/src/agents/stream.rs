@@ -131,7 +131,7 @@ impl AgentStream {
     fn introduce(&self, pool: &Pool, routes: &Routes) {
         let endpoints = self.endpoints_of(pool, routes).collect();
         let gpus = self.replica.gpus().into_iter().cloned().collect();
-        self.send(pool, Body::Snapshot(Snapshot { node: None, endpoints, gpus }));
+        self.send(pool, Body::Snapshot(Snapshot { endpoints, gpus, ..Snapshot::default() }));
     }
 
     /// Reports on the members of a pool.

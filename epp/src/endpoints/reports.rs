@@ -175,7 +175,7 @@ impl Agent {
                 Change::KernelConfirmed { measured_boottime_ns } => {
                     self.kernel_still_holds(measured_boottime_ns, received, members);
                 }
-                Change::Node(_) | Change::GpusConfirmed { .. } => {}
+                Change::Node(_) | Change::Latencies(_) | Change::GpusConfirmed { .. } => {}
                 Change::EngineConfirmed(engine) => self.engine_still_holds(engine, received, members),
             }
         }

@@ -115,7 +115,7 @@ impl Reader {
 
     pub fn snapshot(&mut self, endpoints: Vec<Endpoint>, gpus: Vec<Gpu>) {
         let node = Some(Node { name: "node-a".into(), ..Node::default() });
-        self.send(Body::Snapshot(Snapshot { node, endpoints, gpus }));
+        self.send(Body::Snapshot(Snapshot { node, endpoints, gpus, ..Snapshot::default() }));
     }
 
     pub fn delta(&mut self, delta: Delta) {

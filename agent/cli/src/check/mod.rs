@@ -13,7 +13,6 @@ mod grants;
 mod installation;
 mod kinds;
 mod models;
-mod nearest;
 mod pools;
 mod quotas;
 mod references;
@@ -31,7 +30,7 @@ use self::{
     finding::{Finding, Level},
     installation::Installation,
 };
-use crate::{forward::Access, output::Output};
+use crate::{forward::Access, nearest, output::Output};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {

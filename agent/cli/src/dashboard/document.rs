@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use forebay_telemetry::v1::Latency;
+use forebay_telemetry::{
+    Bucket,
+    v1::{Histogram, Latency},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -50,8 +53,8 @@ fn pod(row: &Row) -> Value {
             "inFlight": row.in_flight,
             "waiting": row.waiting,
             "oldestRequestSeconds": seconds(row.oldest),
-            "ttft": row.ttft.map(latency),
-            "itl": row.itl.map(latency),
+            "ttft": row.ttft.map(|it| latency(it, row.latencies.as_ref().and_then(|all| all.ttft.as_ref()))),
+            "itl": row.itl.map(|it| latency(it, row.latencies.as_ref().and_then(|all| all.itl.as_ref()))),
             "inFlightHistory": row.in_flight_history,
             "ttftP99SecondsHistory":
                 row.ttft_history.iter().map(|value_ns| value_ns.map(|it| it / 1e9)).collect::<Vec<_>>(),
@@ -111,13 +114,25 @@ fn seconds(duration: Option<Duration>) -> Option<f64> {
     duration.map(|duration| (duration.as_secs_f64() * 1e3).round() / 1e3)
 }
 
-fn latency(latency: Latency) -> Value {
+fn latency(latency: Latency, histogram: Option<&Histogram>) -> Value {
     let seconds = |value_ns: u64| value_ns as f64 / 1e9;
     json!({
         "count": latency.count,
         "p50Seconds": seconds(latency.p50_ns),
         "p95Seconds": seconds(latency.p95_ns),
         "p99Seconds": seconds(latency.p99_ns),
+        "buckets": histogram.map(buckets),
+    })
+}
+
+/// Compact: a thousand pods have two of them each. No bound is known more precisely than a microsecond.
+fn buckets(histogram: &Histogram) -> Value {
+    let all: Vec<Bucket> = histogram.buckets().collect();
+    let bounds = all.first().map(|it| it.from).into_iter().chain(all.iter().map(|it| it.to));
+    let seconds = |bound: Duration| bound.as_micros() as f64 / 1e6;
+    json!({
+        "boundsSeconds": bounds.map(seconds).collect::<Vec<_>>(),
+        "counts": all.iter().map(|it| it.count).collect::<Vec<_>>(),
     })
 }
 
@@ -140,6 +155,14 @@ mod tests {
         assert_eq!(busy["verdict"], json!({ "level": "ok", "text": "alive", "reason": null }));
         assert_eq!(busy["kernel"]["oldestRequestSeconds"], json!(4.16));
         assert_eq!(busy["kernel"]["ttft"]["p50Seconds"], json!(0.14));
+        let itl = &busy["kernel"]["itl"]["buckets"];
+        assert_eq!((&itl["boundsSeconds"][0], &itl["counts"][2]), (&json!(0.015), &json!(14_180)));
+        assert_eq!(
+            itl["boundsSeconds"].as_array().unwrap().len(),
+            itl["counts"].as_array().unwrap().len() + 1
+        );
+        let slow = &find(&document, "mistral-0")["kernel"]["ttft"];
+        assert_eq!((&slow["count"], &slow["buckets"]), (&json!(30), &Value::Null), "an agent without them");
         assert_eq!(
             (&busy["engine"]["tokensPerSecond"], &busy["engine"]["prefixCacheHits"]),
             (&json!(850.0), &json!(0.62))

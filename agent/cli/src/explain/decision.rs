@@ -10,7 +10,7 @@ pub(super) fn table(decision: &Value) -> String {
     let scorers = list(&decision["scorers"]);
     let mut names = header(&["ENDPOINT", "POD", "SCORE"]);
     names.extend(scorers.iter().map(|it| format!("{} x{}", show(&it["name"]), number(&it["weight"]))));
-    names.extend(header(&["IN-FLIGHT", "SOURCE", "CACHED", "WAITING", "LIVENESS", "EXCLUDED BY"]));
+    names.extend(header(&["IN-FLIGHT", "SOURCE", "CACHED", "ADDED-WAITING", "LIVENESS", "EXCLUDED BY"]));
     let mut rows = vec![names];
     rows.extend(list(&decision["endpoints"]).iter().map(|it| row(it, scorers.len())));
     let mut text = align(&rows);
@@ -76,7 +76,7 @@ mod tests {
             "moreEndpoints": 7,
         });
         let expected = "\
-ENDPOINT       POD      SCORE  queue-scorer x2  prefix x0.5  IN-FLIGHT  SOURCE  CACHED  WAITING  LIVENESS               EXCLUDED BY
+ENDPOINT       POD      SCORE  queue-scorer x2  prefix x0.5  IN-FLIGHT  SOURCE  CACHED  ADDED-WAITING  LIVENESS         EXCLUDED BY
 10.0.0.1:8000  llm-d/a  2.25   1                0.5          3          kernel  512 B   0.010 s  suspect: scrapes_fail  -
 10.0.0.2:8000  llm-d/b  -      -                -            0          -       0 B     0.000 s  -                      stalled engine
 and 7 more endpoints

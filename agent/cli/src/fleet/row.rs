@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_telemetry::v1::{Endpoint, Latency};
+use forebay_telemetry::v1::{Endpoint, EndpointLatencies, Latency};
 
 use super::{
     GpuKey, GpuRow, History, RowKey, Verdict,
@@ -37,6 +37,8 @@ pub(crate) struct Row {
     pub(crate) oldest: Option<Duration>,
     pub(crate) ttft: Option<Latency>,
     pub(crate) itl: Option<Latency>,
+    /// Distributions. `None`: the agent does not send them, or nothing was counted yet.
+    pub(crate) latencies: Option<EndpointLatencies>,
     pub(crate) tokens_per_second: Option<f64>,
     /// Waiting in the engine.
     pub(crate) queue: Option<u64>,
@@ -142,6 +144,7 @@ fn row<'a>(
         }),
         ttft: kernel.and_then(|load| load.ttft).filter(known),
         itl: kernel.and_then(|load| load.itl).filter(known),
+        latencies: agent.replica.latencies(endpoint).cloned(),
         tokens_per_second: history.tokens_per_second(&key),
         queue: engine.map(|load| load.waiting.into()),
         kv_usage: engine.and_then(|load| load.kv_cache_usage),

@@ -6,8 +6,8 @@ use forebay_resources::ObjectKey;
 use forebay_telemetry::{
     client::Received,
     v1::{
-        Endpoint, EndpointKey, EngineLoad, Frame, Gpu, GpuHealth, KernelLoad, Latency, Liveness,
-        LivenessReason, LivenessState, Model, Node, Snapshot, frame::Body,
+        Endpoint, EndpointKey, EndpointLatencies, EngineLoad, Frame, Gpu, GpuHealth, Histogram, KernelLoad,
+        Latency, Liveness, LivenessReason, LivenessState, Model, Node, Snapshot, frame::Body,
     },
 };
 
@@ -79,6 +79,7 @@ fn gpu_a(second: u64) -> Snapshot {
         oldest_request_boottime_ns: Some(boottime(second) - 4_200 * MS),
         ttft: latency(120, 140 * MS, 410 * MS, (600 + second % 7 * 50) * MS),
         itl: latency(48_000, 21 * MS, 34 * MS, 60 * MS),
+        duration: latency(120, 2_300 * MS, 7_900 * MS, 11_000 * MS),
         ..counted(second)
     };
     let frozen = KernelLoad {
@@ -108,6 +109,48 @@ fn gpu_a(second: u64) -> Snapshot {
             },
         ],
         gpus: gpus.iter().zip(0..).map(|(uuid, index)| gpu(second, uuid, index)).collect(),
+        latencies: vec![EndpointLatencies {
+            key: endpoint("qwen-0", 1).key,
+            ttft: histogram(&[
+                (92, 4),
+                (104, 21),
+                (117, 38),
+                (134, 14),
+                (151, 9),
+                (168, 6),
+                (185, 0),
+                (201, 5),
+                (218, 4),
+                (235, 0),
+                (251, 3),
+                (268, 4),
+                (302, 5),
+                (335, 1),
+                (369, 1),
+                (402, 0),
+                (436, 2),
+                (470, 1),
+                (537, 0),
+                (604, 2),
+                (671, 0),
+                (738, 0),
+            ]),
+            itl: histogram(&[
+                (15, 20),
+                (17, 2_400),
+                (19, 14_180),
+                (21, 19_200),
+                (23, 7_600),
+                (26, 2_100),
+                (30, 1_300),
+                (34, 700),
+                (42, 350),
+                (50, 140),
+                (59, 10),
+                (67, 0),
+            ]),
+            duration: histogram(&[(1_200, 12), (2_400, 57), (4_800, 41), (9_600, 10), (19_200, 0)]),
+        }],
     }
 }
 
@@ -145,6 +188,7 @@ fn gpu_b(second: u64) -> Snapshot {
             },
         ],
         gpus: vec![throttled],
+        ..Snapshot::default()
     }
 }
 
@@ -191,6 +235,13 @@ fn engine(second: u64, model: &str, waiting: u32, kv_cache_usage: f64) -> Engine
 
 fn latency(count: u64, p50_ns: u64, p95_ns: u64, p99_ns: u64) -> Option<Latency> {
     Some(Latency { count, sum_ns: count * p50_ns, p50_ns, p95_ns, p99_ns })
+}
+
+/// Buckets by their lower bound in milliseconds. The last one is the bound of the others.
+fn histogram(buckets: &[(u64, u64)]) -> Option<Histogram> {
+    let (_, counted) = buckets.split_last()?;
+    let bounds_ns = buckets.iter().map(|(from_ms, _)| from_ms * MS).collect();
+    Some(Histogram { bounds_ns, counts: counted.iter().map(|(_, count)| *count).collect() })
 }
 
 fn gpu(second: u64, uuid: &str, index: u32) -> Gpu {

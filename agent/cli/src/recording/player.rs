@@ -175,7 +175,8 @@ mod tests {
         };
         let key = EndpointKey { pod: "a".into(), ..EndpointKey::default() };
         let endpoint = Endpoint { key: Some(key), kernel: Some(kernel), ..Endpoint::default() };
-        let snapshot = Snapshot { node: Some(Node::default()), endpoints: vec![endpoint], gpus: vec![] };
+        let snapshot =
+            Snapshot { node: Some(Node::default()), endpoints: vec![endpoint], ..Snapshot::default() };
         let frame = Frame { sent_boottime_ns, body: Some(Body::Snapshot(snapshot)), ..Frame::default() };
         RecordingEntry { offset_ns: second * SECOND_NS, agent: 0, event: Some(Event::Frame(frame)) }
     }

@@ -15,6 +15,8 @@ pub(super) struct Agent {
     pub(super) problem: Option<String>,
     /// Its node is not in scope.
     pub(super) is_other_node: bool,
+    /// Its Pod is gone.
+    pub(super) is_gone: bool,
     /// Of the current stream, as last reported by the agent.
     dropped: DroppedRequests,
     /// Not reported yet.

@@ -1,6 +1,6 @@
 //! The streams of requests of all agents, merged.
 
-use std::net::SocketAddr;
+use std::{future::pending, net::SocketAddr};
 
 use forebay_telemetry::{
     client::{Error, Pauses},
@@ -11,7 +11,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::{agents::Agents, forward::Forwarding};
+use crate::{agents::Agents, forward::Forwarding, target::Target};
 
 /// Maximum frames that wait. A stream waits while the queue is full: the agent then drops requests and counts them.
 const QUEUE: usize = 16;
@@ -25,29 +25,46 @@ pub(crate) enum Event {
 
 #[derive(Debug)]
 pub(super) struct RequestStreams {
+    options: RequestOptions,
+    sender: mpsc::Sender<(usize, Event)>,
     events: mpsc::Receiver<(usize, Event)>,
     /// By agent.
     handles: Vec<AbortHandle>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     _forwarding: Forwarding,
 }
 
 impl RequestStreams {
     pub(super) fn start(agents: Agents, options: &RequestOptions) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
-        let mut tasks = JoinSet::new();
-        let handles = agents.targets.iter().enumerate();
-        let handles = handles
-            .map(|(agent, target)| {
-                tasks.spawn(follow(agent, target.address, options.clone(), sender.clone()))
-            })
-            .collect();
-        Self { events, handles, _tasks: tasks, _forwarding: agents.forwarding }
+        let mut streams = Self {
+            options: options.clone(),
+            sender,
+            events,
+            handles: Vec::new(),
+            tasks: JoinSet::new(),
+            _forwarding: agents.forwarding,
+        };
+        for target in &agents.targets {
+            streams.add(target);
+        }
+        streams
     }
 
-    /// The next event with the index of its agent. `None` if no stream is left.
-    pub(super) async fn next(&mut self) -> Option<(usize, Event)> {
-        self.events.recv().await
+    /// Starts the stream of one more agent, whose index is the next one.
+    pub(super) fn add(&mut self, target: &Target) {
+        let events = self.sender.clone();
+        let following = follow(self.handles.len(), target.address, self.options.clone(), events);
+        self.handles.push(self.tasks.spawn(following));
+    }
+
+    /// The next event with the index of its agent.
+    pub(super) async fn next(&mut self) -> (usize, Event) {
+        match self.events.recv().await {
+            Some(event) => event,
+            // Unreachable: this has a sender.
+            None => pending().await,
+        }
     }
 
     /// Ends the stream of an agent.

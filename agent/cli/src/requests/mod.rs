@@ -2,6 +2,7 @@
 
 mod agent;
 mod follow;
+mod pod;
 mod print;
 mod recent;
 mod render;
@@ -18,6 +19,7 @@ use forebay_telemetry::{
 use crate::{
     agents,
     forward::Access,
+    later::Later,
     output::Output,
     recording,
     scope::{self, Scope},
@@ -25,6 +27,7 @@ use crate::{
 
 pub(crate) use follow::Event;
 use follow::RequestStreams;
+use pod::WantedPod;
 pub(crate) use recent::Recent;
 use session::{Limits, Session};
 use status::StatusPattern;
@@ -36,7 +39,7 @@ pub(crate) struct Options {
     agents: agents::Options,
     #[command(flatten)]
     scope: scope::Options,
-    /// Only requests of the pod with this name.
+    /// Only requests of the pod with this name. It is an error if no agent knows it.
     #[arg(long, value_name = "NAME")]
     pod: Option<String>,
     /// Only requests with a duration (first request byte to last response byte, or to the abort) above this, such as 500ms.
@@ -80,9 +83,12 @@ pub(crate) async fn run(options: &Options, access: &Access) -> anyhow::Result<Ex
         tls: agents.tls.clone(),
     };
     let names = agents.targets.iter().map(|target| target.name.clone()).collect();
+    let later = Later::start(&options.agents, &agents).await?;
+    let pod = options.pod.as_ref().map(|pod| WantedPod::new(pod, &options.scope, &agents));
+    let pod = pod.transpose()?;
     let streams = RequestStreams::start(agents, &request);
     let limits = Limits { requests: options.limit, duration: options.duration };
-    Session::new(names, scope, options.output, options.rate).run(streams, limits).await
+    Session::new(names, scope, options.output, options.rate, pod).run(streams, later, limits).await
 }
 
 impl Options {

@@ -1,6 +1,6 @@
 //! The newest ended requests of all agents, for a view that shows them at one time.
 
-use std::{collections::VecDeque, future::pending, time::SystemTime};
+use std::{collections::VecDeque, time::SystemTime};
 
 use forebay_telemetry::requests::{ReceivedRequests, RequestOptions};
 use serde_json::{Value, json};
@@ -41,10 +41,7 @@ impl Recent {
 
     /// The next event of a stream, for [`Self::take`].
     pub(crate) async fn next(&mut self) -> (usize, Event) {
-        match self.streams.next().await {
-            Some(event) => event,
-            None => pending().await,
-        }
+        self.streams.next().await
     }
 
     pub(crate) fn take(&mut self, agent: usize, event: &Event, scope: &Scope) {

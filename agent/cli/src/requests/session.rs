@@ -15,10 +15,17 @@ use tokio::{
 use super::{
     agent::Agent,
     follow::{Event, RequestStreams},
+    pod::{self, WantedPod},
     print::print,
     render::{Row, Table, document},
 };
-use crate::{DEGRADED, format::plural, output::Output, scope::Scope};
+use crate::{
+    DEGRADED,
+    format::plural,
+    later::{Change, Later},
+    output::Output,
+    scope::Scope,
+};
 
 /// Interval of the lines about lost requests.
 const REPORT: Duration = Duration::from_secs(1);
@@ -37,20 +44,29 @@ pub(super) struct Session {
     output: Output,
     table: Table,
     rate: u32,
+    /// That of --pod.
+    pod: Option<WantedPod>,
     shown: u64,
     /// All agents have responded or failed once.
     has_begun: bool,
 }
 
 impl Session {
-    pub(super) fn new(names: Vec<String>, scope: Scope, output: Output, rate: u32) -> Self {
+    pub(super) fn new(
+        names: Vec<String>,
+        scope: Scope,
+        output: Output,
+        rate: u32,
+        pod: Option<WantedPod>,
+    ) -> Self {
         let agents = names.into_iter().map(Agent::new).collect();
-        Self { agents, scope, output, table: Table::for_stdout(), rate, shown: 0, has_begun: false }
+        Self { agents, scope, output, table: Table::for_stdout(), rate, pod, shown: 0, has_begun: false }
     }
 
     pub(super) async fn run(
         mut self,
         mut streams: RequestStreams,
+        mut later: Later,
         limits: Limits,
     ) -> anyhow::Result<ExitCode> {
         if self.output == Output::Table {
@@ -68,8 +84,7 @@ impl Session {
         let mut terminate = signal(SignalKind::terminate())?;
         while limits.requests.is_none_or(|limit| self.shown < limit) {
             tokio::select! {
-                event = streams.next() => {
-                    let Some((agent, event)) = event else { break };
+                (agent, event) = streams.next() => {
                     let left = limits.requests.map_or(u64::MAX, |limit| limit - self.shown);
                     let text = self.take(agent, event, left)?;
                     print(text).await?;
@@ -80,6 +95,8 @@ impl Session {
                         return Ok(ExitCode::FAILURE);
                     }
                 }
+                change = later.next() => self.change(change?, &mut streams)?,
+                () = pod::news(&mut self.pod) => self.tell_of_pod()?,
                 _ = report.tick() => {
                     self.scope.refresh();
                     print(self.report()?).await?;
@@ -103,10 +120,14 @@ impl Session {
 
     fn take_frame(&mut self, agent: usize, received: &ReceivedRequests, left: u64) -> String {
         let agent = &mut self.agents[agent];
-        if agent.take(received, &self.scope)
-            && let Some(problem) = &agent.problem
-        {
-            let _ = writeln!(io::stderr(), "forebay: agent {}: {problem}", agent.name);
+        if agent.take(received, &self.scope) {
+            let _ = match &agent.problem {
+                Some(problem) => writeln!(io::stderr(), "forebay: agent {}: {problem}", agent.name),
+                None if self.has_begun && !agent.is_other_node => {
+                    writeln!(io::stderr(), "forebay: following the requests of agent {}", agent.name)
+                }
+                None => Ok(()),
+            };
         }
         if agent.is_other_node {
             return String::new();
@@ -128,6 +149,41 @@ impl Session {
             self.shown += 1;
         }
         text
+    }
+
+    /// An agent has appeared or is gone.
+    fn change(&mut self, change: Change, streams: &mut RequestStreams) -> io::Result<()> {
+        match change {
+            Change::Appeared(target) => {
+                streams.add(&target);
+                if let Some(pod) = &mut self.pod {
+                    pod.add_agent(&target);
+                }
+                writeln!(io::stderr(), "forebay: new agent {}", target.name)?;
+                self.agents.push(Agent::new(target.name));
+            }
+            Change::Gone(name) => {
+                let agents = self.agents.iter_mut().enumerate();
+                for (at, agent) in agents.filter(|(_, agent)| agent.name == name && !agent.is_gone) {
+                    agent.is_gone = true;
+                    streams.stop(at);
+                    if let Some(pod) = &mut self.pod {
+                        pod.remove_agent(at);
+                    }
+                    writeln!(io::stderr(), "forebay: agent {name} is gone")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If no agent knows the pod of --pod, and none of them knew it before.
+    fn tell_of_pod(&mut self) -> anyhow::Result<()> {
+        if let Some(news) = self.pod.as_mut().map(WantedPod::judge).transpose()?.flatten() {
+            writeln!(io::stderr(), "forebay: {news}")?;
+        }
+        Ok(())
     }
 
     fn fail(&mut self, agent: usize, error: &Error) -> io::Result<()> {
@@ -173,9 +229,10 @@ impl Session {
     }
 
     fn exit_code(&self) -> ExitCode {
-        match self.agents.iter().filter(|agent| agent.node.is_some() && agent.problem.is_none()).count() {
+        let agents = self.agents.iter().filter(|agent| !agent.is_gone);
+        match agents.clone().filter(|agent| agent.node.is_some() && agent.problem.is_none()).count() {
             0 => ExitCode::FAILURE,
-            some if some < self.agents.len() => ExitCode::from(DEGRADED),
+            some if some < agents.count() => ExitCode::from(DEGRADED),
             _ => ExitCode::SUCCESS,
         }
     }

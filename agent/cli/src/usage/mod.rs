@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use forebay_usage::{Database, Dimension, Report};
 use time::OffsetDateTime;
 
+pub(crate) use self::render::{COUNTS, json_name};
 use self::{prices::Prices, summary::summarize, window::Moment};
 
 #[derive(clap::Args, Debug)]
@@ -76,7 +77,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let rows = summarize(rows, options.by.len(), prices.as_ref());
     let text = match options.output {
         Output::Table => render::table(&options.by, &rows, prices.as_ref()),
-        Output::Json => render::json(&options.by, &rows, prices.as_ref(), since, until)?,
+        Output::Json => {
+            format!("{:#}\n", render::document(&options.by, &rows, prices.as_ref(), since, until)?)
+        }
         Output::Csv => render::csv(&options.by, &rows, prices.as_ref())?,
     };
     Ok(io::stdout().write_all(text.as_bytes())?)

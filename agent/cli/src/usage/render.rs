@@ -8,12 +8,10 @@ use super::{
     prices::Prices,
     summary::{Summary, total},
 };
-use crate::{format::or_dash, table::align};
+use crate::{format::or_dash, json::API_VERSION, table::align};
 
-/// Of the JSON document.
-const VERSION: u32 = 1;
-
-const COUNTS: [&str; 7] = [
+/// Columns of CSV. In JSON as [`json_name`].
+pub(crate) const COUNTS: [&str; 7] = [
     "requests",
     "failed",
     "without_usage",
@@ -87,32 +85,43 @@ pub(super) fn table(by: &[Dimension], rows: &[Summary], prices: Option<&Prices>)
     text
 }
 
-pub(super) fn json(
+/// One document of the kind `UsageReport`.
+pub(super) fn document(
     by: &[Dimension],
     rows: &[Summary],
     prices: Option<&Prices>,
     since: OffsetDateTime,
     until: OffsetDateTime,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Value> {
     let row = |it: &Summary| {
-        let mut members = Map::new();
-        members.extend(by.iter().map(|by| by.name().to_owned()).zip(values(by, it).map(Value::from)));
-        members.extend(COUNTS.map(str::to_owned).into_iter().zip(counts(it).map(Value::from)));
-        members.insert("duration_seconds".to_owned(), it.row.duration_seconds.into());
-        if prices.is_some() {
-            members.insert("cost".to_owned(), is_priced(it).then_some(it.cost).into());
-            members.insert("cost_is_complete".to_owned(), (!it.has_unpriced).into());
-        }
+        let names = by.iter().map(|by| by.name()).chain(COUNTS).map(json_name);
+        let values = values(by, it).map(Value::from).chain(counts(it).map(Value::from));
+        let mut members: Map<String, Value> = names.zip(values).collect();
+        members.insert("durationSeconds".to_owned(), it.row.duration_seconds.into());
+        let cost = prices.filter(|_| is_priced(it)).map(|_| it.cost);
+        members.insert("cost".to_owned(), cost.into());
+        members.insert("costIsComplete".to_owned(), prices.map(|_| !it.has_unpriced).into());
         Value::Object(members)
     };
-    let document = json!({
-        "version": VERSION,
+    Ok(json!({
+        "apiVersion": API_VERSION,
+        "kind": "UsageReport",
         "since": since.format(&Rfc3339)?,
         "until": until.format(&Rfc3339)?,
+        "by": by.iter().map(|by| json_name(by.name())).collect::<Vec<_>>(),
         "currency": prices.and_then(|prices| prices.currency.as_deref()),
-        "rows": rows.iter().map(row).collect::<Vec<_>>(),
-    });
-    Ok(serde_json::to_string_pretty(&document)? + "\n")
+        "items": rows.iter().map(row).collect::<Vec<_>>(),
+    }))
+}
+
+/// The name of a column in documents, where names are in camel case.
+pub(crate) fn json_name(column: &str) -> String {
+    let mut words = column.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (initial, rest) = word.split_at(word.len().min(1));
+        name + &initial.to_uppercase() + rest
+    })
 }
 
 pub(super) fn csv(by: &[Dimension], rows: &[Summary], prices: Option<&Prices>) -> anyhow::Result<String> {
@@ -127,4 +136,41 @@ pub(super) fn csv(by: &[Dimension], rows: &[Summary], prices: Option<&Prices>) -
         writer.write_record(cells.chain(cost))?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+    use forebay_usage::ReportRow;
+
+    use super::*;
+    use crate::json_schema::validate;
+
+    fn summary(cost: f64, has_unpriced: bool) -> Summary {
+        let values =
+            Dimension::value_variants().iter().map(|by| (*by == Dimension::Day).then(|| "20454".into()));
+        Summary { row: ReportRow { values: values.collect(), ..ReportRow::default() }, cost, has_unpriced }
+    }
+
+    #[test]
+    fn a_document_has_the_members_of_the_schema() {
+        let rows = [summary(2.5, true), summary(0.0, true)];
+        let prices: Prices = serde_yaml_ng::from_str("{currency: EUR, models: {}}").unwrap();
+        let of = |by, prices| {
+            let (since, until) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH + Duration::DAY);
+            document(by, &rows, prices, since, until).unwrap()
+        };
+        let all = of(Dimension::value_variants(), Some(&prices));
+        assert_eq!(validate(&all), Ok(()), "{all:#}");
+        let (first, second) = (&all["items"][0], &all["items"][1]);
+        assert_eq!((&first["day"], &first["baseModel"]), (&json!("2026-01-01"), &Value::Null));
+        assert_eq!((&first["cost"], &second["cost"]), (&json!(2.5), &Value::Null), "unknown is not zero");
+        assert_eq!(first["costIsComplete"], false);
+        let without_prices = of(&[Dimension::Key], None);
+        assert_eq!(validate(&without_prices), Ok(()), "{without_prices:#}");
+        assert_eq!(without_prices["items"][0]["cost"], Value::Null);
+        let mut other = all.clone();
+        other["items"][0]["prompt_tokens"] = json!(1);
+        assert!(validate(&other).unwrap_err().starts_with("/items/0: "));
+    }
 }

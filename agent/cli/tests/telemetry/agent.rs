@@ -8,7 +8,7 @@ use forebay_agent::{
 };
 use forebay_agent_ebpf::maps::{Event, EventKind};
 use forebay_telemetry::v1::{
-    EndpointKey, EngineLoad, Gpu, GpuHealth, KernelLoad, Latency, Model, Node,
+    EndpointKey, EngineLoad, Gpu, GpuHealth, Histogram, KernelLoad, Latency, Model, Node,
     telemetry_server::TelemetryServer,
 };
 use tokio::task::JoinSet;
@@ -27,7 +27,12 @@ const IDLE: &str = "10.0.0.2:8000";
 
 impl Agent {
     pub(crate) async fn start() -> Self {
-        let publisher = Arc::new(Publisher::new(Node { name: "node-1".into(), ..Node::default() }));
+        Self::start_at(([127, 0, 0, 1], 0).into(), "node-1").await
+    }
+
+    /// An agent with this address, on this node.
+    pub(crate) async fn start_at(address: SocketAddr, node: &str) -> Self {
+        let publisher = Arc::new(Publisher::new(Node { name: node.into(), ..Node::default() }));
         let pods = [(IDLE, "idle"), (BUSY, "zealous")].map(|(address, pod)| {
             let address: SocketAddr = address.parse().unwrap();
             let key = EndpointKey {
@@ -49,7 +54,7 @@ impl Agent {
         };
         let users = BTreeMap::from([(BUSY.parse().unwrap(), vec!["GPU-0".to_owned()])]);
         publisher.set_gpus(vec![gpu], &users, Some(1));
-        let agent = Self::serve(publisher).await;
+        let agent = Self::serve(publisher, address).await;
         agent.measure(BUSY, "zealous", 7);
         agent.measure(IDLE, "idle", 1);
         agent
@@ -67,15 +72,15 @@ impl Agent {
         };
         let pods: BTreeMap<SocketAddr, EndpointKey> = (0..count).map(pod).collect();
         publisher.set_endpoints(pods.clone());
-        let agent = Self::serve(publisher).await;
+        let agent = Self::serve(publisher, ([127, 0, 0, 1], 0).into()).await;
         for (at, (address, key)) in (0..).zip(&pods) {
             agent.measure(&address.to_string(), &key.uid, at);
         }
         agent
     }
 
-    async fn serve(publisher: Arc<Publisher>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn serve(publisher: Arc<Publisher>, address: SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let service = TelemetryService::new(Arc::clone(&publisher), 1, stop.clone());
@@ -93,7 +98,12 @@ impl Agent {
         let load =
             KernelLoad { measured_boottime_ns: boottime_ns(), in_flight, ttft, ..KernelLoad::default() };
         let address = address.parse().unwrap();
-        self.publisher.set_kernel(address, uid, LoadReport::Measured(load));
+        // 40 ms to 90 ms.
+        let ttft = Histogram { bounds_ns: vec![40_000_000, 60_000_000, 90_000_001], counts: vec![6, 3] };
+        let histograms = [ttft, Histogram::default(), Histogram::default()];
+        self.publisher.set_kernel_window(address, uid, LoadReport::Measured(load), &histograms);
+        // Values that stay the same are confirmed, not sent again.
+        self.publisher.confirm_kernel(boottime_ns());
         let models = vec![Model { id: "qwen".into(), ..Model::default() }];
         let load =
             EngineLoad { measured_boottime_ns: boottime_ns(), running: 2, models, ..EngineLoad::default() };

@@ -105,6 +105,9 @@ async fn the_page_is_live_and_usable_by_keyboard() {
     }
     browser.wait("row('zealous').nextSibling.textContent.includes('NVIDIA H100')").await;
     browser.wait("row('zealous').nextSibling.textContent.includes('90 ms')").await;
+    browser.wait("row('zealous').nextSibling.textContent.includes('TTFT from 40 ms  to 90 ms')").await;
+    let bars = "row('zealous').nextSibling.querySelector('svg.bars path').getAttribute('d')";
+    assert_eq!(browser.evaluate(bars).await, "M0 18v-18.0h.9V18M1 18v-9.0h.9V18");
     assert_eq!(
         browser.evaluate("document.activeElement.closest('tr') === row('zealous')").await,
         true,

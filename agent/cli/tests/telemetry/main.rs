@@ -12,5 +12,6 @@ mod chromium;
 mod dashboard;
 mod lists;
 mod program;
+mod requests;
 mod site;
 mod top;

@@ -109,24 +109,32 @@ async fn costs_are_those_of_models_with_a_price() {
 }
 
 #[tokio::test]
-async fn json_has_a_version_and_nulls_for_what_is_unknown() {
+async fn json_is_a_document_of_the_schema_with_nulls_for_what_is_unknown() {
     let (_folder, url) = database().await;
     let document: Value =
         serde_json::from_str(&printed(&url, &["--by", "key,base-model", "-o", "json"])).unwrap();
-    assert_eq!(document["version"], 1);
+    let schema: Value = serde_json::from_str(
+        &std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json")).unwrap(),
+    )
+    .unwrap();
+    assert!(jsonschema::is_valid(&schema, &document), "{document:#}");
+    assert_eq!(
+        (&document["apiVersion"], &document["kind"], &document["by"]),
+        (&json!("forebay.dev/v1alpha1"), &json!("UsageReport"), &json!(["key", "baseModel"]))
+    );
     assert_eq!(
         (&document["since"], &document["until"]),
         (&json!("2025-12-31T00:00:00Z"), &json!("2026-02-01T00:00:00Z"))
     );
     assert_eq!(
-        document["rows"][0],
+        document["items"][0],
         json!({
-            "key": "sales", "base_model": "qwen", "requests": 3, "failed": 1, "without_usage": 1,
-            "prompt_tokens": 1_500_000, "cached_tokens": 750_000, "completion_tokens": 200, "reasoning_tokens": 0,
-            "duration_seconds": 6.0,
+            "key": "sales", "baseModel": "qwen", "requests": 3, "failed": 1, "withoutUsage": 1,
+            "promptTokens": 1_500_000, "cachedTokens": 750_000, "completionTokens": 200, "reasoningTokens": 0,
+            "durationSeconds": 6.0, "cost": null, "costIsComplete": null,
         })
     );
-    assert_eq!(document["rows"][2]["key"], Value::Null);
+    assert_eq!(document["items"][2]["key"], Value::Null);
 }
 
 #[tokio::test]

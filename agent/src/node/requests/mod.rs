@@ -3,6 +3,7 @@
 
 mod attachments;
 mod blind;
+mod buckets;
 mod connections;
 mod sampler;
 mod window;
@@ -30,7 +31,7 @@ use attachments::Attachments;
 use blind::Sight;
 use connections::ConnectionReader;
 use forebay_agent_ebpf::maps::Event;
-use forebay_telemetry::v1::EndpointKey;
+use forebay_telemetry::v1::{EndpointKey, KernelLoad};
 use window::{Histograms, LatencyWindow, STEP};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -205,11 +206,25 @@ impl RequestCounter {
         }
     }
 
+    /// Publishes the load of an endpoint.
     fn publish(&self, slot: u32) {
-        let Some(endpoint) = self.endpoints.get(&slot) else { return };
+        if let Some(endpoint) = self.endpoints.get(&slot) {
+            self.publisher.set_kernel(endpoint.address, &endpoint.uid, self.report(slot, endpoint));
+        }
+    }
+
+    /// Publishes the load and the latency window of an endpoint.
+    fn publish_window(&self, slot: u32) {
+        if let Some(endpoint) = self.endpoints.get(&slot) {
+            let WatchedEndpoint { address, uid, window, .. } = endpoint;
+            self.publisher.set_kernel_window(*address, uid, self.report(slot, endpoint), window.histograms());
+        }
+    }
+
+    fn report(&self, slot: u32, endpoint: &WatchedEndpoint) -> LoadReport<KernelLoad> {
         let measured_ns = boottime_ns();
         let scraped_ns = self.publisher.scraped_ns(endpoint.address, &endpoint.uid);
-        let report = match self.kernel.load_of(slot) {
+        match self.kernel.load_of(slot) {
             Ok(load) => match endpoint.sight.blindness(load.bytes_in, scraped_ns) {
                 Some(reason) => LoadReport::Off(reason),
                 None => LoadReport::Measured(sampler::kernel_load(
@@ -220,8 +235,7 @@ impl RequestCounter {
                 )),
             },
             Err(error) => LoadReport::Off(format!("cannot read the counters: {error}")),
-        };
-        self.publisher.set_kernel(endpoint.address, &endpoint.uid, report);
+        }
     }
 
     /// Reads and publishes everything, and sweeps connections when it is due.
@@ -247,7 +261,7 @@ impl RequestCounter {
                 let cumulative = LatencyHistograms::new(histograms);
                 self.publisher.set_latency_histograms(endpoint.address, &endpoint.uid, cumulative);
             }
-            self.publish(slot);
+            self.publish_window(slot);
         }
         self.publisher.confirm_kernel(measured_ns);
         match self.kernel.drop_counters() {

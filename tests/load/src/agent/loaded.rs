@@ -134,6 +134,7 @@ async fn subscribe(agent: SocketAddr, state: watch::Sender<Subscribers>) {
         subscriber: "bench".into(),
         min_interval: Duration::ZERO,
         heartbeat: Duration::from_secs(1),
+        latencies: false,
         tls: None,
     };
     let mut is_watching = false;

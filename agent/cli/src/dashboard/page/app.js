@@ -1,13 +1,12 @@
 // Connects the parts of the page to the stream of documents.
 
 import { createChat } from "./chat.js";
-import { element, setAttribute, setText } from "./dom.js";
+import { byId, element, setAttribute, setText } from "./dom.js";
 import { createFleet, IN_FLIGHT, TOKENS } from "./fleet.js";
 import { plural, sum } from "./format.js";
 import { createRequests } from "./requests.js";
 import { follow, hasToken } from "./stream.js";
 
-const byId = (id) => document.getElementById(id);
 const fleet = createFleet(byId("fleet"), byId("filter"));
 const requests = createRequests(byId("requests"), byId("requests-note"));
 const chat = createChat();

@@ -1,12 +1,11 @@
 // Sends prompts through the gateway, and shows how each was decided. All of it stays in the memory of this page.
 
-import { element, setText, table, valueList } from "./dom.js";
+import { byId, element, setText, table, valueList } from "./dom.js";
 import { decimal, integer, list, percent, seconds, text } from "./format.js";
 import { failure, readEvents, request } from "./stream.js";
 
 const MAX_DECISIONS = 20;
 const MAX_ANSWER = 64 << 10;
-const byId = (id) => document.getElementById(id);
 
 export function createChat() {
   const [form, answer, send, stop, sent] = ["prompt-form", "answer", "send", "stop", "sent"].map(byId);
@@ -99,7 +98,7 @@ function parse(data) {
   }
 }
 
-const micros = (value) => (value === undefined || value === null ? "-" : seconds(value / 1e6));
+const micros = (value) => (value == null ? "-" : seconds(value / 1e6));
 
 function describe({ model, at, head, usage }) {
   const it = head.explanation;
@@ -122,7 +121,7 @@ function describe({ model, at, head, usage }) {
 
 function measured(usage) {
   const cached = usage?.prompt_tokens_details?.cached_tokens;
-  return cached === undefined || cached === null ? "-" : `${cached} of ${integer(usage.prompt_tokens)} tokens`;
+  return cached == null ? "-" : `${cached} of ${integer(usage.prompt_tokens)} tokens`;
 }
 
 function scores(decision, served) {
@@ -133,7 +132,7 @@ function scores(decision, served) {
     number("In flight"), { label: "Source" }, number("Prefix hit (predicted)"), number("Added waiting"), { label: "Liveness" }, { label: "Excluded by" },
   ];
   const bytes = (it) => {
-    if (it.cachedBytes === undefined || it.cachedBytes === null) return "-";
+    if (it.cachedBytes == null) return "-";
     return decision.promptBytes ? `${it.cachedBytes} of ${decision.promptBytes} B` : `${it.cachedBytes} B`;
   };
   const rows = (decision.endpoints ?? []).map((it) => ({

@@ -1,5 +1,7 @@
 // Elements. Data becomes text nodes and attributes only, never markup.
 
+export const byId = (id) => document.getElementById(id);
+
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -37,9 +39,9 @@ const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 60;
 const HEIGHT = 18;
 
-export function sparkline() {
+export function sparkline(kind = "spark") {
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("class", "spark");
+  svg.setAttribute("class", kind);
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
@@ -63,6 +65,15 @@ export function setSparkline(svg, values) {
     isDrawing = true;
   });
   setAttribute(svg.firstChild, "d", path || "M0 0");
+}
+
+// One bar for each count, relative to the largest. A count that is not zero can be seen.
+export function setBars(svg, counts) {
+  const maximum = Math.max(...counts);
+  const bar = (count, at) =>
+    count ? `M${at} ${HEIGHT}v-${Math.max(1, (count / maximum) * HEIGHT).toFixed(1)}h.9V${HEIGHT}` : "";
+  setAttribute(svg, "viewBox", `0 0 ${counts.length} ${HEIGHT}`);
+  setAttribute(svg.firstChild, "d", counts.map(bar).join(""));
 }
 
 // A list of names and texts.

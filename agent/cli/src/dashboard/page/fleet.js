@@ -1,33 +1,34 @@
 // The table of models, their pools, and the pods of these with their GPUs.
 
-import { element, setAttribute, setChildren, setSparkline, setText, sparkline, table, valueList } from "./dom.js";
-import { age, count, gib, integer, list, mark, megahertz, percent, plural, seconds, sum, text, UNKNOWN, watts } from "./format.js";
+import { element, setAttribute, setBars, setChildren, setSparkline, setText, sparkline, table, valueList } from "./dom.js";
+import { age, count, gib, integer, list, mark, megahertz, percent, plural, seconds, sum, text, unit, UNKNOWN, watts } from "./format.js";
 
 const LEVELS = ["ok", "unknown", "suspect", "failed"];
-const kernel = (pod) => pod.kernel.stale;
-const engine = (pod) => pod.engine.stale;
-const gpu = (pod) => pod.gpu.stale;
 const memory = ({ memoryUsedBytes: used, memoryTotalBytes: total }) => (used === null || !total ? null : used / total);
 
 // `rank`: p0 is always shown, p3 only on wide screens. `value` is sorted by, `format` shows it.
-export const IN_FLIGHT = { label: "In flight", rank: "p0", help: "requests in flight, counted in the kernel", value: (pod) => pod.kernel.inFlight, format: integer, stale: kernel, sum: String };
-export const TOKENS = { label: "Tok/s", rank: "p1", help: "generated tokens per second", value: (pod) => pod.engine.tokensPerSecond, format: count, stale: engine, sum: count };
+function column(label, rank, help, source, read, format, sum) {
+  return { label, rank, help, value: (pod) => read(pod[source]), format, stale: (pod) => pod[source].stale, sum };
+}
+
+export const IN_FLIGHT = column("In flight", "p0", "requests in flight, counted in the kernel", "kernel", (it) => it.inFlight, integer, String);
+export const TOKENS = column("Tok/s", "p1", "generated tokens per second", "engine", (it) => it.tokensPerSecond, count, count);
 const COLUMNS = [
   IN_FLIGHT,
   { label: "Load", rank: "p2", help: "in flight over the last minute", spark: (pod) => pod.kernel.inFlightHistory },
-  { label: "Waiting", rank: "p2", help: "of these, without content of the response yet", value: (pod) => pod.kernel.waiting, format: integer, stale: kernel, sum: String },
-  { label: "Oldest", rank: "p2", help: "age of the oldest request in flight", value: (pod) => pod.kernel.oldestRequestSeconds, format: seconds, stale: kernel },
-  { label: "TTFT p50", rank: "p2", help: "time to first token, median of about a minute", value: (pod) => pod.kernel.ttft?.p50Seconds, format: seconds, stale: kernel },
-  { label: "TTFT p99", rank: "p1", help: "time to first token, 99th percentile", value: (pod) => pod.kernel.ttft?.p99Seconds, format: seconds, stale: kernel },
-  { label: "ITL p50", rank: "p3", help: "time between two tokens, median", value: (pod) => pod.kernel.itl?.p50Seconds, format: seconds, stale: kernel },
+  column("Waiting", "p2", "of these, without content of the response yet", "kernel", (it) => it.waiting, integer, String),
+  column("Oldest", "p2", "age of the oldest request in flight", "kernel", (it) => it.oldestRequestSeconds, seconds),
+  column("TTFT p50", "p2", "time to first token, median of about a minute", "kernel", (it) => it.ttft?.p50Seconds, seconds),
+  column("TTFT p99", "p1", "time to first token, 99th percentile", "kernel", (it) => it.ttft?.p99Seconds, seconds),
+  column("ITL p50", "p3", "time between two tokens, median", "kernel", (it) => it.itl?.p50Seconds, seconds),
   TOKENS,
-  { label: "Queue", rank: "p3", help: "requests waiting in the engine (its own number)", value: (pod) => pod.engine.queue, format: integer, stale: engine, sum: String },
-  { label: "KV", rank: "p2", help: "use of the engine's KV cache", value: (pod) => pod.engine.kvCacheUsage, format: percent, stale: engine },
-  { label: "Prefix", rank: "p3", help: "prompt tokens found in the prefix cache, of the last minute", value: (pod) => pod.engine.prefixCacheHits, format: percent, stale: engine },
-  { label: "GPU", rank: "p2", help: "mean utilisation of the pod's GPUs", value: (pod) => pod.gpu.utilization, format: percent, stale: gpu },
-  { label: "GPU mem", rank: "p3", help: "memory in use on these GPUs", value: (pod) => memory(pod.gpu), format: percent, stale: gpu },
-  { label: "Power", rank: "p3", help: "power of these GPUs", value: (pod) => pod.gpu.powerMilliwatts, format: watts, stale: gpu },
-  { label: "Age", rank: "p2", help: "age of the older of the kernel's and the engine's values", value: (pod) => pod.ageSeconds, format: age, stale: (pod) => pod.stale },
+  column("Queue", "p3", "requests that wait in the engine", "engine", (it) => it.queue, integer, String),
+  column("KV", "p2", "use of the engine's KV cache", "engine", (it) => it.kvCacheUsage, percent),
+  column("Prefix", "p3", "prompt tokens found in the prefix cache, last minute", "engine", (it) => it.prefixCacheHits, percent),
+  column("GPU", "p2", "mean utilisation of the pod's GPUs", "gpu", (it) => it.utilization, percent),
+  column("GPU mem", "p3", "memory in use on these GPUs", "gpu", memory, percent),
+  column("Power", "p3", "power of these GPUs", "gpu", (it) => it.powerMilliwatts, watts),
+  { label: "Age", rank: "p2", help: "age of the older of kernel and engine values", value: (pod) => pod.ageSeconds, format: age, stale: (pod) => pod.stale },
 ];
 const NAME = { label: "Pod", value: (pod) => pod.name };
 const VERDICT = { label: "Verdict", rank: "p0", help: "whether it works, and why not", value: (pod) => LEVELS.indexOf(pod.verdict.level), first: -1 };
@@ -86,8 +87,7 @@ export function createFleet(root, filter) {
   // Unknown is last, in both directions.
   function compare(one, other) {
     const [a, b] = [sort.column.value(one), sort.column.value(other)];
-    const unknown = (value) => value === null || value === undefined;
-    if (unknown(a) || unknown(b)) return unknown(a) - unknown(b);
+    if (a == null || b == null) return (a == null) - (b == null);
     return sort.direction * (typeof a === "string" ? a.localeCompare(b) : a - b);
   }
 
@@ -144,8 +144,7 @@ export function createFleet(root, filter) {
   }
 
   function groupRow(kind, name, key) {
-    const title = element("span", {}, name);
-    const { button, isOpen } = expander(key, [element("span", { class: "hidden" }, `${kind} `), title], true);
+    const { button, isOpen } = expander(key, [element("span", { class: "hidden" }, `${kind} `), name], true);
     const cells = COLUMNS.map((column) => element("td", { class: `${column.rank} number` }));
     const verdict = element("td", { class: "p0" });
     const node = element("tr", { class: kind }, element("th", { scope: "row" }, button), ...cells, verdict);
@@ -243,11 +242,11 @@ function gpuCells(it) {
   const health = { ok: "ok", suspect: "degraded", failed: "lost", unknown: "-" }[it.level];
   const of = (value, limit) => (limit === "-" ? value : `${value} of ${limit}`);
   const cells = [
-    integer(it.utilizationPercent === null ? null : `${it.utilizationPercent}%`),
+    unit("%")(it.utilizationPercent),
     of(gib(it.memoryUsedBytes), gib(it.memoryTotalBytes)),
     of(watts(it.powerMilliwatts), watts(it.powerLimitMilliwatts)),
     of(megahertz(it.smClockMhz), megahertz(it.smClockMaxMhz)),
-    integer(it.temperatureCelsius === null ? null : `${it.temperatureCelsius} °C`),
+    unit(" °C")(it.temperatureCelsius),
     list(it.throttleReasons),
     it.lastXid === null ? integer(it.xidErrors) : `${it.xidErrors}, last ${it.lastXid}`,
     age(it.ageSeconds),
@@ -258,19 +257,27 @@ function gpuCells(it) {
 // Made again when a text changes: nothing in it has the focus.
 function detailRow() {
   const ttft = sparkline();
+  const distributions = ["ttft", "itl"].map((key) => ({ key, svg: sparkline("bars") }));
   const content = element("div");
   const node = element("tr", { class: "detail" }, element("td", { colspan: ALL.length }, content));
   let shown = "";
   const update = (pod, gpus) => {
     const [values, cells] = [podValues(pod), gpus.map(gpuCells)];
     setSparkline(ttft, pod.kernel.ttftP99SecondsHistory);
-    const now = JSON.stringify([values, cells, pod.verdict]);
+    const ends = distributions.map(({ key, svg }) => {
+      const { boundsSeconds: bounds, counts } = pod.kernel[key]?.buckets ?? { boundsSeconds: [], counts: [] };
+      setBars(svg, counts);
+      return [bounds[0], bounds.at(-1)].map((it) => mark(pod.kernel.stale, seconds(it)));
+    });
+    const now = JSON.stringify([values, cells, pod.verdict, ends]);
     if (now === shown) return;
     shown = now;
     const verdict = element("span");
     showVerdict(verdict, pod.verdict);
     const reason = element("p", { class: "reason" }, verdict, pod.verdict.reason ? `: ${pod.verdict.reason}` : "");
-    const trend = element("p", { class: "note" }, "TTFT p99 over the last minute ", ttft);
+    const bars = distributions.flatMap(({ key, svg }, index) =>
+      [` ${key.toUpperCase()} from ${ends[index][0]} `, svg, ` to ${ends[index][1]}`]);
+    const trend = element("p", { class: "note" }, "Last minute: TTFT p99 ", ttft, ...bars);
     const columns = GPU_COLUMNS.map((label) => ({ label }));
     const ofGpus = gpus.length
       ? element("div", { class: "scroll" }, table(columns, cells.map((it) => ({ cells: it }))))

@@ -1,15 +1,16 @@
-// Texts of values. Unknown values are null in documents and "-" here, never 0.
+// Texts of values. Unknown values are null or undefined in documents and "-" here, never 0.
 
 export const UNKNOWN = "-";
 
-const known = (value, text) => (value === null || value === undefined ? UNKNOWN : text(value));
+const known = (value, text) => (value == null ? UNKNOWN : text(value));
 
 export const integer = (value) => known(value, String);
 export const percent = (ratio) => known(ratio, (it) => `${Math.round(it * 100)}%`);
 export const text = (value) => (value ? String(value) : UNKNOWN);
 export const list = (values) => text((values ?? []).join(", "));
 export const watts = (milliwatts) => known(milliwatts, (it) => `${Math.floor(it / 1000)} W`);
-export const megahertz = (value) => known(value, (it) => `${it} MHz`);
+export const unit = (name) => (value) => known(value, (it) => it + name);
+export const megahertz = unit(" MHz");
 export const gib = (bytes) => known(bytes, (it) => `${(it / 2 ** 30).toFixed(1)} GiB`);
 export const decimal = (value) => known(value, (it) => String(Math.round(it * 1000) / 1000));
 
@@ -33,7 +34,7 @@ export const mark = (isOld, shown) => (isOld && shown !== UNKNOWN ? `${shown}*` 
 
 // The sum over pods. If some values are unknown it is a lower bound; if some are old it is marked.
 export function sum(pods, { value, stale, sum: format }) {
-  const known = pods.filter((pod) => value(pod) !== null && value(pod) !== undefined);
+  const known = pods.filter((pod) => value(pod) != null);
   if (known.length === 0) return UNKNOWN;
   const total = format(known.reduce((all, pod) => all + value(pod), 0));
   return mark(known.some(stale), known.length === pods.length ? total : `≥${total}`);

@@ -3,8 +3,6 @@
 import { element, setText } from "./dom.js";
 import { integer, seconds, text } from "./format.js";
 
-const CLASSES = ["", "", "", "number", "number", "number", "number"];
-
 function cells(request) {
   return [
     request.time.slice(11, 23),
@@ -20,19 +18,18 @@ function cells(request) {
 export function createRequests(section, note) {
   const body = section.querySelector("tbody");
 
-  function update(requests) {
+  return { update(requests) {
     const items = requests?.items ?? [];
     while (body.children.length < items.length) {
-      body.append(element("tr", {}, ...CLASSES.map((name) => element("td", name ? { class: name } : {}))));
+      const cell = (_, index) => element("td", { class: index > 2 ? "number" : undefined });
+      body.append(element("tr", {}, ...Array.from({ length: 7 }, cell)));
     }
     while (body.children.length > items.length) body.lastChild.remove();
     items.forEach((request, row) => {
       cells(request).forEach((value, column) => setText(body.children[row].children[column], value));
     });
     setText(note, describe(requests, items.length));
-  }
-
-  return { update };
+  } };
 }
 
 function describe(requests, shown) {

@@ -1,5 +1,6 @@
 //! Draws a fleet in a state. A view is lines of text: the title, the body, notices, and the keys.
 
+mod distributions;
 mod gpu;
 mod help;
 mod pod;
@@ -54,7 +55,7 @@ fn draw_body(frame: &mut Frame<'_>, area: Rect, state: &State, fleet: &Fleet, th
                 return 0;
             }
             Screen::Pod(key) => match fleet.row(key) {
-                Some(row) => pod::lines(row, fleet, state, theme, width),
+                Some(row) => pod::lines(row, fleet, state, theme, width, height),
                 None => vec![Line::from("The pod is gone. Press Esc.")],
             },
             Screen::Gpu(key, _) => match fleet.gpu(key) {

@@ -2,22 +2,17 @@
 
 use std::time::Duration;
 
-use forebay_telemetry::{
-    signals::{SIGNALS, Signal, Source},
-    v1::Latency,
-};
+use forebay_telemetry::signals::{SIGNALS, Signal, Source};
 use ratatui::text::{Line, Span};
 
-use super::{Theme, cell, heading};
+use super::{Theme, cell, distributions, heading};
 use crate::{
     fleet::{Fleet, GpuRow, Row, SAMPLES},
-    format::{age, fit_start, number, or_dash, percent, short, sparkline},
+    format::{age, fit_start, number, or_dash, percent, sparkline},
     table::gpu_health,
     top::state::State,
 };
 
-/// Width of the longest bar of a distribution.
-const BAR: usize = 40;
 /// Width of a signal's name, value and age.
 const SIGNAL: usize = 38;
 
@@ -27,6 +22,7 @@ pub(super) fn lines(
     state: &State,
     theme: Theme,
     width: usize,
+    height: usize,
 ) -> Vec<Line<'static>> {
     let mut lines = vec![
         heading(&format!("pod {}/{}", row.namespace, row.key_name()), theme, width),
@@ -48,8 +44,7 @@ pub(super) fn lines(
         ),
         Line::default(),
     ];
-    lines.extend(latency("TTFT", row.ttft, row, theme, width));
-    lines.extend(latency("ITL", row.itl, row, theme, width));
+    lines.extend(distributions::lines(row, theme, width, height));
     lines.push(heading("last minute", theme, width));
     for (name, values) in [("in flight", &row.in_flight_history), ("TTFT p99", &row.ttft_history)] {
         lines.push(text(&format!("  {name:<10}{}", sparkline(values, SAMPLES)), width));
@@ -68,35 +63,6 @@ pub(super) fn lines(
 
 fn text(text: &str, width: usize) -> Line<'static> {
     Line::raw(fit_start(text, width))
-}
-
-/// The known points of a distribution. The agents report quantiles, not buckets.
-fn latency(
-    name: &str,
-    latency: Option<Latency>,
-    row: &Row,
-    theme: Theme,
-    width: usize,
-) -> Vec<Line<'static>> {
-    let Some(latency) = latency else {
-        return vec![heading(&format!("{name}: none in the last minute"), theme, width), Line::default()];
-    };
-    let mean = Duration::from_nanos(latency.sum_ns / latency.count.max(1));
-    let title = format!(
-        "{name}: {} in about a minute, mean {}, age {}",
-        latency.count,
-        short(mean),
-        or_dash(row.kernel_age.map(age))
-    );
-    let mut lines = vec![heading(&title, theme, width)];
-    let longest = latency.p50_ns.max(latency.p95_ns).max(latency.p99_ns).max(1);
-    for (name, value_ns) in [("p50", latency.p50_ns), ("p95", latency.p95_ns), ("p99", latency.p99_ns)] {
-        let bar = "█".repeat((value_ns as f64 / longest as f64 * BAR as f64).round() as usize);
-        let value = cell(&short(Duration::from_nanos(value_ns)), 7, false, row.is_kernel_stale(), theme);
-        lines.push(Line::from(vec![Span::raw(format!("  {name} ")), value, Span::raw(format!("  {bar}"))]));
-    }
-    lines.push(Line::default());
-    lines
 }
 
 fn gpus(row: &Row, fleet: &Fleet, state: &State, theme: Theme, width: usize) -> Vec<Line<'static>> {

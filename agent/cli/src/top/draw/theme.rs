@@ -32,6 +32,10 @@ impl Theme {
         self.colour(Color::DarkGray)
     }
 
+    pub(super) fn bar(self) -> Style {
+        self.colour(Color::Cyan)
+    }
+
     pub(super) fn stale(self) -> Style {
         self.colour(Color::DarkGray)
     }

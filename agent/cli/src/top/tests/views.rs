@@ -77,8 +77,42 @@ fn reference_of_a_pod() {
     let mut state = opened("qwen-0", &fleet);
     check("pod-80x24", &state, &fleet, (80, 24));
     check("pod-120x50", &state, &fleet, (120, 50));
+    check("pod-160x50", &state, &fleet, (160, 50));
     state.scroll = usize::MAX;
     check("pod-80x24-end", &state, &fleet, (80, 24));
+}
+
+#[test]
+fn reference_of_a_pod_of_an_agent_without_distributions() {
+    check("pod-of-old-agent-80x24", &opened("mistral", &scene().fleet()), &scene().fleet(), (80, 24));
+}
+
+#[test]
+fn bars_of_a_lost_agent_are_grey_or_marked_by_their_values() {
+    let mut scene = scene();
+    scene.view.fail(0, "connection reset".into());
+    let fleet = scene.fleet();
+    let state = opened("qwen-0", &fleet);
+    let plain = text(&render(&state, &fleet, PLAIN, (80, 24)));
+    assert!(plain.contains("p50 ~140ms"), "{plain}");
+    let colours = |fleet: &Fleet, theme| {
+        let terminal = render(&opened("qwen-0", fleet), fleet, theme, (80, 24));
+        let cells = terminal.backend().buffer().content.clone();
+        let bars = cells.into_iter().skip(80 * 8).take(80 * 4).filter(|it| it.symbol() == "█");
+        bars.map(|it| it.fg).collect::<std::collections::HashSet<_>>()
+    };
+    assert_eq!(colours(&fleet, COLOUR), [Color::DarkGray].into());
+    assert_eq!(colours(&fleet, PLAIN), [Color::Reset].into());
+    assert_eq!(colours(&crate::fleet::scene::scene().fleet(), COLOUR), [Color::Cyan].into());
+}
+
+#[test]
+fn a_pod_that_is_not_measured_has_unknown_distributions() {
+    let fleet = scene().fleet();
+    let view = text(&render(&opened("qwen-2", &fleet), &fleet, PLAIN, (80, 24)));
+    assert!(view.contains("TTFT: unknown") && view.contains("ITL: unknown"), "{view}");
+    let view = text(&render(&opened("qwen-1", &fleet), &fleet, PLAIN, (80, 24)));
+    assert!(view.contains("TTFT: unknown"), "the scene has no summary of a frozen pod: {view}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Suggestions for mistyped names.
 
 /// The one of `names` that is most similar to `name`.
-pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names.into_iter().min_by_key(|candidate| distance(name, candidate))
 }
 
 /// [`nearest`], if it is similar enough to be a typo.
-pub(super) fn typo<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn typo<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 4).max(2);
     nearest(name, names).filter(|candidate| distance(name, candidate) <= limit)
 }
