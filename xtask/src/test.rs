@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, cluster, ebpf, fuzz, image, lint, run, setup};
+use crate::{bench, build, cluster, ebpf, fuzz, image, lint, run, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -39,10 +39,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ));
     }
     // `--show-output`: tests print to standard output what they skip.
-    run::step(
-        "the tests",
-        run::cargo().args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
-    )?;
+    let mut tests = run::cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+    match bench::envoy() {
+        Ok(envoy) => {
+            tests.env("FOREBAY_ENVOY", envoy);
+        }
+        Err(error) => run::say(&format!("skipped: the picker behind Envoy: {error:#}")),
+    }
+    run::step("the tests", &mut tests)?;
     fuzz::run_briefly()?;
     image::dockerfile::test()?;
     in_cluster(why_unavailable, options)

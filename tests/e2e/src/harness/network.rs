@@ -40,6 +40,11 @@ impl Network {
         SocketAddr::new(self.ip(2), 9551)
     }
 
+    /// Free for an Envoy in front of the picker.
+    pub fn envoy(self) -> SocketAddr {
+        SocketAddr::new(self.ip(4), 8080)
+    }
+
     /// Free for a Prometheus that scrapes the programs.
     pub fn prometheus(self) -> SocketAddr {
         SocketAddr::new(self.ip(3), 9090)
