@@ -132,6 +132,11 @@ pub struct Config {
     #[arg(long, env = "FOREBAY_QUOTA_STORE", hide_env_values = true, value_name = "URL")]
     pub quota_store: Option<String>,
 
+    /// File that keeps what was used of quotas over a restart, for a single gateway: one process can use it. A crash loses what
+    /// was used in the last second
+    #[arg(long, env = "FOREBAY_QUOTA_FILE", value_name = "FILE", conflicts_with = "quota_store")]
+    pub quota_file: Option<PathBuf>,
+
     /// Time after which what a gateway has reserved of quotas comes back if it does not answer any more, in seconds
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     pub quota_lease: Duration,

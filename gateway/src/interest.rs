@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use forebay_resources::cluster::{FOLLOW, Interest, Rule, Selection};
 use forebay_resources::{CONFIG_MAP_LABELS, Gateway, Kind, ObjectKey, Snapshot};
-use forebay_routing::{KeySource, key_source, label_selector, models_secret};
+use forebay_routing::{
+    KeySource, client_authorities, key_source, label_selector, models_secret, server_authorities,
+};
 
 /// RBAC rules of the ClusterRole for reads. Routes and pools may be in any namespace. Secrets can be granted by Roles in
 /// the namespaces of the Gateways instead.
 pub const READ_RULES: &[Rule] = &[
     Rule {
         api_groups: &["gateway.networking.k8s.io"],
-        resources: &["gatewayclasses", "gateways", "httproutes", "referencegrants"],
+        resources: &["gatewayclasses", "gateways", "httproutes", "referencegrants", "backendtlspolicies"],
         verbs: FOLLOW,
     },
     Rule { api_groups: &["inference.networking.k8s.io"], resources: &["inferencepools"], verbs: FOLLOW },
@@ -31,11 +33,12 @@ pub const READ_RULES: &[Rule] = &[
 ];
 
 /// Kinds of which all objects are watched.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::ReferenceGrant,
+    Kind::BackendTlsPolicy,
     Kind::InferencePool,
     Kind::InferenceModelRewrite,
     Kind::AgentgatewayPolicy,
@@ -57,7 +60,8 @@ const WITH_STATUS: [Kind; 7] = [
 ];
 
 /// Watches routes, pools and the objects that they refer to; ConfigMaps with model maps; and Secrets that listeners of
-/// Gateways of `class` and pools name, and that policies name or select for API keys.
+/// Gateways of `class` and pools name, and that policies name or select for API keys; and ConfigMaps with the authorities of
+/// clients, and of servers that policies name.
 pub(crate) fn interest(class: &str) -> Interest {
     let class = class.to_owned();
     let select = move |snapshot: &Snapshot| {
@@ -70,6 +74,8 @@ pub(crate) fn interest(class: &str) -> Interest {
             CONFIG_MAP_LABELS.map(|label| Selection::all(Kind::ConfigMap).labels(format!("{label}=true"))),
         );
         let served = snapshot.gateways.iter().filter(|(_, gateway)| gateway.spec.gateway_class_name == class);
+        let authorities = served.clone().flat_map(|(key, gateway)| client_authorities(key, gateway));
+        selections.extend(authorities.map(|key| Selection::named(Kind::ConfigMap, &key).optional()));
         let secrets = served.flat_map(|(key, gateway)| secrets_of(key, gateway));
         // A Secret that the role does not name is missing for its listener or pool alone, not for the gateway.
         let named = |secret: ObjectKey| Selection::named(Kind::Secret, &secret).optional();
@@ -77,6 +83,9 @@ pub(crate) fn interest(class: &str) -> Interest {
         let of_pools = snapshot.inference_pools.iter().filter_map(|(key, pool)| models_secret(key, pool));
         selections.extend(of_pools.map(named));
         let policies = snapshot.agentgateway_policies.iter();
+        let authorities =
+            policies.clone().flat_map(|(key, policy)| server_authorities(snapshot, key, policy));
+        selections.extend(authorities.map(|key| Selection::named(Kind::ConfigMap, &key).optional()));
         selections.extend(policies.filter_map(|(key, policy)| Some(of_keys(key_source(key, policy)?))));
         selections
     };

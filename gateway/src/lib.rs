@@ -44,6 +44,7 @@ mod reference;
 mod request;
 mod response;
 mod runtime;
+mod server_tls;
 mod status;
 
 pub use config::{Config, PickerOptionsError};

@@ -3,6 +3,7 @@
 
 mod admission;
 mod body;
+mod client_certificates;
 mod client_places;
 mod client_timeouts;
 mod closed;
@@ -32,6 +33,7 @@ mod picker_replace;
 mod picker_response;
 mod picker_tls;
 mod prompt_messages;
+mod quota_file;
 mod quota_store;
 mod request_heads;
 mod reserve;

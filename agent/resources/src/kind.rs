@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use gateway_api::{
-    experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass,
+    gateways::Gateway, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},
@@ -27,6 +27,7 @@ pub enum Kind {
     Gateway,
     HttpRoute,
     ReferenceGrant,
+    BackendTlsPolicy,
     InferencePool,
     InferenceObjective,
     InferenceModelRewrite,
@@ -60,11 +61,12 @@ const LLM_D: &[&str] = &["llm-d.ai", "inference.networking.x-k8s.io"];
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::HttpRoute,
         Self::ReferenceGrant,
+        Self::BackendTlsPolicy,
         Self::InferencePool,
         Self::InferenceObjective,
         Self::InferenceModelRewrite,
@@ -86,6 +88,7 @@ impl Kind {
             Self::ReferenceGrant => {
                 ("ReferenceGrant", "referencegrants", true, GATEWAY_API, &["v1", "v1beta1"])
             }
+            Self::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies", true, GATEWAY_API, &["v1"]),
             Self::InferencePool => {
                 ("InferencePool", "inferencepools", true, &["inference.networking.k8s.io"][..], &["v1"])
             }
@@ -138,6 +141,7 @@ impl Kind {
             Self::Gateway => visitor.visit::<Gateway>(),
             Self::HttpRoute => visitor.visit::<HttpRoute>(),
             Self::ReferenceGrant => visitor.visit::<ReferenceGrant>(),
+            Self::BackendTlsPolicy => visitor.visit::<BackendTlsPolicy>(),
             Self::InferencePool => visitor.visit::<InferencePool>(),
             Self::InferenceObjective => visitor.visit::<InferenceObjective>(),
             Self::InferenceModelRewrite => visitor.visit::<InferenceModelRewrite>(),
@@ -210,6 +214,7 @@ objects! {
     Gateway in gateways,
     HttpRoute in http_routes,
     ReferenceGrant in reference_grants,
+    BackendTlsPolicy in backend_tls_policies,
     InferenceObjective in inference_objectives,
     AgentgatewayPolicy in agentgateway_policies,
     Pod in pods,

@@ -35,8 +35,8 @@ mod tests;
 mod types;
 
 pub use gateway_api::{
-    experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass,
+    gateways::Gateway, referencegrants::ReferenceGrant,
 };
 pub use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},

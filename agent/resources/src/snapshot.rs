@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use gateway_api::{
-    experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass, gateways::Gateway,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, experimental::httproutes::HttpRoute, gatewayclasses::GatewayClass,
+    gateways::Gateway, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub http_routes: ObjectMap<HttpRoute>,
     /// `gateway.networking.k8s.io` ReferenceGrant.
     pub reference_grants: ObjectMap<ReferenceGrant>,
+    /// `gateway.networking.k8s.io` BackendTLSPolicy.
+    pub backend_tls_policies: ObjectMap<BackendTlsPolicy>,
     /// `inference.networking.k8s.io` InferencePool.
     pub inference_pools: ObjectMap<InferencePool>,
     /// `llm-d.ai` InferenceObjective.

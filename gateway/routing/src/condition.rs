@@ -13,6 +13,10 @@ pub mod reason {
     pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
     pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
     pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    pub const INVALID_CA_CERTIFICATE_REF: &str = "InvalidCACertificateRef";
+    pub const INVALID_CA_CERTIFICATE_KIND: &str = "InvalidCACertificateKind";
+    pub const NO_VALID_CA_CERTIFICATE: &str = "NoValidCACertificate";
+    pub const CONFIGURATION_CHANGED: &str = "ConfigurationChanged";
     pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
 
     // HTTPRoutes at one parent.

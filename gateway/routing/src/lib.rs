@@ -28,8 +28,9 @@ mod tests;
 pub use self::compile::{
     Certificates, KeySource, ListenerModels, ListenerReport, MissingTarget, Overlaps, ParentReport,
     PolicyEffect, PolicyProblem, PolicyReport, PoolProblem, PoolReport, QuotaFacts, QuotaReport, Report,
-    Settled, SnapshotSettler, compile, gateway_parents, is_granted, key_source, label_selector,
-    listener_models, models_secret, overlaps, pool_problems, without_picker,
+    Settled, SnapshotSettler, client_authorities, compile, gateway_parents, is_granted, key_source,
+    label_selector, listener_models, models_secret, overlaps, pool_problems, server_authorities,
+    without_picker,
 };
 pub use self::condition::{ConditionStatus, kind, reason};
 pub use self::names::{
@@ -37,12 +38,13 @@ pub use self::names::{
     MODEL_NAME_HEADER, POOL_GROUP, POOL_KIND,
 };
 pub use self::table::{
-    ApiKey, AppliedQuota, Authentication, AuthenticationMode, Backend, Backends, BeforeBody, Checks, Cors,
-    Credential, CredentialLocation, DescriptorValues, FailureMode, Filters, GlobalLimit, HeaderChange,
-    Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit, ListenerPort, ListenerRoutes,
-    Matched, Measure, Mirror, ModelMap, ModelNames, ModelsCredential, Money, Phase, PickerAddresses,
-    PolicyLimits, Pool, PoolPicker, PortRoutes, PortSharing, Preflight, Price, Prices, Quota, QuotaLimit,
-    QuotaMeasure, QuotaModels, QuotaSet, Quotas, RateLimit, RateLimitServer, Redirect, RemoteJwks,
-    RemoteKeys, RequestAttributes, RetryPolicy, Rewrites, RouteTable, Rule, ServiceBackend, Targets,
-    Timeouts, TokenError, TokenUse, UrlRewrite, Variables, Weighted,
+    ApiKey, AppliedQuota, Authentication, AuthenticationMode, Authorities, Backend, Backends, BeforeBody,
+    Checks, ClientCertificate, Cors, Credential, CredentialLocation, DescriptorValues, FailureMode, Filters,
+    GlobalLimit, HeaderChange, Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit,
+    ListenerPort, ListenerRoutes, Matched, Measure, Mirror, ModelMap, ModelNames, ModelsCredential, Money,
+    Phase, PickerAddresses, PolicyLimits, Pool, PoolPicker, PortRoutes, PortSharing, PortTls, Preflight,
+    Price, Prices, Quota, QuotaLimit, QuotaMeasure, QuotaModels, QuotaSet, Quotas, RateLimit,
+    RateLimitServer, Redirect, RemoteJwks, RemoteKeys, RequestAttributes, RetryPolicy, Rewrites, RouteTable,
+    Rule, ServerTls, ServiceBackend, SubjectName, Targets, Timeouts, TokenError, TokenUse, UrlRewrite,
+    Variables, Weighted,
 };

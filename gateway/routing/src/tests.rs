@@ -1,4 +1,5 @@
 mod access;
+mod client_certificates;
 mod pools;
 mod quotas;
 mod report;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_routing::ListenerPort;
+use forebay_routing::{ClientCertificate, ListenerPort, PortTls};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -53,6 +52,8 @@ pub(crate) struct Via {
     pub(crate) port: Arc<ListenerPort>,
     /// The server name (SNI) that a TLS client asked for.
     pub(crate) server_name: Option<Box<str>>,
+    /// The certificate of the client, if it has a valid one.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Answers requests.
@@ -61,7 +62,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
     type Body: ClientResponse<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static;
 
     /// The TLS configuration of a port. `None` for plain HTTP.
-    fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>>;
+    fn tls(&self, port: &ListenerPort) -> Option<Arc<PortTls>>;
 
     fn handle(
         self: Arc<Self>,
@@ -89,13 +90,13 @@ pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
     let activity = Arc::new(Activity::default());
     let Some(client) = address_of(&stream) else { return };
     let stream = ClientStream::new(stream, activity.clone(), served.options.write_timeout);
-    // Read for each connection, so that a new certificate applies to the next connection.
-    let Some(config) = served.handler.tls(&served.port) else {
-        let via = Via { client, port: served.port.clone(), server_name: None };
+    // Read for each connection, so that new certificates and authorities apply to the next connection.
+    let Some(tls) = served.handler.tls(&served.port) else {
+        let via = Via { client, port: served.port.clone(), server_name: None, certificate: None };
         return serve_stream(stream, via, activity, served).await;
     };
     // Boxed, because futures and streams are stored in each future that passes them on.
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+    let handshake = Box::pin(TlsAcceptor::from(tls.config().clone()).accept(stream));
     let timeout = HANDSHAKE_TIMEOUT.min(served.options.head_timeout);
     let stream = match served.opening(timeout, handshake).await {
         None => return tracing::debug!("no TLS handshake"),
@@ -103,7 +104,8 @@ pub(super) async fn serve(stream: TcpStream, mut served: Served<impl Handler>) {
         Some(Ok(stream)) => Box::new(stream),
     };
     let server_name = stream.get_ref().1.server_name().map(Box::from);
-    let via = Via { client, port: served.port.clone(), server_name };
+    let certificate = tls.client(stream.get_ref().1.peer_certificates());
+    let via = Via { client, port: served.port.clone(), server_name, certificate };
     serve_stream(stream, via, activity, served).await;
 }
 

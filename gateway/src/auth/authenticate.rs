@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use super::error::Error;
 use super::tokens::Tokens;
 
-/// The key and the token of the caller, by the last phase that knows one. Fails if a phase rejects the request.
+/// The key and the token of the caller, and the certificate of its connection; key and token by the last phase that knows one. Fails if a phase rejects the request.
 ///
 /// A request has to pass every method of a phase. A token that is accepted is not taken for a key: both may be in the same
 /// header.
@@ -20,7 +20,7 @@ pub(crate) fn authenticate<'a>(
     headers: &HeaderMap,
     tokens: &Tokens<'a>,
 ) -> Result<Identity<'a>, Error> {
-    let mut known = Identity::default();
+    let mut known = Identity { certificate: tokens.certificate.clone(), ..Identity::default() };
     for phase in &checks.phases {
         let mut used = None;
         if let Some(authentication) = phase.jwt

@@ -1,8 +1,8 @@
-//! What is known of the tokens of one request.
+//! What is known of the tokens and the certificate of one request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use forebay_routing::{Jwt, JwtAuthentication, TokenError};
+use forebay_routing::{ClientCertificate, Jwt, JwtAuthentication, TokenError};
 
 use crate::jwks::KeySets;
 
@@ -11,6 +11,8 @@ use crate::jwks::KeySets;
 #[derive(Debug)]
 pub(crate) struct Tokens<'a> {
     key_sets: &'a KeySets,
+    /// Of the connection.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
     /// The lock is held for a few operations, never across an await.
     verified: Mutex<Vec<Verified<'a>>>,
 }
@@ -18,8 +20,8 @@ pub(crate) struct Tokens<'a> {
 type Verified<'a> = (&'a Arc<JwtAuthentication>, Result<Arc<Jwt>, TokenError>);
 
 impl<'a> Tokens<'a> {
-    pub(crate) fn new(key_sets: &'a KeySets) -> Self {
-        Self { key_sets, verified: Mutex::default() }
+    pub(crate) fn new(key_sets: &'a KeySets, certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Self { key_sets, certificate, verified: Mutex::default() }
     }
 
     /// `token`: the one of the request for this policy.

@@ -28,7 +28,7 @@ use crate::forward::{ConnectionPool, Forwarder, H2Connections, Mirrors};
 use crate::hold::HoldBudget;
 use crate::interest::interest;
 use crate::jwks::KeySetRegistry;
-use crate::limit::{LimitReports, QuotaRegistry, QuotaStore, open_store};
+use crate::limit::{LimitReports, QuotaFile, QuotaRegistry, QuotaStore, open_file, open_store};
 use crate::models::ModelLists;
 use crate::observe::{AccessLog, Health, LogLimit, Logs, Metrics, Traces, UNKNOWN, serve_admin};
 use crate::pick::{HalfClosedStreams, InProcessPickers, Picker, PickerTlsError, Transport};
@@ -67,6 +67,9 @@ pub enum StartError {
     /// The URL of the quota store is invalid. The URL is not told: it may contain a password.
     #[error("--quota-store cannot be used: {0}")]
     QuotaStore(String),
+    /// The file with the counters of quotas cannot be used.
+    #[error("{0}")]
+    QuotaFile(String),
     /// No worker thread can be started.
     #[error("cannot start a worker thread: {0}")]
     Workers(io::Error),
@@ -170,6 +173,14 @@ impl Shared {
         Ok(Some(store))
     }
 
+    /// Starts the writing of the file. It ends after the last request.
+    fn quota_file(&self, config: &Config) -> Result<Option<QuotaFile>, StartError> {
+        let Some(path) = &config.quota_file else { return Ok(None) };
+        let (file, writing) = open_file(path).map_err(|error| StartError::QuotaFile(error.to_string()))?;
+        self.tasks.spawn(writing);
+        Ok(Some(file))
+    }
+
     fn proxy(
         &self,
         config: &Config,
@@ -205,6 +216,7 @@ impl Shared {
             traces,
             limit_reports: self.limit_reports(),
             quota_store: self.quota_store(config)?,
+            quota_file: self.quota_file(config)?,
             client_body_timeout: config.client_body_timeout,
             stream_usage: config.stream_usage,
             stream_idle_timeout: config.stream_idle_timeout,
@@ -267,7 +279,7 @@ impl Gateway {
         let controller = Controller {
             in_process,
             limits: Limits::new(
-                QuotaRegistry::new(proxy.quota_store.clone(), config.drain_time()),
+                QuotaRegistry::new(proxy.quota_store.clone(), proxy.quota_file.clone(), config.drain_time()),
                 shared.metrics.limit_servers.clone(),
             ),
             key_sets: shared.key_sets(),

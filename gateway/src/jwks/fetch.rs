@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use forebay_routing::{JwksId, JwtKeys};
+use bytes::Bytes;
+use forebay_routing::{JwksId, JwtKeys, RemoteJwks, ServerTls};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::server_tls::{self, Connector};
 
 /// Maximum time for one endpoint, from the connection to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +34,10 @@ pub(super) enum Error {
     Timeout(SocketAddr),
     #[error("{0} cannot be reached: {1}")]
     Connect(SocketAddr, std::io::Error),
+    #[error("the certificates of the authorities cannot be used: {0}")]
+    Authorities(#[from] server_tls::Error),
+    #[error("the TLS handshake with {0} failed: {1}")]
+    Handshake(SocketAddr, std::io::Error),
     #[error("{0} did not respond correctly: {1}")]
     Http(SocketAddr, hyper::Error),
     #[error("{0} responded with status {1}")]
@@ -42,11 +51,15 @@ pub(super) enum Error {
 }
 
 /// Loads the set from the first endpoint that has it, with the messages of [`JwtKeys::parse`].
-pub(super) async fn fetch(id: &JwksId, endpoints: &[SocketAddr]) -> Result<(JwtKeys, Vec<String>), Error> {
+pub(super) async fn fetch(source: &RemoteJwks) -> Result<(JwtKeys, Vec<String>), Error> {
+    let RemoteJwks { id, endpoints, tls, .. } = source;
+    let connector = tls.as_ref().map(|tls| Connector::new(tls, &[b"http/1.1"])).transpose()?;
+    let host = host(id, tls.as_ref());
     let mut failed = Error::NoEndpoint;
     let first = fastrand::usize(..endpoints.len().max(1));
     for endpoint in endpoints.iter().cycle().skip(first).take(endpoints.len().min(MAX_ENDPOINTS)) {
-        let loading = tokio::time::timeout(TIMEOUT, fetch_from(id, *endpoint));
+        let loading =
+            tokio::time::timeout(TIMEOUT, fetch_from(&id.path, &host, connector.as_ref(), *endpoint));
         match loading.await.unwrap_or(Err(Error::Timeout(*endpoint))) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => failed = error,
@@ -55,21 +68,49 @@ pub(super) async fn fetch(id: &JwksId, endpoints: &[SocketAddr]) -> Result<(JwtK
     Err(failed)
 }
 
-async fn fetch_from(id: &JwksId, endpoint: SocketAddr) -> Result<(JwtKeys, Vec<String>), Error> {
-    let stream = TcpStream::connect(endpoint).await.map_err(|error| Error::Connect(endpoint, error))?;
-    let http = |error| Error::Http(endpoint, error);
+/// With TLS, the name that the server's certificate is verified for.
+fn host(id: &JwksId, tls: Option<&ServerTls>) -> String {
+    match tls {
+        Some(tls) if id.port == 443 => tls.server_name.clone(),
+        Some(tls) => format!("{}:{}", tls.server_name, id.port),
+        None => format!("{}.{}.svc:{}", id.service.name, id.service.namespace, id.port),
+    }
+}
+
+/// The connection ends when the first value is dropped.
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> hyper::Result<(AbortOnDropHandle<hyper::Result<()>>, http::Response<Incoming>)> {
     let mut client = http1::Builder::new();
     client.max_buf_size(MAX_HEAD_BYTES);
-    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let host = format!("{}.{}.svc:{}", id.service.name, id.service.namespace, id.port);
-    let request = Request::get(&id.path)
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    Ok((connection, sender.send_request(request).await?))
+}
+
+async fn fetch_from(
+    path: &str,
+    host: &str,
+    connector: Option<&Connector>,
+    endpoint: SocketAddr,
+) -> Result<(JwtKeys, Vec<String>), Error> {
+    let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, "forebay-gateway")
-        .body(Empty::<bytes::Bytes>::new())
+        .body(Empty::new())
         .map_err(|error| Error::Invalid(endpoint, error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(http)?;
+    let stream = TcpStream::connect(endpoint).await.map_err(|error| Error::Connect(endpoint, error))?;
+    let sent = match connector {
+        None => send(stream, request).await,
+        Some(connector) => {
+            let stream =
+                connector.connect(stream).await.map_err(|error| Error::Handshake(endpoint, error))?;
+            send(stream, request).await
+        }
+    };
+    let (_connection, response) = sent.map_err(|error| Error::Http(endpoint, error))?;
     if response.status() != StatusCode::OK {
         return Err(Error::Status(endpoint, response.status()));
     }
@@ -89,8 +130,9 @@ mod tests {
 
     const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"keys\":[]}";
 
-    fn id() -> JwksId {
-        JwksId { service: ObjectKey::new("infra", "idp"), port: 80, path: "/keys".into() }
+    fn source(endpoints: &[SocketAddr]) -> RemoteJwks {
+        let id = JwksId { service: ObjectKey::new("infra", "idp"), port: 80, path: "/keys".into() };
+        RemoteJwks { id, endpoints: endpoints.to_vec(), tls: None, refresh: Duration::ZERO }
     }
 
     async fn listen() -> (TcpListener, SocketAddr) {
@@ -112,20 +154,20 @@ mod tests {
         });
         // The first endpoint is chosen at random.
         for _ in 0..16 {
-            let (keys, problems) = fetch(&id(), &[refusing, good]).await.unwrap();
+            let (keys, problems) = fetch(&source(&[refusing, good])).await.unwrap();
             assert!(keys.is_empty() && problems.is_empty());
         }
         serving.abort();
-        let failed = fetch(&id(), &[refusing]).await.unwrap_err();
+        let failed = fetch(&source(&[refusing])).await.unwrap_err();
         assert!(failed.to_string().starts_with(&format!("{refusing} cannot be reached: ")), "{failed}");
-        assert!(matches!(fetch(&id(), &[]).await, Err(Error::NoEndpoint)));
+        assert!(matches!(fetch(&source(&[])).await, Err(Error::NoEndpoint)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn gives_up_on_a_server_that_does_not_respond() {
         let (_listener, silent) = listen().await;
         let start = tokio::time::Instant::now();
-        let failed = fetch(&id(), &[silent]).await.unwrap_err();
+        let failed = fetch(&source(&[silent])).await.unwrap_err();
         assert_eq!(failed.to_string(), format!("{silent} did not respond within 5 s"));
         assert_eq!(start.elapsed(), TIMEOUT);
     }

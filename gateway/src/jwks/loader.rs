@@ -24,7 +24,7 @@ pub(crate) struct KeySet {
     keys: ArcSwapOption<JwtKeys>,
     /// A token names a key that the set does not have.
     demanded: Notify,
-    /// The endpoints or the time between loads are others.
+    /// The endpoints, TLS or the time between loads are others.
     changed: Notify,
 }
 
@@ -64,15 +64,18 @@ impl KeySet {
         let mut failures = 0;
         let mut next_demand = Instant::now();
         loop {
-            failures = if self.load(&metrics, failures).await { 0 } else { failures + 1 };
-            if self.until_next(failures, next_demand).await == Cause::Demand {
+            let source = self.source.load_full();
+            failures = if self.load(&source, &metrics, failures).await { 0 } else { failures + 1 };
+            if self.until_next(&source, failures, next_demand).await == Cause::Demand {
                 next_demand = Instant::now() + DEMAND_INTERVAL;
             }
         }
     }
 
-    /// Waits until the set has to be loaded again. Retries are frequent enough without demands.
-    async fn until_next(&self, failures: u32, next_demand: Instant) -> Cause {
+    /// Waits until the set has to be loaded again. Retries are frequent enough without demands. A set is loaded again at once
+    /// if its server has to be verified in another way. `loaded`: where it was loaded from.
+    async fn until_next(&self, loaded: &RemoteJwks, failures: u32, next_demand: Instant) -> Cause {
+        let tls = &loaded.tls;
         let loaded = Instant::now();
         let mut is_demanded = false;
         loop {
@@ -84,15 +87,18 @@ impl KeySet {
             tokio::select! {
                 () = sleep_until(at) => return cause,
                 () = self.demanded.notified(), if failures == 0 && !is_demanded => is_demanded = true,
-                () = self.changed.notified() => if failures > 0 { return Cause::Change },
+                () = self.changed.notified() => {
+                    if failures > 0 || self.source.load().tls != *tls {
+                        return Cause::Change;
+                    }
+                }
             }
         }
     }
 
     /// Whether the set was loaded. `failures`: loads before this one that failed.
-    async fn load(&self, metrics: &Metrics, failures: u32) -> bool {
-        let source = self.source.load_full();
-        let loaded = fetch(&source.id, &source.endpoints).await;
+    async fn load(&self, source: &RemoteJwks, metrics: &Metrics, failures: u32) -> bool {
+        let loaded = fetch(source).await;
         metrics.key_set_loaded(&source.id, loaded.is_ok());
         match loaded {
             Ok((keys, problems)) => {
@@ -129,7 +135,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use forebay_resources::ObjectKey;
-    use forebay_routing::JwksId;
+    use forebay_routing::{Authorities, JwksId, ServerTls};
 
     use super::*;
 
@@ -137,7 +143,7 @@ mod tests {
 
     fn source(refresh: Duration, endpoints: &[SocketAddr]) -> Arc<RemoteJwks> {
         let id = JwksId { service: ObjectKey::new("infra", "idp"), port: 80, path: "/keys".into() };
-        Arc::new(RemoteJwks { id, endpoints: endpoints.to_vec(), refresh })
+        Arc::new(RemoteJwks { id, endpoints: endpoints.to_vec(), tls: None, refresh })
     }
 
     #[test]
@@ -151,7 +157,7 @@ mod tests {
         let set = KeySet::new(source(REFRESH, &[]));
         let after = async |failures, next_demand| {
             let start = Instant::now();
-            let cause = set.until_next(failures, next_demand).await;
+            let cause = set.until_next(&set.source.load(), failures, next_demand).await;
             (cause, start.elapsed().as_secs())
         };
         let now = Instant::now();
@@ -171,11 +177,16 @@ mod tests {
     async fn follows_changes_of_its_source() {
         let set = KeySet::new(source(REFRESH, &[]));
         let start = Instant::now();
+        let plain = source(REFRESH, &[]);
         set.change(&source(REFRESH * 2, &[]));
-        assert_eq!(set.until_next(0, start).await, Cause::Time);
+        assert_eq!(set.until_next(&plain, 0, start).await, Cause::Time);
         assert_eq!(start.elapsed(), REFRESH * 2);
         set.change(&source(REFRESH, &["10.0.0.1:80".parse().unwrap()]));
-        assert_eq!(set.until_next(1, start).await, Cause::Change);
+        assert_eq!(set.until_next(&plain, 1, start).await, Cause::Change);
+        let (server_name, authorities) = ("idp.example".to_owned(), Authorities::System);
+        let tls = ServerTls { authorities, server_name, names: Vec::new() };
+        set.change(&Arc::new(RemoteJwks { tls: Some(tls), ..RemoteJwks::clone(&plain) }));
+        assert_eq!(set.until_next(&plain, 0, start).await, Cause::Change);
         assert_eq!(start.elapsed(), REFRESH * 2);
     }
 }

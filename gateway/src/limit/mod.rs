@@ -30,8 +30,8 @@ pub(crate) use global::{
     LimitServers, Question,
 };
 pub(crate) use quota::{
-    QuotaExceeded, QuotaRegistry, QuotaRejection, QuotaStanding, QuotaState, QuotaStore, QuotaStoreMetrics,
-    QuotaStoreOptions, QuotaTaken, Share, open_store, unix_seconds,
+    QuotaExceeded, QuotaFile, QuotaRegistry, QuotaRejection, QuotaStanding, QuotaState, QuotaStore,
+    QuotaStoreMetrics, QuotaStoreOptions, QuotaTaken, Share, open_file, open_store, unix_seconds,
 };
 pub(crate) use registry::{LimitRegistry, PolicyState};
 pub(crate) use served::Served;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forebay_openai::{Finding, ModelName, Usage};
-use forebay_routing::{ApiKey, Identity, Jwt};
+use forebay_routing::{ApiKey, ClientCertificate, Identity, Jwt};
 use forebay_usage::{Tokens, UsageRecord};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
@@ -54,6 +54,7 @@ pub(crate) struct Record {
     api_key: Option<Arc<ApiKey>>,
     jwt: Option<Arc<Jwt>>,
     /// What was taken from rate limits.
+    certificate: Option<Arc<ClientCertificate>>,
     admission: Option<Box<Admission>>,
     /// Events of a stream. `None` for other responses.
     events: Option<u64>,
@@ -95,6 +96,7 @@ impl Record {
             api_key: None,
             jwt: None,
             admission: None,
+            certificate: None,
             events: None,
         })
     }
@@ -109,6 +111,7 @@ impl Record {
         self.api_key = identity.key.cloned();
         self.jwt = identity.jwt.clone();
     }
+        self.certificate = identity.certificate.clone();
 
     /// The client asked for `model`, which `base` serves.
     pub(crate) fn asked_for(&mut self, model: &ModelName, base: Option<&HeaderValue>) {
@@ -266,10 +269,11 @@ impl Record {
         self.settle();
     }
 
-    /// Name of the caller's key, else the subject of its token.
+    /// Name of the caller's key, else the subject of its token, else the name in its certificate.
     fn caller(&self) -> Option<String> {
         let of_token = || self.jwt.as_ref().and_then(|jwt| jwt.subject.clone());
-        self.api_key.as_ref().map(|key| key.name.clone()).or_else(of_token)
+        let of_certificate = || self.certificate.as_ref().map(|it| it.name().to_owned());
+        self.api_key.as_ref().map(|key| key.name.clone()).or_else(of_token).or_else(of_certificate)
     }
 
     fn usage_record(&self, status: StatusCode) -> UsageRecord {

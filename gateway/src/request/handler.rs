@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use forebay_openai::ResponseScanner;
-use forebay_routing::ListenerPort;
+use forebay_routing::{ListenerPort, PortTls};
 use http::{HeaderValue, Method, Request, Response, header, request};
-use rustls::ServerConfig;
 use tracing::Instrument as _;
 
 use super::admission::HeadSize;
@@ -38,7 +37,7 @@ enum Outcome {
 impl Handler for Proxy {
     type Body = ResponseBody;
 
-    fn tls(&self, port: &ListenerPort) -> Option<Arc<ServerConfig>> {
+    fn tls(&self, port: &ListenerPort) -> Option<Arc<PortTls>> {
         self.routes.load().table.ports.get(port)?.tls().cloned()
     }
 

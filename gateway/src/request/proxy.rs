@@ -11,7 +11,7 @@ use forebay_routing::RouteTable;
 use crate::forward::{Forwarder, Mirrors};
 use crate::hold::HoldBudget;
 use crate::jwks::KeySets;
-use crate::limit::{LimitReports, LimitServers, PolicyState, QuotaState, QuotaStore};
+use crate::limit::{LimitReports, LimitServers, PolicyState, QuotaFile, QuotaState, QuotaStore};
 use crate::models::ModelLists;
 use crate::observe::{Logs, Metrics, Traces};
 use crate::pick::Picker;
@@ -46,6 +46,8 @@ pub(crate) struct Proxy {
     pub(crate) limit_reports: LimitReports,
     /// Where gateways share what was used of quotas.
     pub(crate) quota_store: Option<QuotaStore>,
+    /// It is written until the last request has ended.
+    pub(crate) quota_file: Option<QuotaFile>,
     pub(crate) stream_usage: StreamUsage,
     pub(crate) client_body_timeout: Duration,
     pub(crate) stream_idle_timeout: Duration,

@@ -61,7 +61,7 @@ impl<'a> Received<'a> {
         if let BeforeBody::Decided(matched) = before_body {
             check_policy(matched.rule)?;
         }
-        let tokens = Tokens::new(&context.routes.key_sets);
+        let tokens = Tokens::new(&context.routes.key_sets, context.via.certificate.clone());
         check_early(listener, before_body, &head, &tokens)?;
         let scheme = port.scheme();
         Ok(Self { context, head, body, authority, scheme, listener, before_body, tokens })

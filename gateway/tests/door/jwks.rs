@@ -8,8 +8,10 @@ use serde_json::json;
 
 use super::jwt::{ISSUER, claims};
 use super::*;
-use crate::support::harness::Running;
+use crate::support::harness::{Harness, Running};
+use crate::support::tls::{Certificate, TlsFront, authorities};
 use crate::support::until;
+use forebay_test_certificates::Authority;
 
 const FAILED: &str =
     r#"forebay_gateway_key_set_loads_total{key_set="llm-d/idp:80/keys?v=1",result="failed"}"#;
@@ -34,6 +36,10 @@ impl Drop for Issuer {
 
 impl Issuer {
     async fn start(answer: Answer) -> Self {
+        Self::start_as("idp.llm-d.svc:80", answer).await
+    }
+
+    async fn start_as(host: &'static str, answer: Answer) -> Self {
         let upstream = Upstream::bind().await;
         let port = upstream.port();
         let answer = Arc::new(Mutex::new(answer));
@@ -43,7 +49,7 @@ impl Issuer {
                 let Some((status, body)) = current.lock().unwrap().clone() else { continue };
                 let request = connection.read_request().await;
                 assert_eq!(request.line, "GET /keys?v=1 HTTP/1.1");
-                assert_eq!(request.header("host"), Some("idp.llm-d.svc:80"));
+                assert_eq!(request.header("host"), Some(host));
                 connection.respond(status, &body).await;
             }
         });
@@ -56,13 +62,17 @@ impl Issuer {
 
     /// A gateway with a policy that has this key set.
     async fn door(&self, qwen: &Pod, tiny: &Pod) -> Running {
+        self.manifests(qwen, tiny, self.port).start().await
+    }
+
+    fn manifests(&self, qwen: &Pod, tiny: &Pod, port: u16) -> Harness {
         let remote = "{remote: {backendRef: {name: idp, namespace: llm-d, port: 80}, jwksPath: 'keys?v=1', cacheDuration: 1h}}";
         let fields = format!("jwtAuthentication: {{providers: [{{issuer: '{ISSUER}', jwks: {remote}}}]}}");
         let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
              metadata: {name: idp, namespace: llm-d}\n\
              spec: {from: [{group: agentgateway.dev, kind: AgentgatewayPolicy, namespace: agentgateway-system}], \
              to: [{group: '', kind: Service}]}";
-        door(qwen, tiny, &fields).service("idp", self.port, "").with(grant).start().await
+        door(qwen, tiny, &fields).service("idp", port, "").with(grant)
     }
 }
 
@@ -166,4 +176,100 @@ async fn requests_do_not_wait_for_the_server() {
     assert_eq!(outcome, is(503, "token_keys_unavailable"));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!((running.metric(LOADED).await, running.metric(FAILED).await), (0.0, 0.0));
+}
+
+/// Behind [`TlsFront`], with the name of its certificate.
+const HOST: &str = "idp.example";
+
+fn backend_tls(validation: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: idp, namespace: llm-d}}\n\
+         spec: {{targetRefs: [{{group: '', kind: Service, name: idp}}], validation: {{{validation}}}}}\n"
+    )
+}
+
+const BY_CONFIG_MAP: &str =
+    "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}], hostname: idp.example";
+
+#[tokio::test]
+async fn keys_are_loaded_over_tls() {
+    let (qwen, tiny) = (Pod::start(&[QWEN]).await, Pod::start(&[TINY]).await);
+    let key = TokenKey::new("ES256", "a");
+    let authority = Authority::new("ca").unwrap();
+    let certificate = Certificate::issued(&authority, HOST);
+    let issuer = Issuer::start_as("idp.example:80", set(&[&key])).await;
+    let front = TlsFront::start(&certificate, "http/1.1", issuer.port).await;
+    let agentgateway = |tls: &str| {
+        format!(
+            "apiVersion: agentgateway.dev/v1alpha1\nkind: AgentgatewayPolicy\nmetadata: {{name: tls, namespace: llm-d}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: idp}}], backend: {{tls: {{{tls}}}}}}}\n"
+        )
+    };
+    for policy in [
+        backend_tls(BY_CONFIG_MAP),
+        backend_tls(&format!(
+            "{BY_CONFIG_MAP}, subjectAltNames: [{{type: URI, uri: 'a://b'}}, {{type: Hostname, hostname: idp.example}}]"
+        )),
+        agentgateway("caCertificateRefs: [{name: ca}], sni: idp.example"),
+        agentgateway(
+            "caCertificateRefs: [{name: ca}], sni: idp.example, verifySubjectAltNames: [other, idp.example]",
+        ),
+    ] {
+        let harness = issuer.manifests(&qwen, &tiny, front.port);
+        let running = harness.with(&authorities("llm-d", "ca", authority.pem())).with(&policy).start().await;
+        until_accepted(&running, &key).await;
+        assert_eq!(
+            (running.metric(FAILED).await, front.server_name().as_deref()),
+            (0.0, Some(HOST)),
+            "{policy}"
+        );
+    }
+}
+
+/// Another authority or name is not trusted, and the keys of before stay in use.
+#[tokio::test]
+async fn a_server_that_cannot_be_verified_gives_no_keys() {
+    let (qwen, tiny) = (Pod::start(&[QWEN]).await, Pod::start(&[TINY]).await);
+    let (known, unknown) = (TokenKey::new("ES256", "a"), TokenKey::new("ES256", "b"));
+    let (authority, other) = (Authority::new("ca").unwrap(), Authority::new("ca").unwrap());
+    let certificate = Certificate::issued(&authority, HOST);
+    let issuer = Issuer::start_as("idp.example:80", set(&[&known])).await;
+    let front = TlsFront::start(&certificate, "http/1.1", issuer.port).await;
+    let other_name = BY_CONFIG_MAP.replace("idp.example", "other.example");
+    let other_san =
+        format!("{BY_CONFIG_MAP}, subjectAltNames: [{{type: Hostname, hostname: other.example}}]");
+    let bad = [
+        (other.pem().to_owned(), BY_CONFIG_MAP.to_owned()),
+        (authority.pem().to_owned(), other_name),
+        (authority.pem().to_owned(), other_san),
+        // No such name, and a ConfigMap that is not there.
+        (authority.pem().to_owned(), BY_CONFIG_MAP.replace("idp.example", "10.0.0.1")),
+        (authority.pem().to_owned(), BY_CONFIG_MAP.replace("name: ca", "name: gone")),
+        (authority.pem().to_owned(), "wellKnownCACertificates: System, hostname: idp.example".to_owned()),
+    ];
+    let manifests = |pem: &str, validation: &str| {
+        let harness = issuer.manifests(&qwen, &tiny, front.port);
+        harness.with(&authorities("llm-d", "ca", pem)).with(&backend_tls(validation))
+    };
+    for (pem, validation) in &bad {
+        let running = manifests(pem, validation).start().await;
+        until_failures(&running, 1.0).await;
+        assert_eq!(try_key(&running, &known).await, is(503, "token_keys_unavailable"), "{validation}");
+        assert_eq!(running.metric(LOADED).await, 0.0);
+    }
+    assert_eq!(front.server_name(), None, "no handshake succeeded");
+    let running = manifests(authority.pem(), BY_CONFIG_MAP).start().await;
+    until_accepted(&running, &known).await;
+    issuer.set(set(&[&unknown]));
+    let mut failures = 0.0;
+    for (pem, validation) in &bad {
+        running.write(&manifests(pem, validation).manifests);
+        // A load follows at once, not after `cacheDuration`.
+        until_failures(&running, failures + 1.0).await;
+        failures = running.metric(FAILED).await;
+        assert_eq!(try_key(&running, &known).await, is(200, "-"), "{validation}");
+        assert_eq!(try_key(&running, &unknown).await, is(401, "invalid_token"));
+    }
+    running.write(&manifests(authority.pem(), BY_CONFIG_MAP).manifests);
+    until_accepted(&running, &unknown).await;
 }

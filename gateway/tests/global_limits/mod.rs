@@ -7,6 +7,7 @@ mod server;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use forebay_test_certificates::Authority;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::Response as H2Response;
@@ -17,6 +18,7 @@ use self::server::RateLimitServer;
 use crate::support::client::{Response, connect, exchange, post_with};
 use crate::support::h2::H2Backend;
 use crate::support::harness::{Harness, QWEN, Running};
+use crate::support::tls::{Certificate, TlsFront, authorities};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
@@ -33,6 +35,10 @@ async fn limited(server: u16, pod: u16, descriptors: &str, more: &str) -> Runnin
 
 /// `local`: members of `rateLimit`.
 async fn limited_twice(server: u16, pod: u16, descriptors: &str, more: &str, local: &str) -> Running {
+    harness(server, pod, descriptors, more, local).start().await
+}
+
+fn harness(server: u16, pod: u16, descriptors: &str, more: &str, local: &str) -> Harness {
     let global = format!(
         "{{backendRef: {{name: limits, namespace: llm-d, port: 80}}, domain: models, descriptors: [{descriptors}]{more}}}"
     );
@@ -47,7 +53,7 @@ async fn limited_twice(server: u16, pod: u16, descriptors: &str, more: &str, loc
          spec: {from: [{group: agentgateway.dev, kind: AgentgatewayPolicy, namespace: agentgateway-system}], \
          to: [{group: '', kind: Service}]}";
     let harness = Harness::new().pool("qwen", QWEN, &[pod], None).service("limits", server, "grpc");
-    harness.with(grant).with(&policy).start().await
+    harness.with(grant).with(&policy)
 }
 
 async fn ask(address: SocketAddr, headers: &str) -> Response {
@@ -223,4 +229,28 @@ async fn an_answer_without_a_code_lets_nothing_through() {
     let gateway = limited(server.port, port, CALLERS, "").await;
     let rejected = ask(gateway.address(), "x-caller: a\r\n").await;
     assert_eq!(rejected.json()["error"]["code"], "rate_limit_server_unavailable", "{}", rejected.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_asked_over_tls_if_it_can_be_verified() {
+    let Some(server) = RateLimitServer::start().await else { return };
+    let (port, _pod) = pod().await;
+    let (authority, other) = (Authority::new("ca").unwrap(), Authority::new("ca").unwrap());
+    let certificate = Certificate::issued(&authority, "limits.example");
+    let front = TlsFront::start(&certificate, "h2", server.port).await;
+    let tls = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: limits, namespace: llm-d}\n\
+         spec: {targetRefs: [{group: '', kind: Service, name: limits}], validation: {hostname: limits.example, \
+         caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}\n";
+    for (trusted, status) in [(&other, 503), (&authority, 200)] {
+        let harness = harness(front.port, port, CALLERS, "", "").with(tls);
+        let running = harness.with(&authorities("llm-d", "ca", trusted.pem())).start().await;
+        let answer = ask(running.address(), "x-caller: tls\r\n").await;
+        assert_eq!(answer.status, status);
+        if status == 200 {
+            assert_eq!(answer.head.header("x-ratelimit-remaining-requests"), Some("2"));
+            assert_eq!(front.server_name().as_deref(), Some("limits.example"));
+        } else {
+            assert_eq!(front.server_name(), None);
+        }
+    }
 }

@@ -1,15 +1,16 @@
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use forebay_test_certificates::Authority;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::within;
 
@@ -47,6 +48,56 @@ impl Certificate {
     pub fn secret(&self, name: &str) -> String {
         secret(name, &self.certificate, &self.key)
     }
+}
+
+/// Accepts TLS, and forwards to a server without it. It ends with the test.
+pub struct TlsFront {
+    pub port: u16,
+    /// Of the handshakes that succeeded.
+    names: Arc<Mutex<Vec<String>>>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl TlsFront {
+    pub async fn start(certificate: &Certificate, protocol: &str, server: u16) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let chain = vec![certificate.der.clone()];
+        let mut config = builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let names = Arc::<Mutex<Vec<String>>>::default();
+        let seen = names.clone();
+        let serving = async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), seen.clone());
+                connections.spawn(async move {
+                    let Ok(mut client) = acceptor.accept(stream).await else { return };
+                    seen.lock().unwrap().push(client.get_ref().1.server_name().unwrap_or("-").to_owned());
+                    let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        };
+        Self { port, names, _serving: AbortOnDropHandle::new(tokio::spawn(serving)) }
+    }
+
+    /// The last server name that a client asked for.
+    pub fn server_name(&self) -> Option<String> {
+        self.names.lock().unwrap().last().cloned()
+    }
+}
+
+/// A ConfigMap with certificates of authorities.
+pub fn authorities(namespace: &str, name: &str, certificates: &str) -> String {
+    let indented = certificates.trim().replace('\n', "\n    ");
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata:\n  ca.crt: |\n    {indented}\n"
+    )
 }
 
 pub fn secret(name: &str, certificate: &str, key: &str) -> String {

@@ -21,11 +21,12 @@ use crate::{
 /// The label that the chart gives the gateway.
 pub(super) const GATEWAY_SELECTOR: &str = "app.kubernetes.io/name=forebay-gateway";
 /// Listed in all namespaces.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::HttpRoute,
     Kind::ReferenceGrant,
+    Kind::BackendTlsPolicy,
     Kind::InferencePool,
     Kind::InferenceObjective,
     Kind::InferenceModelRewrite,

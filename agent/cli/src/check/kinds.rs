@@ -77,6 +77,10 @@ fn not_installed(kind: Kind) -> Option<Finding> {
             "a map of model names as an AgentgatewayPolicy",
             "agentgatewaypolicies",
         ),
+        Kind::BackendTlsPolicy => Some(Finding::ok(
+            Object::named(CRD, "backendtlspolicies.gateway.networking.k8s.io"),
+            "is not installed; needed only for TLS to servers of key sets and rate limits",
+        )),
         Kind::Quota => optional("quotas.forebay.dev", "quotas", "quotas"),
         Kind::InferenceObjective => {
             optional("inferenceobjectives.llm-d.ai", "priorities of requests", "inferenceobjectives")

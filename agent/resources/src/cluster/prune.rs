@@ -27,6 +27,7 @@ pub(super) fn prune(kind: Kind, object: &mut Value) -> Value {
         | Kind::Gateway
         | Kind::HttpRoute
         | Kind::ReferenceGrant
+        | Kind::BackendTlsPolicy
         | Kind::InferencePool
         | Kind::InferenceObjective
         | Kind::InferenceModelRewrite

@@ -9,13 +9,15 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::authority;
+use super::clients::ClientAuthorities;
 use super::grants::is_granted;
 use crate::condition::{ConditionStatus, reason};
 use crate::names::GATEWAY_GROUP;
-use crate::table::{Hostname, ListenerPort};
+use crate::table::{ClientVerifier, Hostname, ListenerPort, PortTls};
 
 type Key = Arc<CertifiedKey>;
 /// Certificates of a port's listeners by hostname.
@@ -26,7 +28,7 @@ type Keys = Vec<(Hostname, Vec<Key>)>;
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
     by_secret: HashMap<ObjectKey, (Arc<Secret>, Result<Key, &'static str>)>,
-    by_port: BTreeMap<ListenerPort, (Keys, Arc<ServerConfig>)>,
+    by_port: BTreeMap<ListenerPort, (Keys, Option<ClientAuthorities>, Arc<PortTls>)>,
 }
 
 impl Default for Certificates {
@@ -94,23 +96,48 @@ impl Certificates {
         parsed.map_err(invalid)
     }
 
-    /// TLS settings of a port; the same object as before if its certificates are unchanged.
-    pub(super) fn config(&mut self, port: &ListenerPort, keys: Keys) -> Option<Arc<ServerConfig>> {
-        if let Some((known, config)) = self.by_port.get(port)
+    /// TLS settings of a port; the same object as before if its certificates and authorities are unchanged. `clients`: whose
+    /// certificates of clients it accepts.
+    pub(super) fn config(
+        &mut self,
+        port: &ListenerPort,
+        keys: Keys,
+        clients: Option<ClientAuthorities>,
+    ) -> Option<Arc<PortTls>> {
+        if let Some((known, known_clients, tls)) = self.by_port.get(port)
             && is_same(known, &keys)
+            && *known_clients == clients
         {
-            return Some(config.clone());
+            return Some(tls.clone());
         }
+        let tls = self.build(&keys, clients.as_ref());
+        let tls = Arc::new(tls.inspect_err(|error| tracing::error!(error, "cannot configure TLS")).ok()?);
+        self.by_port.insert(port.clone(), (keys, clients, tls.clone()));
+        Some(tls)
+    }
+
+    fn build(&self, keys: &Keys, clients: Option<&ClientAuthorities>) -> Result<PortTls, String> {
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
-            .inspect_err(|error| tracing::error!(%error, "cannot configure TLS"))
-            .ok()?;
-        let mut config =
-            builder.with_no_client_auth().with_cert_resolver(Arc::new(ByServerName(keys.clone())));
+            .map_err(|error| error.to_string())?;
+        let verifier = clients.map(|clients| {
+            let roots = authority::roots([&*clients.pem])?;
+            let verifier = ClientVerifier::new(roots, clients.is_optional, self.provider.clone());
+            Ok::<_, String>(Arc::new(verifier.map_err(|error| error.to_string())?))
+        });
+        let verifier = verifier.transpose()?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByServerName(keys.clone())));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        self.by_port.insert(port.clone(), (keys, config.clone()));
-        Some(config)
+        if verifier.is_some() {
+            // The certificate is verified for every connection, so no session is resumed.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(PortTls::new(Arc::new(config), verifier))
     }
 
     /// Drops entries that `snapshot` and the open ports do not need.

@@ -11,6 +11,7 @@ use gateway_api::gateways::{
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificates;
+use super::clients::{ClientAuthorities, ClientValidation, client_validation};
 use crate::condition::{ConditionStatus, reason};
 use crate::names::{GATEWAY_GROUP, HTTP_ROUTE};
 use crate::table::{Hostname, ListenerPort, PortSharing};
@@ -29,6 +30,8 @@ pub(super) struct Listener<'a> {
     pub(super) takes_http_routes: bool,
     /// Certificates of an HTTPS listener. It is not served without one.
     pub(super) keys: Vec<Arc<CertifiedKey>>,
+    /// Whose certificates of clients it accepts. `None`: clients are not asked for one.
+    pub(super) clients: Option<ClientAuthorities>,
     pub(super) accepted: ConditionStatus,
     pub(super) conflicted: ConditionStatus,
     pub(super) resolved_refs: ConditionStatus,
@@ -38,6 +41,18 @@ impl Listener<'_> {
     /// Whether it serves traffic.
     pub(super) fn is_served(&self) -> bool {
         self.accepted.is_true && !self.conflicted.is_true && (!self.is_tls() || !self.keys.is_empty())
+    }
+
+    /// A listener without any valid authority is not served: that would let in clients without a certificate.
+    fn validate(&mut self, validation: ClientValidation) {
+        if validation.authorities.is_none() {
+            let message = "no caCertificateRef of tls.frontend is valid";
+            self.accepted = ConditionStatus::unmet(reason::NO_VALID_CA_CERTIFICATE, message);
+        }
+        self.clients = validation.authorities;
+        if let Some(problem) = validation.problem {
+            self.resolved_refs = problem;
+        }
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -97,6 +112,10 @@ pub(super) fn listeners<'a>(
         if !status.is_true {
             listener.resolved_refs = status;
         }
+        if let Some(gateway) = snapshot.gateways.get(listener.gateway) {
+            let validation = client_validation(snapshot, listener.gateway, gateway, listener.spec.port);
+            validation.into_iter().for_each(|validation| listener.validate(validation));
+        }
     }
     find_conflicts(&mut listeners);
     listeners
@@ -127,6 +146,7 @@ fn compile<'a>(gateway: &'a ObjectKey, spec: &'a GatewayListeners, sharing: Port
         port,
         takes_http_routes,
         keys: Vec::new(),
+        clients: None,
         accepted,
         conflicted: ConditionStatus::unmet(reason::NO_CONFLICTS, ""),
         resolved_refs,
@@ -169,6 +189,8 @@ fn find_conflicts(listeners: &mut [Listener<'_>]) {
                     Some((reason::PROTOCOL_CONFLICT, "a different protocol", two))
                 } else if one.hostname == two.hostname {
                     Some((reason::HOSTNAME_CONFLICT, "the same hostname", two))
+                } else if one.clients != two.clients {
+                    Some((reason::PROTOCOL_CONFLICT, "another tls.frontend", two))
                 } else {
                     None
                 }

@@ -5,7 +5,9 @@
 
 mod access;
 mod attach;
+mod authority;
 mod certificate;
+mod clients;
 mod credential;
 mod filters;
 mod grants;
@@ -31,9 +33,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_resources::{HttpRoute, ObjectKey, Snapshot, TrafficPhase};
 
 use self::access::Replaced;
-pub use self::access::{KeySource, key_source, label_selector};
+pub use self::access::{KeySource, key_source, label_selector, server_authorities};
 use self::attach::{attach, effective_hostnames};
 pub use self::certificate::Certificates;
+use self::clients::ClientAuthorities;
+pub use self::clients::client_authorities;
 pub use self::credential::models_secret;
 pub use self::grants::is_granted;
 use self::listener::{Listener, listeners};
@@ -181,7 +185,7 @@ fn ports<'a>(
     problems: &mut BTreeSet<String>,
 ) -> BTreeMap<ListenerPort, PortRoutes> {
     let mut ports: BTreeMap<ListenerPort, PortRoutes> = BTreeMap::new();
-    let mut keys: BTreeMap<ListenerPort, Vec<_>> = BTreeMap::new();
+    let mut keys: BTreeMap<ListenerPort, (Vec<_>, Option<ClientAuthorities>)> = BTreeMap::new();
     for ((listener, routes), is_trusted) in listeners {
         let of_gateway = report.gateways.entry(listener.gateway.clone()).or_default();
         of_gateway.push(listener_report(listener, routes.len()));
@@ -193,15 +197,18 @@ fn ports<'a>(
             let routes = listener_routes(listener, is_trusted, access, models.map, routes);
             ports.entry(port.clone()).or_default().listeners.push(routes);
             if listener.is_tls() {
-                keys.entry(port).or_default().push((listener.hostname.clone(), listener.keys.clone()));
+                let (of_port, clients) = keys.entry(port).or_default();
+                of_port.push((listener.hostname.clone(), listener.keys.clone()));
+                // The same for all listeners of a port: others are conflicted.
+                clients.clone_from(&listener.clients);
             }
         }
     }
     for (port, routes) in &mut ports {
         routes.listeners.sort_by_key(|listener| listener.hostname().rank());
-        if let Some(mut keys) = keys.remove(port) {
+        if let Some((mut keys, clients)) = keys.remove(port) {
             keys.sort_by_key(|(hostname, _)| hostname.rank());
-            routes.tls = certificates.config(port, keys);
+            routes.tls = certificates.config(port, keys, clients);
         }
     }
     certificates.retain(snapshot, |port| ports.contains_key(port));
@@ -316,6 +323,7 @@ fn listener_report(listener: &Listener<'_>, attached_routes: usize) -> ListenerR
         accepted: listener.accepted.clone(),
         conflicted: listener.conflicted.clone(),
         resolved_refs: listener.resolved_refs.clone(),
+        allows_any_client: listener.clients.as_ref().is_some_and(|clients| clients.is_optional),
     }
 }
 

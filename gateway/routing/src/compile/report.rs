@@ -48,6 +48,8 @@ pub struct ListenerReport {
     pub conflicted: ConditionStatus,
     /// Condition `ResolvedRefs`.
     pub resolved_refs: ConditionStatus,
+    /// It asks clients for a certificate, and serves them also without a valid one.
+    pub allows_any_client: bool,
 }
 
 /// An HTTPRoute at one of its parents.

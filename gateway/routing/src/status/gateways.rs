@@ -44,7 +44,8 @@ const SUPPORTED_FEATURES: &[&str] = &[
     "ReferenceGrant",
 ];
 
-const GATEWAY_CONDITIONS: [&str; 2] = ["Accepted", "Programmed"];
+const INSECURE: &str = "InsecureFrontendValidationMode";
+const GATEWAY_CONDITIONS: [&str; 3] = ["Accepted", INSECURE, "Programmed"];
 const LISTENER_CONDITIONS: [&str; 4] = ["Accepted", "Conflicted", "Programmed", "ResolvedRefs"];
 
 /// Status of a GatewayClass; `None` for classes of other controllers.
@@ -115,16 +116,25 @@ pub fn gateway_status(
     } else {
         ConditionStatus::met("Programmed")
     };
+    let insecure = ConditionStatus {
+        is_true: true,
+        reason: reason::CONFIGURATION_CHANGED,
+        message: "AllowInsecureFallback: clients without a valid certificate are served".into(),
+    };
+    let mut conditions = vec![
+        Condition { kind: "Accepted", state: &accepted },
+        Condition { kind: "Programmed", state: &programmed },
+    ];
+    if listeners.iter().any(|listener| listener.allows_any_client) {
+        conditions.push(Condition { kind: INSECURE, state: &insecure });
+    }
     let listeners: Vec<Value> = listeners
         .iter()
         .map(|listener| listener_status(generation, listener, reach, &programmed, current))
         .collect();
     json!({
         "addresses": addresses,
-        "conditions": merge(current.get("conditions"), generation, &GATEWAY_CONDITIONS, &[
-            Condition { kind: "Accepted", state: &accepted },
-            Condition { kind: "Programmed", state: &programmed },
-        ]),
+        "conditions": merge(current.get("conditions"), generation, &GATEWAY_CONDITIONS, &conditions),
         "listeners": listeners,
     })
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use forebay_openai::ModelName;
 use http::request;
-use rustls::ServerConfig;
 
 use super::access::{Access, Authentication, Checks, JwtAuthentication};
 use super::backend::Pool;
@@ -14,6 +13,7 @@ use super::entry::{BeforeBody, Entry, Matched};
 use super::hostname::Hostname;
 use super::index::Index;
 use super::models::ModelMap;
+use super::port_tls::PortTls;
 use super::quota::{Quota, QuotaSet, Quotas};
 use super::rewrites::{Rewrites, Targets};
 use super::rule::Rule;
@@ -24,12 +24,12 @@ pub struct PortRoutes {
     /// The more specific hostname first.
     pub(crate) listeners: Vec<ListenerRoutes>,
     /// `None` for plain HTTP.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Arc<PortTls>>,
 }
 
 impl PortRoutes {
     /// TLS settings; `None` for plain HTTP.
-    pub fn tls(&self) -> Option<&Arc<ServerConfig>> {
+    pub fn tls(&self) -> Option<&Arc<PortTls>> {
         self.tls.as_ref()
     }
 

@@ -11,10 +11,12 @@ mod listener;
 mod matching;
 mod models;
 mod port;
+mod port_tls;
 mod quota;
 mod retry;
 mod rewrites;
 mod rule;
+mod server_tls;
 mod timeouts;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,10 +24,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use self::access::{
-    Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, Credential, CredentialLocation,
-    DescriptorValues, GlobalLimit, Identity, JwksId, Jwt, JwtAuthentication, JwtKeys, LimitSet, LimitUnit,
-    Measure, ModelNames, Phase, PolicyLimits, RateLimit, RateLimitServer, RemoteJwks, RemoteKeys,
-    RequestAttributes, TokenError, Variables,
+    Access, ApiKey, ApiKeys, Authentication, AuthenticationMode, Checks, ClientCertificate, Credential,
+    CredentialLocation, DescriptorValues, GlobalLimit, Identity, JwksId, Jwt, JwtAuthentication, JwtKeys,
+    LimitSet, LimitUnit, Measure, ModelNames, Phase, PolicyLimits, RateLimit, RateLimitServer, RemoteJwks,
+    RemoteKeys, RequestAttributes, TokenError, Variables,
 };
 pub(crate) use self::access::{
     AccessRule, Action, Descriptor, Document, Expression, JwksSource, JwtProvider, KeyHash,
@@ -42,6 +44,8 @@ pub use self::listener::{ListenerRoutes, PortRoutes};
 pub(crate) use self::matching::Match;
 pub use self::models::ModelMap;
 pub use self::port::{ListenerPort, PortSharing};
+pub(crate) use self::port_tls::ClientVerifier;
+pub use self::port_tls::PortTls;
 pub use self::quota::{
     AppliedQuota, Money, Price, Prices, Quota, QuotaLimit, QuotaMeasure, QuotaModels, QuotaSet, Quotas,
     TokenUse,
@@ -50,6 +54,7 @@ pub(crate) use self::quota::{Callers, KeySelector, Requirement};
 pub use self::retry::RetryPolicy;
 pub use self::rewrites::{Rewrites, Targets};
 pub use self::rule::{Backends, Rule, Weighted};
+pub use self::server_tls::{Authorities, ServerTls, SubjectName};
 pub use self::timeouts::Timeouts;
 pub(crate) use self::timeouts::parse_duration;
 
@@ -77,11 +82,11 @@ impl RouteTable {
         remote.map(|jwks| (jwks.id.clone(), jwks.clone())).collect()
     }
 
-    /// The servers of rate limits that policies name, each with its endpoints.
-    pub fn rate_limit_servers(&self) -> BTreeMap<&RateLimitServer, &[SocketAddr]> {
+    /// The servers of rate limits that policies name, each with its endpoints and how its certificate is verified.
+    pub fn rate_limit_servers(&self) -> BTreeMap<&RateLimitServer, (&[SocketAddr], Option<&ServerTls>)> {
         let sets = self.limits.iter().flat_map(|limits| &limits.sets);
         let global = sets.filter_map(|set| set.global.as_ref());
-        global.map(|global| (&global.server, &global.endpoints[..])).collect()
+        global.map(|global| (&global.server, (&global.endpoints[..], global.tls.as_ref()))).collect()
     }
 
     /// Addresses of the endpoint pickers of all pools, each with the pool's namespace.

@@ -183,43 +183,111 @@ async fn key_sets_that_cannot_be_loaded_safely_are_not() {
 apiVersion: agentgateway.dev/v1alpha1
 kind: AgentgatewayPolicy
 metadata: {name: tls, namespace: auth}
-spec: {targetSelectors: [{group: '', kind: Service, matchLabels: {app: idp}}], backend: {tls: {}}}
+spec: {targetSelectors: [{group: '', kind: Service, matchLabels: {app: idp}}], backend: {tls: {FIELDS}}}
 ";
+    let own = |fields: &str| REMOTE.to_owned() + &tls.replace("FIELDS", fields);
+    let standard = |validation: &str| {
+        format!(
+            "{REMOTE}---\napiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\n\
+             metadata: {{name: b, namespace: auth}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: idp}}], validation: {{{validation}}}}}\n"
+        )
+    };
+    let of_standard = |why: &str| format!("BackendTLSPolicy auth/b for the Service auth/idp: {why}");
+    let of_own =
+        |why: &str| format!("backend.tls of AgentgatewayPolicy auth/tls for the Service auth/idp: {why}");
     for (changed, expected) in [
         (
             REMOTE.replace("name: idp, namespace: auth, port", "name: gone, namespace: infra, port"),
-            "the Service infra/gone does not exist",
+            "the Service infra/gone does not exist".to_owned(),
         ),
         (
             REMOTE.replace("namespace: infra}]", "namespace: x}]"),
-            "no ReferenceGrant allows the policy to refer to the Service auth/idp",
+            "no ReferenceGrant allows the policy to refer to the Service auth/idp".to_owned(),
         ),
         (
             REMOTE.replace("auth, port: 80", "auth, port: 81"),
-            "the Service auth/idp does not have the port 81",
+            "the Service auth/idp does not have the port 81".to_owned(),
         ),
         (
             REMOTE.replace("spec: {ports", "spec: {type: ExternalName, ports"),
-            "the Service auth/idp has the type ExternalName, which is not supported",
+            "the Service auth/idp has the type ExternalName, which is not supported".to_owned(),
         ),
         (
             REMOTE.replace("port: 80}]", "port: 80, appProtocol: https}]"),
-            "the appProtocol https of the Service auth/idp is not supported",
+            "the appProtocol https of the Service auth/idp is not supported without a BackendTLSPolicy".to_owned(),
+        ),
+        (own("insecureSkipVerify: All"), of_own("unknown field `insecureSkipVerify`")),
+        (own("mtlsCertificateRef: [{name: x}]"), of_own("unknown field `mtlsCertificateRef`")),
+        (own("caCertificateRefs: [{name: ca}]"), of_own("the ConfigMap auth/ca does not exist")),
+        (own("sni: 10.0.0.1"), of_own("sni \"10.0.0.1\" is not a DNS name")),
+        (standard("hostname: a.example"), of_standard("neither caCertificateRefs nor wellKnownCACertificates")),
+        (
+            standard("hostname: a.example, wellKnownCACertificates: Mine"),
+            of_standard("wellKnownCACertificates \"Mine\" is not supported"),
+        ),
+        (standard("hostname: '*.x', wellKnownCACertificates: System"), of_standard("hostname \"*.x\" is not a DNS name")),
+        (
+            standard("hostname: a.example, caCertificateRefs: [{group: '', kind: Secret, name: ca}]"),
+            of_standard("caCertificateRefs to kind Secret are not supported"),
         ),
         (
-            REMOTE.to_owned() + tls,
-            "backend.tls of AgentgatewayPolicy auth/tls for the Service auth/idp is not supported",
+            standard("hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]"),
+            of_standard("the ConfigMap auth/ca does not exist"),
+        ),
+        (
+            standard("hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]")
+                + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: ca, namespace: auth}\ndata: {ca.crt: none}\n",
+            of_standard("ca.crt of the ConfigMap auth/ca contains no certificate"),
+        ),
+        (
+            standard("hostname: a.example, wellKnownCACertificates: System") + &tls.replace("FIELDS", ""),
+            "BackendTLSPolicy auth/b and backend.tls of AgentgatewayPolicy auth/tls are both for the Service auth/idp".to_owned(),
         ),
     ] {
         assert_ne!(changed, REMOTE);
         let (table, report) = compiled(&manifests(&[changed])).await;
         let (is_accepted, text) = message(&report, "infra", "a");
         let expected = format!("traffic.jwtAuthentication: providers[0].jwks.remote.backendRef: {expected}");
-        assert!(!is_accepted && text.starts_with(&expected), "{text}");
-        assert!(text.contains("no token of this issuer is accepted"), "{text}");
+        assert!(!is_accepted && text.starts_with(&expected), "{text}\nnot {expected}");
+        assert!(text.contains("its keys are not loaded"), "{text}");
         let sets = table.remote_key_sets();
         assert!(sets.values().all(|set| set.endpoints.is_empty()), "{sets:?}");
         let listener = of_port(&table).listener("x").unwrap();
         assert!(listener.checks(None).phases[1].jwt.is_some(), "all requests are refused");
+    }
+}
+
+#[tokio::test]
+async fn tls_of_a_server_is_that_of_its_policy() {
+    let manifests = |more: &str| manifests(&[format!("{REMOTE}{more}")]);
+    let standard = |name: &str, created: &str, target: &str, hostname: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\n\
+             metadata: {{name: {name}, namespace: auth, creationTimestamp: '{created}'}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: idp{target}}}], \
+             validation: {{wellKnownCACertificates: System, hostname: {hostname}}}}}\n"
+        )
+    };
+    let (old, new) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    let of_port = ", sectionName: web";
+    let own = "---\napiVersion: agentgateway.dev/v1alpha1\nkind: AgentgatewayPolicy\n\
+               metadata: {name: tls, namespace: auth}\n\
+               spec: {targetRefs: [{group: '', kind: Service, name: idp}], backend: {tls: {}}}\n";
+    for (policies, expected) in [
+        (String::new(), None),
+        (own.to_owned(), Some("idp.auth.svc.cluster.local")),
+        (standard("b", new, "", "b"), Some("b")),
+        (standard("b", new, ", sectionName: other", "b"), None),
+        (standard("b", new, "", "b") + &standard("c", old, "", "c"), Some("c")),
+        (standard("b", new, "", "b") + &standard("a", new, "", "a"), Some("a")),
+        (standard("b", old, "", "b") + &standard("c", new, of_port, "c"), Some("c")),
+    ] {
+        let (table, report) = compiled(&manifests(&policies)).await;
+        assert_eq!(message(&report, "infra", "a"), (true, String::new()), "{policies}");
+        let sets = table.remote_key_sets();
+        let tls = sets.values().next().unwrap().tls.as_ref();
+        assert_eq!(tls.map(|it| it.server_name.as_str()), expected, "{policies}");
+        assert!(tls.is_none_or(|it| it.names == [SubjectName::Dns(it.server_name.clone())]), "{tls:?}");
     }
 }

@@ -53,7 +53,7 @@ fn applied(table: &RouteTable, path: &str, metadata: Option<Value>, models: &[&s
         let variable = table::Document::new(&metadata);
         Arc::new(ApiKey { name: "key".into(), variable, expires_at: None })
     });
-    let identity = Identity { key: key.as_ref(), jwt: None };
+    let identity = Identity { key: key.as_ref(), jwt: None, certificate: None };
     let variables = Variables::new(None, "10.0.0.1", &identity, ModelNames::default());
     let applied = listener.quotas(Some(rule)).applied(QuotaModels::Request(models), &variables);
     applied

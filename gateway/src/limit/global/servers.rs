@@ -1,19 +1,28 @@
 //! The servers that policies name, and calls to them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_routing::RateLimitServer;
+use forebay_routing::{RateLimitServer, ServerTls};
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tonic::client::Grpc;
+use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 use super::message::{Code, Request, Response};
 use super::metrics::{CallResult, LimitServerMetrics};
+use crate::server_tls::Connector;
 
 /// Maximum time for an answer, all endpoints together.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -41,6 +50,7 @@ pub(super) enum Failure {
 pub(crate) struct LimitServer {
     name: String,
     endpoints: Vec<(SocketAddr, Channel)>,
+    tls: Option<ServerTls>,
     /// Whose turn it is.
     next: AtomicUsize,
     /// The last call failed, which was logged.
@@ -127,17 +137,25 @@ impl LimitServerRegistry {
     }
 
     /// The servers that the newest table names. A connection to an endpoint is kept. Must be called in a tokio runtime.
-    pub(crate) fn update(&mut self, wanted: &BTreeMap<&RateLimitServer, &[SocketAddr]>) -> LimitServers {
+    pub(crate) fn update(
+        &mut self,
+        wanted: &BTreeMap<&RateLimitServer, (&[SocketAddr], Option<&ServerTls>)>,
+    ) -> LimitServers {
         let old = std::mem::take(&mut self.servers);
-        let server = |(server, endpoints): (&&RateLimitServer, &&[SocketAddr])| {
-            let server = RateLimitServer::clone(server);
-            let known = old.get(&server);
-            let updated = match known {
-                Some(known) if known.endpoints.iter().map(|it| &it.0).eq(endpoints.iter()) => known.clone(),
-                known => Arc::new(self.server(&server, endpoints, known.map(|it| &it.endpoints[..]))),
+        let server =
+            |(server, (endpoints, tls)): (&&RateLimitServer, &(&[SocketAddr], Option<&ServerTls>))| {
+                let server = RateLimitServer::clone(server);
+                let known = old.get(&server).filter(|known| known.tls.as_ref() == *tls);
+                let updated = match known {
+                    Some(known) if known.endpoints.iter().map(|it| &it.0).eq(endpoints.iter()) => {
+                        known.clone()
+                    }
+                    known => {
+                        Arc::new(self.server(&server, endpoints, *tls, known.map(|it| &it.endpoints[..])))
+                    }
+                };
+                (server, updated)
             };
-            (server, updated)
-        };
         self.servers = LimitServers(Arc::new(wanted.iter().map(server).collect()));
         for (name, _) in old.0.iter().filter(|(name, _)| !wanted.contains_key(name)) {
             self.metrics.forget(&name.to_string());
@@ -149,15 +167,27 @@ impl LimitServerRegistry {
         &self,
         server: &RateLimitServer,
         endpoints: &[SocketAddr],
+        tls: Option<&ServerTls>,
         known: Option<&[(SocketAddr, Channel)]>,
     ) -> LimitServer {
+        let connector = tls.map(|tls| Connector::new(tls, &[b"h2"])).transpose();
+        let connector = connector.unwrap_or_else(|error| {
+            tracing::warn!(%server, %error, "the certificates of the authorities of a rate limit server cannot be used");
+            None
+        });
+        // Never without TLS where it is required.
+        let endpoints = if tls.is_some() && connector.is_none() { &[] } else { endpoints };
         let channel = |endpoint: &SocketAddr| {
             let open = known.unwrap_or_default().iter().find(|(known, _)| known == endpoint);
-            Some((*endpoint, open.map(|(_, channel)| channel.clone()).or_else(|| connect(*endpoint))?))
+            Some((
+                *endpoint,
+                open.map(|(_, channel)| channel.clone()).or_else(|| connect(*endpoint, connector.clone()))?,
+            ))
         };
         LimitServer {
             name: server.to_string(),
             endpoints: endpoints.iter().filter_map(channel).collect(),
+            tls: tls.cloned(),
             next: AtomicUsize::new(0),
             is_failing: AtomicBool::new(false),
             metrics: self.metrics.clone(),
@@ -166,7 +196,36 @@ impl LimitServerRegistry {
 }
 
 /// Connects with the first call, and again after a failure.
-fn connect(endpoint: SocketAddr) -> Option<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).ok()?;
-    Some(endpoint.connect_timeout(TIMEOUT).tcp_nodelay(true).connect_lazy())
+fn connect(address: SocketAddr, connector: Option<Connector>) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    let endpoint = endpoint.connect_timeout(TIMEOUT).tcp_nodelay(true);
+    let Some(connector) = connector else { return Some(endpoint.connect_lazy()) };
+    let origin =
+        Uri::builder().scheme("https").authority(connector.name()).path_and_query("/").build().ok()?;
+    Some(endpoint.origin(origin).connect_with_connector_lazy(TlsConnection { address, connector }))
+}
+
+/// Opens connections with TLS.
+struct TlsConnection {
+    address: SocketAddr,
+    connector: Connector,
+}
+
+impl Service<Uri> for TlsConnection {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (address, connector) = (self.address, self.connector.clone());
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(connector.connect(stream).await?))
+        })
+    }
 }

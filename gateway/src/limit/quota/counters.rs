@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
 use smallvec::SmallVec;
 
+use super::file::StoredCounter;
 use super::share::{Share, Shares};
 use super::window::Window;
 use crate::limit::standing::Standing;
@@ -219,6 +220,29 @@ impl Counters {
     pub(super) fn set_shared(&mut self, at: usize, start: u64, others: u128, granted: u128) {
         if let Some(counter) = self.all.get_mut(at).filter(|counter| counter.window.start == start) {
             (counter.others, counter.granted) = (others, granted);
+        }
+    }
+
+    /// What requests that have ended used, in the order of the limits.
+    pub(super) fn stored(&self) -> Vec<StoredCounter> {
+        let of = |counter: &Counter| StoredCounter {
+            used: counter.used.saturating_sub(counter.reserved),
+            window: (counter.window.start, counter.window.end),
+        };
+        self.all.iter().map(of).collect()
+    }
+
+    /// Adds what was used of the limit at a position before a restart. `limits`: the number of limits.
+    pub(super) fn restore(&mut self, at: usize, limits: usize, stored: &StoredCounter) {
+        self.all.resize(limits, Counter::default());
+        let Some(counter) = self.all.get_mut(at) else { return };
+        let (start, end) = stored.window;
+        let window = Window { start, end };
+        if counter.window.start < start {
+            *counter = Counter { window, ..Counter::default() };
+        }
+        if counter.window == window {
+            counter.used = counter.used.saturating_add(stored.used);
         }
     }
 

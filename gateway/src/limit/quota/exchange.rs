@@ -148,15 +148,20 @@ fn tag(quota: &str, place: &Place) -> String {
     }
 }
 
-/// `forebay:quota:{NAMESPACE/NAME/HASH}:output:day:1795824000`. `same`: earlier limits that count the same.
-fn key(tag: &str, limit: &QuotaLimit, same: usize, start: u64) -> String {
-    let measure = match limit.measure {
+/// What a limit counts. Stores and files have it, so it must not change between versions of the program.
+pub(super) fn measure(limit: &QuotaLimit) -> &'static str {
+    match limit.measure {
         QuotaMeasure::Tokens(TokenCount::Total) => "tokens",
         QuotaMeasure::Tokens(TokenCount::Input) => "input",
         QuotaMeasure::Tokens(TokenCount::Output) => "output",
         QuotaMeasure::Tokens(TokenCount::UncachedInput) => "uncached-input",
         other => other.name(),
-    };
+    }
+}
+
+/// `forebay:quota:{NAMESPACE/NAME/HASH}:output:day:1795824000`. `same`: earlier limits that count the same.
+fn key(tag: &str, limit: &QuotaLimit, same: usize, start: u64) -> String {
+    let measure = measure(limit);
     let window = limit.window_name().unwrap_or("now");
     let number = if same == 0 { String::new() } else { format!(":{same}") };
     format!("forebay:quota:{tag}:{measure}{number}:{window}:{start}")

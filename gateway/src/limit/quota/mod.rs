@@ -4,13 +4,15 @@
 //! have used later corrects these, and no later ones. A window can thus be overrun by what requests in flight use above their
 //! estimates, and never by more. Requests that need more than a whole limit are admitted in a window that is not used yet.
 //!
-//! The counters are in this process, and each of several gateways admits its [`share`] of each limit. With a [`store`],
+//! The counters are in this process, kept over its restart by a [`file`] if there is one, and each of several gateways admits its [`share`] of each limit. With a [`store`],
 //! gateways share the counters: a request is admitted by what the store has granted to this gateway in advance, or else by
 //! asking the store.
 
 mod counters;
 mod exceeded;
 mod exchange;
+mod file;
+mod keep;
 mod registry;
 mod share;
 mod state;
@@ -24,6 +26,7 @@ use redis::RedisError;
 
 pub(crate) use counters::QuotaStanding;
 pub(crate) use exceeded::{QuotaExceeded, QuotaRejection};
+pub(crate) use file::{QuotaFile, open_file};
 pub(crate) use registry::QuotaRegistry;
 pub(crate) use share::Share;
 pub(crate) use state::{QuotaState, QuotaTaken};

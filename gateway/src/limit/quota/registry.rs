@@ -9,6 +9,7 @@ use forebay_routing::Quota;
 use forebay_routing::status::QuotaCounting;
 
 use super::QuotaStore;
+use super::file::QuotaFile;
 use super::share::{Share, Shares};
 use super::state::QuotaState;
 use super::window::unix_seconds;
@@ -16,15 +17,16 @@ use super::window::unix_seconds;
 #[derive(Debug)]
 pub(crate) struct QuotaRegistry {
     store: Option<QuotaStore>,
+    file: Option<QuotaFile>,
     shares: Arc<Shares>,
     by_quota: BTreeMap<ObjectKey, Arc<QuotaState>>,
 }
 
 impl QuotaRegistry {
-    /// `store`: where gateways share the counters. Without it they are in this process. `drain`: maximum time in which a
-    /// gateway that ends finishes its requests.
-    pub(crate) fn new(store: Option<QuotaStore>, drain: Duration) -> Self {
-        Self { store, shares: Arc::new(Shares::new(drain)), by_quota: BTreeMap::new() }
+    /// `store`: where gateways share the counters. Without it they are in this process, and kept in `file`. `drain`: maximum
+    /// time in which a gateway that ends finishes its requests.
+    pub(crate) fn new(store: Option<QuotaStore>, file: Option<QuotaFile>, drain: Duration) -> Self {
+        Self { store, file, shares: Arc::new(Shares::new(drain)), by_quota: BTreeMap::new() }
     }
 
     /// Gateways that do not share counters divide limits like this from now on.
@@ -60,13 +62,17 @@ impl QuotaRegistry {
     pub(crate) fn forget(&mut self, exists: impl Fn(&ObjectKey) -> bool) -> Vec<ObjectKey> {
         let gone: Vec<ObjectKey> = self.by_quota.keys().filter(|key| !exists(key)).cloned().collect();
         self.by_quota.retain(|key, _| exists(key));
+        if let Some(file) = &self.file {
+            file.forget(exists);
+        }
         gone
     }
 
     /// The states of `quotas`, by [`Quota::index`].
     pub(crate) fn update(&mut self, quotas: &[Arc<Quota>]) -> Vec<Arc<QuotaState>> {
         let state = |quota: &Arc<Quota>| {
-            let new = || QuotaState::new(quota, self.store.as_ref().map(|store| &store.0), &self.shares);
+            let store = self.store.as_ref().map(|store| &store.0);
+            let new = || QuotaState::new(quota, store, self.file.as_ref(), &self.shares);
             let known = self.by_quota.entry(quota.key.clone()).or_insert_with(new);
             known.change(&quota.limits);
             known.clone()

@@ -1,5 +1,6 @@
 //! The counters of one quota.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::QuotaStore;
 use super::counters::{Amounts, Closed, Counters, Need, QuotaStanding, Standings};
 use super::exceeded::{QuotaExceeded, QuotaRejection};
+use super::file::QuotaFile;
 use super::share::{Share, Shares};
 use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
@@ -27,6 +29,8 @@ pub(crate) struct QuotaState {
     state: Mutex<State>,
     /// Of counters that gateways share.
     changes: Option<Changes<QuotaState>>,
+    /// Set when counters that are kept in a file have changed.
+    kept: Option<Arc<AtomicBool>>,
     /// Metric of the requests that it admits. Set when the first one is admitted.
     admitted: OnceLock<Counter>,
 }
@@ -104,12 +108,21 @@ impl Wanted {
 }
 
 impl QuotaState {
-    /// `store`: where gateways share the counters.
-    pub(super) fn new(quota: &Quota, store: Option<&Handle<Self>>, shares: &Arc<Shares>) -> Arc<Self> {
+    /// `store`: where gateways share the counters. `file`: where they are kept.
+    pub(super) fn new(
+        quota: &Quota,
+        store: Option<&Handle<Self>>,
+        file: Option<&QuotaFile>,
+        shares: &Arc<Shares>,
+    ) -> Arc<Self> {
         let changes = store.map(|store| store.changes().clone());
-        let state = Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes);
+        let mut state = Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes);
+        state.kept = file.map(QuotaFile::changed);
         state.divide(shares);
         let state = Arc::new(state);
+        if let Some(file) = file {
+            file.add(&quota.key, &state);
+        }
         if let Some(store) = store {
             store.add(&state);
         }
@@ -133,7 +146,7 @@ impl QuotaState {
             shares: Arc::new(Shares::new(Duration::ZERO)),
             next_crowding_log: 0,
         };
-        Self { quota, state: Mutex::new(state), changes, admitted: OnceLock::new() }
+        Self { quota, state: Mutex::new(state), changes, kept: None, admitted: OnceLock::new() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -309,8 +322,11 @@ impl QuotaState {
         self.changed(state, &wanted.place);
     }
 
-    /// Tells the store of a set of counters, if they are shared.
+    /// Tells the store of a set of counters, if they are shared, or that the file has to be written.
     pub(super) fn changed(self: &Arc<Self>, state: &mut State, place: &Place) {
+        if let Some(kept) = &self.kept {
+            kept.store(true, Ordering::Relaxed);
+        }
         let Some(changes) = &self.changes else { return };
         let shared = &mut state.counters.at(place).shared;
         if !shared.is_changed {

@@ -8,6 +8,7 @@ use forebay_resources::{ObjectKey, QuotaMode, QuotaWindow, TokenCount};
 use forebay_routing::{QuotaLimit, QuotaMeasure};
 use proptest::prelude::*;
 
+use super::file::StoredQuota;
 use super::share::{Share, Shares};
 use super::state::Request;
 use super::window::Window;
@@ -240,7 +241,7 @@ fn a_share_says_so_and_one_of_nothing_admits_nothing() {
 
 #[test]
 fn another_number_of_gateways_keeps_what_was_counted() {
-    let mut registry = QuotaRegistry::new(None, Duration::ZERO);
+    let mut registry = QuotaRegistry::new(None, None, Duration::ZERO);
     let state = state(&[requests(9)], 9);
     let divide = |registry: &QuotaRegistry| state.divide(registry.shares());
     for _ in 0..4 {
@@ -254,6 +255,62 @@ fn another_number_of_gateways_keeps_what_was_counted() {
     divide(&registry);
     assert_eq!(remaining(&state, None, unix_seconds()), [0], "what the other one used is not granted again");
     assert_eq!(remaining(&state, None, unix_seconds() + DAY), [9]);
+}
+
+#[test]
+fn what_was_used_is_restored_in_its_window() {
+    let limits = [
+        requests(9),
+        tokens(100),
+        limit(QuotaMeasure::Requests, 9, QuotaWindow::Month),
+        requests(5),
+        concurrent(3),
+    ];
+    let before = state(&limits, 9);
+    take(&before, Some("a"), 30, START).unwrap().settle(used(20), None);
+    let in_flight = take(&before, Some("a"), 30, START).unwrap();
+    take(&before, None, 30, START).unwrap().settle(used(7), None);
+    let stored = before.stored();
+    let restored = |limits: &[QuotaLimit], now| {
+        let state = state(limits, 9);
+        state.restore(&stored, now);
+        state
+    };
+    let after = restored(&limits, START + 5);
+    assert_eq!(remaining(&after, Some("a"), START + 5), [8, 80, 8, 4, 3], "not what was in flight");
+    assert_eq!(remaining(&after, None, START + 5), [8, 93, 8, 4, 3]);
+    assert_eq!(remaining(&after, Some("b"), START + 5), [9, 100, 9, 5, 3]);
+    assert_eq!(after.stored(), StoredQuota { latest: START, ..stored.clone() });
+    drop(in_flight);
+    // The next day, other limits, and an amount that is less than what was used.
+    assert_eq!(remaining(&restored(&limits, START + DAY), Some("a"), START + DAY), [9, 100, 8, 5, 3]);
+    let output = limit(QuotaMeasure::Tokens(TokenCount::Output), 100, QuotaWindow::Day);
+    assert_eq!(
+        remaining(&restored(&[output, tokens(10), requests(2)], START), Some("a"), START),
+        [100, 0, 1]
+    );
+    // What was counted for a value that has no counters of its own stays counted.
+    let crowded = state(&limits, 0);
+    crowded.restore(&stored, START);
+    assert_eq!(remaining(&crowded, Some("a"), START), [7, 73, 7, 3, 3]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_before_a_restart_does_not_close_limits() {
+    let before = state(&[requests(1)], 9);
+    drop(take(&before, None, 1, START + DAY).unwrap());
+    let restored = |now| {
+        let state = state(&[requests(1)], 9);
+        state.restore(&before.stored(), now);
+        state
+    };
+    // A little behind: the window is not opened twice.
+    let behind = restored(START + DAY - 200);
+    assert!(take(&behind, None, 1, START + DAY - 200).is_err());
+    // Far behind: the window has not begun.
+    let far_behind = restored(START);
+    assert!(take(&far_behind, None, 1, START).is_ok());
+    assert!(take(&far_behind, None, 1, START + DAY).is_ok());
 }
 
 #[test]

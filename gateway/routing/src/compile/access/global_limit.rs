@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::MAX_EXPRESSION_BYTES;
-use super::service::{self, Protocol, ServiceRef};
+use super::service::{self, Protocol, Server, ServiceRef};
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{Descriptor, Expression, GlobalLimit, Measure, RateLimitServer};
 
@@ -78,8 +78,8 @@ impl GlobalSpec {
         problems: &mut Vec<PolicyProblem>,
     ) -> GlobalLimit {
         let server = RateLimitServer { service: self.server.key(namespace), port: self.server.port };
-        let endpoints = service::endpoints(snapshot, namespace, &server.service, server.port, Protocol::Grpc);
-        let endpoints = endpoints.unwrap_or_else(|why| {
+        let found = service::server(snapshot, namespace, &server.service, server.port, Protocol::Grpc);
+        let Server { endpoints, tls } = found.unwrap_or_else(|why| {
             let (effect, then) = if self.fails_open {
                 (PolicyEffect::NotSet, "requests are not limited by it")
             } else {
@@ -87,10 +87,10 @@ impl GlobalSpec {
             };
             let message = format!("traffic.rateLimit: global.backendRef: {why}: {then}");
             problems.push(PolicyProblem { effect, message });
-            Vec::new()
+            Server::default()
         });
         let Self { domain, fails_open, descriptors, .. } = self;
-        GlobalLimit { server, endpoints, domain, fails_open, descriptors }
+        GlobalLimit { server, endpoints, tls, domain, fails_open, descriptors }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::location::Location;
-use super::service::{self, ServiceRef};
+use super::service::{self, Protocol, Server, ServiceRef};
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{
     AuthenticationMode, CredentialLocation, JwksId, JwksSource, JwtAuthentication, JwtKeys, JwtProvider,
@@ -106,14 +106,13 @@ impl JwtSpec {
                 }
                 Keys::Remote(remote) => {
                     let (service, port) = (remote.server.key(namespace), remote.server.port);
-                    let endpoints =
-                        service::endpoints(snapshot, namespace, &service, port, service::Protocol::Http);
-                    let endpoints = endpoints.unwrap_or_else(|why| {
-                        report(at, format!(".remote.backendRef: {why}: no token of this issuer is accepted"));
-                        Vec::new()
+                    let found = service::server(snapshot, namespace, &service, port, Protocol::Http);
+                    let Server { endpoints, tls } = found.unwrap_or_else(|why| {
+                        report(at, format!(".remote.backendRef: {why}: its keys are not loaded"));
+                        Server::default()
                     });
                     let id = JwksId { service, port, path: remote.path };
-                    JwksSource::Remote(Arc::new(RemoteJwks { id, endpoints, refresh: remote.refresh }))
+                    JwksSource::Remote(Arc::new(RemoteJwks { id, endpoints, tls, refresh: remote.refresh }))
                 }
             };
             JwtProvider::new(provider.issuer, &provider.audiences, keys)

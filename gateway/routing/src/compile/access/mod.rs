@@ -12,11 +12,13 @@ mod merge;
 mod rate_limit;
 mod service;
 mod source;
+mod tls;
 
 pub use self::fields::key_source;
 pub(super) use self::fields::{FIELDS, Parsed, parse};
 pub(super) use self::merge::{Attached, Replaced};
 pub use self::source::{KeySource, label_selector};
+pub use self::tls::server_authorities;
 
 use std::sync::Arc;
 

@@ -6,8 +6,9 @@ use forebay_resources::{ObjectKey, Snapshot};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::tls;
 use crate::compile::grants::is_granted;
-use crate::compile::targets::target_level;
+use crate::table::ServerTls;
 
 const POLICY: (&str, &str) = ("agentgateway.dev", "AgentgatewayPolicy");
 const SERVICE: (&str, &str) = ("", "Service");
@@ -59,23 +60,34 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// The values of `appProtocol` that name it. gRPC is HTTP/2 without TLS.
-    fn names(self) -> &'static [&'static str] {
-        match self {
-            Self::Http => &["http"],
-            Self::Grpc => &["grpc", "kubernetes.io/h2c", "http2"],
+    /// The values of `appProtocol` that name it. gRPC is HTTP/2.
+    fn names(self, is_tls: bool) -> &'static [&'static str] {
+        match (self, is_tls) {
+            (Self::Http, false) => &["http"],
+            (Self::Http, true) => &["http", "https"],
+            (Self::Grpc, false) => &["grpc", "kubernetes.io/h2c", "http2"],
+            (Self::Grpc, true) => &["grpc", "http2", "https"],
         }
     }
 }
 
-/// Ready endpoints of the Service. Fails if the gateway may not use it. `namespace`: of the policy.
-pub(super) fn endpoints(
+/// A Service that the gateway may use.
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    /// Ready ones.
+    pub(super) endpoints: Vec<SocketAddr>,
+    /// `None`: without TLS.
+    pub(super) tls: Option<ServerTls>,
+}
+
+/// Fails if the gateway may not use the Service. `namespace`: of the policy.
+pub(super) fn server(
     snapshot: &Snapshot,
     namespace: &str,
     key: &ObjectKey,
     number: u16,
     protocol: Protocol,
-) -> Result<Vec<SocketAddr>, String> {
+) -> Result<Server, String> {
     let from = (POLICY.0, POLICY.1, namespace);
     if key.namespace != namespace && !is_granted(snapshot, from, SERVICE, key) {
         return Err(format!("no ReferenceGrant allows the policy to refer to the Service {key}"));
@@ -89,27 +101,14 @@ pub(super) fn endpoints(
     let port = ports
         .find(|port| port.port == i32::from(number))
         .ok_or_else(|| format!("the Service {key} does not have the port {number}"))?;
-    let known = protocol.names();
+    let tls = tls::of_service(snapshot, key, port.name.as_deref().unwrap_or_default())?;
+    let known = protocol.names(tls.is_some());
     if let Some(other) = port.app_protocol.as_deref().filter(|given| !known.contains(given)) {
+        let hint = if other == "https" { " without a BackendTLSPolicy" } else { "" };
         let known = known.join(" and ");
-        return Err(format!("the appProtocol {other} of the Service {key} is not supported; {known} is"));
-    }
-    if let Some(policy) = tls_policy(snapshot, key) {
         return Err(format!(
-            "backend.tls of AgentgatewayPolicy {policy} for the Service {key} is not supported"
+            "the appProtocol {other} of the Service {key} is not supported{hint}; {known} is"
         ));
     }
-    Ok(snapshot.service_endpoints(key, number))
-}
-
-/// A policy that requires TLS for connections to the Service: without it, the answers could be those of an attacker.
-fn tls_policy<'s>(snapshot: &'s Snapshot, service: &ObjectKey) -> Option<&'s ObjectKey> {
-    let labels = snapshot.services.get(service)?.metadata.labels.as_ref();
-    let mut policies = snapshot.agentgateway_policies.in_namespace(&service.namespace);
-    let found = policies.find(|(_, policy)| {
-        let backend = policy.spec.other.get("backend");
-        let has_tls = backend.and_then(|backend| backend.get("tls")).is_some_and(|tls| !tls.is_null());
-        has_tls && target_level(policy, SERVICE, &service.name, labels, |_| true).is_some()
-    });
-    found.map(|(key, _)| key)
+    Ok(Server { endpoints: snapshot.service_endpoints(key, number), tls })
 }

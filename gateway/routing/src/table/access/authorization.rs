@@ -85,7 +85,7 @@ mod tests {
         let metadata = serde_json::json!({ "group": "sales", "tier": 3, "models": ["m", "n"] });
         let key = ApiKey { name: "client1".into(), variable: Document::new(&metadata), expires_at: None };
         let key = Arc::new(key);
-        let identity = Identity { key: Some(&key), jwt: None };
+        let identity = Identity { key: Some(&key), jwt: None, certificate: None };
         let models = ModelNames { requested: Some("m"), ..ModelNames::default() };
         test(&Variables::new(Some(attributes), "10.0.0.1", &identity, models));
     }

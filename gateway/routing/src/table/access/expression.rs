@@ -156,7 +156,7 @@ mod tests {
             json!({ "models": ["a", 7, null, ["b"], "c"], "none": [], "map": { "a": 1 }, "text": "a" });
         let key =
             Arc::new(ApiKey { name: "alice".into(), variable: Document::new(&metadata), expires_at: None });
-        let identities = [Identity { key: Some(&key), jwt: None }, Identity::default()];
+        let identities = [Identity { key: Some(&key), jwt: None, certificate: None }, Identity::default()];
         for (identity, model) in
             identities.iter().flat_map(|it| ["a", "b", "c", "7", ""].map(|model| (it, model)))
         {
@@ -190,7 +190,7 @@ mod tests {
     fn members_of_keys_have_the_same_value_without_a_context() {
         let variable = Document::new(&json!({ "name": "alice", "tier": 2, "models": ["a"], "_x9": "y" }));
         let key = Arc::new(ApiKey { name: "alice".into(), variable, expires_at: None });
-        for identity in [Identity { key: Some(&key), jwt: None }, Identity::default()] {
+        for identity in [Identity { key: Some(&key), jwt: None, certificate: None }, Identity::default()] {
             let variables = Variables::new(None, "", &identity, ModelNames::default());
             for source in ["apiKey.name", " apiKey._x9 ", "apiKey.tier", "apiKey.models", "apiKey.none"] {
                 let expression = Expression::compile(source).unwrap();

@@ -8,6 +8,7 @@ use forebay_resources::ObjectKey;
 use super::expression::Expression;
 use super::rate_limit::Measure;
 use super::variables::Variables;
+use crate::table::server_tls::ServerTls;
 
 /// A server of Envoy's rate limit protocol (`envoy.service.ratelimit.v3`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub struct GlobalLimit {
     pub server: RateLimitServer,
     /// Ready endpoints of the server's Service. Empty if it cannot be used.
     pub endpoints: Vec<SocketAddr>,
+    /// `None`: without TLS.
+    pub tls: Option<ServerTls>,
     /// Tells the limits of the server apart.
     pub domain: String,
     /// `FailOpen`: a request is let through if the server does not answer.

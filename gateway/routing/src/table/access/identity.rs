@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::certificate::ClientCertificate;
 use super::jwt::Jwt;
 use super::keys::ApiKey;
 
@@ -12,4 +13,6 @@ pub struct Identity<'a> {
     pub key: Option<&'a Arc<ApiKey>>,
     /// The token of the caller.
     pub jwt: Option<Arc<Jwt>>,
+    /// The certificate of its connection.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }

@@ -6,6 +6,7 @@
 
 mod authentication;
 mod authorization;
+mod certificate;
 mod expression;
 mod global_limit;
 mod identity;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use self::authentication::{Authentication, AuthenticationMode};
 pub use self::authorization::AccessRule;
 pub(crate) use self::authorization::Action;
+pub use self::certificate::ClientCertificate;
 pub(crate) use self::expression::Expression;
 pub(crate) use self::global_limit::Descriptor;
 pub use self::global_limit::{DescriptorValues, GlobalLimit, RateLimitServer};

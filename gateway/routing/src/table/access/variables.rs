@@ -1,9 +1,10 @@
 //! Variables of expressions.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use cel::common::types::{CelMap, CelNull, CelString};
+use cel::common::types::{CelMap, CelMapKey, CelNull, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use http::{HeaderMap, Method};
@@ -83,6 +84,16 @@ impl<'a> Variables<'a> {
         self.models
     }
 
+    fn source(&self) -> CelMap<'a> {
+        let mut members = vec![("address", Box::new(CelString::from(self.source)) as Box<dyn Val + 'a>)];
+        let identity: &'a Identity<'a> = self.identity;
+        if let Some(certificate) = &identity.certificate {
+            certificate.add_to(&mut members);
+        }
+        let members = members.into_iter().map(|(name, value)| (CelMapKey::from(name), value));
+        CelMap::from(members.collect::<HashMap<_, _>>())
+    }
+
     /// Who sends the request.
     pub(crate) fn identity(&self) -> &'a Identity<'a> {
         self.identity
@@ -100,9 +111,7 @@ impl VariableResolver for Variables<'_> {
             "llm" => Some(CowVal::Borrowed(self.models_map.get_or_init(|| self.models.map()))),
             "apiKey" => Some(document(self.identity.key.map(|key| key.variable.value()))),
             "jwt" => Some(document(self.identity.jwt.as_ref().map(|jwt| jwt.variable.value()))),
-            "source" => Some(CowVal::Borrowed(
-                self.source_map.get_or_init(|| map([("address", CelString::from(self.source))])),
-            )),
+            "source" => Some(CowVal::Borrowed(self.source_map.get_or_init(|| self.source()))),
             "request" => {
                 let request = self.request.as_ref()?;
                 Some(CowVal::Borrowed(self.request_map.get_or_init(|| request.map())))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use forebay_resources::ObjectKey;
 
 use super::keys::JwtKeys;
+use crate::table::server_tls::ServerTls;
 
 /// Identifies a key set on a server: policies that name the same one share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,8 @@ pub struct RemoteJwks {
     pub id: JwksId,
     /// Ready endpoints of the Service. Empty if it cannot be used.
     pub endpoints: Vec<SocketAddr>,
+    /// `None`: without TLS.
+    pub tls: Option<ServerTls>,
     /// Time after which the set is loaded again.
     pub refresh: Duration,
 }

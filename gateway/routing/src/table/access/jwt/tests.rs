@@ -46,7 +46,12 @@ fn inline(key: &TokenKey, audiences: &[&str]) -> JwtAuthentication {
 
 fn remote(key_path: &str) -> JwksSource {
     let id = JwksId { service: ObjectKey::new("infra", "idp"), port: 80, path: key_path.into() };
-    JwksSource::Remote(Arc::new(RemoteJwks { id, endpoints: Vec::new(), refresh: Duration::from_secs(300) }))
+    JwksSource::Remote(Arc::new(RemoteJwks {
+        id,
+        endpoints: Vec::new(),
+        tls: None,
+        refresh: Duration::from_secs(300),
+    }))
 }
 
 fn now() -> u64 {
@@ -265,7 +270,7 @@ fn expressions_read_claims_of_any_type() {
         "realm_access": { "roles": ["user"] }, "https://example/claim": true, "": "empty", "deep": deep,
     })));
     let jwt = Arc::new(inline(&key, &[]).verify(token.as_bytes(), &Loaded::default()).unwrap());
-    let identity = Identity { key: None, jwt: Some(jwt) };
+    let identity = Identity { key: None, jwt: Some(jwt), certificate: None };
     let variables = Variables::new(None, "10.0.0.1", &identity, ModelNames::default());
     for (source, expected) in [
         ("jwt.sub == 'alice' && jwt.iss == 'https://idp.example'", Some(true)),
