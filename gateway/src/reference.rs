@@ -72,7 +72,7 @@ fn all_metrics() -> String {
         standings: Vec::new(),
         is_crowded_out: true,
     });
-    series.ended("/v1/completions", Duration::ZERO, None, Some(Usage::default()));
+    series.ended("/v1/completions", (Duration::ZERO, None), None, Some(Usage::default()));
     let service = ObjectKey::new("x", "x");
     metrics.key_set_loaded(&JwksId { service, port: 80, path: "/".into() }, true);
     let mut text = String::new();

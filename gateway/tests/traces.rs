@@ -16,10 +16,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
-use crate::support::client::exchange;
-use crate::support::harness::{Harness, QWEN};
+use crate::support::client::{exchange, get};
+use crate::support::harness::{Harness, QWEN, Running};
 use crate::support::upstream::Upstream;
-use crate::support::within;
+use crate::support::{until, within};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
@@ -176,5 +176,95 @@ async fn the_trace_context_of_untrusted_clients_is_removed_without_tracing() {
         let (_, forwarded) =
             tokio::join!(exchange(address, request(PARENT, QWEN)), upstream.answer_one("ok"));
         assert_eq!(forwarded.header("traceparent"), expected);
+    }
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// A gateway that has forwarded a request that is traced, and then one that is not. Another client has decided it.
+async fn traced_and_untraced(collector: &Collector) -> (Running, Upstream) {
+    let upstream = Upstream::bind().await;
+    let endpoint = format!("http://{}", collector.address);
+    let running = Harness::new()
+        .pool("qwen", QWEN, &[upstream.port()], None)
+        .with_trusted_listener()
+        .start_with(|config| config.otlp_endpoint = Some(endpoint))
+        .await;
+    let other = UNSAMPLED.replace("4bf9", "5bf9");
+    for traceparent in [PARENT, &other] {
+        let request = request(traceparent, QWEN);
+        let (response, _) =
+            tokio::join!(exchange(running.trusted_address(), request), upstream.answer_one("ok"));
+        assert_eq!(response.status, 200);
+    }
+    let counted =
+        format!("forebay_gateway_upstream_duration_seconds_count{{model=\"{QWEN}\",pool=\"llm-d/qwen\"}}");
+    running.until_metric(&counted, 2.0).await;
+    (running, upstream)
+}
+
+/// Names of the metrics with a sample that has the trace as exemplar.
+fn with_exemplar(metrics: &str) -> Vec<&str> {
+    let exemplar = format!(" # {{trace_id=\"{TRACE}\",span_id=\"");
+    let lines = metrics.lines().filter(|line| line.contains(&exemplar));
+    lines.filter_map(|line| line.split_once('{').map(|(name, _)| name)).collect()
+}
+
+#[tokio::test]
+async fn traced_requests_are_exemplars_for_scrapes_that_ask_for_open_metrics() {
+    let collector = Collector::start().await;
+    let (running, _upstream) = traced_and_untraced(&collector).await;
+    let scrape = async |accept: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: gateway\r\naccept: {accept}\r\n\r\n");
+        exchange(running.gateway.admin_address(), request).await.text().to_owned()
+    };
+    let metrics = scrape("application/openmetrics-text;version=1.0.0,*/*;q=0.1").await;
+    let mut names = with_exemplar(&metrics);
+    names.sort_unstable();
+    let expected = [
+        "forebay_gateway_time_to_first_token_seconds_bucket",
+        "forebay_gateway_upstream_duration_seconds_bucket",
+        "gen_ai_client_operation_duration_seconds_bucket",
+    ];
+    assert_eq!(names, expected);
+    assert!(!metrics.contains("5bf9"), "a request that is not sampled has no trace to look at");
+    let plain = scrape("text/plain").await;
+    assert!(!plain.contains("trace_id") && plain.contains(expected[0]), "{plain}");
+}
+
+#[tokio::test]
+async fn prometheus_finds_the_trace_of_a_slow_bucket() {
+    let collector = Collector::start().await;
+    let (running, _upstream) = traced_and_untraced(&collector).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yaml");
+    let text = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- {{job_name: gateway, static_configs: \
+         [{{targets: [\"{}\"]}}]}}\n",
+        running.gateway.admin_address()
+    );
+    std::fs::write(&config, text).unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let started = tokio::process::Command::new("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .arg("--enable-feature=exemplar-storage")
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(_prometheus) = started else {
+        eprintln!("skipped: prometheus not found (Debian package prometheus)");
+        return;
+    };
+    until("Prometheus to listen", async || tokio::net::TcpStream::connect(address).await.ok()).await;
+    for name in ["forebay_gateway_time_to_first_token", "gen_ai_client_operation_duration"] {
+        let query = format!("/api/v1/query_exemplars?query={name}_seconds_bucket&start=0&end=9999999999");
+        let found = until("the exemplar", async || {
+            let answer = get(address, &query).await;
+            (answer.status == 200).then(|| answer.json())?["data"][0]["exemplars"][0].as_object().cloned()
+        })
+        .await;
+        assert_eq!(found["labels"]["trace_id"], TRACE, "{found:?}");
     }
 }

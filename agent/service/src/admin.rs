@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,12 +33,19 @@ pub struct Page {
     status: StatusCode,
     content_type: &'static str,
     body: String,
+    /// Some samples of the body may have exemplars.
+    has_exemplars: bool,
 }
 
 impl Page {
     /// A page with status 200.
     pub fn new(content_type: &'static str, body: String) -> Self {
-        Self { status: StatusCode::OK, content_type, body }
+        Self { status: StatusCode::OK, content_type, body, has_exemplars: false }
+    }
+
+    /// OpenMetrics text with exemplars. Clients whose `Accept` does not name OpenMetrics get it without them.
+    pub fn with_exemplars(body: String) -> Self {
+        Self { has_exemplars: true, ..Self::new(OPEN_METRICS, body) }
     }
 
     /// The response to a probe: 200, or 503 with the reason.
@@ -55,11 +62,13 @@ impl Page {
     }
 
     fn text(status: StatusCode, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body }
+        Self { status, content_type: "text/plain; charset=utf-8", body, has_exemplars: false }
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.body));
+    fn into_response(self, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let is_plain = self.has_exemplars && !accepts_open_metrics(headers);
+        let body = if is_plain { without_exemplars(&self.body) } else { self.body };
+        let mut response = Response::new(Full::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         response
@@ -93,7 +102,7 @@ async fn serve_connection(
 ) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let page = respond(request.method(), request.uri(), &page);
-        async move { Ok::<_, Infallible>(page.into_response()) }
+        async move { Ok::<_, Infallible>(page.into_response(request.headers())) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -103,6 +112,40 @@ async fn serve_connection(
     let connection = time::timeout(CONNECTION_TIMEOUT, connection);
     // Errors of a client's connection do not matter.
     let _ = place.must_close().run_until_cancelled(connection).await;
+}
+
+fn accepts_open_metrics(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.contains("application/openmetrics-text"))
+}
+
+/// Cuts ` # {…} VALUE TIME` off samples: a `#` after the start of a line that is not in the value of a label.
+fn without_exemplars(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        match exemplar(line) {
+            Some(at) => {
+                plain.push_str(line[..at].trim_end());
+                plain.push('\n');
+            }
+            None => plain.push_str(line),
+        }
+    }
+    plain
+}
+
+fn exemplar(line: &str) -> Option<usize> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in line.bytes().enumerate().skip_while(|_| line.starts_with('#')) {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b'#' if !is_quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Routes a request.
@@ -143,6 +186,23 @@ mod tests {
             let response = respond(&method, &Uri::from_static(path), &page);
             assert_eq!((response.status.as_u16(), response.body.as_str()), (status, body), "{method} {path}");
         }
+    }
+
+    #[test]
+    fn exemplars_are_for_clients_that_accept_open_metrics() {
+        let plain = "# TYPE a histogram\n# HELP a #1 of \"all\na_bucket{le=\"1.0\",b=\"x\\\" # {\"} 3\na_sum 2.5\n# EOF\n";
+        let rich = plain.replace("} 3", "} 3 # {trace_id=\"4b\"} 0.7 1.5e9");
+        let body = |accept: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(accept.map(|accept| (header::ACCEPT, HeaderValue::from_static(accept))));
+            let response = Page::with_exemplars(rich.clone()).into_response(&headers);
+            let bytes = http_body_util::BodyExt::collect(response.into_body());
+            let bytes = futures_util::FutureExt::now_or_never(bytes).unwrap().unwrap().to_bytes();
+            String::from_utf8(bytes.to_vec()).unwrap()
+        };
+        assert_eq!(body(Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")), rich);
+        assert_eq!(body(Some("text/plain")), plain);
+        assert_eq!(body(None), plain);
     }
 
     async fn start() -> (std::net::SocketAddr, tokio_util::task::AbortOnDropHandle<()>) {

@@ -3,6 +3,7 @@
 mod grpc;
 mod histograms;
 mod http;
+mod latencies;
 mod prometheus;
 mod publisher;
 mod request_stream;

@@ -8,11 +8,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{LatencyHistograms, RequestFeed};
+use super::{LatencyHistograms, RequestFeed, latencies::Latencies};
 use crate::kernel::DropCounters;
 use forebay_telemetry::v1::{
-    Delta, Endpoint, EndpointKey, EndpointLatencies, EngineAge, EngineLoad, Gpu, Heartbeat, Histogram,
-    KernelLoad, Liveness, Node, Snapshot,
+    Delta, Endpoint, EndpointKey, EngineAge, EngineLoad, Gpu, Heartbeat, Histogram, KernelLoad, Liveness,
+    Node, Snapshot,
 };
 
 /// Maximum bytes of the names of all models in a frame, and of those of adapters in use. A reader that takes nothing keeps a frame in memory, and there may
@@ -43,8 +43,7 @@ pub(super) struct State {
     version: u64,
     node: Versioned<Node>,
     endpoints: BTreeMap<SocketAddr, Versioned<Endpoint>>,
-    /// Of the endpoints for which something was counted.
-    latencies: BTreeMap<SocketAddr, Versioned<EndpointLatencies>>,
+    latencies: Latencies,
     gpus: BTreeMap<String, Versioned<Gpu>>,
     /// Version of the last change in the set of endpoints or GPUs.
     membership_version: u64,
@@ -68,7 +67,7 @@ impl Publisher {
             version: 1,
             node: Versioned { value: node, version: 1 },
             endpoints: BTreeMap::new(),
-            latencies: BTreeMap::new(),
+            latencies: Latencies::default(),
             gpus: BTreeMap::new(),
             membership_version: 1,
             kernel_confirmed_ns: None,
@@ -107,7 +106,7 @@ impl Publisher {
             });
             let State { endpoints: kept, histograms, latencies, .. } = &mut *state;
             histograms.retain(|address, _| kept.contains_key(address));
-            latencies.retain(|address, _| kept.contains_key(address));
+            latencies.retain(|address| kept.contains_key(address));
             let mut changed = state.endpoints.len() != before;
             for (address, key) in endpoints {
                 state.endpoints.entry(address).or_insert_with(|| {
@@ -151,7 +150,7 @@ impl Publisher {
             if is_new_load {
                 entry.version = version;
             }
-            replace_latencies(known, address, &entry.value.key, latencies, version) || is_new_load
+            known.replace(address, &entry.value.key, latencies, version) || is_new_load
         });
     }
 
@@ -246,7 +245,7 @@ impl Publisher {
             node: Some(state.node.value.clone()),
             endpoints: state.endpoints.values().map(|entry| within(&entry.value, share)).collect(),
             gpus: state.gpus.values().map(|entry| entry.value.clone()).collect(),
-            latencies: state.latencies_if(latencies, |entry| !entry.value.is_empty()),
+            latencies: if latencies { state.latencies.counted() } else { Vec::new() },
         };
         (snapshot, state.version)
     }
@@ -271,7 +270,7 @@ impl Publisher {
                 .filter(|entry| newer(entry.version))
                 .map(|entry| entry.value.clone())
                 .collect(),
-            latencies: state.latencies_if(latencies, |entry| newer(entry.version)),
+            latencies: if latencies { state.latencies.changed_since(seen) } else { Vec::new() },
             ..Delta::default()
         };
         let members = newer(state.membership_version).then(|| Members {
@@ -351,15 +350,6 @@ impl State {
         MAX_FRAME_NAME_BYTES / self.endpoints.len().max(1)
     }
 
-    fn latencies_if(
-        &self,
-        are_wanted: bool,
-        is_sent: impl Fn(&Versioned<EndpointLatencies>) -> bool,
-    ) -> Vec<EndpointLatencies> {
-        let all = self.latencies.values().filter(|entry| are_wanted && is_sent(entry));
-        all.map(|entry| entry.value.clone()).collect()
-    }
-
     fn replace_gpus(&mut self, gpus: Vec<Gpu>, version: u64) -> bool {
         let before = self.gpus.len();
         self.gpus.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
@@ -413,29 +403,6 @@ impl<T: PartialEq> Versioned<T> {
 /// Whether an endpoint is of the pod with this uid.
 fn is_of(endpoint: &Endpoint, uid: &str) -> bool {
     endpoint.key.as_ref().is_some_and(|key| key.uid == uid)
-}
-
-/// Returns whether they differ. Of an endpoint for which nothing was counted yet, nothing is kept.
-fn replace_latencies(
-    all: &mut BTreeMap<SocketAddr, Versioned<EndpointLatencies>>,
-    address: SocketAddr,
-    key: &Option<EndpointKey>,
-    [ttft, itl, duration]: &[Histogram; 3],
-    version: u64,
-) -> bool {
-    let known = all.get(&address).map(|entry| &entry.value);
-    let is_same = match known {
-        Some(known) => {
-            [&known.ttft, &known.itl, &known.duration].map(Option::as_ref) == [ttft, itl, duration].map(Some)
-        }
-        None => [ttft, itl, duration].iter().all(|it| it.counts.is_empty()),
-    };
-    if !is_same {
-        let [ttft, itl, duration] = [ttft, itl, duration].map(|it| Some(it.clone()));
-        let value = EndpointLatencies { key: key.clone(), ttft, itl, duration };
-        all.insert(address, Versioned { value, version });
-    }
-    !is_same
 }
 
 /// A copy with as many models, and adapters in use, as the share of names allows.

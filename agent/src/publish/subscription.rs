@@ -239,8 +239,8 @@ mod tests {
         assert_eq!(delta.endpoints.len(), 0, "the load has not changed");
         assert_eq!(delta.latencies[0].key.as_ref().unwrap().ip, "10.0.0.1");
         assert_eq!(delta.latencies[0].itl.as_ref().unwrap().counts, [3]);
-        let Some(Body::Heartbeat(_)) = other.next().await.body else { panic!("a frame for nothing") };
-        // The same again is no change.
+        let Some(Body::Heartbeat(_)) = other.next().await.body else { panic!("a frame without a change") };
+        // The same values are not sent again.
         wanted.next().await;
         measure(3, 30);
         assert!(matches!(wanted.next().await.body, Some(Body::Heartbeat(_))));

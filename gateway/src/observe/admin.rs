@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_service::admin::{self, OPEN_METRICS, Page};
+use forebay_service::admin::{self, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ pub(crate) async fn serve_admin(
 fn metrics_page(metrics: &Metrics) -> Page {
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, metrics.registry()) {
-        Ok(()) => Page::new(OPEN_METRICS, text),
+        Ok(()) => Page::with_exemplars(text),
         Err(error) => Page::failed(&error),
     }
 }

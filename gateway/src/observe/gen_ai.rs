@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exemplars::{Durations, TraceLabels, observe};
+
 /// The bounds of the conventions, and more for long responses.
 const DURATION_SECONDS: [f64; 17] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
@@ -98,14 +100,14 @@ struct UsageLabels {
 /// The metrics of all models.
 #[derive(Clone, Debug)]
 pub(super) struct GenAiMetrics {
-    durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    durations: Family<OperationLabels, Durations, fn() -> Durations>,
     tokens: Family<UsageLabels, Histogram, fn() -> Histogram>,
 }
 
 impl GenAiMetrics {
     pub(super) fn new() -> Self {
         Self {
-            durations: Family::new_with_constructor(|| Histogram::new(DURATION_SECONDS)),
+            durations: Family::new_with_constructor(|| Durations::new(DURATION_SECONDS.into_iter())),
             tokens: Family::new_with_constructor(|| Histogram::new(TOKENS)),
         }
     }
@@ -140,7 +142,7 @@ impl GenAiMetrics {
 pub(super) struct GenAiSeries {
     metrics: GenAiMetrics,
     model: Arc<str>,
-    succeeded: [OnceLock<Histogram>; OPERATIONS],
+    succeeded: [OnceLock<Durations>; OPERATIONS],
     /// Input and output.
     used: [OnceLock<[Histogram; 2]>; OPERATIONS],
 }
@@ -150,7 +152,7 @@ impl GenAiSeries {
     pub(super) fn ended(
         &self,
         operation: Operation,
-        took: Duration,
+        (took, trace): (Duration, Option<TraceLabels>),
         error: Option<ErrorType>,
         usage: Option<Usage>,
     ) {
@@ -158,10 +160,11 @@ impl GenAiSeries {
             return;
         }
         match error {
-            None => self.succeeded[operation as usize]
-                .get_or_init(|| self.duration(operation, None))
-                .observe(took.as_secs_f64()),
-            Some(_) => self.duration(operation, error).observe(took.as_secs_f64()),
+            None => {
+                let known = self.succeeded[operation as usize].get_or_init(|| self.duration(operation, None));
+                observe(known, took, trace);
+            }
+            Some(_) => observe(&self.duration(operation, error), took, trace),
         }
         let Some(usage) = usage else { return };
         let [input, output] = self.used[operation as usize]
@@ -173,7 +176,7 @@ impl GenAiSeries {
         }
     }
 
-    fn duration(&self, operation: Operation, error_type: Option<ErrorType>) -> Histogram {
+    fn duration(&self, operation: Operation, error_type: Option<ErrorType>) -> Durations {
         self.metrics.durations.get_or_create_owned(&OperationLabels {
             gen_ai_operation_name: operation.name(),
             gen_ai_request_model: self.model.clone(),

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exemplars::{Durations, TraceLabels};
 use super::gen_ai::{ErrorType, GenAiMetrics, GenAiSeries, Operation};
 use super::labels::{
     ErrorLabels, KeySetLabels, LimitLabels, LoadResult, MirrorLabels, MirrorResult, ModelLabels, PickLabels,
@@ -26,14 +27,15 @@ use crate::limit::{LimitServerMetrics, QuotaExceeded, QuotaStoreMetrics, QuotaTa
 pub(crate) const UNKNOWN: &str = "unknown";
 
 type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
+type DurationHistograms = Family<ModelLabels, Durations, fn() -> Durations>;
 
 /// The series of one model and pool. A request looks them up once.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) labels: ModelLabels,
-    pub(crate) time_to_first_token: Histogram,
+    pub(crate) time_to_first_token: Durations,
     pub(crate) inter_token_latency: Histogram,
-    pub(crate) upstream: Histogram,
+    pub(crate) upstream: Durations,
     status_200: Counter,
     prompt_tokens: Counter,
     completion_tokens: Counter,
@@ -111,9 +113,9 @@ struct Families {
     quota_requests: Family<QuotaLabels, Counter>,
     quota_shared_counters: Family<QuotaNameLabels, Counter>,
     key_set_loads: Family<KeySetLabels, Counter>,
-    time_to_first_token: Histograms,
+    time_to_first_token: DurationHistograms,
     inter_token_latency: Histograms,
-    upstream: Histograms,
+    upstream: DurationHistograms,
 }
 
 impl Families {
@@ -134,11 +136,11 @@ impl Families {
             quota_shared_counters: Family::default(),
             key_set_loads: Family::default(),
             // 1 ms to 524 s. Includes the time that prefill is queued.
-            time_to_first_token: Family::new_with_constructor(|| doubling(1e-3, 20)),
+            time_to_first_token: Family::new_with_constructor(|| Durations::new(powers(1e-3, 20))),
             // 1 ms to 16 s.
             inter_token_latency: Family::new_with_constructor(|| doubling(1e-3, 15)),
             // 1 ms to 1049 s.
-            upstream: Family::new_with_constructor(|| doubling(1e-3, 21)),
+            upstream: Family::new_with_constructor(|| Durations::new(powers(1e-3, 21))),
         }
     }
 
@@ -265,8 +267,14 @@ fn register_quota_store(registry: &mut Registry, store: &QuotaStoreMetrics) {
 
 impl Series {
     /// Records the end of a request, and the tokens that it used.
-    pub(crate) fn ended(&self, path: &str, took: Duration, error: Option<ErrorType>, usage: Option<Usage>) {
-        self.gen_ai.ended(Operation::of(path), took, error, usage);
+    pub(crate) fn ended(
+        &self,
+        path: &str,
+        (took, trace): (Duration, Option<TraceLabels>),
+        error: Option<ErrorType>,
+        usage: Option<Usage>,
+    ) {
+        self.gen_ai.ended(Operation::of(path), (took, trace), error, usage);
         let Some(usage) = usage else { return };
         self.prompt_tokens.inc_by(usage.prompt_tokens.unwrap_or(0));
         self.completion_tokens.inc_by(usage.completion_tokens.unwrap_or(0));
@@ -475,5 +483,9 @@ impl Metrics {
 
 /// A histogram with `count` buckets. The upper bound of the first is `first`, and each further one is twice as large.
 fn doubling(first: f64, count: u16) -> Histogram {
-    Histogram::new(exponential_buckets(first, 2.0, count))
+    Histogram::new(powers(first, count))
+}
+
+fn powers(first: f64, count: u16) -> impl Iterator<Item = f64> {
+    exponential_buckets(first, 2.0, count)
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod exemplars;
 mod explain;
 mod gen_ai;
 mod labels;

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 
 use super::access::Line;
+use super::exemplars::{TraceLabels, observe};
 use super::explain::Explanation;
 use super::gen_ai::ErrorType;
 use super::labels::ModelLabels;
@@ -53,8 +54,8 @@ pub(crate) struct Record {
     /// Of the caller.
     api_key: Option<Arc<ApiKey>>,
     jwt: Option<Arc<Jwt>>,
-    /// What was taken from rate limits.
     certificate: Option<Arc<ClientCertificate>>,
+    /// What was taken from rate limits.
     admission: Option<Box<Admission>>,
     /// Events of a stream. `None` for other responses.
     events: Option<u64>,
@@ -95,8 +96,8 @@ impl Record {
             head: None,
             api_key: None,
             jwt: None,
-            admission: None,
             certificate: None,
+            admission: None,
             events: None,
         })
     }
@@ -110,8 +111,8 @@ impl Record {
     pub(crate) fn identified(&mut self, identity: &Identity<'_>) {
         self.api_key = identity.key.cloned();
         self.jwt = identity.jwt.clone();
-    }
         self.certificate = identity.certificate.clone();
+    }
 
     /// The client asked for `model`, which `base` serves.
     pub(crate) fn asked_for(&mut self, model: &ModelName, base: Option<&HeaderValue>) {
@@ -139,6 +140,10 @@ impl Record {
     /// Ends `span` with this record.
     pub(crate) fn trace(&mut self, span: Span) {
         self.span = Some(Box::new(span));
+    }
+
+    fn trace_labels(&self) -> Option<TraceLabels> {
+        self.span.as_ref()?.labels()
     }
 
     /// Adds the trace context to the upstream request.
@@ -210,7 +215,7 @@ impl Record {
         if self.ttft.is_none() {
             let ttft = self.arrived.elapsed();
             self.ttft = Some(ttft);
-            self.series.time_to_first_token.observe(ttft.as_secs_f64());
+            observe(&self.series.time_to_first_token, ttft, self.trace_labels());
         }
     }
 
@@ -356,12 +361,13 @@ impl Drop for Record {
             _ => client_closed_request(),
         };
         self.settle();
+        let trace = self.trace_labels();
         if let Some(sent) = self.sent {
-            self.series.upstream.observe(sent.elapsed().as_secs_f64());
+            observe(&self.series.upstream, sent.elapsed(), trace);
         }
         self.metrics.finished(&self.series, status);
         let path = self.path.as_ref().map_or("", PathAndQuery::path);
-        self.series.ended(path, self.arrived.elapsed(), self.error_type(status), self.usage);
+        self.series.ended(path, (self.arrived.elapsed(), trace), self.error_type(status), self.usage);
         if let Some(span) = self.span.take() {
             span.end(&Ended {
                 status,

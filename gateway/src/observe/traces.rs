@@ -17,6 +17,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
+use super::exemplars::TraceLabels;
 use super::gen_ai::Operation;
 use super::labels::ModelLabels;
 
@@ -108,6 +109,11 @@ impl Traces {
 }
 
 impl Span {
+    /// For exemplars of metrics. `None` if the request is not traced.
+    pub(crate) fn labels(&self) -> Option<TraceLabels> {
+        TraceLabels::of(self.0.span_context())
+    }
+
     /// Sets `traceparent`, so that spans of the engine become children of this span.
     pub(crate) fn propagate(&self, headers: &mut HeaderMap) {
         let context = self.0.span_context();
