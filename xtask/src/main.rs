@@ -8,6 +8,7 @@ mod ebpf;
 mod fuzz;
 mod image;
 mod lint;
+mod picture;
 mod readme;
 mod release;
 mod run;
@@ -49,6 +50,8 @@ enum Task {
     Conformance(cluster::conformance::Options),
     /// Run every command of the README in a fresh clone, long ones with their shortest option.
     Readme(readme::Options),
+    /// Take the picture of the dashboard page for the README from a run with simulators (needs root and chromium).
+    Picture,
     /// Run fuzz targets with libFuzzer (`fuzz list` lists them).
     Fuzz(fuzz::Options),
     /// Run benchmarks against named baselines (`bench list` lists them).
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Cluster(options) => cluster::run(&options),
         Task::Conformance(options) => cluster::conformance::run(&options),
         Task::Readme(options) => readme::run(&options),
+        Task::Picture => picture::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };

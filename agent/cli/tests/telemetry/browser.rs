@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, time::Instant};
 
+use forebay_test_browser::{Browser, is_installed};
 use serde_json::{Value, json};
 
 use crate::{
     agent::{Agent, BUSY},
-    chromium::{Browser, is_installed},
     dashboard::{gateway, start},
     site::{Dashboard, eventually},
 };
@@ -105,7 +105,7 @@ async fn the_page_is_live_and_usable_by_keyboard() {
     }
     browser.wait("row('zealous').nextSibling.textContent.includes('NVIDIA H100')").await;
     browser.wait("row('zealous').nextSibling.textContent.includes('90 ms')").await;
-    browser.wait("row('zealous').nextSibling.textContent.includes('TTFT from 40 ms  to 90 ms')").await;
+    browser.wait("row('zealous').nextSibling.textContent.includes('TTFT: 40 ms 90 ms')").await;
     let bars = "row('zealous').nextSibling.querySelector('svg.bars path').getAttribute('d')";
     assert_eq!(browser.evaluate(bars).await, "M0 18v-18.0h.9V18M1 18v-9.0h.9V18");
     assert_eq!(

@@ -8,7 +8,6 @@
 
 mod agent;
 mod browser;
-mod chromium;
 mod dashboard;
 mod lists;
 mod program;

@@ -65,7 +65,7 @@ async fn shows_sorts_filters_drills_down_and_quits() {
         tmux.wait_for("the keys", |screen| screen.contains("q quit"));
         tmux.press("Enter");
         tmux.wait_for("the pod", |screen| {
-            screen.contains("pod llm-d/zealous") && screen.contains("TTFT: 9 in about a minute")
+            screen.contains("pod llm-d/zealous") && screen.contains("TTFT: 9 in a minute")
         });
         tmux.press("Enter");
         tmux.wait_for("the GPU", |screen| screen.contains("GPU 0 of node-1") && screen.contains("87%"));

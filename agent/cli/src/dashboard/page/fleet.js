@@ -276,7 +276,7 @@ function detailRow() {
     showVerdict(verdict, pod.verdict);
     const reason = element("p", { class: "reason" }, verdict, pod.verdict.reason ? `: ${pod.verdict.reason}` : "");
     const bars = distributions.flatMap(({ key, svg }, index) =>
-      [` ${key.toUpperCase()} from ${ends[index][0]} `, svg, ` to ${ends[index][1]}`]);
+      [` · ${key.toUpperCase()}: ${ends[index][0]} `, svg, ends[index][1]]);
     const trend = element("p", { class: "note" }, "Last minute: TTFT p99 ", ttft, ...bars);
     const columns = GPU_COLUMNS.map((label) => ({ label }));
     const ofGpus = gpus.length

@@ -1,6 +1,12 @@
 //! A headless Chromium, driven over the DevTools protocol.
 
-use std::{path::Path, process::Stdio};
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -11,20 +17,25 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-use crate::site::{TIMEOUT, eventually};
+/// Longest wait for the browser and for what a page shows.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
 
-pub(crate) struct Browser {
+/// A browser with one page.
+#[derive(Debug)]
+pub struct Browser {
     socket: WebSocketStream<TcpStream>,
     child: Child,
     _profile: tempfile::TempDir,
     session: Option<String>,
     last_id: u64,
     /// Of all domains, in their order.
-    pub(crate) events: Vec<Value>,
+    pub events: Vec<Value>,
 }
 
 /// Returns whether Chromium can be run. Says so if not.
-pub(crate) fn is_installed() -> bool {
+#[allow(clippy::print_stdout, reason = "a test that is skipped must say so")]
+pub fn is_installed() -> bool {
     let version = std::process::Command::new("chromium").arg("--version").output();
     let is_installed = version.is_ok_and(|output| output.status.success());
     if !is_installed {
@@ -35,7 +46,10 @@ pub(crate) fn is_installed() -> bool {
 
 impl Browser {
     /// A browser with an empty page.
-    pub(crate) async fn start() -> Self {
+    ///
+    /// # Panics
+    /// If Chromium cannot be started. So do the others, and if what is expected is not seen in time.
+    pub async fn start() -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("chromium")
             .args([
@@ -86,7 +100,7 @@ impl Browser {
     }
 
     /// Calls a method. Events that come before its result are kept.
-    pub(crate) async fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub async fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": parameters });
         if let Some(session) = &self.session {
@@ -106,7 +120,7 @@ impl Browser {
     }
 
     /// The value of an expression in the page.
-    pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
+    pub async fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut evaluated = self.call("Runtime.evaluate", parameters).await;
         assert!(evaluated["exceptionDetails"].is_null(), "{expression}: {evaluated}");
@@ -114,12 +128,16 @@ impl Browser {
     }
 
     /// Waits until an expression is true.
-    pub(crate) async fn wait(&mut self, expression: &str) {
-        eventually(expression, async || (self.evaluate(expression).await == true).then_some(())).await;
+    pub async fn wait(&mut self, expression: &str) {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.evaluate(expression).await != true {
+            assert!(Instant::now() < deadline, "not in time: {expression}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Presses and releases a key.
-    pub(crate) async fn press(&mut self, key: &str) {
+    pub async fn press(&mut self, key: &str) {
         let (code, number, text) = match key {
             "Enter" => ("Enter", 13, "\r"),
             " " => ("Space", 32, " "),
@@ -139,32 +157,49 @@ impl Browser {
         self.call("Input.dispatchKeyEvent", event).await;
     }
 
-    pub(crate) async fn write(&mut self, text: &str) {
+    /// Writes into the element that has the focus.
+    pub async fn write(&mut self, text: &str) {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
 
     /// Writes what the page looks like in a colour scheme at a width in pixels.
-    pub(crate) async fn screenshot(&mut self, scheme: &str, width: u32, path: &Path) {
+    pub async fn screenshot(&mut self, scheme: &str, width: u32, path: &Path) {
+        self.picture(scheme, (width, 900), 1.0, path).await;
+    }
+
+    /// Writes what the page looks like in a colour scheme in a window of this size. Returns the size of the file.
+    pub async fn picture(
+        &mut self,
+        scheme: &str,
+        (width, height): (u32, u32),
+        scale: f64,
+        path: &Path,
+    ) -> usize {
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
         self.call("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
-        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", size).await;
-        let image = self.call("Page.captureScreenshot", json!({ "format": "png" })).await;
+        let image = {
+            let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": scale });
+            self.call("Page.captureScreenshot", json!({ "format": "png", "clip": clip })).await
+        };
         let image = base64::Engine::decode(
             &base64::engine::general_purpose::STANDARD,
             image["data"].as_str().unwrap(),
         );
+        let image = image.unwrap();
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, image.unwrap()).unwrap();
+        std::fs::write(path, &image).unwrap();
+        image.len()
     }
 
     /// Events of a method.
-    pub(crate) fn of<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub fn of<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> {
         self.events.iter().filter(move |event| event["method"] == method).map(|event| &event["params"])
     }
 
     /// What the page has reported as wrong.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let entries = self.of("Log.entryAdded").filter(|it| it["entry"]["level"] == "error");
         let console =
             self.of("Runtime.consoleAPICalled").filter(|it| it["type"] == "error" || it["type"] == "assert");
@@ -173,7 +208,7 @@ impl Browser {
     }
 
     /// Ends the browser and its processes.
-    pub(crate) async fn end(mut self) {
+    pub async fn end(mut self) {
         self.session = None;
         self.call("Browser.close", json!({})).await;
         tokio::time::timeout(TIMEOUT, self.child.wait()).await.unwrap().unwrap();
