@@ -24,7 +24,7 @@ pub(crate) struct Source {
 }
 
 enum Kind {
-    Live { streams: AgentStreams, view: Box<View> },
+    Live { streams: Box<AgentStreams>, view: Box<View> },
     Recorded { player: Box<Player>, is_paused: bool },
 }
 
@@ -36,7 +36,7 @@ impl Source {
     ) -> anyhow::Result<Self> {
         let scope = agents.scope(scope, access).await?;
         let (streams, names) = agents::connect(agents, access).await?;
-        let view = Box::new(View { scope, ..View::new(names) });
+        let (streams, view) = (Box::new(streams), Box::new(View { scope, ..View::new(names) }));
         Ok(Self { kind: Kind::Live { streams, view }, history: History::default(), sampled: None })
     }
 

@@ -56,6 +56,7 @@ impl WatchOptions {
 
 /// What [`watch`] reports.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all events are frames")]
 pub enum Event {
     /// The next frame in sequence. The first frame of every stream is a snapshot.
     Frame(Received),
