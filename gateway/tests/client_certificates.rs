@@ -262,7 +262,7 @@ async fn another_authority_applies_to_the_next_connection() {
     let running = Harness { manifests: first }.start().await;
     let Tls { certificate, web } = tls;
     let (address, _serving) = (running.address(), serve(web));
-    let ask = async |shows: Shows| status(address, &certificate, shows, "h2").await;
+    let ask = async |shows: Shows| Box::pin(status(address, &certificate, shows, "h2")).await;
     assert_eq!((ask(own(&by_old)).await, ask(own(&by_new)).await), (200, 0));
     running.write(&both);
     until("both", || async { (ask(own(&by_new)).await == 200).then_some(()) }).await;
