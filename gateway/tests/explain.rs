@@ -165,7 +165,10 @@ async fn asks_forebays_picker_for_its_scores() {
     assert_eq!(response.status, 200);
     for message in proxy.take() {
         let hints = message.metadata_context.and_then(|mut it| it.filter_metadata.remove(METADATA_FOREBAY));
-        assert!(!hints.is_some_and(|hints| hints.fields.contains_key(EXPLAIN)), "nobody asked");
+        assert!(
+            !hints.is_some_and(|hints| hints.fields.contains_key(EXPLAIN)),
+            "without the request for an explanation"
+        );
     }
 }
 

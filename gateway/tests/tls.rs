@@ -61,7 +61,9 @@ async fn selects_the_certificate_by_server_name() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(request.header("host"), Some(name));
     }
-    connect(running.address(), "a.example", &b, &[]).await.expect_err("another's certificate is no good");
+    connect(running.address(), "a.example", &b, &[])
+        .await
+        .expect_err("a certificate of another authority is rejected");
     connect(running.address(), "c.example", &a, &[])
         .await
         .expect_err("there is no certificate for that name");

@@ -22,7 +22,8 @@ const WORDS: [&str; 16] = [
     "so often",
 ];
 /// Usual phrases that contain one of the words.
-const USUAL: [&str; 5] = ["there is no ", "there are no ", "is no longer ", "are no longer ", "there is none"];
+const USUAL: [&str; 5] =
+    ["there is no ", "there are no ", "is no longer ", "are no longer ", "there is none"];
 /// Hints shown; the rest is counted.
 const MAX_HINTS: usize = 10;
 
