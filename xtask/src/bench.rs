@@ -57,7 +57,7 @@ enum Which {
     },
     /// The picker's policy against others, in virtual time: simulated engines and traffic, the picker's own code.
     Routing {
-        /// In real processes (engines, agent, pickers and gateway), beside the same in virtual time. Needs root and BPF.
+        /// In real processes (engines, agent, pickers and gateway), next to the same in virtual time. Needs root and BPF.
         #[arg(long)]
         processes: bool,
         /// Options of the bench program (`-- --help` lists them).

@@ -242,6 +242,12 @@ impl Shared {
             self.metrics.connections.clone(),
         )
     }
+
+    fn limits(&self, proxy: &Proxy, config: &Config) -> Limits {
+        let (store, file) = (proxy.quota_store.clone(), proxy.quota_file.clone());
+        let quotas = QuotaRegistry::new(store, file, config.drain_time());
+        Limits::new(quotas, self.metrics.limit_servers.clone())
+    }
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -261,8 +267,7 @@ impl Gateway {
         let resources = forebay_resources::start(&config.source(), interest, store.clone()).await?;
         let (admin_listener, admin_address) = bind_admin(config.admin_listen).await?;
         let picker_options = config.picker_options()?;
-        let transport = Transport::new(&config.picker_tls)?;
-        let traces = traces(&config)?;
+        let (transport, traces) = (Transport::new(&config.picker_tls)?, traces(&config)?);
         let shared = Shared::start(&config)?;
         let proxy = Arc::new(shared.proxy(&config, transport, traces.clone())?);
         let health = Arc::new(Health::default());
@@ -278,10 +283,7 @@ impl Gateway {
         let (half_closed, config_page) = (proxy.picker.half_closed().clone(), config_page(&proxy));
         let controller = Controller {
             in_process,
-            limits: Limits::new(
-                QuotaRegistry::new(proxy.quota_store.clone(), proxy.quota_file.clone(), config.drain_time()),
-                shared.metrics.limit_servers.clone(),
-            ),
+            limits: shared.limits(&proxy, &config),
             key_sets: shared.key_sets(),
             certificates: Certificates::default(),
             class: config.gateway_class.clone(),
@@ -293,11 +295,7 @@ impl Gateway {
             health: health.clone(),
             state,
             problems: BTreeSet::new(),
-            replicas: services_in.clone().map(|namespace| Replicas {
-                namespace,
-                selector: config.pod_labels(),
-                identity: config.identity(),
-            }),
+            replicas: services_in.clone().map(|namespace| Replicas::new(namespace, &config)),
             services_in,
             applied,
         };

@@ -4,19 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_resources::{Snapshot, takes_requests};
 
+use crate::config::Config;
 use crate::limit::Share;
 
 /// Which pods are gateways, and which of them is this one.
 #[derive(Debug)]
 pub(super) struct Replicas {
-    pub(super) namespace: String,
+    namespace: String,
     /// Labels of the gateway pods.
-    pub(super) selector: BTreeMap<String, String>,
+    selector: BTreeMap<String, String>,
     /// Name of this pod.
-    pub(super) identity: String,
+    identity: String,
 }
 
 impl Replicas {
+    pub(super) fn new(namespace: String, config: &Config) -> Self {
+        Self { namespace, selector: config.pod_labels(), identity: config.identity() }
+    }
+
     /// The share of this gateway among those that are ready, in the order of their names. This one counts also before it is
     /// ready: the others do not know it yet, and it gets no requests.
     pub(super) fn share(&self, snapshot: &Snapshot) -> Share {

@@ -2,10 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -14,6 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use forebay_routing_sim::{EngineSpec, engine::TooLong};
 
 use crate::{
+    live::Live,
     prompt::Prompt,
     speed::Speed,
     steps::{StepRequest, Steps},
@@ -38,20 +36,6 @@ pub struct EngineOptions {
 
 /// Tokens of a prompt that are computed in one step (`--max-num-batched-tokens`).
 const TOKENS_PER_STEP: u32 = 2048;
-
-/// Current counters and gauges. `/metrics` shows them with a delay.
-#[derive(Debug, Default)]
-pub(crate) struct Live {
-    pub(crate) running: AtomicU64,
-    pub(crate) waiting: AtomicU64,
-    pub(crate) blocks_used: AtomicU64,
-    pub(crate) prompt_tokens: AtomicU64,
-    pub(crate) cached_tokens: AtomicU64,
-    pub(crate) generation_tokens: AtomicU64,
-    /// Steps of the engine: parts of prompts, and tokens. A batch of vLLM makes fewer.
-    pub(crate) steps: AtomicU64,
-    pub(crate) succeeded: AtomicU64,
-}
 
 /// One engine, shared by all connections.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 mod bodies;
 mod engine;
+mod live;
 mod metrics;
 mod other;
 mod output;

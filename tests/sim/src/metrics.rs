@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::{Engine, Live};
+use crate::{engine::Engine, live::Live};
 
 /// The last published values.
 #[derive(Clone, Copy, Debug, Default)]

@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{engine::Live, prompt::Prompt, speed::Speed};
+use crate::{live::Live, prompt::Prompt, speed::Speed};
 
 /// Time between two readings of the speed while the engine hangs.
 const POLL: Duration = Duration::from_millis(20);

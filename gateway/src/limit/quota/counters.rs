@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use forebay_routing::{Measure, Price, QuotaLimit, QuotaMeasure, TokenUse};
 use smallvec::SmallVec;
 
-use super::file::StoredCounter;
 use super::share::{Share, Shares};
+use super::stored::StoredCounter;
 use super::window::Window;
 use crate::limit::standing::Standing;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use forebay_routing::QuotaLimit;
 
 use super::exchange::measure;
-use super::file::{StoredCounters, StoredQuota};
 use super::state::{QuotaState, State};
+use super::stored::{StoredCounters, StoredQuota};
 use super::values::Place;
 
 /// Sets of counters that are read while the lock is held.

@@ -17,6 +17,7 @@ mod registry;
 mod share;
 mod state;
 mod store;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -72,7 +72,14 @@ impl QuotaRegistry {
     pub(crate) fn update(&mut self, quotas: &[Arc<Quota>]) -> Vec<Arc<QuotaState>> {
         let state = |quota: &Arc<Quota>| {
             let store = self.store.as_ref().map(|store| &store.0);
-            let new = || QuotaState::new(quota, store, self.file.as_ref(), &self.shares);
+            let new = || {
+                let kept = self.file.as_ref().map(QuotaFile::changed);
+                let state = QuotaState::new(quota, store, kept, &self.shares);
+                if let Some(file) = &self.file {
+                    file.add(&quota.key, &state);
+                }
+                state
+            };
             let known = self.by_quota.entry(quota.key.clone()).or_insert_with(new);
             known.change(&quota.limits);
             known.clone()

@@ -11,7 +11,6 @@ use prometheus_client::metrics::counter::Counter;
 use super::QuotaStore;
 use super::counters::{Amounts, Closed, Counters, Need, QuotaStanding, Standings};
 use super::exceeded::{QuotaExceeded, QuotaRejection};
-use super::file::QuotaFile;
 use super::share::{Share, Shares};
 use super::store::{Changes, Handle, Unavailable};
 use super::values::{CounterMap, Found, MAX_VALUES, Place};
@@ -108,21 +107,18 @@ impl Wanted {
 }
 
 impl QuotaState {
-    /// `store`: where gateways share the counters. `file`: where they are kept.
+    /// `store`: where gateways share the counters. `kept`: set when counters that are kept in a file have changed.
     pub(super) fn new(
         quota: &Quota,
         store: Option<&Handle<Self>>,
-        file: Option<&QuotaFile>,
+        kept: Option<Arc<AtomicBool>>,
         shares: &Arc<Shares>,
     ) -> Arc<Self> {
         let changes = store.map(|store| store.changes().clone());
         let mut state = Self::with_values(quota.key.clone(), &quota.limits, MAX_VALUES, changes);
-        state.kept = file.map(QuotaFile::changed);
+        state.kept = kept;
         state.divide(shares);
         let state = Arc::new(state);
-        if let Some(file) = file {
-            file.add(&quota.key, &state);
-        }
         if let Some(store) = store {
             store.add(&state);
         }

@@ -8,9 +8,9 @@ use forebay_resources::{ObjectKey, QuotaMode, QuotaWindow, TokenCount};
 use forebay_routing::{QuotaLimit, QuotaMeasure};
 use proptest::prelude::*;
 
-use super::file::StoredQuota;
 use super::share::{Share, Shares};
 use super::state::Request;
+use super::stored::StoredQuota;
 use super::window::Window;
 use super::*;
 use crate::limit::estimate::Expected;

@@ -37,7 +37,7 @@ pub(super) struct Target {
     pub(super) seed: u64,
 }
 
-/// Sends all requests. Returns what became of each, in the time of the trace.
+/// Sends all requests. Returns the outcomes, in the time of the trace.
 pub(super) async fn replay(trace: &Trace, target: Target) -> Result<Vec<RequestRecord>> {
     let mut starts = Vec::new();
     let mut followers = vec![Vec::new(); trace.entries.len()];

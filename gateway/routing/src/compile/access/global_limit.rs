@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::MAX_EXPRESSION_BYTES;
-use super::service::{self, Protocol, Server, ServiceRef};
+use super::service::{self, Protocol, Server};
+use super::service_ref::ServiceRef;
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{Descriptor, Expression, GlobalLimit, Measure, RateLimitServer};
 

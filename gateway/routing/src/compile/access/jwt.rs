@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::location::Location;
-use super::service::{self, Protocol, Server, ServiceRef};
+use super::service::{self, Protocol, Server};
+use super::service_ref::ServiceRef;
 use crate::compile::policies::{PolicyEffect, PolicyProblem};
 use crate::table::{
     AuthenticationMode, CredentialLocation, JwksId, JwksSource, JwtAuthentication, JwtKeys, JwtProvider,

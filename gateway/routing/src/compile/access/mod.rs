@@ -11,6 +11,7 @@ mod location;
 mod merge;
 mod rate_limit;
 mod service;
+mod service_ref;
 mod source;
 mod tls;
 

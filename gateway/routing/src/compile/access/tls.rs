@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::service::ServiceRef;
+use super::service_ref::ServiceRef;
 use crate::compile::authority;
 use crate::compile::targets::target_level;
 use crate::table::{Authorities, ServerTls, SubjectName};

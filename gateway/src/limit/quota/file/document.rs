@@ -7,10 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use forebay_resources::ObjectKey;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::QuotaFileError;
+use crate::limit::quota::stored::StoredQuota;
 
 const MAGIC: &str = "forebay-quotas 1";
 /// Of a file that is read. More than the counters of a process that would fit into its memory.
@@ -19,47 +19,6 @@ const MAX_BYTES: u64 = 1 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Document {
     pub(super) quotas: BTreeMap<ObjectKey, StoredQuota>,
-}
-
-/// What was used of a quota.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::limit::quota) struct StoredQuota {
-    /// The latest time that was seen, in seconds since 1970.
-    pub(in crate::limit::quota) latest: u64,
-    /// The limits, by what they count and their window.
-    pub(in crate::limit::quota) limits: Vec<String>,
-    pub(in crate::limit::quota) counters: Vec<StoredCounters>,
-}
-
-/// Of one value of `per`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::limit::quota) struct StoredCounters {
-    /// `None`: requests without a value.
-    pub(in crate::limit::quota) value: Option<String>,
-    /// In the order of the limits.
-    pub(in crate::limit::quota) counters: Vec<StoredCounter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::limit::quota) struct StoredCounter {
-    /// A number as text: numbers of JSON have no more than 64 bits.
-    #[serde(with = "text")]
-    pub(in crate::limit::quota) used: u128,
-    /// Start and end of the window.
-    pub(in crate::limit::quota) window: (u64, u64),
-}
-
-mod text {
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
 }
 
 #[derive(Debug)]
@@ -150,6 +109,7 @@ fn checksum_of(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::quota::stored::{StoredCounter, StoredCounters};
 
     fn document() -> Document {
         let counters = vec![

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use document::{Document, ReadError};
-pub(super) use document::{StoredCounter, StoredCounters, StoredQuota};
 
 use super::state::QuotaState;
+use super::stored::StoredQuota;
 use super::window::unix_seconds;
 
 /// Between two writes. Longer if a write takes long: at most a tenth of the time is spent on them.

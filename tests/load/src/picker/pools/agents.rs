@@ -62,7 +62,7 @@ impl Telemetry for Agent {
             let body = if seq == 0 {
                 let endpoints = pods.iter().map(|pod| endpoint(*pod, 0, started, now)).collect();
                 let node = Some(Node { name: format!("node-{number}"), ..Node::default() });
-                Body::Snapshot(Snapshot { node, endpoints, gpus: Vec::new() })
+                Body::Snapshot(Snapshot { node, endpoints, ..Snapshot::default() })
             } else {
                 let endpoints = vec![endpoint(changed, seq % 5, started, now)];
                 Body::Delta(Delta { endpoints, ..Delta::default() })
