@@ -179,6 +179,7 @@ async fn json_fields_are_stable() {
     let kernel = [
         "ageSeconds",
         "inFlight",
+        "waiting",
         "started",
         "finished",
         "aborted",
@@ -203,12 +204,12 @@ async fn json_fields_are_stable() {
     assert_eq!((&pod["kernel"]["inFlight"], &pod["engine"]["running"]), (&3.into(), &2.into()));
     assert_eq!(pod["kernel"]["waitingRequestBytes"], 512);
     assert_eq!(pod["kernel"]["itl"], Value::Null, "no measurement");
-    let latency = ["count", "sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds"];
+    let latency = ["count", "sumSeconds", "p50Seconds", "p95Seconds", "p99Seconds", "buckets"];
     assert_eq!(keys(&pod["kernel"]["ttft"]), sorted(latency));
     let engine = [
         "ageSeconds",
         "running",
-        "waiting",
+        "queue",
         "kvCacheUsage",
         "promptTokens",
         "generationTokens",
