@@ -46,6 +46,7 @@ mod response;
 mod runtime;
 mod server_tls;
 mod status;
+mod tls_verifier;
 
 pub use config::{Config, PickerOptionsError};
 pub use gateway::{Gateway, StartError};

@@ -83,9 +83,8 @@ fn request(traceparent: &str, model: &str) -> String {
     )
 }
 
-#[tokio::test]
-async fn exports_a_span_in_the_trace_of_the_client() {
-    let mut collector = Collector::start().await;
+/// A gateway that exports traces, and its pod.
+async fn traced_gateway(collector: &Collector) -> (Running, Upstream) {
     let upstream = Upstream::bind().await;
     let endpoint = format!("http://{}", collector.address);
     let running = Harness::new()
@@ -93,6 +92,13 @@ async fn exports_a_span_in_the_trace_of_the_client() {
         .with_trusted_listener()
         .start_with(|config| config.otlp_endpoint = Some(endpoint))
         .await;
+    (running, upstream)
+}
+
+#[tokio::test]
+async fn exports_a_span_in_the_trace_of_the_client() {
+    let mut collector = Collector::start().await;
+    let (running, upstream) = traced_gateway(&collector).await;
     let answer = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}"#;
     let pod = async {
         let mut pod = upstream.accept().await;
@@ -183,13 +189,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A gateway that has forwarded a request that is traced, and then one that is not. Another client has decided it.
 async fn traced_and_untraced(collector: &Collector) -> (Running, Upstream) {
-    let upstream = Upstream::bind().await;
-    let endpoint = format!("http://{}", collector.address);
-    let running = Harness::new()
-        .pool("qwen", QWEN, &[upstream.port()], None)
-        .with_trusted_listener()
-        .start_with(|config| config.otlp_endpoint = Some(endpoint))
-        .await;
+    let (running, upstream) = traced_gateway(collector).await;
     let other = UNSAMPLED.replace("4bf9", "5bf9");
     for traceparent in [PARENT, &other] {
         let request = request(traceparent, QWEN);

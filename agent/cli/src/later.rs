@@ -7,9 +7,9 @@ use std::{
 };
 
 use forebay_resources::{
-    Kind, Pod, Store,
-    cluster::{self, ClusterProvider, Interest, Selection},
-    folder::{self, FolderProvider},
+    Kind, Pod, Provider, Store,
+    cluster::{self, Interest, Selection},
+    folder,
 };
 use kube::Client;
 use tokio::sync::watch;
@@ -46,12 +46,6 @@ struct Place {
     changes: watch::Receiver<u64>,
     client: Option<Client>,
     _provider: Provider,
-}
-
-#[expect(dead_code, reason = "they are kept until the end")]
-enum Provider {
-    Folder(FolderProvider),
-    Cluster(ClusterProvider),
 }
 
 impl Later {

@@ -11,7 +11,8 @@ use http::{HeaderMap, header};
 use super::error::Error;
 use super::tokens::Tokens;
 
-/// The key and the token of the caller, and the certificate of its connection; key and token by the last phase that knows one. Fails if a phase rejects the request.
+/// The key and the token of the caller, by the last phase that knows one, and the certificate of its connection. Fails if a
+/// phase rejects the request.
 ///
 /// A request has to pass every method of a phase. A token that is accepted is not taken for a key: both may be in the same
 /// header.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_service::tls::{self, Identity, Stream};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::ClientConfig;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
+
+use crate::tls_verifier::{Acceptance, client_config};
 
 const NAMESPACE: &str = "{namespace}";
 const DEFAULT_NAME: &str = "forebay-epp.{namespace}";
@@ -156,56 +157,22 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 const H2: &[u8] = b"h2";
 
 fn unchecked() -> Result<Arc<ClientConfig>, PickerTlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let unchecked = Arc::new(Unchecked(provider.clone()));
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(PickerTlsError::Setup)?
-        .dangerous()
-        .with_custom_certificate_verifier(unchecked)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![H2.to_vec()];
-    Ok(Arc::new(config))
+    client_config(Unchecked, &[H2]).map(Arc::new).map_err(PickerTlsError::Setup)
 }
 
 /// Accepts any certificate, as gateways of the Endpoint Picker Protocol do. Encrypts without authenticating the server:
 /// no protection against a man in the middle.
 #[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
+struct Unchecked;
 
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
+impl Acceptance for Unchecked {
+    fn check(
         &self,
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
+        _: WebPkiSupportedAlgorithms,
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    ) -> Result<(), rustls::Error> {
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use forebay_e2e::{
-    harness::{self, Harness, QWEN},
+    harness::{Harness, QWEN, prefix_cache_tokens},
     load::Client,
 };
 use futures_util::future::try_join_all;
@@ -57,10 +57,10 @@ async fn measure(
     name: &str,
     target: &(dyn Fn() -> SocketAddr + Sync),
 ) -> Result<Measured> {
-    let before = counters(pods)?;
+    let before = prefix_cache_tokens(pods)?;
     let conversations = (0..GROUPS * CONVERSATIONS).map(|number| converse(name, number, target));
     let mut ttfts: Vec<Duration> = try_join_all(conversations).await?.concat();
-    let after = counters(pods)?;
+    let after = prefix_cache_tokens(pods)?;
     ttfts.sort_unstable();
     let quantile = |percent: usize| ttfts[(ttfts.len() - 1) * percent / 100];
     let [hits, queries] = [after.0 - before.0, after.1 - before.1];
@@ -87,20 +87,4 @@ async fn converse(name: &str, number: usize, target: &dyn Fn() -> SocketAddr) ->
         messages.push(json!({ "role": "assistant", "content": format!("Answer {turn}.") }));
     }
     Ok(ttfts)
-}
-
-/// Tokens that all engines found in their caches, and tokens that they looked for.
-fn counters(pods: &[SocketAddr]) -> Result<(f64, f64)> {
-    let mut sums = (0.0, 0.0);
-    for pod in pods {
-        let (_, metrics) = harness::get(*pod, "/metrics")?;
-        let value = |name: &str| {
-            let line = metrics.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .with_context(|| format!("{pod} has no {name}"))
-        };
-        sums.0 += value("vllm:prefix_cache_hits_total")?;
-        sums.1 += value("vllm:prefix_cache_queries_total")?;
-    }
-    Ok(sums)
 }

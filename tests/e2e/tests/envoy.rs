@@ -45,7 +45,7 @@ impl Setup {
         let harness = Harness::start(HarnessOptions { pools, ..HarnessOptions::default() }).unwrap();
         let address = harness.network.envoy();
         let folder = tempfile::tempdir().unwrap();
-        let envoy = start_envoy(&program, folder.path(), address, harness.epps[0].ip.to_string().as_str());
+        let envoy = start_envoy(&program, folder.path(), address, SocketAddr::new(harness.epps[0].ip, 9002));
         let mut setup = Self { envoy, _folder: folder, harness, address };
         let is_ready = || matches!(harness::get(address, "/health"), Ok((200, _)));
         assert!(within(TIMEOUT, is_ready), "{:?} {}", setup.envoy.ended(), setup.envoy.log_tail());
@@ -80,57 +80,15 @@ impl Setup {
     }
 }
 
-fn start_envoy(program: &Path, folder: &Path, address: SocketAddr, picker: &str) -> Process {
-    let http2 = r#"typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}"#;
-    let (ip, port) = (address.ip(), address.port());
-    let text = format!(
-        r#"static_resources:
-  listeners:
-  - address: {{socket_address: {{address: {ip}, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: test
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]
-          http_filters:
-          - name: envoy.filters.http.ext_proc
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-              grpc_service: {{envoy_grpc: {{cluster_name: picker}}, timeout: 1000s}}
-              message_timeout: 1000s
-              failure_mode_allow: false
-              processing_mode:
-                request_header_mode: SEND
-                request_body_mode: FULL_DUPLEX_STREAMED
-                request_trailer_mode: SEND
-                response_header_mode: SEND
-                response_body_mode: FULL_DUPLEX_STREAMED
-                response_trailer_mode: SEND
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: pods
-    type: ORIGINAL_DST
-    connect_timeout: 2s
-    lb_policy: CLUSTER_PROVIDED
-    original_dst_lb_config: {{use_http_header: true, http_header_name: x-gateway-destination-endpoint}}
-  - name: picker
-    type: STATIC
-    connect_timeout: 2s
-    {http2}
-    load_assignment:
-      cluster_name: picker
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {picker}, port_value: 9002}}}}}}}}]}}]
-"#
-    );
+/// Asks the picker, which sees all messages.
+const FILTER: &str = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
+            grpc_service: {envoy_grpc: {cluster_name: picker}, timeout: 1000s}, message_timeout: 1000s, failure_mode_allow: false,
+            processing_mode: {request_header_mode: SEND, response_header_mode: SEND, request_body_mode: FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED, request_trailer_mode: SEND, response_trailer_mode: SEND}}},"#;
+
+fn start_envoy(program: &Path, folder: &Path, address: SocketAddr, picker: SocketAddr) -> Process {
+    let clusters = [harness::ENVOY_PODS.to_owned(), harness::envoy_picker(picker)];
     let file = folder.join("envoy.yaml");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, harness::envoy_config(address, FILTER, &clusters, "")).unwrap();
     let config = file.display().to_string();
     let args = ["-c", &config, "--log-level", "error", "--use-dynamic-base-id", "--concurrency", "1"];
     Process::start("envoy", program, &args.map(str::to_owned), &[], folder, None).unwrap()

@@ -79,6 +79,14 @@ impl Engine {
         }
     }
 
+    /// The prompt as the engine takes it.
+    pub(crate) fn prompt(&self, text: &str) -> Prompt {
+        match self.steps {
+            Some(_) => Prompt::in_units(text),
+            None => Prompt::new(text, self.options.block_size),
+        }
+    }
+
     /// Adds a request to the queue.
     pub(crate) fn enqueue(&self) -> Result<Waiting<'_>, Busy> {
         if self.steps.is_some() {

@@ -9,19 +9,26 @@ const BYTES_PER_TOKEN: usize = 4;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Prompt {
     pub(crate) tokens: u32,
-    /// Chained hashes of the full blocks.
+    /// Chained hashes of the blocks.
     pub(crate) blocks: Vec<u64>,
-    /// Chained hashes of units of [`UNIT_TOKENS`], the last of which may be shorter.
-    pub(crate) units: Vec<u64>,
 }
 
 impl Prompt {
+    /// In full blocks of this many tokens.
     pub(crate) fn new(text: &str, block_size: u32) -> Self {
-        let tokens = text.len().div_ceil(BYTES_PER_TOKEN).max(1) as u32;
         let blocks = text.as_bytes().chunks_exact(BYTES_PER_TOKEN * block_size.max(1) as usize);
-        let units = text.as_bytes().chunks(BYTES_PER_TOKEN * UNIT_TOKENS as usize);
-        Self { tokens, blocks: chained(blocks), units: chained(units) }
+        Self { tokens: tokens(text), blocks: chained(blocks) }
     }
+
+    /// In units of [`UNIT_TOKENS`], the last of which may be shorter.
+    pub(crate) fn in_units(text: &str) -> Self {
+        let units = text.as_bytes().chunks(BYTES_PER_TOKEN * UNIT_TOKENS as usize);
+        Self { tokens: tokens(text), blocks: chained(units) }
+    }
+}
+
+fn tokens(text: &str) -> u32 {
+    text.len().div_ceil(BYTES_PER_TOKEN).max(1) as u32
 }
 
 fn chained<'a>(blocks: impl Iterator<Item = &'a [u8]>) -> Vec<u64> {

@@ -208,7 +208,7 @@ impl Shared {
             request::parse(kind, request.content_type.as_deref(), &body, &self.options.models, max_model_len);
         let failure = match job {
             Ok(job) => {
-                let prompt = Prompt::new(&job.prompt, self.engine.options.block_size);
+                let prompt = self.engine.prompt(&job.prompt);
                 if prompt.tokens > max_model_len {
                     request::too_long(prompt.tokens, max_model_len)
                 } else if let Ok(waiting) = self.engine.enqueue() {

@@ -55,7 +55,7 @@ impl Steps {
         }
     }
 
-    /// Adds a request to the queue.
+    /// Adds a request to the queue. `prompt`: in units.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Steps {
         state.next += 1;
         let job = Job {
             request,
-            prompt: prompt.units.iter().map(|&unit| BlockHash(unit)).collect(),
+            prompt: prompt.blocks.iter().map(|&unit| BlockHash(unit)).collect(),
             prompt_tokens: prompt.tokens,
             output_tokens,
             reply: [].into(),
@@ -239,8 +239,8 @@ mod tests {
         let running = Running::start();
         let (long, short) = ("a".repeat(200 * 4), "b".repeat(50 * 4));
         let began = Instant::now();
-        let mut long = running.0.submit(&Prompt::new(&long, 16), 3).unwrap();
-        let mut short = running.0.submit(&Prompt::new(&short, 16), 5).unwrap();
+        let mut long = running.0.submit(&Prompt::in_units(&long), 3).unwrap();
+        let mut short = running.0.submit(&Prompt::in_units(&short), 5).unwrap();
         long.first().await;
         assert!(
             began.elapsed() >= Duration::from_millis(20),
@@ -265,9 +265,9 @@ mod tests {
     #[tokio::test]
     async fn dropped_requests_leave_the_engine() {
         let running = Running::start();
-        drop(running.0.submit(&Prompt::new(&"a".repeat(4_000), 16), 3).unwrap());
+        drop(running.0.submit(&Prompt::in_units(&"a".repeat(4_000)), 3).unwrap());
         assert!(running.0.lock().requests.is_empty());
-        let mut next = running.0.submit(&Prompt::new("b", 16), 1).unwrap();
+        let mut next = running.0.submit(&Prompt::in_units("b"), 1).unwrap();
         next.first().await;
         // One of the long prompt, which had begun, and its own. The long one has ten.
         assert_eq!(running.0.lock().engine.scrape(Time::ZERO).steps, 2);

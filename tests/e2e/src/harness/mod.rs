@@ -4,6 +4,8 @@
 //! processes that read manifests from a folder.
 
 mod agent_metrics;
+mod engine_metrics;
+mod envoy;
 mod gpus;
 mod http;
 mod identity;
@@ -25,6 +27,8 @@ use std::{
 
 pub use agent_metrics::Counts;
 use anyhow::{Context as _, Result, bail};
+pub use engine_metrics::prefix_cache_tokens;
+pub use envoy::{ENVOY_PODS, envoy_config, envoy_picker};
 pub use gpus::GpuFault;
 pub use http::{get, get_json, get_with};
 pub use limits::Limited;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use forebay_e2e::harness::{NAMESPACE, Process, program};
+use forebay_e2e::harness::{ENVOY_PODS, NAMESPACE, Process, envoy_config, envoy_picker, program};
 
 use crate::{
     client::{self, Target},
@@ -326,12 +326,8 @@ impl Start<'_> {
         let filter = r#"{name: envoy.filters.http.ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor,
             grpc_service: {envoy_grpc: {cluster_name: picker}, timeout: 10s}, message_timeout: 10s, allow_mode_override: true,
             processing_mode: {request_header_mode: SEND, response_header_mode: SEND, request_body_mode: FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED, request_trailer_mode: SEND, response_trailer_mode: SEND}}},"#;
-        let pods = r#"{name: pods, type: ORIGINAL_DST, connect_timeout: 2s, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}}"#;
-        let picker_cluster = format!(
-            r#"{{name: picker, type: STATIC, connect_timeout: 2s, typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http2_protocol_options: {{}}}}}}}}, circuit_breakers: {{thresholds: [{{max_requests: 65536, max_connections: 65536, max_pending_requests: 65536}}]}}, load_assignment: {{cluster_name: picker, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker_port}}}}}}}}}]}}]}}}}"#
-        );
-        let process =
-            self.run_envoy(program, "envoy-with-epp", port, filter, &[pods.to_owned(), picker_cluster])?;
+        let clusters = [ENVOY_PODS.to_owned(), envoy_picker(loopback(picker_port))];
+        let process = self.run_envoy(program, "envoy-with-epp", port, filter, &clusters)?;
         Ok(self.proxy(Kind::EnvoyWithPicker, port, vec![process, picker]))
     }
 
@@ -431,7 +427,6 @@ impl Start<'_> {
         filters: &str,
         clusters: &[String],
     ) -> Result<Process> {
-        let clusters = clusters.join(",\n    ");
         let socket = match self.tls {
             None => String::new(),
             Some(tls) => {
@@ -442,22 +437,7 @@ impl Start<'_> {
                 )
             }
         };
-        let text = format!(
-            r#"static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: bench
-          http_filters: [{filters} {{name: envoy.filters.http.router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: pods, timeout: 0s}}}}]}}]}}
-      {socket}
-  clusters: [{clusters}]
-"#
-        );
+        let text = envoy_config(loopback(port), filters, clusters, &socket);
         let file = self.folder.join(format!("{name}.yaml"));
         fs::write(&file, text)?;
         let mut args = vec!["-c".to_owned(), file.display().to_string()];

@@ -9,6 +9,7 @@ mod replay;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -17,7 +18,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use forebay_bench::report;
-use forebay_e2e::harness::{self, Engine, Harness, HarnessOptions, PoolOptions, QWEN, SimOptions};
+use forebay_e2e::harness::{
+    Engine, Harness, HarnessOptions, PoolOptions, QWEN, SimOptions, prefix_cache_tokens,
+};
 use forebay_routing_bench::{
     policies::{self, Policy},
     simulate, traces,
@@ -86,13 +89,12 @@ async fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<()> {
     ensure!(options.speed.is_finite() && options.speed > 0.0, "--speed must be a number above 0");
     let engine = EngineSpec::qwen3_32b_2xh100();
-    let all = policies::all(&engine);
+    let all = policies::all(&engine)?;
     let mut selected = Vec::new();
     for name in &options.policy {
         let policy = all.iter().find(|policy| policy.name == name);
         let policy = policy.with_context(|| unknown(name, &all))?;
-        let document = policy.document(&engine, options.speed);
-        selected.push((policy, document.with_context(|| format!("{name:?} runs in virtual time only"))?));
+        selected.push((policy, policy.document(&engine, options.speed)));
     }
     let load = options.load * f64::from(options.pods) / 8.0;
     let trace = options.trace.load(options.traces.as_deref(), options.requests, load, 0);
@@ -153,9 +155,10 @@ async fn measure(
         "cannot measure on this machine: {}",
         harness.unavailable.join("; ")
     );
+    let pods: Vec<SocketAddr> = harness.pods.iter().map(|pod| pod.address).collect();
     let target = Target {
         gateway: harness.network.gateway(),
-        pods: harness.pods.iter().map(|pod| pod.address).collect(),
+        pods: pods.clone(),
         foreign_share: conditions.foreign_share,
         speed: options.speed,
         client_timeout: conditions.client_timeout,
@@ -172,7 +175,9 @@ async fn measure(
     let (records, changed) = tokio::join!(replay::replay(trace, target), change);
     changed?;
     let mut report = Report::of(&RunResult { pods: harness.pods.len(), records: records?, preemptions: 0 });
-    report.prefix_hit_share = hit_share(&harness)?;
+    // Of all engines, requests without the gateway included.
+    let (hits, queries) = prefix_cache_tokens(&pods)?;
+    report.prefix_hit_share = hits / queries;
     report.busiest_pod_ratio = busiest_pod_ratio(&harness)?;
     Ok(report)
 }
@@ -193,23 +198,6 @@ fn harness_options(document: &str, conditions: &Conditions, options: &Options) -
         start_timeout: Duration::from_secs(60),
         ..HarnessOptions::default()
     }
-}
-
-/// Cached share of the prompt tokens of all engines, requests without the gateway included.
-fn hit_share(harness: &Harness) -> Result<f64> {
-    let mut sums = [0.0; 2];
-    for pod in &harness.pods {
-        let (_, metrics) = harness::get(pod.address, "/metrics")?;
-        for (sum, name) in
-            sums.iter_mut().zip(["vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"])
-        {
-            let line = metrics.lines().find(|line| line.starts_with(name));
-            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            *sum += value.with_context(|| format!("{} has no {name}", pod.name))?;
-        }
-    }
-    let [hits, queries] = sums;
-    Ok(hits / queries)
 }
 
 /// Requests of the busiest pod by the mean of all pods, requests without the gateway included.

@@ -89,7 +89,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(policy: &str) -> Result<(), String> {
-    let policies = policies::all(&EngineSpec::qwen3_32b_2xh100());
+    let policies = policies(&EngineSpec::qwen3_32b_2xh100())?;
     let Some(policy) = policies.iter().find(|it| it.name == policy) else {
         let names: Vec<&str> = policies.iter().map(|it| it.name).collect();
         return check_names("policy", &[policy.to_owned()], &names);
@@ -100,7 +100,7 @@ fn serve(policy: &str) -> Result<(), String> {
 
 fn compare(flags: &Cells) -> Result<(), String> {
     let engine = EngineSpec::qwen3_32b_2xh100();
-    let policies = policies::all(&engine);
+    let policies = policies(&engine)?;
     check_names("scenario", &flags.scenario, &Scenario::ALL.map(Scenario::name))?;
     check_names("policy", &flags.policy, &policies.iter().map(|it| it.name).collect::<Vec<_>>())?;
     let mut comparisons = Vec::new();
@@ -135,6 +135,10 @@ fn compare(flags: &Cells) -> Result<(), String> {
     }
     print!("{}", summary::table(&comparisons));
     Ok(())
+}
+
+fn policies(engine: &EngineSpec) -> Result<Vec<Policy>, String> {
+    policies::all(engine).map_err(|error| error.to_string())
 }
 
 /// Fails if one of the names does not exist.

@@ -52,7 +52,7 @@ impl ClientCertificate {
         uri.or(self.common_name.as_ref()).or(self.names.first()).unwrap_or(&self.subject)
     }
 
-    /// Members of the variable `source`. There is none for what the certificate does not have.
+    /// Members of the variable `source`: one for each attribute that the certificate has.
     pub(super) fn add_to<'v>(&'v self, source: &mut Vec<(&'static str, Box<dyn Val + 'v>)>) {
         let text = |text: &'v str| Box::new(CelString::from(text)) as Box<dyn Val + 'v>;
         source.push(("subject", text(&self.subject)));

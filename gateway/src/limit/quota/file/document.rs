@@ -27,7 +27,7 @@ pub(super) enum ReadError {
     Invalid(String),
 }
 
-/// Takes the lock of a file, which is beside it: the file itself is replaced.
+/// Locks `PATH.lock`: the file itself is replaced.
 pub(super) fn lock(path: &Path) -> Result<File, QuotaFileError> {
     let failed = |source| QuotaFileError::Open { path: path.to_owned(), source };
     let file = create(&beside(path, "lock")).map_err(failed)?;
